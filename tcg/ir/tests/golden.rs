@@ -1,0 +1,40 @@
+//! Regions before and after all passes, as text: `golden/*.ir`.
+//!
+//! A file is the region a front end makes (with comments), a line `----`, and what the passes leave. With `RHEA_BLESS`
+//! set the second part is written anew; look at the difference before committing it.
+
+use std::path::Path;
+use std::{env, fs};
+
+use tcg_ir::passes::{Optimizer, PassSet};
+use tcg_ir::testing::{helpers, slots};
+use tcg_ir::{Tables, parse, print, verify};
+
+#[test]
+fn passes_leave_what_the_golden_files_say() {
+    let (slots, helpers) = (slots(), helpers());
+    let t = Tables { slots: &slots, helpers: &helpers };
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    let mut names: Vec<_> = fs::read_dir(dir)
+        .expect("the directory of golden files")
+        .map(|e| e.expect("a directory entry").path())
+        .filter(|p| p.extension().is_some_and(|e| e == "ir"))
+        .collect();
+    names.sort();
+    assert!(names.len() >= 5, "golden files are missing: {names:?}");
+    let mut wrong = String::new();
+    for path in names {
+        let text = fs::read_to_string(&path).expect("a golden file");
+        let (input, expected) = text.split_once("----\n").unwrap_or((&text, ""));
+        let mut r = parse::region(input, t).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        verify::verify(&r, t).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        Optimizer::new(PassSet::ALL).run(&mut r, t);
+        let got = print::region(&r, t);
+        if env::var_os("RHEA_BLESS").is_some() {
+            fs::write(&path, format!("{input}----\n{got}")).expect("writing a golden file");
+        } else if got != expected {
+            wrong += &format!("{}:\n{got}\nexpected:\n{expected}\n", path.display());
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong}(RHEA_BLESS=1 writes the files anew)");
+}
