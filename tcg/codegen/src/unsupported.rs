@@ -1,0 +1,52 @@
+//! The code generator of hosts that have none yet: says so.
+
+use tcg_ir::abi::UnitExit;
+use tcg_ir::{HelperDesc, Region, Rounding, SlotTable};
+
+use crate::{CodeSpace, CompileError, CompiledUnit, EnterFn, Options, RuntimeFns};
+
+/// Never made: [`Compiler::new`] fails on this host.
+#[derive(Debug)]
+pub struct Compiler(std::convert::Infallible);
+
+impl Compiler {
+    /// Fails with [`CompileError::UnsupportedHost`].
+    pub fn new(
+        _slots: &SlotTable,
+        _helpers: &[HelperDesc],
+        _fns: RuntimeFns,
+        _opts: Options,
+        _space: &CodeSpace,
+    ) -> Result<Self, CompileError> {
+        Err(CompileError::UnsupportedHost)
+    }
+
+    /// Code for a region.
+    pub fn compile(
+        &mut self,
+        _region: &Region,
+        _key: u64,
+        _rounding: Rounding,
+        _space: &CodeSpace,
+    ) -> Result<CompiledUnit, CompileError> {
+        match self.0 {}
+    }
+
+    /// How code is entered.
+    #[must_use]
+    pub fn enter_fn(&self) -> EnterFn {
+        match self.0 {}
+    }
+
+    /// What `raw`, returned by the entry function, means.
+    #[must_use]
+    pub fn decode_exit(raw: u64) -> UnitExit {
+        crate::decode_exit(raw)
+    }
+
+    /// Code address for empty entries of the jump cache.
+    #[must_use]
+    pub fn miss_stub(&self) -> u64 {
+        match self.0 {}
+    }
+}
