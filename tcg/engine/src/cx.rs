@@ -1,0 +1,150 @@
+//! What a helper or a hook of the guest crate sees of its vCPU.
+
+use accel::{LogItems, LogSink};
+use tcg_ir::{Exceptions, MemOp, RmwOp};
+
+use crate::{
+    Guest, Trap,
+    memory::{self, Wide},
+    vcpu::Core,
+};
+
+/// A vCPU while guest-crate code runs on its behalf.
+pub struct Cx<'a, G: Guest> {
+    /// The guest's state.
+    pub state: &'a mut G::State,
+    pub(crate) core: &'a mut Core,
+    pub(crate) guest: &'a G,
+}
+
+impl<'a, G: Guest> Cx<'a, G> {
+    /// The guest object.
+    #[must_use]
+    pub fn guest(&self) -> &'a G {
+        self.guest
+    }
+
+    /// Index of the vCPU.
+    #[must_use]
+    pub fn index(&self) -> u32 {
+        self.core.index
+    }
+
+    /// Levels of the interrupt inputs, one bit a line.
+    #[must_use]
+    pub fn lines(&self) -> u64 {
+        self.core.shared.lines()
+    }
+
+    /// Imports the levels of the interrupt inputs with saved state.
+    pub fn set_lines(&mut self, lines: u64) {
+        self.core.shared.set_lines(lines);
+    }
+
+    /// The machine's clock in nanoseconds.
+    #[must_use]
+    pub fn now_ns(&self) -> u64 {
+        self.core.clock.now_ns()
+    }
+
+    /// Frequency of the guest-visible time base.
+    #[must_use]
+    pub fn timebase_hz(&self) -> u64 {
+        self.core.timebase_hz
+    }
+
+    /// Asks for the vCPU to look at its interrupts again at `deadline_ns`, or takes that back.
+    pub fn arm_timer(&mut self, deadline_ns: Option<u64>) {
+        match deadline_ns {
+            Some(ns) => self.core.timer.arm(ns),
+            None => self.core.timer.cancel(),
+        }
+    }
+
+    /// Leaves the unit after the running helper (`Effects::EXITS`): the key, the translation or the pending interrupts
+    /// may have changed.
+    pub fn leave_unit(&mut self) {
+        self.core.leave = true;
+    }
+
+    /// Sticky floating-point exceptions.
+    #[must_use]
+    pub fn exceptions(&self) -> Exceptions {
+        Exceptions::from_bits_truncate(self.core.header().fpexc)
+    }
+
+    /// Replaces the sticky floating-point exceptions.
+    pub fn set_exceptions(&mut self, e: Exceptions) {
+        self.core.header_mut().fpexc = e.bits();
+    }
+
+    /// Drops cached translations: those of every address space whose tag `space` accepts, of all pages or of the page at
+    /// `gva`.
+    pub fn flush_tlb(&mut self, gva: Option<u64>, space: impl Fn(u64) -> bool) {
+        self.core.flush_tlb(gva, space);
+    }
+
+    /// Makes the address space named `tag` the current one. Translations cached under other tags are kept.
+    pub fn set_space(&mut self, tag: u64) {
+        self.core.set_space(tag);
+    }
+
+    /// Reads guest physical memory (page tables). `None` if it is not RAM.
+    #[must_use]
+    pub fn phys_read(&self, gpa: u64, bytes: usize) -> Option<u64> {
+        self.core.phys_read(gpa, bytes)
+    }
+
+    /// Compares and swaps 4 or 8 bytes of guest physical memory. `None` if it is not RAM; else whether it was `old`.
+    #[must_use]
+    pub fn phys_cas(&mut self, gpa: u64, bytes: usize, old: u64, new: u64) -> Option<bool> {
+        self.core.phys_cas(gpa, bytes, old, new)
+    }
+
+    /// Loads as an instruction would.
+    pub fn load(&mut self, gva: u64, m: MemOp) -> Result<u64, Trap> {
+        memory::load(self, gva, m)
+    }
+
+    /// Stores as an instruction would.
+    pub fn store(&mut self, gva: u64, m: MemOp, value: u64) -> Result<(), Trap> {
+        memory::store(self, gva, m, value)
+    }
+
+    /// Loads 16 to 64 bytes.
+    pub fn load_wide(&mut self, gva: u64, m: MemOp) -> Result<Wide, Trap> {
+        memory::load_wide(self, gva, m)
+    }
+
+    /// Stores 16 to 64 bytes.
+    pub fn store_wide(&mut self, gva: u64, m: MemOp, value: &Wide) -> Result<(), Trap> {
+        memory::store_wide(self, gva, m, value)
+    }
+
+    /// Atomic read-modify-write; the old value.
+    pub fn rmw(&mut self, gva: u64, m: MemOp, op: RmwOp, value: u64) -> Result<u64, Trap> {
+        memory::rmw(self, gva, m, op, value)
+    }
+
+    /// Atomic compare and swap; the old value.
+    pub fn cas(&mut self, gva: u64, m: MemOp, expected: u64, new: u64) -> Result<u64, Trap> {
+        memory::cas(self, gva, m, expected, new)
+    }
+
+    /// Checks that a store of `len` bytes at `gva` would succeed, without doing it.
+    pub fn probe(&mut self, gva: u64, len: u64, access: crate::Access, mmu: usize) -> Result<(), Trap> {
+        memory::probe(self, gva, len, access, mmu)
+    }
+
+    /// Takes the interrupt that an x86-style controller has pending.
+    #[must_use]
+    pub fn ack_irq(&mut self) -> Option<u8> {
+        self.core.ack_irq()
+    }
+
+    /// The log, if any of `items` is wanted.
+    #[must_use]
+    pub fn log(&self, items: LogItems) -> Option<&LogSink> {
+        self.core.log.wants(items).then_some(&self.core.log)
+    }
+}

@@ -1,0 +1,215 @@
+//! What the vCPUs of one partition share, and the partition itself.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, atomic::Ordering},
+};
+
+use accel::{
+    AccelError, Kicker, Partition, PartitionConfig, Vcpu as VcpuTrait, VcpuBinder, VcpuError, VcpuLines,
+};
+use guest_memory::{AddressSpace, ListenerId, RamBlock, ViewChange, ViewListener, WriteHook};
+use parking_lot::Mutex;
+use tcg_ir::passes::PassSet;
+
+use crate::{
+    Guest,
+    backend::Backend,
+    code::{CodeCache, Unit, block_ref},
+    env::EnvBox,
+    profile::Profile,
+    shared::{Lines, VcpuShared, request},
+    stats::Stats,
+    translate::Scratch,
+    vcpu::{Seed, Vcpu},
+};
+
+/// Shared by the vCPUs of a partition.
+pub(crate) struct Engine<G: Guest> {
+    pub(crate) guest: Arc<G>,
+    pub(crate) backend: Backend,
+    pub(crate) cache: Arc<CodeCache>,
+    pub(crate) stats: Stats,
+    pub(crate) profile: Profile,
+    pub(crate) scratch: Mutex<Scratch>,
+    vcpus: Vec<Arc<VcpuShared>>,
+    /// Addresses of the helpers, in table order.
+    entries: Box<[usize]>,
+    /// The hooks we put on RAM blocks, which live as long as the partition, by block.
+    hooks: Mutex<HashMap<usize, Arc<dyn WriteHook>>>,
+}
+
+impl<G: Guest> Engine<G> {
+    /// Address of the helper table.
+    pub(crate) fn helper_entries(&self) -> u64 {
+        self.entries.as_ptr() as u64
+    }
+
+    /// The shared parts of all vCPUs but `index`.
+    pub(crate) fn others(&self, index: u32) -> Vec<Arc<VcpuShared>> {
+        let all = self.vcpus.iter().enumerate();
+        all.filter(|(i, _)| *i != index as usize).map(|(_, v)| v.clone()).collect()
+    }
+
+    /// Sees to it that writes to a block's watched pages are heard of.
+    pub(crate) fn hook_block<H: WriteHook + 'static>(
+        &self,
+        block: &Arc<RamBlock>,
+        make: impl FnOnce() -> Arc<H>,
+    ) {
+        let mut hooks = self.hooks.lock();
+        hooks.entry(block_ref(block)).or_insert_with(|| {
+            let hook: Arc<dyn WriteHook> = make();
+            block.add_write_hook(&hook);
+            hook
+        });
+    }
+
+    /// The unit that left through link `index`, which may have been chained behind `entered`.
+    pub(crate) fn link_source(&self, entered: &Arc<Unit>, site: u64, index: u32) -> Option<(Arc<Unit>, u32)> {
+        let unit = if entered.code.holds(site) { entered.clone() } else { self.cache.by_host(site)? };
+        unit.code.link_pc(index)?;
+        Some((unit, index))
+    }
+
+    /// Chains a link to the unit it leads to, if that lies on the same page (another page may be mapped elsewhere
+    /// tomorrow, and only the indirect cache is flushed with the TLB).
+    pub(crate) fn chain(&self, from: &Arc<Unit>, index: u32, to: &Arc<Unit>) {
+        let same = |pc: u64| pc >> 12 == from.at.key.pc >> 12;
+        let fits = from.code.link_pc(index) == Some(to.at.key.pc)
+            && same(to.at.key.pc)
+            && from.at.key.mode == to.at.key.mode;
+        if fits && from.generation == to.generation && to.code.is_host() {
+            self.cache.link(from, index, to, || from.code.link(index, &to.code));
+            self.stats.links.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Follows changes of the memory map.
+struct MapListener(Vec<Arc<VcpuShared>>);
+
+impl ViewListener for MapListener {
+    fn changed(&self, _: &ViewChange) -> Result<(), guest_memory::ListenerError> {
+        for v in &self.0 {
+            v.request(request::FLUSH_TLB);
+        }
+        Ok(())
+    }
+}
+
+/// A partition of the translator.
+struct TcgPartition<G: Guest> {
+    engine: Arc<Engine<G>>,
+    seeds: Mutex<Vec<Seed<G::State>>>,
+    lines: Arc<Lines>,
+    memory: AddressSpace,
+    listener: ListenerId,
+}
+
+/// Options of the translator, already checked.
+pub(crate) struct TcgOptions {
+    pub(crate) interp: bool,
+    pub(crate) code_size: usize,
+    /// `None` for what suits the backend.
+    pub(crate) passes: Option<PassSet>,
+    pub(crate) profile: Profile,
+}
+
+pub(crate) fn create<G: Guest>(
+    config: PartitionConfig,
+    opts: TcgOptions,
+) -> Result<Box<dyn Partition>, AccelError> {
+    let guest = Arc::new(G::new(&config)?);
+    let backend = if opts.interp {
+        Backend::Interp
+    } else {
+        match Backend::jit::<G>(guest.slots(), guest.helpers(), opts.code_size) {
+            Ok(b) => b,
+            Err(e) => {
+                tracing::warn!("{e}; using the interpreter");
+                Backend::Interp
+            }
+        }
+    };
+    // Measured on boots: the code generator forwards slots and folds while it emits, so that in a first tier the passes cost
+    // more time than their better code saves. The interpreter gains from every instruction less.
+    let passes = opts.passes.unwrap_or(match backend {
+        Backend::Jit(_) => PassSet::NONE,
+        Backend::Interp => PassSet::ALL,
+    });
+    let envs: Vec<_> = (0..config.vcpus).map(|i| EnvBox::new(guest.reset(i))).collect();
+    let shared: Vec<_> = envs.iter().map(|e| Arc::new(VcpuShared::new(e.exit_request()))).collect();
+    let entries = guest.helpers().iter().map(|h| h.entry as usize).collect();
+    let engine = Arc::new(Engine {
+        guest,
+        backend,
+        cache: Arc::new(CodeCache::new(shared.clone())),
+        stats: Stats::default(),
+        profile: opts.profile,
+        scratch: Mutex::new(Scratch::new(passes)),
+        vcpus: shared.clone(),
+        entries,
+        hooks: Mutex::default(),
+    });
+    let seeds = envs.into_iter().zip(&shared).enumerate().map(|(i, (env, shared))| Seed {
+        index: i as u32,
+        shared: shared.clone(),
+        env,
+        clock: config.clock.clone(),
+        memory: AddressSpace::clone(&config.memory),
+        timebase_hz: config.timebase_hz,
+        log: config.log.clone(),
+    });
+    let seeds = Mutex::new(seeds.collect());
+    let listener = config
+        .memory
+        .add_listener(Arc::new(MapListener(shared.clone())))
+        .map_err(|e| AccelError::Memory { accel: "tcg", problem: e.to_string() })?;
+    let memory = AddressSpace::clone(&config.memory);
+    Ok(Box::new(TcgPartition { engine, seeds, lines: Arc::new(Lines(shared)), memory, listener }))
+}
+
+impl<G: Guest> Drop for TcgPartition<G> {
+    fn drop(&mut self) {
+        self.memory.remove_listener(self.listener);
+    }
+}
+
+impl<G: Guest> Partition for TcgPartition<G> {
+    fn take_vcpus(&self) -> Vec<Box<dyn VcpuBinder>> {
+        let seeds = std::mem::take(&mut *self.seeds.lock());
+        seeds
+            .into_iter()
+            .map(|seed| Box::new(Binder { engine: self.engine.clone(), seed }) as Box<dyn VcpuBinder>)
+            .collect()
+    }
+
+    fn lines(&self) -> Arc<dyn VcpuLines> {
+        self.lines.clone()
+    }
+
+    fn stats(&self) -> String {
+        let e = &self.engine;
+        e.stats.text(e.cache.len(), e.backend.used(), e.cache.invalidations.load(Ordering::Relaxed))
+    }
+}
+
+struct Binder<G: Guest> {
+    engine: Arc<Engine<G>>,
+    seed: Seed<G::State>,
+}
+
+impl<G: Guest> VcpuBinder for Binder<G> {
+    fn index(&self) -> u32 {
+        self.seed.index
+    }
+
+    fn kicker(&self) -> Arc<dyn Kicker> {
+        self.seed.shared.clone()
+    }
+
+    fn bind(self: Box<Self>) -> Result<Box<dyn VcpuTrait>, VcpuError> {
+        Ok(Box::new(Vcpu::new(self.engine, self.seed)))
+    }
+}

@@ -1,0 +1,113 @@
+//! The indirect-jump cache of one address space, which its vCPU fills and any thread may strike entries from.
+//!
+//! Generated code compares `pc` and `key` and then jumps to `code`. An entry is struck by making its `pc` one that no guest
+//! has; a reader that was faster jumps to a unit that was valid a moment ago, which is as if the write that made it
+//! invalid had come a moment later.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use tcg_ir::abi::{JumpEntry, PAGE_BITS};
+
+const ENTRIES: usize = 8192;
+/// A `pc` that matches none: instructions start at even addresses, or the guest has no such address.
+const NO_PC: u64 = u64::MAX;
+
+/// [`JumpEntry`] as several threads see it.
+#[repr(C)]
+struct Entry {
+    pc: AtomicU64,
+    key: AtomicU64,
+    code: AtomicU64,
+    unused: AtomicU64,
+}
+
+const _: () = assert!(size_of::<Entry>() == size_of::<JumpEntry>());
+
+/// A cache.
+pub(crate) struct Jumps(Box<[Entry]>);
+
+fn index(pc: u64) -> usize {
+    // Generated code computes the same from `pc ^ pc >> 12`.
+    ((pc >> 1) ^ (pc >> 13)) as usize & (ENTRIES - 1)
+}
+
+impl Jumps {
+    /// An empty cache; empty entries lead to `miss`.
+    pub(crate) fn new(miss: u64) -> Self {
+        let entry = |_| Entry {
+            pc: AtomicU64::new(NO_PC),
+            key: AtomicU64::new(NO_PC),
+            code: AtomicU64::new(miss),
+            unused: AtomicU64::new(0),
+        };
+        Self((0..ENTRIES).map(entry).collect())
+    }
+
+    /// Address for generated code.
+    pub(crate) fn address(&self) -> u64 {
+        self.0.as_ptr() as u64
+    }
+
+    /// Mask of a byte offset into the cache.
+    pub(crate) fn mask(&self) -> u64 {
+        ((ENTRIES - 1) * size_of::<Entry>()) as u64
+    }
+
+    /// Remembers where a jump leads. Only the owner's thread calls this.
+    pub(crate) fn set(&self, pc: u64, key: u64, code: u64) {
+        let e = &self.0[index(pc)];
+        e.pc.store(NO_PC, Relaxed);
+        e.key.store(key, Relaxed);
+        e.code.store(code, Relaxed);
+        e.pc.store(pc, Relaxed);
+    }
+
+    /// Strikes the entry that leads from `pc` to `code`, if there is one.
+    pub(crate) fn strike(&self, pc: u64, code: u64) {
+        let e = &self.0[index(pc)];
+        if e.code.load(Relaxed) == code {
+            e.pc.store(NO_PC, Relaxed);
+        }
+    }
+
+    /// Strikes all entries for the page at `gva`.
+    pub(crate) fn strike_page(&self, gva: u64) {
+        let page = gva >> PAGE_BITS;
+        // The addresses of a page differ in the low bits of the index alone.
+        let part = 1 << (PAGE_BITS - 1);
+        let first = index(page << PAGE_BITS) & !(part - 1);
+        for e in &self.0[first..first + part] {
+            if e.pc.load(Relaxed) >> PAGE_BITS == page {
+                e.pc.store(NO_PC, Relaxed);
+            }
+        }
+    }
+
+    /// Strikes all.
+    pub(crate) fn clear(&self) {
+        self.0.iter().for_each(|e| e.pc.store(NO_PC, Relaxed));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_are_struck_one_by_one_or_by_page() {
+        let j = Jumps::new(1);
+        let pcs: Vec<u64> = (0..2048).map(|i| 0xffff_ffff_8000_3000 + i * 2).collect();
+        for pc in &pcs {
+            j.set(*pc, 5, *pc + 7);
+        }
+        let live = || j.0.iter().filter(|e| e.pc.load(Relaxed) != NO_PC).count();
+        assert_eq!(live(), 2048);
+        j.strike(pcs[3], 0);
+        assert_eq!(live(), 2048, "another unit's entry stays");
+        j.strike(pcs[3], pcs[3] + 7);
+        assert_eq!(live(), 2047);
+        j.set(0x1000, 5, 9);
+        j.strike_page(0xffff_ffff_8000_3123);
+        assert_eq!(live(), 1, "the other page's entry stays");
+    }
+}

@@ -1,0 +1,35 @@
+//! The translator's engine: the translation cache, the softmmu and the loop that runs units, as an accelerator for
+//! any [`Guest`].
+//!
+//! - `vcpu`: the loop; `translate`: guest code to units; `code`: the cache, links, invalidation;
+//! - `tlb`, `memory`: the softmmu, tagged by address space, and accesses off its fast path;
+//! - `backend`, `interp`, `runtime`, `env`: where generated code and Rust meet;
+//! - `shared`: what other threads reach of a vCPU; `engine`, `accelerator`: the accelerator contract.
+//!
+//! Invariants: a vCPU's thread alone touches its environment; nothing unwinds through generated code; translations
+//! belong to physical memory and the key, cached lookups to the address space.
+
+mod accelerator;
+mod backend;
+mod code;
+mod cx;
+mod engine;
+mod env;
+mod guest;
+mod interp;
+mod jumps;
+mod memory;
+mod profile;
+mod runtime;
+mod shared;
+mod stats;
+mod tlb;
+mod translate;
+mod vcpu;
+
+pub use accelerator::Tcg;
+pub use cx::Cx;
+pub use guest::{
+    Access, BusFault, CodeReader, ExitAction, Guest, Helper, Key, Limits, Mapping, Trap, helper,
+};
+pub use memory::Wide;

@@ -1,0 +1,419 @@
+//! The softmmu TLB, tagged by address space.
+//!
+//! Each address space the guest has used lately (an ASID and root table, a PCID, a VMID: whatever the guest names
+//! it by) keeps its own tables and its own jump cache, so a switch of page tables flushes nothing. Inside a space
+//! there is one direct-mapped table an MMU index, with a small victim cache behind it, growing with pressure.
+//!
+//! Invariant: the descriptors in the environment header always point at the current space's tables, which are
+//! never reallocated without being published again.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering::Relaxed},
+};
+
+use tcg_ir::abi::{EnvHeader, MMU_INDEXES, PAGE_BITS, TlbDesc, TlbEntry, tlb_flag};
+
+use crate::{Access, jumps::Jumps, shared::VcpuShared};
+
+const PAGE_MASK: u64 = (1 << PAGE_BITS) - 1;
+const MIN_ENTRIES: usize = 256;
+const MAX_ENTRIES: usize = 8192;
+const VICTIMS: usize = 8;
+const MAX_SPACES: usize = 8;
+/// "No such range" in [`Backing::range`]: a device or nothing.
+pub(crate) const NO_RANGE: u32 = u32::MAX;
+
+/// What stands behind a cached page.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Backing {
+    /// Guest physical address of the page.
+    pub(crate) gpa: u64,
+    /// Index of its range in the memory view, or [`NO_RANGE`].
+    pub(crate) range: u32,
+    /// Offset of the page in its RAM block.
+    pub(crate) offset: u64,
+}
+
+const NOTHING: Backing = Backing { gpa: 0, range: NO_RANGE, offset: 0 };
+
+/// Comparators and addend of one page, as a value.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Entry {
+    pub(crate) read: u64,
+    pub(crate) write: u64,
+    pub(crate) exec: u64,
+    pub(crate) addend: u64,
+    pub(crate) backing: Backing,
+}
+
+impl Entry {
+    pub(crate) fn comparator(&self, access: Access) -> u64 {
+        match access {
+            Access::Load => self.read,
+            Access::Store => self.write,
+            Access::Fetch => self.exec,
+        }
+    }
+
+    fn is_page(&self, page: u64) -> bool {
+        [self.read, self.write, self.exec]
+            .iter()
+            .any(|c| c & !PAGE_MASK == page && c & tlb_flag::INVALID == 0)
+    }
+}
+
+const EMPTY: Entry = Entry { read: u64::MAX, write: u64::MAX, exec: u64::MAX, addend: 0, backing: NOTHING };
+
+fn new_entry() -> TlbEntry {
+    TlbEntry {
+        read: AtomicU64::new(u64::MAX),
+        write: AtomicU64::new(u64::MAX),
+        exec: AtomicU64::new(u64::MAX),
+        addend: AtomicU64::new(0),
+    }
+}
+
+/// One direct-mapped table and its victims.
+struct Table {
+    entries: Box<[TlbEntry]>,
+    backing: Box<[Backing]>,
+    victims: [Entry; VICTIMS],
+    next_victim: usize,
+    /// Valid entries that were pushed out since the table was last flushed or grown.
+    pressure: usize,
+    /// True if something was put in since the last flush.
+    used: bool,
+}
+
+impl Table {
+    fn new(n: usize) -> Self {
+        Self {
+            entries: (0..n).map(|_| new_entry()).collect(),
+            backing: vec![NOTHING; n].into_boxed_slice(),
+            victims: [EMPTY; VICTIMS],
+            next_victim: 0,
+            pressure: 0,
+            used: false,
+        }
+    }
+
+    fn desc(&self) -> TlbDesc {
+        TlbDesc {
+            mask: ((self.entries.len() - 1) * size_of::<TlbEntry>()) as u64,
+            table: self.entries.as_ptr() as u64,
+        }
+    }
+
+    fn index(&self, gva: u64) -> usize {
+        (gva >> PAGE_BITS) as usize & (self.entries.len() - 1)
+    }
+
+    fn entry(&self, i: usize) -> Entry {
+        let e = &self.entries[i];
+        Entry {
+            read: e.read.load(Relaxed),
+            write: e.write.load(Relaxed),
+            exec: e.exec.load(Relaxed),
+            addend: e.addend.load(Relaxed),
+            backing: self.backing[i],
+        }
+    }
+
+    fn put(&mut self, i: usize, e: &Entry) {
+        let t = &self.entries[i];
+        t.read.store(e.read, Relaxed);
+        t.write.store(e.write, Relaxed);
+        t.exec.store(e.exec, Relaxed);
+        t.addend.store(e.addend, Relaxed);
+        self.backing[i] = e.backing;
+    }
+
+    /// The entry for an access, if one is cached; brings it out of the victims.
+    fn find(&mut self, gva: u64, access: Access) -> Option<Entry> {
+        let page = gva & !PAGE_MASK;
+        let hit = |e: &Entry| {
+            let c = e.comparator(access);
+            c & !PAGE_MASK == page && c & tlb_flag::INVALID == 0
+        };
+        let i = self.index(gva);
+        let e = self.entry(i);
+        if hit(&e) {
+            return Some(e);
+        }
+        let v = self.victims.iter().position(hit)?;
+        let found = self.victims[v];
+        self.victims[v] = e;
+        self.put(i, &found);
+        Some(found)
+    }
+
+    fn insert(&mut self, gva: u64, new: &Entry) {
+        self.used = true;
+        let i = self.index(gva);
+        let page = gva & !PAGE_MASK;
+        let old = self.entry(i);
+        let valid = [old.read, old.write, old.exec].iter().any(|c| *c != u64::MAX);
+        if valid && !old.is_page(page) {
+            self.victims[self.next_victim] = old;
+            self.next_victim = (self.next_victim + 1) % VICTIMS;
+            self.pressure += 1;
+        } else {
+            for v in &mut self.victims {
+                if v.is_page(page) {
+                    *v = EMPTY;
+                }
+            }
+        }
+        self.put(i, new);
+    }
+
+    fn flush(&mut self) {
+        if !self.used {
+            return;
+        }
+        self.used = false;
+        self.pressure = 0;
+        for i in 0..self.entries.len() {
+            let e = &self.entries[i];
+            e.read.store(u64::MAX, Relaxed);
+            e.write.store(u64::MAX, Relaxed);
+            e.exec.store(u64::MAX, Relaxed);
+        }
+        self.victims = [EMPTY; VICTIMS];
+    }
+
+    fn flush_page(&mut self, gva: u64) {
+        let page = gva & !PAGE_MASK;
+        let i = self.index(gva);
+        if self.entry(i).is_page(page) {
+            self.put(i, &EMPTY);
+        }
+        for v in &mut self.victims {
+            if v.is_page(page) {
+                *v = EMPTY;
+            }
+        }
+    }
+}
+
+/// One address space.
+struct Space {
+    tag: u64,
+    tables: [Option<Table>; MMU_INDEXES],
+    jumps: Arc<Jumps>,
+    /// Pages (by hash) that have entries in `jumps`.
+    jump_pages: [u64; 16],
+    last_used: u64,
+}
+
+fn page_hash(gva: u64) -> (usize, u64) {
+    let p = gva >> PAGE_BITS;
+    let h = (p ^ p >> 10) & 1023;
+    ((h >> 6) as usize, 1 << (h & 63))
+}
+
+impl Space {
+    fn new(tag: u64, miss: u64, shared: &VcpuShared) -> Self {
+        let jumps = Arc::new(Jumps::new(miss));
+        shared.add_jumps(jumps.clone());
+        Self { tag, tables: [const { None }; MMU_INDEXES], jumps, jump_pages: [0; 16], last_used: 0 }
+    }
+
+    fn flush_jumps(&mut self) {
+        if self.jump_pages != [0; 16] {
+            self.jumps.clear();
+            self.jump_pages = [0; 16];
+        }
+    }
+
+    fn flush(&mut self, gva: Option<u64>) {
+        match gva {
+            None => {
+                self.tables.iter_mut().flatten().for_each(Table::flush);
+                self.flush_jumps();
+            }
+            Some(gva) => {
+                self.tables.iter_mut().flatten().for_each(|t| t.flush_page(gva));
+                // A unit may begin on the page before and reach into this one.
+                for page in [gva, gva.wrapping_sub(1 << PAGE_BITS)] {
+                    let (w, b) = page_hash(page);
+                    if self.jump_pages[w] & b != 0 {
+                        self.jumps.strike_page(page);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// All address spaces of one vCPU.
+pub(crate) struct Tlb {
+    spaces: Vec<Space>,
+    current: usize,
+    ticks: u64,
+    /// What unused descriptors point at.
+    empty: Box<[TlbEntry]>,
+    miss: u64,
+    shared: Arc<VcpuShared>,
+    /// Flushes of a whole space, for the statistics.
+    pub(crate) flushes: u64,
+    /// Pages put in.
+    pub(crate) fills: u64,
+    /// Physical pages (by hash) that were ever cached for writing on the fast path.
+    written: Box<[u64]>,
+}
+
+const WRITTEN_WORDS: usize = 1024;
+
+fn written_hash(gpa: u64) -> (usize, u64) {
+    let p = gpa >> PAGE_BITS;
+    (p as usize >> 6 & (WRITTEN_WORDS - 1), 1 << (p & 63))
+}
+
+impl Tlb {
+    /// `miss` is the host address in empty jump entries.
+    pub(crate) fn new(miss: u64, shared: &Arc<VcpuShared>) -> Self {
+        Self {
+            spaces: vec![Space::new(0, miss, shared)],
+            shared: shared.clone(),
+            current: 0,
+            ticks: 0,
+            empty: vec![new_entry()].into_boxed_slice(),
+            miss,
+            flushes: 0,
+            fills: 0,
+            written: vec![0; WRITTEN_WORDS].into_boxed_slice(),
+        }
+    }
+
+    /// Puts the current space's tables where generated code finds them.
+    pub(crate) fn publish(&self, header: &mut EnvHeader) {
+        let space = &self.spaces[self.current];
+        let none = TlbDesc { mask: 0, table: self.empty.as_ptr() as u64 };
+        for (desc, table) in header.tlb.iter_mut().zip(&space.tables) {
+            *desc = table.as_ref().map_or(none, Table::desc);
+        }
+        header.jump_cache = space.jumps.address();
+        header.jump_mask = space.jumps.mask();
+        header.return_top = 0;
+        for r in &mut header.return_stack {
+            r.pc = u64::MAX;
+        }
+    }
+
+    /// Makes `tag` the current space; true if descriptors must be published.
+    pub(crate) fn set_space(&mut self, tag: u64) -> bool {
+        if self.spaces[self.current].tag == tag {
+            return false;
+        }
+        self.ticks += 1;
+        let found = self.spaces.iter().position(|s| s.tag == tag);
+        self.current = match found {
+            Some(i) => i,
+            None if self.spaces.len() < MAX_SPACES => {
+                self.spaces.push(Space::new(tag, self.miss, &self.shared));
+                self.spaces.len() - 1
+            }
+            None => {
+                let oldest = (0..self.spaces.len()).min_by_key(|i| self.spaces[*i].last_used).unwrap_or(0);
+                let space = &mut self.spaces[oldest];
+                space.flush(None);
+                space.tag = tag;
+                self.flushes += 1;
+                oldest
+            }
+        };
+        self.spaces[self.current].last_used = self.ticks;
+        true
+    }
+
+    pub(crate) fn flush(&mut self, gva: Option<u64>, accept: impl Fn(u64) -> bool) {
+        if gva.is_none() {
+            self.flushes += 1;
+        }
+        for s in self.spaces.iter_mut().filter(|s| accept(s.tag)) {
+            s.flush(gva);
+        }
+    }
+
+    pub(crate) fn flush_jumps(&mut self) {
+        self.spaces.iter_mut().for_each(Space::flush_jumps);
+    }
+
+    pub(crate) fn find(&mut self, gva: u64, access: Access, mmu: usize) -> Option<Entry> {
+        self.spaces[self.current].tables[mmu].as_mut()?.find(gva, access)
+    }
+
+    /// Caches a page; true if descriptors must be published.
+    pub(crate) fn insert(&mut self, gva: u64, mmu: usize, new: &Entry) -> bool {
+        self.fills += 1;
+        if new.write & PAGE_MASK == 0 {
+            self.note_written(new.backing.gpa);
+        }
+        let slot = &mut self.spaces[self.current].tables[mmu];
+        let mut moved = false;
+        let table = match slot {
+            Some(t) => {
+                if t.pressure > t.entries.len() && t.entries.len() < MAX_ENTRIES {
+                    *t = Table::new(t.entries.len() * 4);
+                    moved = true;
+                }
+                t
+            }
+            None => {
+                moved = true;
+                slot.insert(Table::new(MIN_ENTRIES))
+            }
+        };
+        table.insert(gva, new);
+        moved
+    }
+
+    /// Makes stores to a cached page take the fast path from now on.
+    pub(crate) fn allow_fast_write(&mut self, gva: u64, mmu: usize) {
+        if let Some(t) = self.spaces[self.current].tables[mmu].as_mut() {
+            let i = t.index(gva);
+            let e = t.entry(i);
+            if e.write & !PAGE_MASK == gva & !PAGE_MASK && e.write & tlb_flag::INVALID == 0 {
+                t.entries[i].write.store(e.write & !tlb_flag::NOT_DIRTY, Relaxed);
+                let gpa = e.backing.gpa;
+                self.note_written(gpa);
+            }
+        }
+    }
+
+    fn note_written(&mut self, gpa: u64) {
+        let (w, b) = written_hash(gpa);
+        self.written[w] |= b;
+    }
+
+    /// Makes stores to a RAM page take the slow path, under whatever address it is cached.
+    pub(crate) fn protect_page(&mut self, gpa: u64) {
+        let (w, b) = written_hash(gpa);
+        if self.written[w] & b == 0 {
+            return;
+        }
+        for t in self.spaces.iter_mut().flat_map(|s| s.tables.iter_mut().flatten()) {
+            for i in 0..t.entries.len() {
+                if t.backing[i].gpa == gpa && t.backing[i].range != NO_RANGE {
+                    let e = t.entries[i].write.load(Relaxed);
+                    t.entries[i].write.store(e | tlb_flag::NOT_DIRTY, Relaxed);
+                }
+            }
+            for v in &mut t.victims {
+                if v.backing.gpa == gpa {
+                    v.write |= tlb_flag::NOT_DIRTY;
+                }
+            }
+        }
+    }
+
+    /// Remembers where a jump to `pc` under `key` leads.
+    pub(crate) fn set_jump(&mut self, pc: u64, key: u64, code: u64) {
+        let space = &mut self.spaces[self.current];
+        space.jumps.set(pc, key, code);
+        let (w, b) = page_hash(pc);
+        space.jump_pages[w] |= b;
+    }
+}

@@ -1,0 +1,264 @@
+//! From guest code to a unit: fetch through the MMU, translate, optimise, generate.
+
+use std::{
+    sync::Arc,
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+use accel::LogItems;
+use guest_memory::PAGE_SIZE;
+use tcg_codegen::CompileError;
+use tcg_ir::abi::PAGE_BITS;
+use tcg_ir::{
+    Builder, Inst, Op, Region, SlotTable, Tables, Terminator, Value,
+    passes::{Optimizer, PassSet},
+};
+
+use crate::profile::cpu_ns;
+use crate::{
+    Access, CodeReader, Cx, Guest, Key, Limits, Trap, backend,
+    code::{BlockHook, BlockRef, Unit, UnitKey, block_ref},
+    memory::{self, Place},
+    vcpu::Vcpu,
+};
+
+/// Most guest instructions in one unit.
+const MAX_INSNS: u32 = 96;
+
+/// One page as the reader sees it.
+#[derive(Clone, Copy)]
+struct Page {
+    gva: u64,
+    place: Place,
+    /// Its block and offset there, if it is RAM.
+    at: Option<(BlockRef, u64)>,
+}
+
+/// Fetches guest code, and sees to it that the pages it came from are watched before they are read.
+struct Reader<'a, 'b, G: Guest> {
+    cx: &'a mut Cx<'b, G>,
+    mmu: usize,
+    /// First page and the one a unit may cross into.
+    pages: Vec<Page>,
+    hook: &'a dyn Fn(&Arc<guest_memory::RamBlock>),
+    others: &'a [Arc<crate::shared::VcpuShared>],
+    bytes: Vec<u8>,
+    first: u64,
+}
+
+impl<G: Guest> Reader<'_, '_, G> {
+    fn page(&mut self, pc: u64) -> Result<Page, Trap> {
+        let gva = pc & !(PAGE_SIZE - 1);
+        if let Some(p) = self.pages.iter().find(|p| p.gva == gva) {
+            return Ok(*p);
+        }
+        let place = memory::place(self.cx, pc, Access::Fetch, self.mmu)?;
+        let mut at = None;
+        if let Place::Ram { range, offset, .. } = place {
+            let view = self.cx.core.view.clone();
+            if let Some(r) = view.ranges().get(range as usize)
+                && let Some(block) = r.readable_ram()
+            {
+                let page = offset & !(PAGE_SIZE - 1);
+                at = Some((block_ref(block), page));
+                if !block.dirty().is_watched(page, PAGE_SIZE) {
+                    (self.hook)(block);
+                    block.watch(page, PAGE_SIZE);
+                    let gpa = r.start + (page - r.offset);
+                    self.cx.core.tlb.protect_page(gpa);
+                    for other in self.others {
+                        other.protect_and_wait(gpa);
+                    }
+                }
+            }
+        }
+        let p = Page { gva, place, at };
+        self.pages.push(p);
+        Ok(p)
+    }
+}
+
+impl<G: Guest> CodeReader for Reader<'_, '_, G> {
+    fn fetch16(&mut self, pc: u64) -> Result<u16, Trap> {
+        let page = self.page(pc)?;
+        let offset = (pc & (PAGE_SIZE - 1)) as usize;
+        let mut b = [0; 2];
+        memory::fetch(self.cx, page.place, offset, pc, &mut b)?;
+        let end = pc.wrapping_sub(self.first).wrapping_add(2) as usize;
+        if end <= 4096 + 16 {
+            if self.bytes.len() < end {
+                self.bytes.resize(end, 0);
+            }
+            self.bytes[end - 2..end].copy_from_slice(&b);
+        }
+        Ok(u16::from_le_bytes(b))
+    }
+}
+
+/// Scratch that is kept from unit to unit.
+pub(crate) struct Scratch {
+    region: Region,
+    pub(crate) optimizer: Optimizer,
+}
+
+impl Scratch {
+    pub(crate) fn new(passes: PassSet) -> Self {
+        Self { region: Region::default(), optimizer: Optimizer::new(passes) }
+    }
+}
+
+/// Translates the unit at `key`. `at` is `None` for code outside RAM, which is translated an instruction at a time, for the
+/// interpreter, and not cached.
+pub(crate) fn translate<G: Guest>(
+    vcpu: &mut Vcpu<G>,
+    key: Key,
+    at: Option<UnitKey>,
+    debugging: bool,
+) -> Result<Arc<Unit>, Trap> {
+    let engine = vcpu.engine.clone();
+    let cache = engine.cache.clone();
+    let _one = cache.translating.lock();
+    // Another vCPU may have been here first.
+    if let Some(at) = &at
+        && let Some(u) = cache.find(at)
+        && u.second.is_none()
+    {
+        return Ok(u);
+    }
+    let started = if vcpu.core.log.wants(LogItems::STATS) { cpu_ns() } else { 0 };
+    let mut scratch = engine.scratch.lock();
+    let Scratch { region, optimizer } = &mut *scratch;
+    let single = debugging || at.is_none();
+    let limits = Limits { max_insns: if single { 1 } else { MAX_INSNS }, straight: single };
+    let guest_key = Key { pc: key.pc, mode: key.mode & !(1 << 63) };
+    let others: Vec<_> = engine.others(vcpu.core.index);
+    let hook = |block: &Arc<guest_memory::RamBlock>| {
+        engine
+            .hook_block(block, || Arc::new(BlockHook { cache: cache.clone(), block: Arc::downgrade(block) }));
+    };
+    let (pages, bytes) = vcpu.with(|g, cx| {
+        let mmu = g.fetch_mmu(cx.state);
+        let mut reader = Reader {
+            cx,
+            mmu,
+            pages: Vec::with_capacity(2),
+            hook: &hook,
+            others: &others,
+            bytes: Vec::new(),
+            first: key.pc,
+        };
+        let mut b = Builder::new(region, key.pc);
+        g.translate(guest_key, limits, &mut reader, &mut b)?;
+        Ok((reader.pages, reader.bytes))
+    })?;
+    log_guest_code(&engine, vcpu, key, region.guest_len, &bytes);
+    let tables = Tables { slots: engine.guest.slots(), helpers: engine.guest.helpers() };
+    let log = &vcpu.core.log;
+    if log.wants(LogItems::IR) {
+        log.write(format_args!("IR:\n{}\n", tcg_ir::print::region(region, tables)));
+    }
+    if !debugging {
+        optimizer.run(region, tables);
+    }
+    loosen_far_links(region, engine.guest.slots());
+    if log.wants(LogItems::IR_OPT) {
+        log.write(format_args!("IR after passes:\n{}\n", tcg_ir::print::region(region, tables)));
+    }
+    let rounding = engine.guest.rounding(guest_key);
+    let code = match &at {
+        None => backend::Code::Interp(Box::new(region.clone())),
+        Some(_) => match engine.backend.make(region, key, rounding) {
+            Ok(code) => code,
+            Err(CompileError::Full) => {
+                empty_cache(&engine);
+                match engine.backend.make(region, key, rounding) {
+                    Ok(code) => code,
+                    Err(_) => backend::Code::Interp(Box::new(region.clone())),
+                }
+            }
+            Err(_) => backend::Code::Interp(Box::new(region.clone())),
+        },
+    };
+    if log.wants(LogItems::OUT_ASM)
+        && let Some(text) = code.disassemble()
+    {
+        log.write(format_args!("OUT: {} bytes\n{text}\n", code.len()));
+    }
+    engine.profile.add(key, &code);
+    let s = &engine.stats;
+    s.units.fetch_add(1, Ordering::Relaxed);
+    s.guest_bytes.fetch_add(u64::from(region.guest_len), Ordering::Relaxed);
+    s.guest_insns.fetch_add(u64::from(region.guest_insns), Ordering::Relaxed);
+    s.host_bytes.fetch_add(code.len() as u64, Ordering::Relaxed);
+    if started != 0 {
+        s.translate_ns.fetch_add(cpu_ns() - started, Ordering::Relaxed);
+    }
+    let first = key.pc & !(PAGE_SIZE - 1);
+    let crosses = (key.pc & (PAGE_SIZE - 1)) + u64::from(region.guest_len) > PAGE_SIZE;
+    let second = pages.iter().find(|p| p.gva != first).and_then(|p| p.at).filter(|_| crosses);
+    let cacheable = at.is_some() && (!crosses || second.is_some());
+    let generation = if cacheable { cache.generation() } else { 0 };
+    let at = at.unwrap_or(UnitKey { block: 0, offset: 0, key });
+    let unit = Arc::new(Unit {
+        at,
+        len: region.guest_len,
+        second,
+        generation,
+        dropped: AtomicBool::new(false),
+        code,
+    });
+    if cacheable {
+        cache.insert(&unit);
+    }
+    Ok(unit)
+}
+
+/// Turns links to other pages into indirect jumps: what lies on another page depends on its mapping, which the indirect
+/// cache follows and a patched link does not.
+fn loosen_far_links(region: &mut Region, slots: &SlotTable) {
+    let ty = slots.get(slots.pc()).ty;
+    let page = region.pc >> PAGE_BITS;
+    let Region { insts, blocks, .. } = region;
+    for b in blocks {
+        if let Some(Terminator::Link { pc, hint }) = b.end
+            && pc >> PAGE_BITS != page
+        {
+            let v = Value(insts.len() as u32);
+            let none = Value::NONE;
+            insts.push(Inst { op: Op::Pc, ty, sub: 0, a: none, b: none, c: none, imm: pc });
+            b.insts.push(v);
+            b.end = Some(Terminator::Indirect { pc: v, hint });
+        }
+    }
+}
+
+/// Throws all translations away once every vCPU is outside translated code.
+fn empty_cache<G: Guest>(engine: &crate::engine::Engine<G>) {
+    engine.cache.stop_all();
+    let _alone = engine.cache.exec.write();
+    engine.cache.clear();
+    engine.backend.reset();
+    engine.stats.cache_resets.fetch_add(1, Ordering::Relaxed);
+}
+
+fn log_guest_code<G: Guest>(
+    engine: &crate::engine::Engine<G>,
+    vcpu: &Vcpu<G>,
+    key: Key,
+    len: u32,
+    bytes: &[u8],
+) {
+    let log = &vcpu.core.log;
+    if !log.wants(LogItems::IN_ASM) {
+        return;
+    }
+    let mut text = format!("IN: {:#018x} mode {:#x}\n", key.pc, key.mode);
+    let mut at = 0;
+    while at < bytes.len().min(len as usize) {
+        let (line, n) = engine.guest.disassemble(key.pc.wrapping_add(at as u64), &bytes[at..]);
+        text.push_str(&line);
+        text.push('\n');
+        at += n.max(1);
+    }
+    log.write(format_args!("{text}\n"));
+}

@@ -1,0 +1,620 @@
+//! A vCPU of the translator: the loop that finds, runs and chains units, and everything that interrupts it.
+#![expect(
+    unsafe_code,
+    reason = "holds the machine's I/O interface by address while the guest runs, and the environment's header"
+)]
+
+use std::{
+    ptr::NonNull,
+    sync::Arc,
+    sync::atomic::{Ordering, fence},
+};
+
+use accel::{
+    ClockTimer, DebugConfig, DebugEvent, Exit, GuestClock, IoResult, LogItems, LogSink, Vcpu as VcpuTrait,
+    VcpuError, VcpuIo, WatchKind, arch::CpuState,
+};
+use guest_memory::{AddressSpace, FlatView, PAGE_SIZE, RamBlock};
+use tcg_ir::{
+    HelperResult,
+    abi::{EnvHeader, UnitExit},
+};
+
+use crate::{
+    Access, Cx, ExitAction, Guest, Key, Trap,
+    code::{CodeCache, Unit, UnitKey, block_ref},
+    engine::Engine,
+    env::EnvBox,
+    guest::{STATUS_EXIT, STATUS_FAULT},
+    memory::{self, Place},
+    shared::{VcpuShared, request},
+    tlb::Tlb,
+};
+
+/// Bit of [`Key::mode`] for units made under a debugger: one instruction each.
+const DEBUG_KEY: u64 = 1 << 63;
+
+/// A vCPU without its guest-specific part.
+pub(crate) struct Core {
+    pub(crate) index: u32,
+    pub(crate) shared: Arc<VcpuShared>,
+    pub(crate) tlb: Tlb,
+    pub(crate) memory: AddressSpace,
+    pub(crate) view: Arc<FlatView>,
+    pub(crate) clock: Arc<dyn GuestClock>,
+    pub(crate) timer: Arc<dyn ClockTimer>,
+    pub(crate) timebase_hz: u64,
+    pub(crate) log: LogSink,
+    pub(crate) cache: Arc<CodeCache>,
+    header: NonNull<EnvHeader>,
+    io: Option<NonNull<dyn VcpuIo>>,
+    pub(crate) trap: Option<Trap>,
+    pub(crate) leave: bool,
+    debug: DebugConfig,
+    watch_hit: Option<(u64, bool)>,
+}
+
+/// What a machine without a bus answers; used when guest-crate code runs outside `run` (saving, debugging).
+struct NoIo;
+
+impl VcpuIo for NoIo {
+    fn mmio_read(&self, _: u64, data: &mut [u8]) -> IoResult {
+        data.fill(0);
+        IoResult::DecodeError
+    }
+    fn mmio_write(&self, _: u64, _: &[u8]) -> IoResult {
+        IoResult::DecodeError
+    }
+    fn pio_read(&self, _: u16, data: &mut [u8]) -> IoResult {
+        data.fill(0xff);
+        IoResult::DecodeError
+    }
+    fn pio_write(&self, _: u16, _: &[u8]) -> IoResult {
+        IoResult::DecodeError
+    }
+    fn ack_irq(&self, _: u32) -> Option<u8> {
+        None
+    }
+    fn eoi(&self, _: u8) {}
+}
+
+impl Core {
+    pub(crate) fn header(&self) -> &EnvHeader {
+        // SAFETY: the environment lives as long as its vCPU, and this is the vCPU's thread.
+        unsafe { self.header.as_ref() }
+    }
+
+    pub(crate) fn header_mut(&mut self) -> &mut EnvHeader {
+        // SAFETY: as above; generated code does not run while Rust code holds `self`.
+        unsafe { self.header.as_mut() }
+    }
+
+    pub(crate) fn io(&self) -> &dyn VcpuIo {
+        match self.io {
+            // SAFETY: set for the length of `run`, whose caller lends it.
+            Some(io) => unsafe { io.as_ref() },
+            None => &NoIo,
+        }
+    }
+
+    pub(crate) fn publish(&mut self) {
+        // SAFETY: as in `header_mut`; the TLB is another allocation.
+        let header = unsafe { self.header.as_mut() };
+        self.tlb.publish(header);
+    }
+
+    pub(crate) fn set_space(&mut self, tag: u64) {
+        if self.tlb.set_space(tag) {
+            self.publish();
+        }
+    }
+
+    pub(crate) fn flush_tlb(&mut self, gva: Option<u64>, space: impl Fn(u64) -> bool) {
+        self.tlb.flush(gva, space);
+        // The return stack may hold what was flushed.
+        self.publish();
+    }
+
+    pub(crate) fn ack_irq(&self) -> Option<u8> {
+        self.io().ack_irq(self.index)
+    }
+
+    pub(crate) fn phys_read(&self, gpa: u64, bytes: usize) -> Option<u64> {
+        let (range, offset) = self.view.translate(gpa)?;
+        let block = range.readable_ram()?;
+        match bytes {
+            4 => block.load::<u32>(offset, Ordering::Acquire).ok().map(u64::from),
+            8 => block.load::<u64>(offset, Ordering::Acquire).ok(),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn phys_cas(&mut self, gpa: u64, bytes: usize, old: u64, new: u64) -> Option<bool> {
+        let view = self.view.clone();
+        let (range, offset) = view.translate(gpa)?;
+        let block = range.writable_ram()?;
+        let n = bytes as u64;
+        if offset % n != 0 || offset + n > block.size() {
+            return None;
+        }
+        if block.dirty().is_watched(offset, n) {
+            self.invalidate_code(block, offset, n);
+        }
+        // SAFETY: in range and aligned by the checks above; the block lives as long as the view.
+        let done = unsafe {
+            let at = block.host_ptr().as_ptr().add(offset as usize);
+            if bytes == 4 {
+                let a = &*at.cast::<std::sync::atomic::AtomicU32>();
+                a.compare_exchange(old as u32, new as u32, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+            } else {
+                let a = &*at.cast::<std::sync::atomic::AtomicU64>();
+                a.compare_exchange(old, new, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+            }
+        };
+        block.dirty().mark_quiet(offset, n);
+        Some(done)
+    }
+
+    pub(crate) fn invalidate_code(&mut self, block: &Arc<RamBlock>, offset: u64, len: u64) {
+        self.cache.invalidate(block, &(offset..offset + len));
+    }
+
+    /// Notes an access that a watchpoint looks for; the vCPU stops at the end of the instruction.
+    pub(crate) fn check_watch(&mut self, gva: u64, len: u64, write: bool) {
+        if self.debug.watchpoints.is_empty() || self.watch_hit.is_some() {
+            return;
+        }
+        let hit = self.debug.watchpoints.iter().any(|w| {
+            let wanted = match w.kind {
+                WatchKind::Read => !write,
+                WatchKind::Write => write,
+                WatchKind::Access => true,
+            };
+            wanted && gva < w.gva.saturating_add(w.len) && w.gva < gva.saturating_add(len)
+        });
+        if hit {
+            self.watch_hit = Some((gva, write));
+            self.header().exit_request.store(1, Ordering::SeqCst);
+        }
+    }
+
+    /// True if accesses to the page must be looked at one by one.
+    pub(crate) fn page_watched(&self, page: u64) -> bool {
+        self.debug
+            .watchpoints
+            .iter()
+            .any(|w| page < w.gva.saturating_add(w.len) && w.gva < page.saturating_add(PAGE_SIZE))
+    }
+
+    fn debugging(&self) -> bool {
+        self.debug != DebugConfig::default()
+    }
+}
+
+/// A vCPU.
+pub(crate) struct Vcpu<G: Guest> {
+    pub(crate) engine: Arc<Engine<G>>,
+    pub(crate) env: EnvBox<G::State>,
+    pub(crate) core: Core,
+    pub(crate) interp: tcg_ir::interp::Interp,
+    /// Cache generation this vCPU's jump cache belongs to.
+    generation: u64,
+    /// Breakpoint to step over: where the last run stopped.
+    resume_at: Option<u64>,
+    pub(crate) executed: u64,
+    /// Exits from units by kind.
+    exits: [u64; EXIT_KINDS.len()],
+}
+
+/// Kinds of exits, for the statistics.
+pub(crate) const EXIT_KINDS: [&str; 7] = ["link", "lookup", "budget", "fault", "helper", "code", "miss"];
+
+fn kind(e: &UnitExit) -> usize {
+    match e {
+        UnitExit::Link { .. } => 0,
+        UnitExit::Lookup => 1,
+        UnitExit::Budget => 2,
+        UnitExit::Fault => 3,
+        UnitExit::HelperExit => 4,
+        UnitExit::Code(_) => 5,
+    }
+}
+
+/// What makes one vCPU, before it is bound to its thread.
+pub(crate) struct Seed<S> {
+    pub(crate) index: u32,
+    pub(crate) shared: Arc<VcpuShared>,
+    pub(crate) env: EnvBox<S>,
+    pub(crate) clock: Arc<dyn GuestClock>,
+    pub(crate) memory: AddressSpace,
+    pub(crate) timebase_hz: u64,
+    pub(crate) log: LogSink,
+}
+
+impl<G: Guest> Vcpu<G> {
+    /// Made boxed and never moved out: generated code knows its address.
+    pub(crate) fn new(engine: Arc<Engine<G>>, seed: Seed<G::State>) -> Box<Self> {
+        let Seed { index, shared, env, clock, memory, timebase_hz, log } = seed;
+        let wake = shared.clone();
+        let timer = clock.timer(Box::new(move || wake.notify()));
+        let header = NonNull::new(env.header_ptr()).unwrap_or(NonNull::dangling());
+        let core = Core {
+            index,
+            tlb: Tlb::new(engine.backend.miss_address(), &shared),
+            shared,
+            view: memory.snapshot(),
+            memory,
+            clock,
+            timer,
+            timebase_hz,
+            log,
+            cache: engine.cache.clone(),
+            header,
+            io: None,
+            trap: None,
+            leave: false,
+            debug: DebugConfig::default(),
+            watch_hit: None,
+        };
+        let interp = tcg_ir::interp::Interp::new();
+        let mut v = Box::new(Self {
+            engine,
+            env,
+            core,
+            interp,
+            generation: 0,
+            resume_at: None,
+            executed: 0,
+            exits: [0; EXIT_KINDS.len()],
+        });
+        let address = (&raw mut *v) as u64;
+        let helpers = v.engine.helper_entries();
+        let header = v.core.header_mut();
+        header.vcpu = address;
+        header.helpers = helpers;
+        v.core.publish();
+        v.with(|g, cx| g.start(cx));
+        v
+    }
+
+    /// Runs guest-crate code.
+    pub(crate) fn with<R>(&mut self, f: impl FnOnce(&G, &mut Cx<'_, G>) -> R) -> R {
+        let guest = &*self.engine.guest;
+        let mut cx = Cx { state: self.env.state_mut(), core: &mut self.core, guest };
+        f(guest, &mut cx)
+    }
+
+    /// Runs a helper for generated code or the interpreter.
+    pub(crate) fn helper(&mut self, f: impl FnOnce(&mut Cx<'_, G>) -> Result<u64, Trap>) -> HelperResult {
+        self.core.leave = false;
+        match self.with(|_, cx| f(cx)) {
+            Ok(value) => {
+                let status = if std::mem::take(&mut self.core.leave) { STATUS_EXIT } else { 0 };
+                HelperResult { value, status }
+            }
+            Err(trap) => {
+                self.core.trap = Some(trap);
+                HelperResult { value: 0, status: STATUS_FAULT }
+            }
+        }
+    }
+
+    /// Calls a helper by its number, as generated code does.
+    pub(crate) fn call_helper(&mut self, helper: tcg_ir::HelperId, a: [u64; 4]) -> HelperResult {
+        let Some(desc) = self.engine.guest.helpers().get(helper.0 as usize) else {
+            return HelperResult { value: 0, status: STATUS_FAULT };
+        };
+        let (entry, env) = (desc.entry, self.env.header_ptr());
+        // SAFETY: the entry is `guest::thunk` of this guest, which finds this vCPU through the environment; `self` is not
+        // used until it returns.
+        unsafe { entry(env.cast(), a[0], a[1], a[2], a[3]) }
+    }
+
+    fn requests(&mut self) {
+        let r = self.core.shared.take_requests();
+        if r & request::FLUSH_TLB != 0 {
+            self.core.view = self.core.memory.snapshot();
+            self.core.tlb.flush(None, |_| true);
+            self.core.publish();
+        } else if r & request::FLUSH_JUMPS != 0 {
+            self.core.tlb.flush_jumps();
+            self.core.publish();
+        }
+        if r & request::PROTECT != 0 {
+            for gpa in self.core.shared.take_protect() {
+                self.core.tlb.protect_page(gpa);
+            }
+        }
+    }
+
+    fn run_loop(&mut self) -> Exit {
+        self.resume_at = Some(self.engine.guest.pc(self.env.state()));
+        loop {
+            self.core.header().exit_request.store(0, Ordering::SeqCst);
+            self.requests();
+            if self.core.shared.take_kick() {
+                return Exit::Kicked;
+            }
+            while let Some(s) = self.core.shared.take_signal() {
+                self.with(|g, cx| g.signal(cx, s));
+            }
+            if self.engine.guest.waiting(self.env.state()) {
+                if self.with(|g, cx| g.has_work(cx)) {
+                    let guest = self.engine.guest.clone();
+                    guest.wake(self.env.state_mut());
+                } else {
+                    self.core.shared.park();
+                    continue;
+                }
+            }
+            self.with(|g, cx| g.interrupt(cx));
+            if let Some(exit) = self.run_units() {
+                return exit;
+            }
+        }
+    }
+
+    /// Runs units until something asks to look around; `Some` ends the run.
+    fn run_units(&mut self) -> Option<Exit> {
+        let mut from: Option<(Arc<Unit>, u32)> = None;
+        loop {
+            if self.core.header().exit_request.load(Ordering::Relaxed) != 0 {
+                return None;
+            }
+            let debugging = self.core.debugging();
+            if debugging {
+                let pc = self.engine.guest.pc(self.env.state());
+                if self.resume_at.take() != Some(pc) && self.core.debug.breakpoints.contains(&pc) {
+                    return Some(Exit::Debug(DebugEvent::Breakpoint { pc }));
+                }
+            }
+            let unit = match self.find_unit(debugging) {
+                Ok(u) => u,
+                Err(trap) => {
+                    self.with(|g, cx| g.raise(cx, trap));
+                    from = None;
+                    continue;
+                }
+            };
+            if let Some((f, index)) = from.take()
+                && !debugging
+                && unit.second.is_none()
+                && !self.core.log.wants(LogItems::NOCHAIN)
+            {
+                self.engine.chain(&f, index, &unit);
+            }
+            let exit = self.execute(&unit);
+            self.executed += 1;
+            if let Some(e) = &exit {
+                self.exits[kind(e)] += 1;
+            }
+            match exit {
+                None => return None,
+                Some(UnitExit::Link { index }) => {
+                    from = self.engine.link_source(&unit, self.core.header().exit_site, index);
+                }
+                Some(UnitExit::Lookup) => {}
+                // A helper may have enabled an interrupt that is already pending.
+                Some(UnitExit::HelperExit) => return None,
+                Some(UnitExit::Budget) => return None,
+                Some(UnitExit::Fault) => {
+                    self.restore(&unit);
+                    if let Some(trap) = self.core.trap.take() {
+                        self.with(|g, cx| g.raise(cx, trap));
+                    }
+                }
+                Some(UnitExit::Code(code)) => {
+                    if let Some(exit) = self.act(code) {
+                        return Some(exit);
+                    }
+                    if self.engine.guest.waiting(self.env.state()) {
+                        return None;
+                    }
+                }
+            }
+            if debugging {
+                if let Some((gva, write)) = self.core.watch_hit.take() {
+                    return Some(Exit::Debug(DebugEvent::Watchpoint { gva, write }));
+                }
+                if self.core.debug.single_step {
+                    return Some(Exit::Debug(DebugEvent::SingleStep));
+                }
+            }
+        }
+    }
+
+    fn act(&mut self, code: u32) -> Option<Exit> {
+        match self.with(|g, cx| g.run_exit(cx, code)) {
+            ExitAction::Continue | ExitAction::Wait => None,
+            ExitAction::Halt => Some(Exit::Halted),
+            ExitAction::Reset => Some(Exit::Reset),
+            ExitAction::Shutdown => Some(Exit::Shutdown),
+            ExitAction::Raise(trap) => {
+                self.with(|g, cx| g.raise(cx, trap));
+                None
+            }
+            ExitAction::Breakpoint => {
+                let pc = self.engine.guest.pc(self.env.state());
+                Some(Exit::Debug(DebugEvent::Breakpoint { pc }))
+            }
+        }
+    }
+
+    /// The key of the present state, with the engine's own bit.
+    fn key(&self, debugging: bool) -> Key {
+        let mut key = self.engine.guest.key(self.env.state());
+        if debugging {
+            key.mode |= DEBUG_KEY;
+        }
+        key
+    }
+
+    /// Where the code at `pc` lies; `None` if it is not in RAM.
+    fn locate(&mut self, key: Key) -> Result<Option<UnitKey>, Trap> {
+        let place = self.with(|g, cx| {
+            let mmu = g.fetch_mmu(cx.state);
+            memory::place(cx, key.pc, Access::Fetch, mmu)
+        })?;
+        Ok(match place {
+            Place::Ram { range, offset, .. } => {
+                let block = self.core.view.ranges().get(range as usize).and_then(|r| r.readable_ram());
+                block.map(|b| UnitKey { block: block_ref(b), offset, key })
+            }
+            Place::Bus(_) => None,
+        })
+    }
+
+    /// The cached unit for the present state, if its mapping still holds.
+    fn cached(&mut self, at: &UnitKey) -> Result<Option<Arc<Unit>>, Trap> {
+        let Some(unit) = self.engine.cache.find(at) else { return Ok(None) };
+        if let Some(second) = unit.second {
+            let mut key = at.key;
+            key.pc = (key.pc & !(PAGE_SIZE - 1)).wrapping_add(PAGE_SIZE);
+            let there = self.locate(key)?.map(|k| (k.block, k.offset & !(PAGE_SIZE - 1)));
+            if there != Some(second) {
+                return Ok(None);
+            }
+        }
+        Ok(Some(unit))
+    }
+
+    fn find_unit(&mut self, debugging: bool) -> Result<Arc<Unit>, Trap> {
+        let key = self.key(debugging);
+        let at = self.locate(key)?;
+        if let Some(at) = &at
+            && let Some(unit) = self.cached(at)?
+        {
+            self.remember(key, &unit);
+            return Ok(unit);
+        }
+        let unit = crate::translate::translate(self, key, at, debugging)?;
+        if at.is_some() {
+            self.remember(key, &unit);
+        }
+        Ok(unit)
+    }
+
+    fn remember(&mut self, key: Key, unit: &Unit) {
+        if let Some(entry) = unit.code.entry() {
+            self.core.tlb.set_jump(key.pc, key.mode, entry);
+            // Whoever drops the unit says so first and strikes entries then: one of us sees the other.
+            fence(Ordering::SeqCst);
+            if unit.dropped.load(Ordering::SeqCst) {
+                self.core.shared.strike_jump(key.pc, entry);
+            }
+        }
+    }
+
+    /// What an indirect jump that missed leads to: a host address, or 0 to go through the loop.
+    pub(crate) fn jump_miss(&mut self) -> u64 {
+        self.exits[6] += 1;
+        let busy = self.core.header().exit_request.load(Ordering::Relaxed) != 0;
+        if busy || self.core.debugging() || self.core.log.wants(LogItems::NOCHAIN | LogItems::EXEC) {
+            return 0;
+        }
+        let key = self.key(false);
+        // The mode may have changed, and the rounding with it.
+        let rounding = self.engine.guest.rounding(key);
+        self.core.header_mut().guest_fpcr = crate::backend::mxcsr(rounding);
+        let Ok(Some(at)) = self.locate(key) else { return 0 };
+        let Ok(Some(unit)) = self.cached(&at) else { return 0 };
+        self.remember(key, &unit);
+        unit.code.entry().unwrap_or(0)
+    }
+
+    /// Runs a unit; `None` if it went away before it could start.
+    fn execute(&mut self, unit: &Arc<Unit>) -> Option<UnitExit> {
+        let engine = self.engine.clone();
+        let _running = engine.cache.exec.read();
+        let generation = engine.cache.generation();
+        if generation != self.generation {
+            self.generation = generation;
+            self.core.tlb.flush_jumps();
+            self.core.publish();
+        }
+        if unit.generation != generation && unit.generation != 0 {
+            return None;
+        }
+        self.core.shared.set_running(true);
+        // A request that came before `running` was visible must be seen now; one that comes later waits for us.
+        if self.core.shared.has_requests() {
+            self.core.shared.set_running(false);
+            return None;
+        }
+        if self.core.log.wants(LogItems::EXEC | LogItems::CPU) {
+            self.log_unit(unit);
+        }
+        let exit = unit.code.run(self, unit.at.key);
+        self.core.shared.set_running(false);
+        Some(exit)
+    }
+
+    /// Adds this vCPU's counters to the partition's.
+    fn count(&mut self) {
+        let s = &self.engine.stats;
+        s.entries.fetch_add(std::mem::take(&mut self.executed), Ordering::Relaxed);
+        s.tlb_fills.fetch_add(std::mem::take(&mut self.core.tlb.fills), Ordering::Relaxed);
+        s.tlb_flushes.fetch_add(std::mem::take(&mut self.core.tlb.flushes), Ordering::Relaxed);
+        for (total, n) in s.exits.iter().zip(&mut self.exits) {
+            total.fetch_add(std::mem::take(n), Ordering::Relaxed);
+        }
+    }
+
+    fn log_unit(&self, unit: &Unit) {
+        if self.core.log.wants(LogItems::EXEC) {
+            self.core.log.write(format_args!(
+                "exec {}: {:#018x} mode {:#x} len {}\n",
+                self.core.index, unit.at.key.pc, unit.at.key.mode, unit.len
+            ));
+        }
+        if self.core.log.wants(LogItems::CPU) {
+            self.core.log.write(format_args!("{}\n", self.engine.guest.dump(self.env.state())));
+        }
+    }
+
+    /// Makes the state exact after a fault inside generated code.
+    fn restore(&mut self, unit: &Arc<Unit>) {
+        let site = self.core.header().exit_site;
+        let owner = if unit.code.is_host() { self.engine.cache.by_host(site) } else { None };
+        if let Some(u) = owner {
+            u.code.restore(site, self);
+        }
+    }
+}
+
+impl<G: Guest> VcpuTrait for Box<Vcpu<G>> {
+    fn run(&mut self, io: &dyn VcpuIo) -> Result<Exit, VcpuError> {
+        let io: NonNull<dyn VcpuIo + '_> = NonNull::from(io);
+        // SAFETY: only the lifetime changes; the address is forgotten before this function returns.
+        let io: NonNull<dyn VcpuIo + 'static> = unsafe { std::mem::transmute(io) };
+        self.core.io = Some(io);
+        let exit = self.run_loop();
+        self.count();
+        self.core.io = None;
+        Ok(exit)
+    }
+
+    fn state(&mut self) -> Result<CpuState, VcpuError> {
+        Ok(self.with(|g, cx| g.save(cx)))
+    }
+
+    fn set_state(&mut self, state: &CpuState) -> Result<(), VcpuError> {
+        self.with(|g, cx| g.load(cx, state))?;
+        self.core.tlb.flush(None, |_| true);
+        self.core.publish();
+        self.core.trap = None;
+        Ok(())
+    }
+
+    fn set_debug(&mut self, debug: &DebugConfig) -> Result<(), VcpuError> {
+        self.core.debug = debug.clone();
+        self.core.watch_hit = None;
+        self.core.tlb.flush(None, |_| true);
+        self.core.publish();
+        Ok(())
+    }
+
+    fn translate(&mut self, gva: u64) -> Option<u64> {
+        self.with(|g, cx| g.debug_walk(cx, gva))
+    }
+}
