@@ -1,0 +1,215 @@
+//! What a device is handed when it is built.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock, Weak};
+
+use block::Disk;
+use guest_memory::Dma;
+use net::{Endpoint, NullEndpoint};
+
+use crate::backend::{CharBackend, NullChar};
+use crate::cell::DeviceCell;
+use crate::clock::{Clock, WallClock};
+use crate::config::BuildError;
+use crate::line::{IrqLine, MsiTarget};
+use crate::log::GuestLog;
+use crate::system::SystemControl;
+use crate::timer::{Timer, TimerQueue};
+
+/// Collects the far ends of a device's wires; used by whoever builds a machine.
+pub struct WiresBuilder(Wires);
+
+impl WiresBuilder {
+    /// Wires of the device `path` (e.g. `machine/tty0`), with all its pins unconnected.
+    pub fn new(path: impl Into<String>, timers: &TimerQueue) -> Self {
+        let path = path.into();
+        WiresBuilder(Wires {
+            log: Arc::new(GuestLog::new(&path)),
+            wall: WallClock::from_now(timers.clock().clone()),
+            timers: timers.clone(),
+            lines: BTreeMap::new(),
+            msi: None,
+            dma: None,
+            chardevs: BTreeMap::new(),
+            disks: BTreeMap::new(),
+            nics: BTreeMap::new(),
+            system: SystemControl::default(),
+            slot: Arc::default(),
+            path,
+        })
+    }
+
+    /// Connects pin `index` of output row `name`.
+    #[must_use]
+    pub fn line(mut self, name: impl Into<String>, index: usize, line: IrqLine) -> Self {
+        self.0.lines.insert((name.into(), index), line);
+        self
+    }
+
+    /// Where messages go.
+    #[must_use]
+    pub fn msi(mut self, target: MsiTarget) -> Self {
+        self.0.msi = Some(target);
+        self
+    }
+
+    /// The memory the device masters.
+    #[must_use]
+    pub fn dma(mut self, dma: Dma) -> Self {
+        self.0.dma = Some(dma);
+        self
+    }
+
+    /// The backend of character slot `name`.
+    #[must_use]
+    pub fn chardev(mut self, name: impl Into<String>, backend: Arc<dyn CharBackend>) -> Self {
+        self.0.chardevs.insert(name.into(), backend);
+        self
+    }
+
+    /// The disk in slot `name`.
+    #[must_use]
+    pub fn disk(mut self, name: impl Into<String>, disk: Disk) -> Self {
+        self.0.disks.insert(name.into(), disk);
+        self
+    }
+
+    /// The network endpoint in slot `name`.
+    #[must_use]
+    pub fn nic(mut self, name: impl Into<String>, endpoint: Arc<dyn Endpoint>) -> Self {
+        self.0.nics.insert(name.into(), endpoint);
+        self
+    }
+
+    /// Where requests to the machine go.
+    #[must_use]
+    pub fn system(mut self, system: SystemControl) -> Self {
+        self.0.system = system;
+        self
+    }
+
+    /// The time of day.
+    #[must_use]
+    pub fn wall_clock(mut self, wall: WallClock) -> Self {
+        self.0.wall = wall;
+        self
+    }
+
+    /// Done.
+    pub fn build(self) -> Wires {
+        self.0
+    }
+}
+
+/// The near ends of a device's wires. A pin nobody connected is handed out all the same and leads nowhere.
+pub struct Wires {
+    path: String,
+    log: Arc<GuestLog>,
+    wall: WallClock,
+    timers: TimerQueue,
+    lines: BTreeMap<(String, usize), IrqLine>,
+    msi: Option<MsiTarget>,
+    dma: Option<Dma>,
+    chardevs: BTreeMap<String, Arc<dyn CharBackend>>,
+    disks: BTreeMap<String, Disk>,
+    nics: BTreeMap<String, Arc<dyn Endpoint>>,
+    system: SystemControl,
+    pub(crate) slot: Arc<OnceLock<Weak<DeviceCell>>>,
+}
+
+impl Wires {
+    /// Path of the device in its machine.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// The device's voice about its guest.
+    pub fn log(&self) -> Arc<GuestLog> {
+        self.log.clone()
+    }
+
+    /// The single output pin `name`.
+    pub fn line(&self, name: &str) -> IrqLine {
+        self.lines.get(&(name.to_owned(), 0)).cloned().unwrap_or_default()
+    }
+
+    /// The `count` output pins of row `name`.
+    pub fn lines(&self, name: &str, count: usize) -> Vec<IrqLine> {
+        let pin = |i| self.lines.get(&(name.to_owned(), i)).cloned().unwrap_or_default();
+        (0..count).map(pin).collect()
+    }
+
+    /// Where messages go, if the machine has message-signalled interrupts.
+    pub fn msi(&self) -> Option<MsiTarget> {
+        self.msi.clone()
+    }
+
+    /// The memory the device masters.
+    pub fn dma(&self) -> Result<Dma, BuildError> {
+        self.dma.clone().ok_or_else(|| self.missing("guest memory (DMA)"))
+    }
+
+    /// The character backend in slot `name`; output is swallowed if there is none.
+    pub fn chardev(&self, name: &str) -> Arc<dyn CharBackend> {
+        self.chardevs.get(name).cloned().unwrap_or_else(|| Arc::new(NullChar))
+    }
+
+    pub(crate) fn connected_chardev(&self, name: &str) -> Option<Arc<dyn CharBackend>> {
+        self.chardevs.get(name).cloned()
+    }
+
+    /// The disk in slot `name`, if there is one.
+    pub fn disk(&self, name: &str) -> Option<Disk> {
+        self.disks.get(name).cloned()
+    }
+
+    /// The network endpoint in slot `name`; a cable into nothing if there is none.
+    pub fn nic(&self, name: &str) -> Arc<dyn Endpoint> {
+        self.nics.get(name).cloned().unwrap_or_else(|| Arc::new(NullEndpoint))
+    }
+
+    /// The machine's clock.
+    pub fn clock(&self) -> Clock {
+        self.timers.clock().clone()
+    }
+
+    /// The time of day.
+    pub fn wall_clock(&self) -> WallClock {
+        self.wall.clone()
+    }
+
+    /// A timer that calls [`crate::Device::timer`] with `id`.
+    pub fn timer(&self, id: usize) -> Timer {
+        let slot = self.slot.clone();
+        self.timers.timer(move |stands| {
+            if let Some(cell) = slot.get().and_then(Weak::upgrade) {
+                cell.timer(id, stands);
+            }
+        })
+    }
+
+    /// The machine's timers, for a device that needs its own kind of callback.
+    pub fn timers(&self) -> &TimerQueue {
+        &self.timers
+    }
+
+    /// Requests that concern the whole machine.
+    pub fn system(&self) -> SystemControl {
+        self.system.clone()
+    }
+
+    /// The error for something the device cannot do without.
+    pub fn missing(&self, what: impl Into<String>) -> BuildError {
+        BuildError::Missing { path: self.path.clone(), what: what.into() }
+    }
+
+    /// The error for a property whose value cannot be.
+    pub fn bad_property(&self, name: &'static str, why: impl Into<String>) -> BuildError {
+        BuildError::Property { path: self.path.clone(), name, why: why.into() }
+    }
+
+    /// The error for something the host refused.
+    pub fn host_error(&self, why: impl Into<String>) -> BuildError {
+        BuildError::Host { path: self.path.clone(), why: why.into() }
+    }
+}

@@ -1,0 +1,21 @@
+//! Interrupt controllers, one file a chip.
+
+mod i8259;
+mod ioapic;
+mod lapic;
+mod plic;
+
+pub use i8259::I8259Config;
+pub use ioapic::IoApicConfig;
+pub use lapic::{ApicBus, IpiSink, Lapics, LapicsConfig, MsrError};
+pub use plic::PlicConfig;
+
+use device::DeviceKind;
+
+/// All kinds of device in this crate.
+pub const KINDS: &[DeviceKind] = &[
+    DeviceKind::of::<I8259Config>(),
+    DeviceKind::of::<IoApicConfig>(),
+    DeviceKind::of::<LapicsConfig>(),
+    DeviceKind::of::<PlicConfig>(),
+];

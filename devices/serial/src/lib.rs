@@ -1,0 +1,12 @@
+//! Serial ports, one file a chip.
+
+mod debugcon;
+mod ns16550;
+
+pub use debugcon::DebugConConfig;
+pub use ns16550::Ns16550Config;
+
+use device::DeviceKind;
+
+/// All kinds of device in this crate.
+pub const KINDS: &[DeviceKind] = &[DeviceKind::of::<DebugConConfig>(), DeviceKind::of::<Ns16550Config>()];

@@ -1,0 +1,42 @@
+//! Virtio devices and their transports (virtio 1.2, OASIS 2022).
+//!
+//! A [`VirtioDevice`] does the work of one device type on the [`Virtqueue`]s it is given; a transport finds it,
+//! negotiates for it and owns the registers. [`Mmio`] makes a [`device::DeviceConfig`] of any [`VirtioConfig`].
+//! Only split rings and version 1 drivers are supported.
+//!
+//! The rings are virtio-queue's, which builds on Unix hosts only; elsewhere this crate is empty.
+#![cfg(unix)]
+
+mod balloon;
+mod blk;
+mod chain;
+mod console;
+mod device;
+mod net;
+mod queue;
+mod rng;
+#[cfg(test)]
+mod test_driver;
+mod transport;
+
+pub use self::device::{Notifier, Progress, VirtioConfig, VirtioDevice, feature};
+pub use balloon::{Balloon, BalloonConfig, BalloonStats};
+pub use blk::{Blk, BlkConfig};
+pub use chain::Chain;
+pub use console::{Console, ConsoleConfig};
+pub use net::{NetBackend, NetConfig};
+pub use queue::{MAX_CHAIN, QueueLayout, QueueState, Virtqueue};
+pub use rng::{RngConfig, RngSource};
+pub use transport::mmio::{COMPATIBLE, EmptySlot, IRQ_PIN, Mmio, MmioOptions, REGION_SIZE};
+
+use ::device::DeviceKind;
+
+/// All kinds of device in this crate.
+pub const KINDS: &[DeviceKind] = &[
+    DeviceKind::of::<Mmio<BalloonConfig>>(),
+    DeviceKind::of::<Mmio<BlkConfig>>(),
+    DeviceKind::of::<EmptySlot>(),
+    DeviceKind::of::<Mmio<NetConfig>>(),
+    DeviceKind::of::<Mmio<RngConfig>>(),
+    DeviceKind::of::<Mmio<ConsoleConfig>>(),
+];

@@ -1,0 +1,582 @@
+//! Network card (virtio 1.2, 5.1).
+//!
+//! Frames to send leave on the notifying thread; frames received come on the backend's thread. A frame for which
+//! the driver has no buffers is held, one at most, and the backend is told to wait: nothing is dropped for want
+//! of buffers and nothing piles up here. Offloads are offered only if the backend carries their header through.
+
+mod control;
+
+use std::any::Any;
+use std::fmt;
+use std::sync::{Arc, Weak};
+
+use ::device::{BuildError, Bytes, GuestLog, StateBlob, StateError, Wires, device_config};
+use ::net::{Endpoint, MAX_FRAME, MacAddr, NetReceiver};
+use parking_lot::Mutex;
+
+use self::control::Filter;
+use crate::chain::Chain;
+use crate::device::{Notifier, Progress, VirtioConfig, VirtioDevice, config_bytes};
+use crate::queue::{QueueState, Virtqueue};
+
+const DEVICE_TYPE: u32 = 1;
+const KIND: &str = "virtio-net";
+/// Length of the header before each frame.
+const HEADER: usize = 12;
+/// Shortest frame: an Ethernet header.
+const MIN_FRAME: usize = 14;
+/// The link is up, in the status of the config space.
+const LINK_UP: u16 = 1;
+
+mod feature {
+    pub(super) const CSUM: u64 = 1 << 0;
+    pub(super) const GUEST_CSUM: u64 = 1 << 1;
+    pub(super) const CTRL_GUEST_OFFLOADS: u64 = 1 << 2;
+    pub(super) const MTU: u64 = 1 << 3;
+    pub(super) const MAC: u64 = 1 << 5;
+    pub(super) const GUEST_TSO4: u64 = 1 << 7;
+    pub(super) const GUEST_TSO6: u64 = 1 << 8;
+    pub(super) const GUEST_ECN: u64 = 1 << 9;
+    pub(super) const HOST_TSO4: u64 = 1 << 11;
+    pub(super) const HOST_TSO6: u64 = 1 << 12;
+    pub(super) const HOST_ECN: u64 = 1 << 13;
+    pub(super) const MRG_RXBUF: u64 = 1 << 15;
+    pub(super) const STATUS: u64 = 1 << 16;
+    pub(super) const CTRL_VQ: u64 = 1 << 17;
+    pub(super) const CTRL_RX: u64 = 1 << 18;
+    pub(super) const CTRL_RX_EXTRA: u64 = 1 << 20;
+    pub(super) const MQ: u64 = 1 << 22;
+    pub(super) const CTRL_MAC_ADDR: u64 = 1 << 23;
+    /// What the guest takes from the host.
+    pub(super) const GUEST: u64 = GUEST_CSUM | GUEST_TSO4 | GUEST_TSO6 | GUEST_ECN;
+    /// What the host takes from the guest.
+    pub(super) const HOST: u64 = CSUM | HOST_TSO4 | HOST_TSO6 | HOST_ECN;
+    /// Features and what each needs.
+    pub(super) const NEEDS: &[(u64, u64)] = &[
+        (GUEST_TSO4 | GUEST_TSO6, GUEST_CSUM),
+        (GUEST_ECN, GUEST_TSO4 | GUEST_TSO6),
+        (HOST_TSO4 | HOST_TSO6, CSUM),
+        (HOST_ECN, HOST_TSO4 | HOST_TSO6),
+        (CTRL_RX | CTRL_RX_EXTRA | MQ | CTRL_MAC_ADDR | CTRL_GUEST_OFFLOADS, CTRL_VQ),
+    ];
+}
+
+device_config! {
+    /// Network card.
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    pub struct NetConfig {
+        /// Ethernet address.
+        pub mac: Option<String> = None,
+        /// Pairs of queues.
+        pub queue_pairs: u16 = 1,
+        /// Entries of each receive queue.
+        pub rx_queue_size: u16 = 256,
+        /// Entries of each transmit queue.
+        pub tx_queue_size: u16 = 256,
+        /// Largest packet the guest should send, in bytes; 0 leaves it to the guest.
+        pub host_mtu: u16 = 0,
+        /// Let received frames span several buffers.
+        pub mrg_rxbuf: bool = true,
+        /// Offer a control queue.
+        pub ctrl_vq: bool = true,
+        /// Offer checksum and segmentation offload, if the backend has it.
+        pub offloads: bool = true,
+    }
+}
+
+/// The network a card is plugged into; if there is none, the one wired to slot `netdev` is taken.
+#[derive(Clone, Default)]
+pub struct NetBackend(pub Option<Arc<dyn Endpoint>>);
+
+impl fmt::Debug for NetBackend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "NetBackend({})", if self.0.is_some() { "plugged" } else { "none" })
+    }
+}
+
+impl VirtioConfig for NetConfig {
+    type Backend = NetBackend;
+    const MMIO_KIND: &'static str = "virtio-net-device";
+    const HELP: &'static str = "virtio network card (mmio)";
+
+    fn nics(&self) -> Vec<&'static str> {
+        vec!["netdev"]
+    }
+
+    fn make(self, backend: NetBackend, wires: &mut Wires) -> Result<Box<dyn VirtioDevice>, BuildError> {
+        let mac = match &self.mac {
+            None => MacAddr::default_for(0),
+            Some(text) => MacAddr::parse(text)
+                .filter(|m| !m.is_multicast())
+                .ok_or_else(|| wires.bad_property("mac", "expected an address such as 52:54:00:12:34:56"))?,
+        };
+        for (name, size) in [("rx_queue_size", self.rx_queue_size), ("tx_queue_size", self.tx_queue_size)] {
+            if !size.is_power_of_two() || !(16..=1024).contains(&size) {
+                return Err(wires.bad_property(name, "expected a power of two from 16 to 1024"));
+            }
+        }
+        if !(1..=64).contains(&self.queue_pairs) || self.queue_pairs > 1 && !self.ctrl_vq {
+            return Err(wires.bad_property("queue_pairs", "expected 1 to 64, and ctrl_vq if above 1"));
+        }
+        if self.host_mtu != 0 && self.host_mtu < 68 {
+            return Err(wires.bad_property("host_mtu", "expected 0 or at least 68"));
+        }
+        let endpoint = backend.0.unwrap_or_else(|| wires.nic("netdev"));
+        let shared = Arc::new(Shared {
+            endpoint,
+            log: wires.log(),
+            rx: Mutex::new(Rx::new(mac, self.queue_pairs.into())),
+        });
+        shared.endpoint.set_receiver(Some(Box::new(Receiver(Arc::downgrade(&shared)))));
+        Ok(Box::new(Net {
+            offload: self.offloads && shared.endpoint.vnet_header() != 0,
+            tx: vec![None; self.queue_pairs.into()],
+            control: None,
+            mac,
+            features: 0,
+            paused: false,
+            frame: Vec::new(),
+            shared,
+            config: self,
+        }))
+    }
+}
+
+struct Net {
+    config: NetConfig,
+    /// The address the card was made with.
+    mac: MacAddr,
+    /// The endpoint passes offloads on.
+    offload: bool,
+    shared: Arc<Shared>,
+    tx: Vec<Option<Arc<Virtqueue>>>,
+    control: Option<Arc<Virtqueue>>,
+    features: u64,
+    paused: bool,
+    /// Holds the frame being sent.
+    frame: Vec<u8>,
+}
+
+/// What the backend's thread needs.
+struct Shared {
+    endpoint: Arc<dyn Endpoint>,
+    log: Arc<GuestLog>,
+    rx: Mutex<Rx>,
+}
+
+/// The receiving half, and what the control queue sets.
+struct Rx {
+    queues: Vec<Option<Arc<Virtqueue>>>,
+    notifier: Option<Arc<dyn Notifier>>,
+    features: u64,
+    active: bool,
+    paused: bool,
+    /// Pairs of queues in use.
+    pairs: u16,
+    filter: Filter,
+    /// Offloads the guest takes, if it has changed them since it negotiated.
+    offloads: Option<u64>,
+    /// A frame with its header for which there were no buffers.
+    held: Option<Vec<u8>>,
+    /// The backend was told to wait.
+    blocked: bool,
+}
+
+/// What became of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    Delivered,
+    Dropped,
+    NoRoom,
+}
+
+struct Receiver(Weak<Shared>);
+
+impl NetReceiver for Receiver {
+    fn can_receive(&mut self) -> bool {
+        let Some(shared) = self.0.upgrade() else { return true };
+        let mut rx = shared.rx.lock();
+        let can = !rx.paused && rx.held.is_none();
+        rx.blocked |= !can;
+        can
+    }
+
+    fn receive(&mut self, frame: &[u8]) {
+        let Some(shared) = self.0.upgrade() else { return };
+        let length = shared.endpoint.vnet_header();
+        shared.rx.lock().receive(frame, length, &shared.log);
+    }
+
+    fn link(&mut self, _up: bool) {
+        let Some(shared) = self.0.upgrade() else { return };
+        let rx = shared.rx.lock();
+        if let (true, Some(notifier)) = (rx.active && rx.features & feature::STATUS != 0, &rx.notifier) {
+            notifier.config_changed();
+        }
+    }
+}
+
+impl Rx {
+    fn new(mac: MacAddr, pairs: usize) -> Self {
+        Rx {
+            queues: vec![None; pairs],
+            notifier: None,
+            features: 0,
+            active: false,
+            paused: false,
+            pairs: 1,
+            filter: Filter::new(mac),
+            offloads: None,
+            held: None,
+            blocked: false,
+        }
+    }
+
+    /// Takes a frame that has `length` bytes of header before it.
+    fn receive(&mut self, frame: &[u8], length: usize, log: &GuestLog) {
+        let Some((head, payload)) = frame.split_at_checked(length) else { return };
+        let wanted = (MIN_FRAME..=MAX_FRAME).contains(&payload.len()) && self.filter.admits(payload);
+        if !self.active || !wanted || self.held.is_some() {
+            return;
+        }
+        let mut header = [0; HEADER];
+        let kept = head.len().min(HEADER - 2);
+        header[..kept].copy_from_slice(&head[..kept]);
+        if self.deliver(&header, payload, log) == Fate::NoRoom {
+            self.held = Some([&header[..], payload].concat());
+        }
+    }
+
+    /// The queue for a frame: one flow stays on one queue.
+    fn queue_for(&self, payload: &[u8]) -> Option<Arc<Virtqueue>> {
+        let pairs = usize::from(self.pairs.max(1));
+        let index = if pairs == 1 { 0 } else { flow_hash(payload) as usize % pairs };
+        self.queues.get(index)?.clone()
+    }
+
+    fn deliver(&self, header: &[u8; HEADER], payload: &[u8], log: &GuestLog) -> Fate {
+        let Some(queue) = self.queue_for(payload) else { return Fate::Dropped };
+        match self.fill(&queue, header, payload, log) {
+            // The driver may have added buffers before it saw that it is to tell.
+            Fate::NoRoom if queue.enable_notification() => self.fill(&queue, header, payload, log),
+            fate => fate,
+        }
+    }
+
+    fn fill(&self, queue: &Virtqueue, header: &[u8; HEADER], payload: &[u8], log: &GuestLog) -> Fate {
+        let needed = (HEADER + payload.len()) as u64;
+        let most = if self.features & feature::MRG_RXBUF != 0 { queue.layout().size.into() } else { 1 };
+        let mut chains: Vec<Chain> = Vec::new();
+        let mut room = 0;
+        while room < needed && chains.len() < most {
+            let Some(chain) = queue.pop() else { break };
+            if chain.writable() < HEADER as u64 {
+                queue.fail("a receive buffer without room for a header");
+                return Fate::Dropped;
+            }
+            room += chain.writable();
+            chains.push(chain);
+        }
+        if room < needed {
+            let full = chains.len() == most;
+            chains.into_iter().rev().for_each(|chain| queue.unpop(chain));
+            if full {
+                log.guest_error(format_args!(
+                    "a frame of {} bytes exceeds the receive buffers",
+                    payload.len()
+                ));
+                return Fate::Dropped;
+            }
+            return if queue.is_broken() { Fate::Dropped } else { Fate::NoRoom };
+        }
+        let mut header = *header;
+        header[HEADER - 2..].copy_from_slice(&(chains.len() as u16).to_le_bytes());
+        let mut rest = payload;
+        for (i, chain) in chains.iter_mut().enumerate() {
+            if i == 0 {
+                chain.write(&header);
+            }
+            let n = chain.write(rest);
+            rest = &rest[n..];
+        }
+        queue.push_all(chains);
+        queue.signal();
+        Fate::Delivered
+    }
+
+    /// Tries again with a held frame; true if the backend may go on.
+    fn retry(&mut self, log: &GuestLog) -> bool {
+        if self.paused {
+            return false;
+        }
+        if let Some(frame) = self.held.take() {
+            let fate = match frame.split_first_chunk::<HEADER>() {
+                Some((header, payload)) if self.active => self.deliver(header, payload, log),
+                _ => Fate::Dropped,
+            };
+            if fate == Fate::NoRoom {
+                self.held = Some(frame);
+                return false;
+            }
+        }
+        std::mem::take(&mut self.blocked)
+    }
+}
+
+/// A number that is the same for all frames of a flow: addresses of Ethernet and IP, ports of TCP and UDP.
+fn flow_hash(frame: &[u8]) -> u32 {
+    let mut hash = 0x811c_9dc5u32;
+    let mut add = |bytes: Option<&[u8]>| {
+        for &byte in bytes.unwrap_or_default() {
+            hash = (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193);
+        }
+    };
+    add(frame.get(..12));
+    match frame.get(12..14) {
+        Some([0x08, 0x00]) => {
+            add(frame.get(26..34));
+            let length = frame.get(14).map_or(0, |b| usize::from(b & 0xf) * 4);
+            let whole = frame.get(20..22).is_some_and(|f| f[0] & 0x3f == 0 && f[1] == 0);
+            if whole && matches!(frame.get(23), Some(6 | 17)) {
+                add(frame.get(14 + length..14 + length + 4));
+            }
+        }
+        Some([0x86, 0xdd]) => {
+            add(frame.get(22..54));
+            if matches!(frame.get(20), Some(6 | 17)) {
+                add(frame.get(54..58));
+            }
+        }
+        _ => {}
+    }
+    hash
+}
+
+impl Shared {
+    /// Tries again with a held frame and lets the backend go on.
+    fn retry(&self) {
+        let go_on = self.rx.lock().retry(&self.log);
+        if go_on {
+            self.endpoint.accept_input();
+        }
+    }
+}
+
+impl Net {
+    /// Sends what a buffer holds.
+    fn send(&mut self, chain: &mut Chain) {
+        let Some(mut header) = chain.read_array::<HEADER>() else {
+            return self.shared.log.guest_error(format_args!("a frame without header"));
+        };
+        let length = chain.readable();
+        if !(MIN_FRAME as u64..=MAX_FRAME as u64).contains(&length) {
+            return self.shared.log.guest_error(format_args!("a frame of {length} bytes"));
+        }
+        self.frame.resize(length as usize, 0);
+        chain.read(&mut self.frame);
+        // The number of buffers means something on reception only; the rest needs to be agreed on.
+        header[HEADER - 2..].fill(0);
+        if self.features & feature::HOST == 0 {
+            header.fill(0);
+        }
+        let head = &header[..self.shared.endpoint.vnet_header().min(HEADER)];
+        self.shared.endpoint.send(&[head, &self.frame]);
+    }
+
+    /// Index of the control queue: after all pairs the driver knows of (virtio 1.2, 5.1.2).
+    fn control_index(&self) -> usize {
+        if self.features & feature::MQ != 0 { 2 * self.tx.len() } else { 2 }
+    }
+
+    fn set_offloads(&self, offloads: u64) {
+        if self.offload {
+            self.shared.endpoint.set_offload(HEADER, offloads);
+        }
+    }
+}
+
+impl Drop for Net {
+    fn drop(&mut self) {
+        self.shared.endpoint.set_receiver(None);
+    }
+}
+
+::device::state! {
+    /// State of the card, version 1.
+    struct V1 {
+        1 => pairs: u16, 2 => filter: control::SavedFilter, 3 => offloads: Option<u64>, 4 => held: Option<Bytes>,
+    }
+}
+
+impl VirtioDevice for Net {
+    fn device_type(&self) -> u32 {
+        DEVICE_TYPE
+    }
+
+    fn features(&self) -> u64 {
+        let c = &self.config;
+        let control = feature::CTRL_VQ | feature::CTRL_RX | feature::CTRL_RX_EXTRA | feature::CTRL_MAC_ADDR;
+        let optional = [
+            (c.mrg_rxbuf, feature::MRG_RXBUF),
+            (c.ctrl_vq, control),
+            (c.queue_pairs > 1, feature::MQ),
+            (c.host_mtu != 0, feature::MTU),
+            (self.offload, feature::GUEST | feature::HOST),
+            (self.offload && c.ctrl_vq, feature::CTRL_GUEST_OFFLOADS),
+        ];
+        let always = feature::MAC | feature::STATUS;
+        optional.iter().filter(|(on, _)| *on).fold(always, |all, (_, bits)| all | bits)
+    }
+
+    fn accepts(&self, features: u64) -> bool {
+        feature::NEEDS.iter().all(|(bits, needed)| features & bits == 0 || features & needed != 0)
+    }
+
+    fn queue_sizes(&self) -> Vec<u16> {
+        let pair = [self.config.rx_queue_size, self.config.tx_queue_size];
+        let mut sizes = pair.repeat(self.tx.len());
+        if self.config.ctrl_vq {
+            sizes.push(64);
+        }
+        sizes
+    }
+
+    fn read_config(&self, offset: u64, data: &mut [u8]) {
+        let mut space = [0; 12];
+        space[..6].copy_from_slice(&self.shared.rx.lock().filter.mac.0);
+        let status = if self.shared.endpoint.is_up() { LINK_UP } else { 0 };
+        space[6..8].copy_from_slice(&status.to_le_bytes());
+        space[8..10].copy_from_slice(&self.config.queue_pairs.to_le_bytes());
+        space[10..].copy_from_slice(&self.config.host_mtu.to_le_bytes());
+        config_bytes(&space, offset, data);
+    }
+
+    fn attach(&mut self, notifier: Arc<dyn Notifier>) {
+        self.shared.rx.lock().notifier = Some(notifier);
+    }
+
+    fn activate(&mut self, features: u64) {
+        self.features = features;
+        let offloads = {
+            let mut rx = self.shared.rx.lock();
+            rx.features = features;
+            rx.active = true;
+            rx.offloads.unwrap_or(features & feature::GUEST)
+        };
+        self.set_offloads(offloads);
+    }
+
+    fn start_queue(&mut self, index: usize, queue: Arc<Virtqueue>) {
+        if index == self.control_index() {
+            self.control = Some(queue);
+        } else if index % 2 == 1 {
+            self.tx[index / 2] = Some(queue);
+        } else if let Some(slot) = self.shared.rx.lock().queues.get_mut(index / 2) {
+            *slot = Some(queue);
+        }
+    }
+
+    fn stop_queue(&mut self, index: usize) -> QueueState {
+        let queue = if index == self.control_index() {
+            self.control.take()
+        } else if index % 2 == 1 {
+            self.tx[index / 2].take()
+        } else {
+            self.shared.rx.lock().queues.get_mut(index / 2).and_then(Option::take)
+        };
+        queue.map(|q| q.state()).unwrap_or_default()
+    }
+
+    fn notify(&mut self, index: usize) -> Progress {
+        if self.paused {
+            return Progress::Done;
+        }
+        if index == self.control_index() {
+            let Some(queue) = self.control.clone() else { return Progress::Done };
+            return queue.drain(|mut chain| {
+                self.control(&queue, &mut chain);
+                queue.push(chain);
+                true
+            });
+        }
+        if index % 2 == 1 {
+            let Some(queue) = self.tx[index / 2].clone() else { return Progress::Done };
+            return queue.drain(|mut chain| {
+                self.send(&mut chain);
+                queue.push(chain);
+                true
+            });
+        }
+        let queue = self.shared.rx.lock().queues.get(index / 2).cloned().flatten();
+        if let Some(queue) = queue {
+            // Until frames lack buffers again.
+            queue.disable_notification();
+        }
+        self.shared.retry();
+        Progress::Done
+    }
+
+    fn reset(&mut self) {
+        self.features = 0;
+        self.frame = Vec::new();
+        {
+            let mut rx = self.shared.rx.lock();
+            let (paused, blocked, notifier) = (rx.paused, rx.blocked, rx.notifier.take());
+            *rx = Rx { paused, blocked, notifier, ..Rx::new(self.mac, self.tx.len()) };
+        }
+        self.set_offloads(0);
+        self.shared.retry();
+    }
+
+    fn save(&self) -> StateBlob {
+        let rx = self.shared.rx.lock();
+        let state = V1 {
+            pairs: rx.pairs,
+            filter: rx.filter.save(),
+            offloads: rx.offloads,
+            held: rx.held.clone().map(Bytes),
+        };
+        StateBlob::new(KIND, 1, &state)
+    }
+
+    fn restore(&mut self, state: &StateBlob, _features: u64) -> Result<(), StateError> {
+        let state: V1 = state.decode(KIND, 1)?;
+        if !(1..=self.config.queue_pairs).contains(&state.pairs) {
+            let most = self.config.queue_pairs;
+            return Err(StateError::new("pairs", format!("expected 1 to {most}, found {}", state.pairs)));
+        }
+        let filter = Filter::restore(&state.filter).map_err(|e| e.within("filter"))?;
+        let length = state.held.as_ref().map_or(HEADER + MIN_FRAME, |h| h.0.len());
+        if !(HEADER + MIN_FRAME..=HEADER + MAX_FRAME).contains(&length) {
+            return Err(StateError::new("held", format!("expected a frame, found {length} bytes")));
+        }
+        if state.offloads.is_some_and(|o| o & !feature::GUEST != 0) {
+            return Err(StateError::new("offloads", "expected offloads that are offered"));
+        }
+        let mut rx = self.shared.rx.lock();
+        rx.pairs = state.pairs;
+        rx.filter = filter;
+        rx.offloads = state.offloads;
+        rx.held = state.held.map(|h| h.0);
+        rx.active = false;
+        Ok(())
+    }
+
+    fn quiesce(&mut self) {
+        self.paused = true;
+        self.shared.rx.lock().paused = true;
+    }
+
+    fn resume(&mut self) {
+        self.paused = false;
+        self.shared.rx.lock().paused = false;
+        self.shared.retry();
+    }
+
+    fn as_any(&mut self) -> &mut dyn Any {
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests;

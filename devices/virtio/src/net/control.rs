@@ -1,0 +1,178 @@
+//! The control queue of the network card and what it sets (virtio 1.2, 5.1.6.5).
+
+use ::device::{StateError, le_value};
+use ::net::MacAddr;
+
+use super::{Net, feature};
+use crate::chain::Chain;
+use crate::queue::Virtqueue;
+
+/// Entries of each table of addresses; a longer table admits all frames of its kind.
+const MAX_TABLE: usize = 64;
+/// Addresses a table may name at all.
+const MAX_NAMED: u64 = 4096;
+
+const OK: u8 = 0;
+const ERROR: u8 = 1;
+
+mod class {
+    pub(super) const RX: u8 = 0;
+    pub(super) const MAC: u8 = 1;
+    pub(super) const MQ: u8 = 4;
+    pub(super) const GUEST_OFFLOADS: u8 = 5;
+}
+
+/// Switches of the receive filter, in the order of the commands that set them.
+mod mode {
+    pub(super) const PROMISC: u8 = 1 << 0;
+    pub(super) const ALL_MULTI: u8 = 1 << 1;
+    pub(super) const ALL_UNI: u8 = 1 << 2;
+    pub(super) const NO_MULTI: u8 = 1 << 3;
+    pub(super) const NO_UNI: u8 = 1 << 4;
+    pub(super) const NO_BROADCAST: u8 = 1 << 5;
+    pub(super) const COUNT: u8 = 6;
+}
+
+/// One table of addresses.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Table {
+    addresses: Vec<MacAddr>,
+    overflown: bool,
+}
+
+/// Which frames the driver wants.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Filter {
+    pub(super) mac: MacAddr,
+    mode: u8,
+    unicast: Table,
+    multicast: Table,
+}
+
+::device::state! {
+    /// Saved filter.
+    pub(super) struct SavedFilter {
+        1 => mac: ::device::Bytes, 2 => mode: u8, 3 => unicast: ::device::Bytes, 4 => all_unicast: bool,
+        5 => multicast: ::device::Bytes, 6 => all_multicast: bool,
+    }
+}
+
+impl Filter {
+    /// Everything, until the driver says otherwise.
+    pub(super) fn new(mac: MacAddr) -> Self {
+        Filter { mac, mode: mode::PROMISC, unicast: Table::default(), multicast: Table::default() }
+    }
+
+    fn on(&self, switch: u8) -> bool {
+        self.mode & switch != 0
+    }
+
+    /// Whether the driver wants a frame of at least six bytes.
+    pub(super) fn admits(&self, frame: &[u8]) -> bool {
+        let Some(&destination) = frame.first_chunk::<6>() else { return false };
+        let to = MacAddr(destination);
+        if self.on(mode::PROMISC) {
+            true
+        } else if to.0 == [0xff; 6] {
+            !self.on(mode::NO_BROADCAST)
+        } else if to.is_multicast() {
+            let table = &self.multicast;
+            !self.on(mode::NO_MULTI)
+                && (self.on(mode::ALL_MULTI) || table.overflown || table.addresses.contains(&to))
+        } else {
+            let table = &self.unicast;
+            !self.on(mode::NO_UNI)
+                && (self.on(mode::ALL_UNI)
+                    || to == self.mac
+                    || table.overflown
+                    || table.addresses.contains(&to))
+        }
+    }
+
+    pub(super) fn save(&self) -> SavedFilter {
+        let flat = |t: &Table| ::device::Bytes(t.addresses.iter().flat_map(|a| a.0).collect());
+        SavedFilter {
+            mac: ::device::Bytes(self.mac.0.to_vec()),
+            mode: self.mode,
+            unicast: flat(&self.unicast),
+            all_unicast: self.unicast.overflown,
+            multicast: flat(&self.multicast),
+            all_multicast: self.multicast.overflown,
+        }
+    }
+
+    pub(super) fn restore(saved: &SavedFilter) -> Result<Self, StateError> {
+        let table = |field: &str, bytes: &[u8], overflown| {
+            let (addresses, rest) = bytes.as_chunks::<6>();
+            if !rest.is_empty() || addresses.len() > MAX_TABLE {
+                return Err(StateError::new(field, format!("expected at most {MAX_TABLE} addresses")));
+            }
+            Ok(Table { addresses: addresses.iter().map(|&a| MacAddr(a)).collect(), overflown })
+        };
+        let mac = saved.mac.0.as_slice().try_into();
+        Ok(Filter {
+            mac: MacAddr(mac.map_err(|_| StateError::new("mac", "expected 6 bytes"))?),
+            mode: StateError::at_most("mode", saved.mode, (1 << mode::COUNT) - 1)?,
+            unicast: table("unicast", &saved.unicast.0, saved.all_unicast)?,
+            multicast: table("multicast", &saved.multicast.0, saved.all_multicast)?,
+        })
+    }
+}
+
+/// A table as the driver gives it: how many, and the addresses.
+fn read_table(chain: &mut Chain) -> Option<Table> {
+    let count = le_value(&chain.read_array::<4>()?);
+    if count > MAX_NAMED || chain.readable() < count * 6 {
+        return None;
+    }
+    let kept = count.min(MAX_TABLE as u64);
+    let addresses = (0..kept).map_while(|_| chain.read_array().map(MacAddr)).collect();
+    chain.skip((count - kept) * 6);
+    Some(Table { addresses, overflown: count > kept })
+}
+
+impl Net {
+    /// Carries out one command and answers it.
+    pub(super) fn control(&mut self, queue: &Virtqueue, chain: &mut Chain) {
+        let done = chain.read_array::<2>().and_then(|[class, command]| self.command(class, command, chain));
+        if !chain.write_last(if done.is_some() { OK } else { ERROR }) {
+            queue.fail("a control command without room for its answer");
+        }
+    }
+
+    fn command(&mut self, class: u8, command: u8, chain: &mut Chain) -> Option<()> {
+        let mut rx = self.shared.rx.lock();
+        let agreed = |bits: u64| self.features & bits != 0;
+        match (class, command) {
+            (class::RX, 0..mode::COUNT) => {
+                let bit = 1u8 << command;
+                let basic = mode::PROMISC | mode::ALL_MULTI;
+                if !agreed(if bit & basic != 0 { feature::CTRL_RX } else { feature::CTRL_RX_EXTRA }) {
+                    return None;
+                }
+                let [on] = chain.read_array()?;
+                rx.filter.mode = if on != 0 { rx.filter.mode | bit } else { rx.filter.mode & !bit };
+            }
+            (class::MAC, 0) if agreed(feature::CTRL_RX) => {
+                let (unicast, multicast) = (read_table(chain)?, read_table(chain)?);
+                (rx.filter.unicast, rx.filter.multicast) = (unicast, multicast);
+            }
+            (class::MAC, 1) if agreed(feature::CTRL_MAC_ADDR) => rx.filter.mac = MacAddr(chain.read_array()?),
+            (class::MQ, 0) if agreed(feature::MQ) => {
+                let pairs = u16::from_le_bytes(chain.read_array()?);
+                rx.pairs = Some(pairs).filter(|p| (1..=self.config.queue_pairs).contains(p))?;
+            }
+            (class::GUEST_OFFLOADS, 0) if agreed(feature::CTRL_GUEST_OFFLOADS) => {
+                let offloads = u64::from_le_bytes(chain.read_array()?);
+                if offloads & !(self.features & feature::GUEST) != 0 {
+                    return None;
+                }
+                rx.offloads = Some(offloads);
+                drop(rx);
+                self.set_offloads(offloads);
+            }
+            _ => return None,
+        }
+        Some(())
+    }
+}

@@ -1,0 +1,360 @@
+use ::device::test_bench::{Bench, Rng, check};
+
+use super::*;
+use crate::Mmio;
+use crate::device::feature::{EVENT_IDX, INDIRECT_DESC};
+use crate::test_driver::{Driver, Piece, hostile_rings};
+
+/// A network that keeps what was sent and gives what it is told to.
+#[derive(Default)]
+struct Cable {
+    sent: Mutex<Vec<Vec<u8>>>,
+    receiver: Mutex<Option<Box<dyn NetReceiver>>>,
+    accepted: Mutex<u32>,
+    header: Mutex<usize>,
+    offloads: Mutex<Option<u64>>,
+    down: Mutex<bool>,
+}
+
+impl Endpoint for Cable {
+    fn send(&self, frame: &[&[u8]]) -> bool {
+        self.sent.lock().push(frame.concat());
+        true
+    }
+    fn set_receiver(&self, receiver: Option<Box<dyn NetReceiver>>) {
+        *self.receiver.lock() = receiver;
+    }
+    fn accept_input(&self) {
+        *self.accepted.lock() += 1;
+    }
+    fn is_up(&self) -> bool {
+        !*self.down.lock()
+    }
+    fn vnet_header(&self) -> usize {
+        *self.header.lock()
+    }
+    fn set_offload(&self, header: usize, guest_features: u64) -> bool {
+        *self.header.lock() = header;
+        *self.offloads.lock() = Some(guest_features);
+        true
+    }
+}
+
+impl Cable {
+    /// Offers a frame as a backend does; false if the card wants it to wait.
+    fn offer(&self, frame: &[u8]) -> bool {
+        let mut receiver = self.receiver.lock();
+        let receiver = receiver.as_mut().expect("the card receives");
+        let can = receiver.can_receive();
+        if can {
+            receiver.receive(frame);
+        }
+        can
+    }
+}
+
+fn card(config: NetConfig) -> (Arc<Cable>, Mmio<NetConfig>) {
+    let cable = Arc::new(Cable::default());
+    (cable.clone(), Mmio::new(config, NetBackend(Some(cable))))
+}
+
+/// A frame to `to` that says `what`.
+fn frame(to: [u8; 6], what: &[u8]) -> Vec<u8> {
+    let mut frame = [&to[..], &[2, 0, 0, 0, 0, 9, 8, 0], what].concat();
+    frame.resize(frame.len().max(60), 0);
+    frame
+}
+
+const ALL: u64 = !0;
+const ME: [u8; 6] = [0x52, 0x54, 0, 0x12, 0x34, 0x56];
+
+/// The whole of what is offered, without what `not` names.
+fn start<'a>(bench: &'a Bench, not: u64, queues: usize) -> Driver<'a> {
+    Driver::start(bench, ALL & !not, &vec![16; queues])
+}
+
+#[test]
+fn config_space() {
+    let (cable, config) = card(NetConfig {
+        mac: Some("02:00:00:00:00:07".into()),
+        queue_pairs: 3,
+        host_mtu: 9000,
+        ..NetConfig::default()
+    });
+    let bench = Bench::new(config);
+    let driver = start(&bench, 0, 7);
+    let read = |at: u64, size| bench.read(0, 0x100 + at, size);
+    assert_eq!((read(0, 1), read(5, 1), read(6, 2), read(8, 2), read(10, 2)), (2, 7, 1, 3, 9000));
+    *cable.down.lock() = true;
+    cable.receiver.lock().as_mut().unwrap().link(false);
+    assert_eq!((read(6, 2), driver.take_interrupt(), driver.reg(0xfc)), (0, 2, 1));
+    for (name, bad) in [("mac", "03:00:00:00:00:00"), ("mac", "x"), ("queue_pairs", "0"), ("host_mtu", "5")] {
+        let mut config = NetConfig::default();
+        ::device::Properties::set(&mut config, name, bad).unwrap();
+        let timers = ::device::TimerQueue::new(::device::Clock::new(::device::ClockSource::Counted));
+        let mut wires = ::device::WiresBuilder::new("machine/n", &timers).build();
+        let error = config.make(NetBackend::default(), &mut wires).err().unwrap().to_string();
+        assert!(error.starts_with(&format!("machine/n: property '{name}'")), "{error}");
+    }
+}
+
+#[test]
+fn sends() {
+    let (cable, config) = card(NetConfig::default());
+    let bench = Bench::new(config);
+    let mut driver = start(&bench, 0, 3);
+    let packet = frame([0xff; 6], b"hello");
+    let (_, len) =
+        driver.ask(1, &[Piece::Out(&[0xee; 12]), Piece::Out(&packet[..20]), Piece::Out(&packet[20..])]);
+    assert_eq!((len, std::mem::take(&mut *cable.sent.lock())), (0, vec![packet.clone()]));
+    driver.ask(1, &[Piece::Out(&[&[0; 12], &packet[..]].concat())]);
+    driver.ask(1, &[Piece::Out(&[0; 25])]);
+    driver.ask(1, &[Piece::Out(&[0; 5])]);
+    driver.ask(1, &[Piece::Out(&[0; 12]), Piece::Out(&vec![0; MAX_FRAME + 1])]);
+    assert_eq!(std::mem::take(&mut *cable.sent.lock()), [packet], "too short and too long ones are not sent");
+    assert!(!driver.needs_reset());
+}
+
+#[test]
+fn receives_and_waits_for_buffers() {
+    let (cable, config) = card(NetConfig::default());
+    let bench = Bench::new(config);
+    assert!(cable.offer(&frame(ME, b"nobody there")), "dropped");
+    let mut driver = start(&bench, feature::MRG_RXBUF, 3);
+    let token = driver.add(0, &[Piece::In(12), Piece::In(1600)]);
+    driver.kick(0);
+    assert!(cable.offer(&frame(ME, b"one")));
+    assert_eq!(driver.poll(0), Some((token.head, 72)));
+    let got = driver.written(&token);
+    assert_eq!(
+        (&got[..12], &got[12..72]),
+        (&[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0][..], &frame(ME, b"one")[..])
+    );
+
+    assert!(cable.offer(&frame(ME, b"two")), "held");
+    assert!(!cable.offer(&frame(ME, b"three")) && *cable.accepted.lock() == 0);
+    let token = driver.add(0, &[Piece::In(1612)]);
+    driver.kick(0);
+    assert_eq!(driver.poll(0), Some((token.head, 72)));
+    assert_eq!(driver.written(&token)[12..72], frame(ME, b"two"));
+    assert_eq!(*cable.accepted.lock(), 1);
+    assert!(cable.offer(&frame(ME, b"three")));
+
+    let (small, large) = (driver.add(0, &[Piece::In(100)]), driver.add(0, &[Piece::In(2000)]));
+    driver.kick(0);
+    assert_eq!(driver.poll(0).unwrap().0, small.head);
+    assert!(cable.offer(&frame(ME, &[5; 1500])));
+    assert_eq!(driver.poll(0).unwrap().0, large.head);
+    driver.add(0, &[Piece::In(100)]);
+    assert!(cable.offer(&frame(ME, &[5; 1500])), "no buffer will ever do: dropped");
+    assert_eq!(driver.poll(0), None);
+    assert!(cable.offer(&frame(ME, b"fits")));
+    assert_eq!(driver.poll(0).unwrap().1, 72);
+    driver.add(0, &[Piece::In(11)]);
+    cable.offer(&frame(ME, b"no room for a header"));
+    assert!(driver.needs_reset());
+}
+
+#[test]
+fn frames_span_mergeable_buffers() {
+    for features in [0, EVENT_IDX] {
+        let (cable, config) = card(NetConfig::default());
+        let bench = Bench::new(config);
+        let mut driver = start(&bench, EVENT_IDX & !features, 3);
+        let tokens: Vec<_> = (0..3).map(|_| driver.add(0, &[Piece::In(512)])).collect();
+        driver.kick(0);
+        let packet = frame(ME, &[7; 1200]);
+        assert!(cable.offer(&packet));
+        let used: Vec<_> = (0..3).map(|_| driver.poll(0).unwrap()).collect();
+        assert_eq!(used, [(tokens[0].head, 512), (tokens[1].head, 512), (tokens[2].head, 202)]);
+        assert_eq!(driver.take_interrupt(), 1);
+        let got: Vec<u8> = tokens.iter().flat_map(|t| driver.written(t)).collect();
+        assert_eq!((&got[10..12], &got[12..12 + packet.len()]), (&[3, 0][..], &packet[..]));
+        // Too few buffers: none is used until there are enough.
+        driver.add(0, &[Piece::In(512)]);
+        driver.add(0, &[Piece::In(512)]);
+        assert!(cable.offer(&packet));
+        assert_eq!(driver.poll(0), None);
+        driver.add(0, &[Piece::In(512)]);
+        driver.kick(0);
+        assert!(driver.poll(0).is_some() && driver.poll(0).is_some() && driver.poll(0).is_some());
+    }
+}
+
+#[test]
+fn the_control_queue_filters() {
+    let bench = Bench::new(card(NetConfig::default()).1);
+    let mut driver = start(&bench, 0, 3);
+    let mut command = |class: u8, command: u8, data: &[u8]| {
+        driver.ask(2, &[Piece::Out(&[class, command]), Piece::Out(data), Piece::In(1)]).0[0]
+    };
+    assert_eq!(command(0, 0, &[0]), 0, "no longer promiscuous");
+    let (group, other, broadcast) = ([1, 0, 0x5e, 0, 0, 1], [2, 2, 2, 2, 2, 2], [0xff; 6]);
+    let table = |macs: &[[u8; 6]]| [&(macs.len() as u32).to_le_bytes()[..], &macs.concat()].concat();
+    let admitted = || {
+        [ME, group, other, broadcast].map(|to| {
+            let device = bench.cell();
+            device.with(|d| {
+                let net = d.as_any().unwrap().downcast_ref::<Net>().unwrap();
+                net.shared.rx.lock().filter.admits(&frame(to, b""))
+            })
+        })
+    };
+    assert_eq!(admitted(), [true, false, false, true]);
+    assert_eq!(command(1, 0, &[table(&[other]), table(&[group])].concat()), 0);
+    assert_eq!(admitted(), [true; 4]);
+    assert_eq!(command(1, 0, &[table(&[]), table(&[])].concat()), 0);
+    assert_eq!(command(0, 5, &[1]), 0);
+    assert_eq!(command(0, 1, &[1]), 0);
+    assert_eq!(admitted(), [true, true, false, false]);
+    assert_eq!(command(1, 1, &other), 0);
+    assert_eq!(admitted(), [false, true, true, false]);
+    assert_eq!(bench.read(0, 0x100, 4), 0x0202_0202);
+    let many = vec![[9; 6]; 100];
+    assert_eq!(command(1, 0, &[table(&many), table(&[])].concat()), 0);
+    assert_eq!(admitted(), [true, true, true, false], "too many: all of the kind");
+    for (class, code, data) in [
+        (0, 6, &[1][..]),
+        (0, 0, &[]),
+        (1, 0, &[255, 255, 255, 255]),
+        (4, 0, &[1, 0]),
+        (5, 0, &[0; 8]),
+        (77, 0, &[0]),
+    ] {
+        assert_eq!(command(class, code, data), 1, "{class} {code}");
+    }
+    assert!(!driver.needs_reset());
+    driver.add(2, &[Piece::Out(&[0, 0, 1])]);
+    driver.kick(2);
+    assert!(driver.needs_reset());
+}
+
+#[test]
+fn offloads_follow_the_backend() {
+    let (cable, config) = card(NetConfig::default());
+    *cable.header.lock() = 10;
+    let bench = Bench::new(config);
+    let driver = Driver::new(&bench);
+    assert_eq!(driver.offered() & feature::HOST, feature::HOST);
+    let mut driver = Driver::new(&bench);
+    assert!(!driver.negotiate(feature::GUEST_TSO4), "needs checksums");
+    let mut driver = start(&bench, feature::GUEST_TSO6 | feature::GUEST_ECN, 3);
+    assert_eq!(
+        (*cable.header.lock(), *cable.offloads.lock()),
+        (12, Some(feature::GUEST_CSUM | feature::GUEST_TSO4))
+    );
+    let packet = frame(ME, b"big");
+    let header = [1, 1, 54, 0, 0xa8, 5, 34, 0, 16, 0, 0xff, 0xff];
+    driver.ask(1, &[Piece::Out(&header), Piece::Out(&packet)]);
+    let sent = cable.sent.lock()[0].clone();
+    assert_eq!((&sent[..10], &sent[10..12], &sent[12..]), (&header[..10], &[0, 0][..], &packet[..]));
+    let token = driver.add(0, &[Piece::In(1000)]);
+    cable.offer(&[&header[..], &packet].concat());
+    let got = driver.written(&token);
+    assert_eq!((&got[..10], &got[10..12], &got[12..72]), (&header[..10], &[1, 0][..], &packet[..]));
+    let ask = |driver: &mut Driver<'_>, bits: u64| {
+        driver.ask(2, &[Piece::Out(&[5, 0]), Piece::Out(&bits.to_le_bytes()), Piece::In(1)]).0[0]
+    };
+    assert_eq!(
+        (ask(&mut driver, feature::GUEST_CSUM), *cable.offloads.lock()),
+        (0, Some(feature::GUEST_CSUM))
+    );
+    assert_eq!(ask(&mut driver, feature::GUEST_TSO6), 1, "not negotiated");
+    start(&bench, feature::CSUM | feature::HOST, 3);
+}
+
+#[test]
+fn flows_are_spread_over_queues() {
+    let (cable, config) = card(NetConfig { queue_pairs: 2, ..NetConfig::default() });
+    let bench = Bench::new(config);
+    let mut driver = start(&bench, 0, 5);
+    let flow = |port: u8| {
+        let mut ip = vec![0; 40];
+        (ip[0], ip[9], ip[23]) = (0x45, 17, port);
+        frame(ME, &ip)
+    };
+    let count = |driver: &mut Driver<'_>| {
+        for port in 0..8 {
+            driver.add(0, &[Piece::In(200)]);
+            driver.add(2, &[Piece::In(200)]);
+            assert!(cable.offer(&flow(port)));
+        }
+        [0, 2].map(|queue| std::iter::from_fn(|| driver.poll(queue)).count())
+    };
+    assert_eq!(count(&mut driver), [8, 0], "one pair until the driver asks for more");
+    assert_eq!(driver.ask(4, &[Piece::Out(&[4, 0, 2, 0]), Piece::In(1)]).0, [0]);
+    let [first, second] = count(&mut driver);
+    assert!(first > 0 && second > 0 && first + second == 8, "{first} {second}");
+    assert_eq!(driver.ask(4, &[Piece::Out(&[4, 0, 3, 0]), Piece::In(1)]).0, [1]);
+    driver.ask(3, &[Piece::Out(&[0; 12]), Piece::Out(&flow(1))]);
+    assert_eq!(cable.sent.lock().len(), 1);
+    // A driver without multiqueue has its control queue at 2.
+    let mut driver = start(&bench, feature::MQ, 3);
+    assert_eq!(driver.ask(2, &[Piece::Out(&[0, 0, 1]), Piece::In(1)]).0, [0]);
+}
+
+/// Frames come while the card is saved and moved again and again: all arrive, in order.
+#[test]
+fn moves_in_mid_traffic() {
+    let (cable, config) = card(NetConfig::default());
+    let mut bench = Bench::new(config.clone());
+    let mut rng = Rng::new(3);
+    let mut state = start(&bench, INDIRECT_DESC, 3).state();
+    let (mut next, mut seen) = (0u32, 0u32);
+    let mut tokens = std::collections::VecDeque::new();
+    for _ in 0..200 {
+        let mut driver = Driver::resumed(&bench, &state);
+        for _ in 0..rng.below(5) {
+            match rng.below(3) {
+                0 => {
+                    if cable.offer(&frame(ME, &next.to_le_bytes())) {
+                        next += 1;
+                    }
+                }
+                1 if tokens.len() < 8 => {
+                    tokens.push_back(driver.add(0, &[Piece::In(200)]));
+                    driver.kick(0);
+                }
+                _ => {
+                    while let Some((head, len)) = driver.poll(0) {
+                        let token = tokens.pop_front().unwrap();
+                        assert_eq!((head, len), (token.head, 72));
+                        assert_eq!(driver.written(&token)[26..30], seen.to_le_bytes());
+                        seen += 1;
+                    }
+                }
+            }
+        }
+        bench.cell().quiesce();
+        assert!(!cable.offer(&frame(ME, b"while it stands still")));
+        let saved = bench.cell().save();
+        let (_, fresh) = card(NetConfig::default());
+        let twin = Bench::new(Mmio { backend: NetBackend(Some(cable.clone())), ..fresh });
+        let moved = driver.moved(&twin);
+        twin.cell().restore(&saved).unwrap();
+        assert_eq!(twin.cell().save(), saved);
+        twin.cell().resume();
+        state = moved.state();
+        drop((driver, moved));
+        let old = std::mem::replace(&mut bench, twin);
+        let receiver = cable.receiver.lock().take();
+        drop(old);
+        *cable.receiver.lock() = receiver;
+    }
+    assert!(seen > 50 && next - seen <= 17, "{seen} of {next}");
+}
+
+#[test]
+fn passes_the_common_tests() {
+    check(card(NetConfig { queue_pairs: 2, ..NetConfig::default() }).1);
+}
+
+#[test]
+fn fuzz_hostile_rings() {
+    let (cable, config) = card(NetConfig { queue_pairs: 2, ..NetConfig::default() });
+    let fresh = || card(NetConfig { queue_pairs: 2, ..NetConfig::default() }).1;
+    hostile_rings(&config, 5, fresh, |_| {
+        cable.offer(&frame(ME, &[1; 300]));
+        cable.sent.lock().clear();
+    });
+}

@@ -1,0 +1,13 @@
+//! Transports: how a driver finds a device, negotiates with it and tells it where the rings are.
+//!
+//! [`core`](self) of them all is [`Core`]: status, features and queue registers (virtio 1.2, 2.1, 2.2, 3.1 and
+//! 4.1.4.3, which virtio-mmio's registers mirror). A transport decodes its registers into calls of it and
+//! supplies the [`Notifier`].
+
+mod core;
+pub(crate) mod mmio;
+
+pub(crate) use core::{Area, Core, CoreState, RingOptions, TIMER};
+
+#[cfg(test)]
+mod tests;
