@@ -1,0 +1,21 @@
+//! Every kind of device, for `-device help` and `-device KIND,help`.
+
+use device::DeviceKind;
+
+/// All device kinds, sorted by name.
+pub(crate) fn all() -> Vec<DeviceKind> {
+    let families: [&[DeviceKind]; 5] = [serial::KINDS, timer::KINDS, intc::KINDS, misc::KINDS, virtio()];
+    let mut all: Vec<DeviceKind> = families.concat();
+    all.sort_by_key(|k| k.kind);
+    all
+}
+
+#[cfg(unix)]
+fn virtio() -> &'static [DeviceKind] {
+    virtio::KINDS
+}
+
+#[cfg(not(unix))]
+fn virtio() -> &'static [DeviceKind] {
+    &[]
+}

@@ -1,0 +1,213 @@
+//! From a configuration to a machine.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use accel::arch::GuestArch;
+use accel::{Accelerator, CpuModel, IrqchipMode, LogSink};
+use anyhow::{Context, Result, anyhow, bail};
+use control::config::{AccelConfig, MemoryBackendKind, Props};
+use control::{VmConfig, nearest};
+use guest_memory::{Backing, HugePages, RamConfig};
+use machine::{Machine, MachineEvent, Options, realize};
+use machines::{Bios, BoardConfig, BoardKind, RiscvCpu};
+
+use crate::chardevs::Chars;
+use crate::{accels, firmware, list, plug};
+
+/// A machine and what was chosen for it.
+pub(crate) struct Launched {
+    pub(crate) machine: Arc<Machine>,
+    pub(crate) board: &'static BoardKind,
+    pub(crate) accel: &'static str,
+    pub(crate) ram: u64,
+}
+
+/// Properties as text, for tables that know what they mean.
+pub(crate) fn texts(props: &Props) -> Vec<(String, String)> {
+    props
+        .iter()
+        .map(|(k, v)| {
+            let text = match v {
+                serde_json::Value::String(s) => s.clone(),
+                serde_json::Value::Bool(true) => "on".into(),
+                serde_json::Value::Bool(false) => "off".into(),
+                other => other.to_string(),
+            };
+            (k.to_owned(), text)
+        })
+        .collect()
+}
+
+fn ram_config(config: &VmConfig) -> Result<RamConfig> {
+    let b = &config.memory.backend;
+    let huge = match (b.hugetlb, b.hugetlbsize) {
+        (false, _) => None,
+        (true, None | Some(0x20_0000)) => Some(HugePages::Size2M),
+        (true, Some(0x4000_0000)) => Some(HugePages::Size1G),
+        (true, Some(n)) => bail!("memory backend: hugetlbsize {n}: expected 2M or 1G"),
+    };
+    let backing = match &b.kind {
+        MemoryBackendKind::Anon if b.share || huge.is_some() => Backing::Memfd { huge },
+        MemoryBackendKind::Anon => Backing::Anonymous,
+        MemoryBackendKind::Memfd => Backing::Memfd { huge },
+        MemoryBackendKind::File { path, offset: 0, readonly: false, .. } => {
+            Backing::File { path: path.into(), shared: b.share }
+        }
+        MemoryBackendKind::File { path, .. } => {
+            bail!("memory backend {path}: offset and readonly are not supported")
+        }
+    };
+    Ok(RamConfig { backing, prealloc: b.prealloc })
+}
+
+/// An accelerator to try, and the properties the user gave it.
+type Candidate = (Box<dyn Accelerator>, Vec<(String, String)>);
+
+/// Accelerators to try, in order.
+fn candidates(config: &VmConfig, arch: GuestArch) -> Result<Vec<Candidate>> {
+    let auto = [AccelConfig { name: "auto".into(), ..AccelConfig::default() }];
+    let wanted = if config.accels.is_empty() { &auto[..] } else { &config.accels };
+    let mut found = Vec::new();
+    for w in wanted {
+        if w.name != "auto" && !accels::NAMES.contains(&w.name.as_str()) {
+            let hint = nearest(&w.name, accels::NAMES.iter().copied());
+            let hint = hint.map_or(String::new(), |n| format!("; did you mean '{n}'?"));
+            bail!("unknown accelerator '{}'{hint} There are: {}", w.name, accels::NAMES.join(", "));
+        }
+        let fits =
+            |a: &dyn Accelerator| (w.name == "auto" || a.name() == w.name) && a.guests().contains(&arch);
+        let before = found.len();
+        let fitting = accels::all().into_iter().filter(|a| fits(a.as_ref()));
+        found.extend(fitting.map(|a| (a, texts(&w.properties))));
+        if found.len() == before && wanted.len() == 1 {
+            bail!("accelerator {} cannot run {arch} guests", w.name);
+        }
+    }
+    if found.is_empty() {
+        bail!("no accelerator runs {arch} guests");
+    }
+    Ok(found)
+}
+
+fn riscv_cpu(config: &VmConfig, arch: GuestArch) -> Result<RiscvCpu> {
+    let xlen = match arch {
+        GuestArch::Riscv64 => 64,
+        GuestArch::Riscv32 => 32,
+        _ => return Ok(RiscvCpu::default()),
+    };
+    let model = cpu_model(config);
+    let cpu =
+        tcg_guest_riscv::Cpu::new(xlen, &model.name, &model.features).map_err(|e| anyhow!("cpu {e}"))?;
+    let mmu = cpu.mmu_type().unwrap_or("none").trim_start_matches("riscv,").to_owned();
+    Ok(RiscvCpu { isa: cpu.isa_string(), mmu })
+}
+
+fn cpu_model(config: &VmConfig) -> CpuModel {
+    config
+        .cpu
+        .as_ref()
+        .map_or_else(CpuModel::default, |c| CpuModel { name: c.model.clone(), features: texts(&c.features) })
+}
+
+fn seed() -> [u8; 32] {
+    let mut seed = [0; 32];
+    for half in seed.chunks_mut(16) {
+        half.copy_from_slice(uuid::Uuid::new_v4().as_bytes());
+    }
+    seed
+}
+
+fn path(p: &Option<String>) -> Option<PathBuf> {
+    p.as_ref().map(PathBuf::from)
+}
+
+/// Builds the machine; it stands still.
+pub(crate) fn launch(
+    config: &VmConfig,
+    log: LogSink,
+    chars: &Chars,
+    events: Arc<dyn Fn(MachineEvent) + Send + Sync>,
+) -> Result<Launched> {
+    let arch = list::arch(config)?;
+    let board = list::board(config, arch)?;
+    let topology = config.smp.resolve()?;
+    let ram = config.memory.size.unwrap_or(board.default_ram);
+    let dirs = config.data_dirs.clone();
+    let mut properties = texts(&config.machine.properties);
+    let irqchip = take_irqchip(&mut properties)?.unwrap_or_default();
+    let mut board_config = BoardConfig {
+        arch,
+        vcpus: topology.cpus,
+        irqchip,
+        ram,
+        ram_config: ram_config(config)?,
+        bios: match config.bios.as_deref() {
+            None => Bios::Default,
+            Some("none") => Bios::None,
+            Some(name) => Bios::File(
+                firmware::find(name, &dirs).ok_or_else(|| anyhow!("-bios {name}: no such firmware file"))?,
+            ),
+        },
+        firmware: Box::new(move |name| firmware::find(name, &dirs)),
+        kernel: path(&config.kernel),
+        initrd: path(&config.initrd),
+        append: config.append.clone().unwrap_or_default(),
+        dtb: path(&config.dtb),
+        serials: chars.serials(config)?,
+        virtio: plug::plug(config, chars)?,
+        properties,
+        riscv: riscv_cpu(config, arch)?,
+        seed: seed(),
+    };
+    let mut refused = Vec::new();
+    let mut all = candidates(config, arch)?.into_iter().peekable();
+    let ours_to_choose = config.accels.iter().all(|a| a.name == "auto");
+    while let Some((accel, mut accel_properties)) = all.next() {
+        let caps = match accel.probe(arch) {
+            Ok(caps) => caps,
+            Err(e) => {
+                refused.push(e.to_string());
+                continue;
+            }
+        };
+        if ours_to_choose && all.peek().is_some() && caps.kernel_ns.is_some_and(|ns| ns > SLOW_KERNEL_NS) {
+            tracing::warn!("{}: {}; using the next accelerator", accel.name(), caps.note);
+            continue;
+        }
+        let irqchip = take_irqchip(&mut accel_properties)?.unwrap_or(irqchip);
+        board_config.irqchip = irqchip;
+        let b = (board.build)(&board_config)?;
+        let options = Options {
+            vcpus: topology.cpus,
+            cpu: cpu_model(config),
+            irqchip,
+            accel_properties,
+            log: log.clone(),
+            wall_clock: None,
+            events: events.clone(),
+        };
+        let name = accel.name();
+        let machine =
+            realize(b, accel.as_ref(), options).with_context(|| format!("machine {}", board.name))?;
+        return Ok(Launched { machine, board, accel: name, ram });
+    }
+    bail!("{}", refused.join("; "))
+}
+
+/// Above this the translator runs guest kernels faster than an accelerator whose host emulates them.
+const SLOW_KERNEL_NS: u64 = 100;
+
+/// `kernel-irqchip=on|split|off`, a property of the machine or of the accelerator.
+fn take_irqchip(properties: &mut Vec<(String, String)>) -> Result<Option<IrqchipMode>> {
+    let Some(at) = properties.iter().position(|(k, _)| k == "kernel-irqchip" || k == "kernel_irqchip") else {
+        return Ok(None);
+    };
+    let (_, value) = properties.remove(at);
+    match value.as_str() {
+        "on" => Ok(Some(IrqchipMode::Kernel)),
+        "split" => Ok(Some(IrqchipMode::Split)),
+        "off" => Ok(Some(IrqchipMode::User)),
+        other => bail!("kernel-irqchip: expected on, split or off, got '{other}'"),
+    }
+}

@@ -1,0 +1,137 @@
+//! The rhea command.
+//!
+//! `rhea run` takes QEMU's options; the same binary acts as `qemu-system-ARCH` when it is started under that name.
+
+mod accels;
+mod chardevs;
+mod devices;
+mod firmware;
+mod guests;
+mod launch;
+mod list;
+mod log;
+mod netdevs;
+#[cfg(unix)]
+mod plug;
+#[cfg(not(unix))]
+#[path = "plug_none.rs"]
+mod plug;
+mod run;
+mod vm;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use control::{Invocation, nearest};
+
+/// Architecture when the user names none: the one `make run` shows.
+const DEFAULT_ARCH: &str = "riscv64";
+
+const USAGE: &str = "\
+usage: rhea COMMAND [ARGUMENTS]
+
+commands:
+  run [--arch ARCH] [OPTIONS]   run a machine; OPTIONS are those of qemu-system-ARCH
+  archs                         list the guest architectures
+  help                          print this text
+  version                       print the version
+
+'rhea run --help' lists all options. Started under the name qemu-system-ARCH,
+this program takes that program's options directly.
+";
+
+fn main() -> ExitCode {
+    let mut args: Vec<String> = std::env::args_os().map(|a| a.to_string_lossy().into_owned()).collect();
+    let name = if args.is_empty() { String::new() } else { args.remove(0) };
+    let name = Path::new(&name).file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    if let Some(arch) = name.strip_prefix("qemu-system-") {
+        return run(&name, arch, &args);
+    }
+    let Some(command) = args.first().cloned() else {
+        eprint!("{USAGE}");
+        return ExitCode::FAILURE;
+    };
+    match command.as_str() {
+        "run" => {
+            args.remove(0);
+            let (arch, rest) = match split_arch(&args) {
+                Ok(x) => x,
+                Err(e) => return fail("rhea", &e),
+            };
+            run("rhea", &arch, &rest)
+        }
+        "archs" => {
+            list::archs().iter().for_each(|a| println!("{a}"));
+            ExitCode::SUCCESS
+        }
+        "help" | "--help" | "-h" | "-help" => {
+            print!("{USAGE}");
+            ExitCode::SUCCESS
+        }
+        "version" | "--version" | "-version" => {
+            println!("{}", version("rhea"));
+            ExitCode::SUCCESS
+        }
+        other => {
+            let known = ["run", "archs", "help", "version"];
+            let hint = nearest(other, known).map_or(String::new(), |n| format!("; did you mean '{n}'?"));
+            fail("rhea", &format!("unknown command '{other}'{hint} (see 'rhea help')"))
+        }
+    }
+}
+
+/// Takes `--arch ARCH` out of the arguments of `run`.
+fn split_arch(args: &[String]) -> Result<(String, Vec<String>), String> {
+    let mut rest = args.to_vec();
+    let Some(at) = rest.iter().position(|a| a == "--arch" || a == "-arch") else {
+        return Ok((DEFAULT_ARCH.into(), rest));
+    };
+    if at + 1 >= rest.len() {
+        return Err(format!("--arch needs an architecture: one of {}", list::archs().join(", ")));
+    }
+    let arch = rest.remove(at + 1);
+    rest.remove(at);
+    Ok((arch, rest))
+}
+
+fn version(name: &str) -> String {
+    format!("{name} (Rhea) {}", env!("CARGO_PKG_VERSION"))
+}
+
+fn fail(name: &str, message: &str) -> ExitCode {
+    eprintln!("{name}: {message}");
+    ExitCode::FAILURE
+}
+
+fn run(name: &str, arch: &str, args: &[String]) -> ExitCode {
+    if !list::archs().contains(&arch) {
+        let hint = nearest(arch, list::archs()).map_or(String::new(), |n| format!("; did you mean '{n}'?"));
+        let all = list::archs().join(", ");
+        return fail(name, &format!("unknown guest architecture '{arch}'{hint} There are: {all}"));
+    }
+    match control::parse(args, arch) {
+        Ok(Invocation::Help(text)) => {
+            print!("{text}");
+            ExitCode::SUCCESS
+        }
+        Ok(Invocation::Version) => {
+            println!("{}", version(name));
+            ExitCode::SUCCESS
+        }
+        Ok(Invocation::List { what, config }) => match list::show(&what, &config) {
+            Ok(text) => {
+                print!("{text}");
+                ExitCode::SUCCESS
+            }
+            Err(e) => fail(name, &e.to_string()),
+        },
+        Ok(Invocation::Run(config)) => match run::run(*config) {
+            Ok(code) => ExitCode::from(code),
+            Err(e) => {
+                control::chardev::restore_terminal();
+                fail(name, &format!("{e:#}"))
+            }
+        },
+        Err(e) => fail(name, &e.to_string()),
+    }
+}

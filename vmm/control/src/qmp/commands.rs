@@ -1,0 +1,418 @@
+//! QMP's commands: one table with the arguments of each and what it does.
+
+use super::{QmpError, version};
+use crate::config::{ChardevKind, DeviceConfig, Props};
+use crate::hmp;
+use crate::monitor::Control;
+use crate::suggest::nearest;
+use crate::vm::{BlockInfo, CpuInfo, EVENT_NAMES, MemorySpace};
+use serde_json::{Map, Value, json};
+use std::fs::File;
+use std::io::Write;
+
+type Arguments = Map<String, Value>;
+type Answer = Result<Value, QmpError>;
+
+/// Types of arguments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Type {
+    Text,
+    Number,
+    List,
+    Any,
+    /// Whatever other arguments there are.
+    Rest,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Argument {
+    name: &'static str,
+    kind: Type,
+    required: bool,
+}
+
+/// One command.
+pub(super) struct Command {
+    pub(super) name: &'static str,
+    arguments: &'static [Argument],
+    pub(super) run: fn(&Control, &Arguments) -> Answer,
+}
+
+impl Command {
+    /// Refuses arguments that are unknown, missing or of the wrong type.
+    pub(super) fn check(&self, given: &Arguments) -> Result<(), QmpError> {
+        let open = self.arguments.iter().any(|a| a.kind == Type::Rest);
+        for (name, value) in given {
+            let Some(argument) = self.arguments.iter().find(|a| a.name == name) else {
+                if open {
+                    continue;
+                }
+                let near = nearest(name, self.arguments.iter().map(|a| a.name));
+                let hint = near.map(|n| format!("; did you mean '{n}'?")).unwrap_or_default();
+                return Err(QmpError::Generic(format!("argument '{name}' is not known{hint}")));
+            };
+            let (fits, expected) = match argument.kind {
+                Type::Text => (value.is_string(), "a string"),
+                Type::Number => (value.as_u64().is_some(), "a number of at least 0"),
+                Type::List => (value.is_array(), "a list"),
+                Type::Any | Type::Rest => (true, ""),
+            };
+            if !fits {
+                return Err(QmpError::Generic(format!("argument '{name}' expects {expected}")));
+            }
+        }
+        match self.arguments.iter().find(|a| a.required && !given.contains_key(a.name)) {
+            Some(a) => Err(QmpError::Generic(format!("argument '{}' is missing", a.name))),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Looks a command up.
+pub(super) fn find(name: &str) -> Result<&'static Command, QmpError> {
+    COMMANDS.iter().find(|c| c.name == name).ok_or_else(|| {
+        let hint = nearest(name, COMMANDS.iter().map(|c| c.name))
+            .map(|n| format!("; did you mean '{n}'?"))
+            .unwrap_or_default();
+        QmpError::CommandNotFound(format!("command '{name}' is not known{hint}"))
+    })
+}
+
+macro_rules! commands {
+    ($($name:literal ($($arg:literal $need:tt $kind:ident),*) $run:expr;)*) => {
+        static COMMANDS: &[Command] = &[$(
+            Command {
+                name: $name,
+                arguments: &[$(Argument { name: $arg, kind: Type::$kind, required: commands!(@ $need) }),*],
+                run: $run,
+            },
+        )*];
+    };
+    (@ !) => { true };
+    (@ ?) => { false };
+}
+
+// `!` marks an argument that is required, `?` one that is not.
+commands! {
+    "query-status" () |c, _| {
+        let status = c.vm.status();
+        Ok(json!({"running": status.is_running(), "status": status.name()}))
+    };
+    "stop" () |c, _| done(c.vm.stop()?);
+    "cont" () |c, _| done(c.vm.cont()?);
+    "system_reset" () |c, _| done(c.vm.reset()?);
+    "system_powerdown" () |c, _| done(c.vm.powerdown()?);
+    // The session quits after the answer has been sent.
+    "quit" () |_, _| done(());
+    "query-version" () |_, _| Ok(version());
+    "query-commands" () |_, _| {
+        let names = COMMANDS.iter().map(|c| c.name).chain(["qmp_capabilities"]);
+        Ok(names.map(|n| json!({ "name": n })).collect())
+    };
+    "query-events" () |_, _| Ok(EVENT_NAMES.iter().map(|n| json!({ "name": n })).collect());
+    "query-name" () |c, _| Ok(c.vm.info().name.map_or_else(|| json!({}), |n| json!({ "name": n })));
+    "query-uuid" () |c, _| Ok(json!({"UUID": c.vm.info().uuid.to_string()}));
+    "query-target" () |c, _| Ok(json!({"arch": c.vm.info().arch}));
+    "query-kvm" () |c, _| {
+        let info = c.vm.info();
+        Ok(json!({"enabled": info.accelerator == "kvm", "present": info.kvm_present}))
+    };
+    "query-memory-size-summary" () |c, _| {
+        let info = c.vm.info();
+        Ok(json!({"base-memory": info.base_memory, "plugged-memory": info.plugged_memory}))
+    };
+    "query-cpus-fast" () |c, _| {
+        let arch = c.vm.info().arch;
+        Ok(c.vm.cpus().iter().map(|cpu| describe_cpu(cpu, &arch)).collect())
+    };
+    "query-machines" () query_machines;
+    "query-cpu-definitions" () |c, _| {
+        Ok(c.vm.cpu_models().into_iter().map(|m| json!({
+            "name": m.name, "typename": m.type_name, "static": false, "migration-safe": m.migration_safe,
+            "unavailable-features": [], "deprecated": false,
+        })).collect())
+    };
+    "query-chardev" () |c, _| {
+        Ok(c.vm.chardevs().into_iter().map(|d| json!({
+            "label": d.label, "filename": d.filename, "frontend-open": d.frontend_open,
+        })).collect())
+    };
+    "query-chardev-backends" () |_, _| Ok(ChardevKind::NAMES.iter().map(|n| json!({ "name": n })).collect());
+    "query-block" () |c, _| Ok(c.vm.block_devices().iter().map(describe_block).collect());
+    "qom-list" ("path" ! Text) |c, a| {
+        Ok(c.vm.qom_list(text(a, "path"))?.into_iter().map(|p| {
+            let mut v = json!({"name": p.name, "type": p.kind});
+            if let Some(d) = p.description {
+                v["description"] = d.into();
+            }
+            v
+        }).collect())
+    };
+    "qom-get" ("path" ! Text, "property" ! Text) |c, a| Ok(c.vm.qom_get(text(a, "path"), text(a, "property"))?);
+    "qom-set" ("path" ! Text, "property" ! Text, "value" ! Any) |c, a| {
+        let value = a.get("value").unwrap_or(&Value::Null);
+        done(c.vm.qom_set(text(a, "path"), text(a, "property"), value)?)
+    };
+    "qom-list-types" ("implements" ? Text, "abstract" ? Any) qom_list_types;
+    "device-list-properties" ("typename" ! Text) |c, a| {
+        let props = c.vm.device_properties(text(a, "typename"))?;
+        Ok(props.iter().map(|(name, kind)| json!({"name": name, "type": kind})).collect())
+    };
+    "human-monitor-command" ("command-line" ! Text, "cpu-index" ? Number) |c, a| {
+        let cpu = cpu_index(c, a)?;
+        Ok(hmp::run(c, cpu, text(a, "command-line")).into())
+    };
+    "memsave" ("val" ! Number, "size" ! Number, "filename" ! Text, "cpu-index" ? Number) |c, a| {
+        let cpu = cpu_index(c, a)?;
+        save_memory(c, MemorySpace::Virtual(cpu), a)
+    };
+    "pmemsave" ("val" ! Number, "size" ! Number, "filename" ! Text) |c, a| save_memory(c, MemorySpace::Physical, a);
+    "inject-nmi" () |c, _| done(c.vm.inject_nmi(0)?);
+    "device_add" ("driver" ! Text, "id" ? Text, "bus" ? Text, "" ? Rest) device_add;
+    "device_del" ("id" ! Text) |c, a| done(c.vm.device_del(text(a, "id"))?);
+    "snapshot-save" ("job-id" ! Text, "tag" ! Text, "vmstate" ? Text, "devices" ? List) |c, a| {
+        let tag = text(a, "tag");
+        job(c, a, "snapshot-save", || c.vm.save_snapshot(tag))
+    };
+    "snapshot-load" ("job-id" ! Text, "tag" ! Text, "vmstate" ? Text, "devices" ? List) |c, a| {
+        let tag = text(a, "tag");
+        job(c, a, "snapshot-load", || c.vm.load_snapshot(tag))
+    };
+    "snapshot-delete" ("job-id" ! Text, "tag" ! Text, "devices" ? List) |c, a| {
+        let tag = text(a, "tag");
+        job(c, a, "snapshot-delete", || c.vm.delete_snapshot(tag))
+    };
+    "query-jobs" () |c, _| Ok(c.jobs.query());
+    "job-dismiss" ("id" ! Text) |c, a| {
+        let id = text(a, "id");
+        if c.jobs.dismiss(c.vm.events(), id) { done(()) } else { Err(QmpError::Generic(format!("job '{id}' not found"))) }
+    };
+    "ringbuf-read" ("device" ! Text, "size" ! Number, "format" ? Text) ringbuf_read;
+    "ringbuf-write" ("device" ! Text, "data" ! Text, "format" ? Text) |c, a| {
+        let data = text(a, "data");
+        let data = match a.get("format").and_then(Value::as_str) {
+            None | Some("utf8") => data.as_bytes().to_vec(),
+            Some("base64") => base64_decode(data).ok_or_else(|| QmpError::Generic("'data' is not base64".into()))?,
+            Some(other) => return Err(bad_format(other)),
+        };
+        done(c.vm.ringbuf_write(text(a, "device"), &data)?)
+    };
+}
+
+fn done((): ()) -> Answer {
+    Ok(json!({}))
+}
+
+/// A text whose presence and type [`Command::check`] has seen to.
+fn text<'a>(a: &'a Arguments, name: &str) -> &'a str {
+    a.get(name).and_then(Value::as_str).unwrap_or_default()
+}
+
+fn cpu_index(c: &Control, a: &Arguments) -> Result<u32, QmpError> {
+    let index = a.get("cpu-index").and_then(Value::as_u64).unwrap_or(0);
+    match u32::try_from(index) {
+        Ok(i) if (i as usize) < c.vm.cpus().len() => Ok(i),
+        _ => Err(QmpError::Generic(format!(
+            "'cpu-index' expects a vCPU below {}, got {index}",
+            c.vm.cpus().len()
+        ))),
+    }
+}
+
+fn describe_cpu(cpu: &CpuInfo, arch: &str) -> Value {
+    json!({
+        "cpu-index": cpu.index, "qom-path": cpu.qom_path, "thread-id": cpu.thread_id, "target": arch,
+        "props": {"socket-id": cpu.socket, "core-id": cpu.core, "thread-id": cpu.thread},
+    })
+}
+
+fn query_machines(c: &Control, _: &Arguments) -> Answer {
+    let one = |m: crate::vm::MachineInfo| {
+        let mut v = json!({
+            "name": m.name, "cpu-max": m.cpu_max, "hotpluggable-cpus": false, "numa-mem-supported": false,
+            "deprecated": false, "acpi": false,
+        });
+        if m.is_default {
+            v["is-default"] = true.into();
+        }
+        for (key, value) in [("alias", m.alias), ("default-cpu-type", m.default_cpu)] {
+            if let Some(value) = value {
+                v[key] = value.into();
+            }
+        }
+        v
+    };
+    Ok(c.vm.machines().into_iter().map(one).collect())
+}
+
+fn describe_block(b: &BlockInfo) -> Value {
+    let mut v = json!({"device": b.device, "type": "unknown", "removable": b.removable, "locked": b.locked});
+    if let Some(qdev) = &b.qdev {
+        v["qdev"] = qdev.clone().into();
+    }
+    if let Some(m) = &b.inserted {
+        v["inserted"] = json!({
+            "file": m.file, "drv": m.format, "ro": m.readonly, "encrypted": false, "backing_file_depth": 0,
+            "image": {"filename": m.file, "format": m.format, "virtual-size": m.virtual_size},
+        });
+        if let Some(node) = &m.node_name {
+            v["inserted"]["node-name"] = node.clone().into();
+        }
+    }
+    v
+}
+
+fn qom_list_types(c: &Control, a: &Arguments) -> Answer {
+    let types = c.vm.qom_types();
+    let implements = a.get("implements").and_then(Value::as_str);
+    let with_abstract = a.get("abstract").and_then(Value::as_bool).unwrap_or(false);
+    let descends = |name: &str, wanted: &str| {
+        let mut name = Some(name);
+        // As many steps as there are types: a loop in the parents must not hang a monitor.
+        for _ in 0..=types.len() {
+            match name {
+                Some(n) if n == wanted => return true,
+                Some(n) => name = types.iter().find(|t| t.name == n).and_then(|t| t.parent.as_deref()),
+                None => return false,
+            }
+        }
+        false
+    };
+    let fits = |t: &&crate::vm::QomType| {
+        (with_abstract || !t.is_abstract) && implements.is_none_or(|wanted| descends(&t.name, wanted))
+    };
+    Ok(types
+        .iter()
+        .filter(fits)
+        .map(|t| match &t.parent {
+            Some(parent) => json!({"name": t.name, "parent": parent}),
+            None => json!({"name": t.name}),
+        })
+        .collect())
+}
+
+fn device_add(c: &Control, a: &Arguments) -> Answer {
+    let own = ["driver", "id", "bus"];
+    let optional = |name: &str| a.get(name).and_then(Value::as_str).map(str::to_owned);
+    let device = DeviceConfig {
+        driver: text(a, "driver").to_owned(),
+        id: optional("id"),
+        bus: optional("bus"),
+        props: a
+            .iter()
+            .filter(|(k, _)| !own.contains(&k.as_str()))
+            .map(|(k, v)| (k.clone(), v.clone()))
+            .collect::<Props>(),
+    };
+    done(c.vm.device_add(&device)?)
+}
+
+fn job(
+    c: &Control,
+    a: &Arguments,
+    kind: &'static str,
+    work: impl FnOnce() -> Result<(), crate::vm::VmError>,
+) -> Answer {
+    let work = || work().map_err(|e| e.to_string());
+    done(c.jobs.run(c.vm.events(), text(a, "job-id"), kind, work).map_err(QmpError::Generic)?)
+}
+
+/// `memsave` and `pmemsave`: guest memory into a file, piece by piece.
+fn save_memory(c: &Control, space: MemorySpace, a: &Arguments) -> Answer {
+    let number = |name: &str| a.get(name).and_then(Value::as_u64).unwrap_or(0);
+    let path = text(a, "filename");
+    let failed = |e: std::io::Error| QmpError::Generic(format!("cannot write '{path}': {e}"));
+    let (mut address, mut left) = (number("val"), number("size"));
+    let mut buffer = vec![0; 64 << 10];
+    let mut file = None;
+    loop {
+        let n = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
+        c.vm.read_memory(space, address, &mut buffer[..n])?;
+        // The file is made once the first piece could be read: a wrong address leaves nothing behind.
+        let file = match &mut file {
+            Some(f) => f,
+            None => file.insert(File::create(path).map_err(failed)?),
+        };
+        file.write_all(&buffer[..n]).map_err(failed)?;
+        left -= n as u64;
+        if left == 0 {
+            return done(());
+        }
+        address = address.wrapping_add(n as u64);
+    }
+}
+
+fn bad_format(format: &str) -> QmpError {
+    QmpError::Generic(format!("'format' expects utf8 or base64, got '{format}'"))
+}
+
+fn ringbuf_read(c: &Control, a: &Arguments) -> Answer {
+    let size = a.get("size").and_then(Value::as_u64).unwrap_or(0);
+    let format = a.get("format").and_then(Value::as_str).unwrap_or("utf8");
+    if !["utf8", "base64"].contains(&format) {
+        return Err(bad_format(format));
+    }
+    let data = c.vm.ringbuf_read(text(a, "device"), usize::try_from(size).unwrap_or(usize::MAX))?;
+    Ok(if format == "utf8" { String::from_utf8_lossy(&data).into() } else { base64_encode(&data).into() })
+}
+
+const BASE64: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+
+/// RFC 4648, section 4.
+pub(crate) fn base64_encode(data: &[u8]) -> String {
+    let mut out = String::new();
+    for chunk in data.chunks(3) {
+        let bits = chunk.iter().fold(0u32, |n, b| n << 8 | u32::from(*b)) << (8 * (3 - chunk.len()));
+        for i in 0..4 {
+            let letter = BASE64[(bits >> (18 - 6 * i) & 63) as usize];
+            out.push(if i <= chunk.len() { char::from(letter) } else { '=' });
+        }
+    }
+    out
+}
+
+pub(crate) fn base64_decode(text: &str) -> Option<Vec<u8>> {
+    let text = text.as_bytes();
+    if !text.len().is_multiple_of(4) {
+        return None;
+    }
+    let mut out = Vec::new();
+    for (i, chunk) in text.chunks(4).enumerate() {
+        let pad = chunk.iter().rev().take_while(|b| **b == b'=').count();
+        if pad > 2 || (pad > 0 && (i + 1) * 4 != text.len()) {
+            return None;
+        }
+        let mut bits = 0u32;
+        for b in &chunk[..4 - pad] {
+            let six = BASE64.iter().position(|l| l == b)?;
+            bits = bits << 6 | u32::try_from(six).ok()?;
+        }
+        bits <<= 6 * pad;
+        out.extend_from_slice(&bits.to_be_bytes()[1..4 - pad]);
+    }
+    Some(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn base64() {
+        // RFC 4648, section 10.
+        for (data, text) in [
+            ("", ""),
+            ("f", "Zg=="),
+            ("fo", "Zm8="),
+            ("foo", "Zm9v"),
+            ("foob", "Zm9vYg=="),
+            ("fooba", "Zm9vYmE="),
+        ] {
+            assert_eq!(base64_encode(data.as_bytes()), text);
+            assert_eq!(base64_decode(text).as_deref(), Some(data.as_bytes()));
+        }
+        for bad in ["Z", "Zg=", "Z===", "Zg==Zg==", "!!!!"] {
+            assert_eq!(base64_decode(bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! The control surface of a machine: what monitors and debuggers need, and nothing of how it is done.
+//!
+//! The machine implements [`Vm`]; QMP, HMP and the GDB stub only see this trait. Methods may be called from
+//! any thread but a vCPU's, and return when the thing is done. What a machine cannot do keeps its default
+//! body, which answers [`VmError::Unsupported`].
+
+mod event;
+mod info;
+
+pub(crate) use event::EVENT_NAMES;
+pub use event::{Event, EventBus};
+pub use info::{
+    BlockInfo, ChardevInfo, CpuInfo, CpuModelInfo, MachineInfo, MediumInfo, MemorySpace, QomProperty,
+    QomType, RunState, SnapshotInfo, VmInfo,
+};
+
+use crate::config::{DeviceConfig, Props};
+use serde_json::Value;
+use thiserror::Error;
+
+/// Why the machine refuses a request.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum VmError {
+    /// No object has this id or path.
+    #[error("device '{0}' not found")]
+    DeviceNotFound(String),
+    /// This machine cannot do it at all.
+    #[error("{0} is not supported by this machine")]
+    Unsupported(String),
+    /// It failed this time.
+    #[error("{0}")]
+    Failed(String),
+}
+
+type Answer<T> = Result<T, VmError>;
+
+fn unsupported<T>(what: &str) -> Answer<T> {
+    Err(VmError::Unsupported(what.to_owned()))
+}
+
+/// One machine.
+pub trait Vm: Send + Sync {
+    /// What does not change while it exists.
+    fn info(&self) -> VmInfo;
+    /// Where events are announced.
+    fn events(&self) -> &EventBus;
+    /// Present run state.
+    fn status(&self) -> RunState;
+    /// Stops all vCPUs and the virtual clock.
+    fn stop(&self) -> Answer<()>;
+    /// Starts them (again).
+    fn cont(&self) -> Answer<()>;
+    /// Resets the machine.
+    fn reset(&self) -> Answer<()>;
+    /// Presses the power button.
+    fn powerdown(&self) -> Answer<()> {
+        unsupported("system_powerdown")
+    }
+    /// Asks the process to end; returns at once.
+    fn quit(&self);
+    /// All vCPUs, in order of index.
+    fn cpus(&self) -> Vec<CpuInfo>;
+
+    /// Boards of this architecture.
+    fn machines(&self) -> Vec<MachineInfo> {
+        Vec::new()
+    }
+    /// CPU models of this architecture.
+    fn cpu_models(&self) -> Vec<CpuModelInfo> {
+        Vec::new()
+    }
+
+    /// Children and properties of an object of the composition tree.
+    fn qom_list(&self, path: &str) -> Answer<Vec<QomProperty>> {
+        Err(VmError::DeviceNotFound(path.to_owned()))
+    }
+    /// Value of a property.
+    fn qom_get(&self, path: &str, property: &str) -> Answer<Value> {
+        let _ = property;
+        Err(VmError::DeviceNotFound(path.to_owned()))
+    }
+    /// Types of objects.
+    fn qom_types(&self) -> Vec<QomType> {
+        Vec::new()
+    }
+
+    /// Plugs a device.
+    fn device_add(&self, device: &DeviceConfig) -> Answer<()> {
+        Err(VmError::Unsupported(format!("hot plug of '{}'", device.driver)))
+    }
+    /// Asks the guest to give a device up.
+    fn device_del(&self, id: &str) -> Answer<()> {
+        Err(VmError::Unsupported(format!("hot unplug of '{id}'")))
+    }
+
+    /// Saves the whole machine under a tag.
+    fn save_snapshot(&self, tag: &str) -> Answer<()> {
+        let _ = tag;
+        unsupported("savevm")
+    }
+    /// Loads a saved machine. On error nothing has changed.
+    fn load_snapshot(&self, tag: &str) -> Answer<()> {
+        let _ = tag;
+        unsupported("loadvm")
+    }
+    /// Deletes a saved machine.
+    fn delete_snapshot(&self, tag: &str) -> Answer<()> {
+        let _ = tag;
+        unsupported("delvm")
+    }
+    /// All saved machines.
+    fn snapshots(&self) -> Answer<Vec<SnapshotInfo>> {
+        Ok(Vec::new())
+    }
+
+    /// Sends a non-maskable interrupt.
+    fn inject_nmi(&self, cpu: u32) -> Answer<()> {
+        let _ = cpu;
+        unsupported("inject-nmi")
+    }
+    /// Reads guest memory as a debugger does: no side effects on the guest's MMU.
+    fn read_memory(&self, space: MemorySpace, address: u64, data: &mut [u8]) -> Answer<()>;
+    /// Writes guest memory as a debugger does.
+    fn write_memory(&self, space: MemorySpace, address: u64, data: &[u8]) -> Answer<()>;
+
+    /// All registers of a vCPU, as text for humans.
+    fn registers(&self, cpu: u32) -> Answer<String> {
+        let _ = cpu;
+        unsupported("info registers")
+    }
+    /// One register by name, for `$name` in expressions.
+    fn register(&self, cpu: u32, name: &str) -> Answer<u64> {
+        let _ = cpu;
+        Err(VmError::Failed(format!("register '{name}' is not known")))
+    }
+    /// A report for humans on one subject: `mtree`, `qtree`, `irq`, `jit`, `network`, `pic`, `pci` ...
+    /// `args` is what followed the subject.
+    fn report(&self, subject: &str, args: &str) -> Answer<String> {
+        let _ = args;
+        Err(VmError::Unsupported(format!("info {subject}")))
+    }
+    /// Block devices.
+    fn block_devices(&self) -> Vec<BlockInfo> {
+        Vec::new()
+    }
+    /// Character back ends.
+    fn chardevs(&self) -> Vec<ChardevInfo> {
+        Vec::new()
+    }
+    /// Takes up to `size` of the oldest bytes out of a `ringbuf` chardev.
+    fn ringbuf_read(&self, id: &str, size: usize) -> Answer<Vec<u8>> {
+        let _ = size;
+        Err(VmError::DeviceNotFound(id.to_owned()))
+    }
+    /// Writes into a `ringbuf` chardev as the guest would.
+    fn ringbuf_write(&self, id: &str, data: &[u8]) -> Answer<()> {
+        let _ = data;
+        Err(VmError::DeviceNotFound(id.to_owned()))
+    }
+    /// Changes the log items (`-d`).
+    fn set_log(&self, items: &[String]) -> Answer<()> {
+        let _ = items;
+        unsupported("log")
+    }
+    /// Sets a property of an object.
+    fn qom_set(&self, path: &str, property: &str, value: &Value) -> Answer<()> {
+        let _ = (property, value);
+        Err(VmError::DeviceNotFound(path.to_owned()))
+    }
+    /// Properties of a device driver, for `device-list-properties`.
+    fn device_properties(&self, driver: &str) -> Answer<Props> {
+        Err(VmError::DeviceNotFound(driver.to_owned()))
+    }
+}

@@ -1,0 +1,285 @@
+//! A board as a graph: what there is, where it sits, what is wired to what. Recording only; nothing is built, opened
+//! or allocated until [`realize`](crate::realize).
+
+use std::fmt::{self, Write};
+use std::sync::Arc;
+
+use accel::arch::{CpuState, GuestArch};
+use device::{AnyConfig, CharBackend, DeviceConfig};
+use guest_memory::{RamConfig, Unassigned};
+
+use crate::fdt::Prop;
+use crate::image::Image;
+
+/// Which address space a region is mapped into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Space {
+    /// Guest physical memory.
+    Memory,
+    /// Port I/O.
+    Ports,
+}
+
+impl fmt::Display for Space {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Memory => "memory",
+            Self::Ports => "ports",
+        })
+    }
+}
+
+/// Where an output pin leads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Dest {
+    /// Input pin `index` of row `pin` of another device.
+    Device {
+        /// Name of the device.
+        device: String,
+        /// Row.
+        pin: String,
+        /// Pin of the row.
+        index: usize,
+    },
+    /// Interrupt input `line` of a vCPU (numbers as in `accel::VcpuLines`).
+    Cpu {
+        /// vCPU.
+        cpu: u32,
+        /// Line.
+        line: u32,
+    },
+    /// Global interrupt of an in-kernel controller.
+    Gsi(u32),
+}
+
+impl fmt::Display for Dest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Device { device, pin, index } => write!(f, "{device}.{pin}[{index}]"),
+            Self::Cpu { cpu, line } => write!(f, "cpu{cpu}.line{line}"),
+            Self::Gsi(n) => write!(f, "gsi{n}"),
+        }
+    }
+}
+
+/// One mapping of a device's region.
+#[derive(Debug, Clone)]
+pub(crate) struct Mapped {
+    pub(crate) space: Space,
+    pub(crate) region: usize,
+    pub(crate) base: u64,
+}
+
+/// One wire.
+#[derive(Debug, Clone)]
+pub(crate) struct Wire {
+    pub(crate) pin: String,
+    pub(crate) index: usize,
+    pub(crate) dest: Dest,
+}
+
+/// How a device appears in the device tree: node name, properties besides `reg` and interrupts, and whether those are
+/// made from the graph.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct FdtNode {
+    pub(crate) name: String,
+    pub(crate) props: Vec<(String, Prop)>,
+}
+
+/// One device of the graph.
+pub struct Node {
+    pub(crate) name: String,
+    pub(crate) config: Box<dyn AnyConfig>,
+    pub(crate) maps: Vec<Mapped>,
+    pub(crate) wires: Vec<Wire>,
+    pub(crate) chardevs: Vec<(String, Arc<dyn CharBackend>)>,
+    pub(crate) dma: bool,
+    pub(crate) fdt: Option<FdtNode>,
+}
+
+impl Node {
+    /// Maps region `region` into guest physical memory.
+    pub fn mmio(&mut self, region: usize, base: u64) -> &mut Self {
+        self.maps.push(Mapped { space: Space::Memory, region, base });
+        self
+    }
+
+    /// Maps region `region` into port space.
+    pub fn pio(&mut self, region: usize, base: u16) -> &mut Self {
+        self.maps.push(Mapped { space: Space::Ports, region, base: base.into() });
+        self
+    }
+
+    /// Wires the single output pin `pin`.
+    pub fn irq(&mut self, pin: &str, dest: Dest) -> &mut Self {
+        self.irq_at(pin, 0, dest)
+    }
+
+    /// Wires pin `index` of output row `pin`.
+    pub fn irq_at(&mut self, pin: &str, index: usize, dest: Dest) -> &mut Self {
+        self.wires.push(Wire { pin: pin.into(), index, dest });
+        self
+    }
+
+    /// Gives character slot `slot` a backend.
+    pub fn chardev(&mut self, slot: &str, backend: Option<Arc<dyn CharBackend>>) -> &mut Self {
+        self.chardevs.extend(backend.map(|b| (slot.to_owned(), b)));
+        self
+    }
+
+    /// Makes the device a bus master.
+    pub fn dma(&mut self) -> &mut Self {
+        self.dma = true;
+        self
+    }
+
+    /// Shows the device in the device tree under `name`; its unit address, `reg` and interrupts come from the graph.
+    pub fn fdt(&mut self, name: &str, props: impl IntoIterator<Item = (&'static str, Prop)>) -> &mut Self {
+        let props = props.into_iter().map(|(n, p)| (n.to_owned(), p)).collect();
+        self.fdt = Some(FdtNode { name: name.into(), props });
+        self
+    }
+}
+
+/// A piece of RAM or ROM.
+#[derive(Debug, Clone)]
+pub(crate) struct Ram {
+    pub(crate) name: String,
+    pub(crate) base: u64,
+    pub(crate) size: u64,
+    pub(crate) config: RamConfig,
+    pub(crate) rom: bool,
+}
+
+/// What a vCPU starts from: changes the state after reset of vCPU number `index`.
+pub type CpuInit = Arc<dyn Fn(u32, &mut CpuState) + Send + Sync>;
+
+/// A board being recorded.
+pub struct Board {
+    pub(crate) name: String,
+    pub(crate) arch: GuestArch,
+    pub(crate) unassigned: Unassigned,
+    pub(crate) ports: bool,
+    pub(crate) rams: Vec<Ram>,
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) images: Vec<Image>,
+    pub(crate) cpu_init: Option<CpuInit>,
+    pub(crate) timebase_hz: u64,
+    pub(crate) power_button: Option<Dest>,
+}
+
+impl Board {
+    /// An empty board. `unassigned` says what an access to nothing does.
+    #[must_use]
+    pub fn new(name: &str, arch: GuestArch, unassigned: Unassigned) -> Self {
+        Self {
+            name: name.into(),
+            arch,
+            unassigned,
+            ports: false,
+            rams: Vec::new(),
+            nodes: Vec::new(),
+            images: Vec::new(),
+            cpu_init: None,
+            timebase_hz: 1_000_000_000,
+            power_button: None,
+        }
+    }
+
+    /// Gives the board a port space.
+    pub fn with_ports(&mut self) -> &mut Self {
+        self.ports = true;
+        self
+    }
+
+    /// Frequency of the guest-visible time base.
+    pub fn timebase(&mut self, hz: u64) -> &mut Self {
+        self.timebase_hz = hz;
+        self
+    }
+
+    /// RAM.
+    pub fn ram(&mut self, name: &str, base: u64, size: u64, config: RamConfig) -> &mut Self {
+        self.rams.push(Ram { name: name.into(), base, size, config, rom: false });
+        self
+    }
+
+    /// ROM; its contents are an image.
+    pub fn rom(&mut self, name: &str, base: u64, size: u64) -> &mut Self {
+        self.rams.push(Ram { name: name.into(), base, size, config: RamConfig::default(), rom: true });
+        self
+    }
+
+    /// Puts an image into RAM or ROM at power-on and at every reset.
+    pub fn image(&mut self, image: Image) -> &mut Self {
+        self.images.push(image);
+        self
+    }
+
+    /// Adds a device.
+    pub fn add(&mut self, name: &str, config: impl DeviceConfig) -> &mut Node {
+        self.add_any(name, Box::new(config))
+    }
+
+    /// Adds a device whose kind was chosen at run time.
+    pub fn add_any(&mut self, name: &str, config: Box<dyn AnyConfig>) -> &mut Node {
+        let at = self.nodes.len();
+        self.nodes.push(Node {
+            name: name.into(),
+            config,
+            maps: Vec::new(),
+            wires: Vec::new(),
+            chardevs: Vec::new(),
+            dma: false,
+            fdt: None,
+        });
+        &mut self.nodes[at]
+    }
+
+    /// Adds a device that the user plugs, with its character back ends by slot.
+    pub fn plug(
+        &mut self,
+        name: &str,
+        config: &dyn AnyConfig,
+        chardevs: &[(String, Arc<dyn CharBackend>)],
+    ) -> &mut Node {
+        let node = self.add_any(name, config.boxed_clone());
+        node.chardevs.extend_from_slice(chardevs);
+        node
+    }
+
+    /// What vCPUs start from.
+    pub fn cpu_init(&mut self, f: impl Fn(u32, &mut CpuState) + Send + Sync + 'static) -> &mut Self {
+        self.cpu_init = Some(Arc::new(f));
+        self
+    }
+
+    /// The input that a press of the power button pulses.
+    pub fn power_button(&mut self, dest: Dest) -> &mut Self {
+        self.power_button = Some(dest);
+        self
+    }
+
+    /// The graph as text, one line a thing, in the order recorded: golden tests compare it, and snapshots of different
+    /// boards tell apart by it.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        let mut t = format!("board {} ({})\n", self.name, self.arch);
+        for r in &self.rams {
+            let kind = if r.rom { "rom" } else { "ram" };
+            let _ = writeln!(t, "{kind} {} {:#x}+{:#x}", r.name, r.base, r.size);
+        }
+        for n in &self.nodes {
+            let _ = writeln!(t, "device {} {}", n.name, n.config.kind());
+            let regions = n.config.regions();
+            for m in &n.maps {
+                let (name, size) = regions.get(m.region).map_or(("?", 0), |r| (r.name.as_ref(), r.size));
+                let _ = writeln!(t, "  {} {name} {:#x}+{size:#x}", m.space, m.base);
+            }
+            for w in &n.wires {
+                let _ = writeln!(t, "  {}[{}] -> {}", w.pin, w.index, w.dest);
+            }
+        }
+        t
+    }
+}

@@ -1,0 +1,100 @@
+//! What is in memory when a machine starts: firmware, kernels, blobs. Read anew at every reset, so that nothing is kept
+//! twice.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::PathBuf;
+
+use guest_memory::AddressSpace;
+
+use crate::MachineError;
+
+/// Where an image's bytes come from.
+#[derive(Debug, Clone)]
+pub enum Source {
+    /// Made by the board.
+    Bytes(Vec<u8>),
+    /// `len` bytes of a file from `offset` on.
+    File {
+        /// The file.
+        path: PathBuf,
+        /// First byte.
+        offset: u64,
+        /// Bytes.
+        len: u64,
+    },
+}
+
+/// Bytes and where they go.
+#[derive(Debug, Clone)]
+pub struct Image {
+    /// What it is, for messages.
+    pub name: String,
+    /// Guest physical address.
+    pub gpa: u64,
+    /// Its bytes.
+    pub source: Source,
+}
+
+impl Image {
+    /// Bytes made by the board.
+    #[must_use]
+    pub fn bytes(name: &str, gpa: u64, data: Vec<u8>) -> Self {
+        Self { name: name.into(), gpa, source: Source::Bytes(data) }
+    }
+
+    /// Part of a file.
+    #[must_use]
+    pub fn file(name: &str, gpa: u64, path: impl Into<PathBuf>, offset: u64, len: u64) -> Self {
+        Self { name: name.into(), gpa, source: Source::File { path: path.into(), offset, len } }
+    }
+
+    /// Length in bytes.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        match &self.source {
+            Source::Bytes(b) => b.len() as u64,
+            Source::File { len, .. } => *len,
+        }
+    }
+
+    /// True if there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Writes it to memory, also to ROM.
+    pub(crate) fn load(&self, memory: &AddressSpace) -> Result<(), MachineError> {
+        let view = memory.snapshot();
+        let fits = |at: u64, data: &[u8]| {
+            if view.poke(at, data).is_ok() { Ok(()) } else { Err(self.outside(at)) }
+        };
+        match &self.source {
+            Source::Bytes(b) => fits(self.gpa, b),
+            Source::File { path, offset, len } => {
+                let fail = |source: io::Error| MachineError::File { path: path.clone(), source };
+                let mut f = File::open(path).map_err(fail)?;
+                f.seek(SeekFrom::Start(*offset)).map_err(fail)?;
+                let mut buf = vec![0; 256 << 10];
+                let mut done = 0;
+                while done < *len {
+                    let n = (*len - done).min(buf.len() as u64) as usize;
+                    f.read_exact(&mut buf[..n]).map_err(fail)?;
+                    fits(self.gpa + done, &buf[..n])?;
+                    done += n as u64;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn outside(&self, at: u64) -> MachineError {
+        MachineError::Board(format!(
+            "{}: no memory at {at:#x} ({} bytes at {:#x})",
+            self.name,
+            self.len(),
+            self.gpa
+        ))
+    }
+}

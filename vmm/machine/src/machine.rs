@@ -1,0 +1,315 @@
+//! A machine that stands: run, stop, reset, inspect, save.
+
+use std::sync::{Arc, OnceLock};
+
+use accel::arch::{CpuState, GuestArch};
+use accel::{DebugConfig, Exit, Partition, VcpuIo};
+use device::{Clock, DeviceCell, LineSink, ResetKind, SystemRequest, TimerQueue, TimerThread};
+use guest_memory::{AddressSpace, RamBlock};
+use parking_lot::Mutex;
+
+use crate::board::{Board, CpuInit};
+use crate::image::Image;
+use crate::io::MachineIo;
+use crate::vcpus::{ExitHandler, Vcpus};
+use crate::{MachineError, Options};
+
+/// What a machine tells its owner.
+#[derive(Debug, Clone, PartialEq)]
+pub enum MachineEvent {
+    /// A device asked for something that concerns the machine.
+    Request(SystemRequest),
+    /// A vCPU left for a reason that is not a request of a device.
+    Exit {
+        /// Which vCPU.
+        cpu: u32,
+        /// Why.
+        exit: Exit,
+    },
+}
+
+/// A machine.
+pub struct Machine {
+    name: String,
+    arch: GuestArch,
+    graph: String,
+    images: Vec<Image>,
+    cpu_init: Option<CpuInit>,
+    power_button: Option<Arc<dyn LineSink>>,
+    pub(crate) clock: Clock,
+    pub(crate) blocks: Vec<Arc<RamBlock>>,
+    pub(crate) cells: Vec<(String, Arc<DeviceCell>)>,
+    memory: AddressSpace,
+    ports: Option<AddressSpace>,
+    /// States of the vCPUs after a reset of the accelerator's, before the board's changes.
+    fresh: OnceLock<Vec<CpuState>>,
+    /// The accelerator's interrupt controllers as they were made.
+    fresh_chips: OnceLock<Vec<u8>>,
+    /// One lifecycle operation at a time.
+    pub(crate) lifecycle: Mutex<Lifecycle>,
+    vcpus: Vcpus,
+    partition: Arc<dyn Partition>,
+    _timers: TimerThread,
+}
+
+/// Whether the guest may run.
+#[derive(Debug, Default)]
+pub(crate) struct Lifecycle {
+    pub(crate) running: bool,
+}
+
+impl Machine {
+    #[expect(clippy::too_many_arguments, reason = "called once, by realize, with what it has just made")]
+    pub(crate) fn new(
+        board: Board,
+        partition: Arc<dyn Partition>,
+        memory: AddressSpace,
+        ports: Option<AddressSpace>,
+        blocks: Vec<Arc<RamBlock>>,
+        cells: Vec<(String, Arc<DeviceCell>)>,
+        clock: Clock,
+        timers: TimerQueue,
+        power_button: Option<Arc<dyn LineSink>>,
+        options: Options,
+    ) -> Result<Arc<Self>, MachineError> {
+        let io = Arc::new(MachineIo {
+            memory: memory.clone(),
+            ports: ports.clone(),
+            controller: OnceLock::new(),
+            cells: cells.iter().map(|(_, c)| c.clone()).collect(),
+        });
+        let controller = cells.iter().find(|(_, c)| c.with(|d| d.interrupt_controller().is_some()));
+        if let Some((_, c)) = controller {
+            let _ = io.controller.set(c.clone());
+        }
+        let io: Arc<dyn VcpuIo> = io;
+        let events = options.events.clone();
+        let on_exit: ExitHandler = Arc::new(move |cpu, exit| events(MachineEvent::Exit { cpu, exit }));
+        let vcpus = Vcpus::new(partition.take_vcpus(), &io, &on_exit)?;
+        let thread = timers.spawn().map_err(|source| MachineError::Host { what: "timer thread", source })?;
+        let graph = board.describe();
+        let machine = Arc::new(Self {
+            name: board.name,
+            arch: board.arch,
+            graph,
+            images: board.images,
+            cpu_init: board.cpu_init,
+            power_button,
+            clock,
+            blocks,
+            cells,
+            memory,
+            ports,
+            fresh: OnceLock::new(),
+            fresh_chips: OnceLock::new(),
+            lifecycle: Mutex::default(),
+            vcpus,
+            partition,
+            _timers: thread,
+        });
+        let fresh = machine.cpu_states()?;
+        let _ = machine.fresh.set(fresh);
+        if let Some(chip) = machine.partition.irqchip() {
+            let _ = machine.fresh_chips.set(chip.save()?);
+        }
+        machine.load_images()?;
+        machine.init_cpus()?;
+        Ok(machine)
+    }
+
+    /// Name of the board.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Guest architecture.
+    #[must_use]
+    pub fn arch(&self) -> GuestArch {
+        self.arch
+    }
+
+    /// The graph as text.
+    #[must_use]
+    pub fn graph(&self) -> &str {
+        &self.graph
+    }
+
+    /// Number of vCPUs.
+    #[must_use]
+    pub fn vcpu_count(&self) -> u32 {
+        self.vcpus.len() as u32
+    }
+
+    /// Guest physical memory.
+    #[must_use]
+    pub fn memory(&self) -> &AddressSpace {
+        &self.memory
+    }
+
+    /// Port space.
+    #[must_use]
+    pub fn ports(&self) -> Option<&AddressSpace> {
+        self.ports.as_ref()
+    }
+
+    /// Devices by name.
+    #[must_use]
+    pub fn devices(&self) -> &[(String, Arc<DeviceCell>)] {
+        &self.cells
+    }
+
+    /// The accelerator's share.
+    #[must_use]
+    pub fn partition(&self) -> &dyn Partition {
+        &*self.partition
+    }
+
+    /// The machine's clock.
+    #[must_use]
+    pub fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// True if the guest may run.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        self.lifecycle.lock().running
+    }
+
+    fn load_images(&self) -> Result<(), MachineError> {
+        self.images.iter().try_for_each(|i| i.load(&self.memory))
+    }
+
+    fn init_cpus(&self) -> Result<(), MachineError> {
+        let fresh = self.fresh.get().map(Vec::as_slice).unwrap_or_default();
+        let mut states = fresh.to_vec();
+        if let Some(init) = &self.cpu_init {
+            for (i, s) in states.iter_mut().enumerate() {
+                init(i as u32, s);
+            }
+        }
+        self.set_cpu_states(states)
+    }
+
+    /// States of all vCPUs.
+    pub fn cpu_states(&self) -> Result<Vec<CpuState>, MachineError> {
+        (0..self.vcpu_count()).map(|i| self.cpu_state(i)).collect()
+    }
+
+    /// State of one vCPU.
+    pub fn cpu_state(&self, index: u32) -> Result<CpuState, MachineError> {
+        match self.vcpus.on(index, |v| v.state()) {
+            Some(r) => r.map_err(|source| MachineError::Vcpu { index, source }),
+            None => Err(MachineError::Board(format!("there is no vcpu {index}"))),
+        }
+    }
+
+    /// Replaces the states of all vCPUs.
+    pub fn set_cpu_states(&self, states: Vec<CpuState>) -> Result<(), MachineError> {
+        for (i, s) in states.into_iter().enumerate() {
+            self.set_cpu_state(i as u32, s)?;
+        }
+        Ok(())
+    }
+
+    /// Replaces the state of one vCPU.
+    pub fn set_cpu_state(&self, index: u32, state: CpuState) -> Result<(), MachineError> {
+        match self.vcpus.on(index, move |v| v.set_state(&state)) {
+            Some(r) => r.map_err(|source| MachineError::Vcpu { index, source }),
+            None => Err(MachineError::Board(format!("there is no vcpu {index}"))),
+        }
+    }
+
+    /// Sets what a debugger wants of a vCPU.
+    pub fn set_debug(&self, index: u32, debug: DebugConfig) -> Result<(), MachineError> {
+        match self.vcpus.on(index, move |v| v.set_debug(&debug)) {
+            Some(r) => r.map_err(|source| MachineError::Vcpu { index, source }),
+            None => Err(MachineError::Board(format!("there is no vcpu {index}"))),
+        }
+    }
+
+    /// Keeps these vCPUs standing while the guest runs, and lets all others go. For debuggers, while it stands.
+    pub fn hold(&self, cpus: &[u32]) {
+        self.vcpus.hold(cpus);
+    }
+
+    /// Translates a guest virtual address as vCPU `index` sees it.
+    #[must_use]
+    pub fn translate(&self, index: u32, gva: u64) -> Option<u64> {
+        self.vcpus.on(index, move |v| v.translate(gva)).flatten()
+    }
+
+    /// Lets the guest run. True if it stood still.
+    pub fn start(&self) -> bool {
+        let mut l = self.lifecycle.lock();
+        if l.running {
+            return false;
+        }
+        l.running = true;
+        self.clock.resume();
+        // The accelerator's own clock stood still as well, as far as the guest can tell.
+        if let Some(clock) = self.partition.clock()
+            && let Err(e) = clock.set(self.clock.now())
+        {
+            tracing::warn!("{e}");
+        }
+        for (_, c) in &self.cells {
+            c.resume();
+        }
+        self.vcpus.run();
+        true
+    }
+
+    /// Stops the guest; returns when nothing of it moves. True if it ran.
+    pub fn stop(&self) -> bool {
+        let mut l = self.lifecycle.lock();
+        self.vcpus.stop();
+        if !l.running {
+            return false;
+        }
+        l.running = false;
+        for (_, c) in &self.cells {
+            c.quiesce();
+        }
+        self.clock.pause();
+        true
+    }
+
+    /// Keeps vCPUs from going on after a request that ends them; callable from any thread.
+    pub fn ask_stop(&self) {
+        self.vcpus.ask_stop();
+    }
+
+    /// Resets the machine as a power cycle does. It runs on if it ran.
+    pub fn reset(&self) -> Result<(), MachineError> {
+        let ran = self.stop();
+        for (_, c) in &self.cells {
+            c.reset(ResetKind::Cold);
+        }
+        if let (Some(chip), Some(state)) = (self.partition.irqchip(), self.fresh_chips.get()) {
+            chip.restore(state)?;
+        }
+        self.vcpus.unhalt();
+        self.load_images()?;
+        self.init_cpus()?;
+        if ran {
+            self.start();
+        }
+        Ok(())
+    }
+
+    /// Presses the power button; false if the board has none.
+    pub fn press_power_button(&self) -> bool {
+        let Some(b) = &self.power_button else { return false };
+        b.set_level(true);
+        b.set_level(false);
+        true
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        self.vcpus.stop();
+    }
+}

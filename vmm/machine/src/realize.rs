@@ -1,0 +1,277 @@
+//! From a recorded board to a machine: checks, address spaces, partition, devices, wires.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock};
+
+use accel::{
+    Accelerator, ClockTimer, CpuModel, GuestClock, IrqchipMode, LogSink, MsiMessage as AccelMsi, Partition,
+    PartitionConfig, VcpuLines,
+};
+use device::{
+    Clock, ClockSource, DeviceCell, IrqLine, IrqWire, LineSink, MsiMessage, MsiSink, MsiTarget, PinSpec,
+    SystemControl, TimerQueue, WallClock, WiresBuilder,
+};
+use guest_memory::{AddressSpace, Dma, RamBlock, Region};
+
+use crate::board::{Board, Dest, Space};
+use crate::machine::Machine;
+use crate::{MachineError, MachineEvent};
+
+/// What the machine needs besides its board.
+pub struct Options {
+    /// Number of vCPUs.
+    pub vcpus: u32,
+    /// CPU model.
+    pub cpu: CpuModel,
+    /// Where interrupt controllers live.
+    pub irqchip: IrqchipMode,
+    /// Backend properties.
+    pub accel_properties: Vec<(String, String)>,
+    /// Log.
+    pub log: LogSink,
+    /// Time of day.
+    pub wall_clock: Option<WallClock>,
+    /// Told of requests and changes; called from any thread, must only take note.
+    pub events: Arc<dyn Fn(MachineEvent) + Send + Sync>,
+}
+
+/// A line whose far end is known only when all devices stand.
+#[derive(Default)]
+struct LateLine(OnceLock<Arc<dyn LineSink>>);
+
+impl LineSink for LateLine {
+    fn set_level(&self, level: bool) {
+        if let Some(sink) = self.0.get() {
+            sink.set_level(level);
+        }
+    }
+}
+
+struct CpuLine {
+    lines: Arc<dyn VcpuLines>,
+    cpu: u32,
+    line: u32,
+}
+
+impl LineSink for CpuLine {
+    fn set_level(&self, level: bool) {
+        self.lines.set_line(self.cpu, self.line, level);
+    }
+}
+
+struct GsiLine {
+    partition: Arc<dyn Partition>,
+    gsi: u32,
+}
+
+impl LineSink for GsiLine {
+    fn set_level(&self, level: bool) {
+        if let Some(chip) = self.partition.irqchip()
+            && let Err(e) = chip.set_gsi(self.gsi, level)
+        {
+            tracing::warn!("interrupt {}: {e}", self.gsi);
+        }
+    }
+}
+
+struct PartitionMsi(Arc<dyn Partition>);
+
+impl MsiSink for PartitionMsi {
+    fn signal(&self, m: MsiMessage) {
+        if let Some(chip) = self.0.irqchip() {
+            let msi = AccelMsi { address: m.address, data: m.data, device_id: 0 };
+            if let Err(e) = chip.signal_msi(msi) {
+                tracing::warn!("message {:#x} to {:#x}: {e}", m.data, m.address);
+            }
+        }
+    }
+}
+
+/// The machine's clock as the accelerator contract wants it.
+struct VcpuClock {
+    clock: Clock,
+    timers: TimerQueue,
+}
+
+struct VcpuTimer(device::Timer);
+
+impl ClockTimer for VcpuTimer {
+    fn arm(&self, deadline_ns: u64) {
+        self.0.arm(deadline_ns);
+    }
+
+    fn cancel(&self) {
+        self.0.cancel();
+    }
+}
+
+impl GuestClock for VcpuClock {
+    fn now_ns(&self) -> u64 {
+        self.clock.now()
+    }
+
+    fn timer(&self, fire: Box<dyn Fn() + Send + Sync>) -> Arc<dyn ClockTimer> {
+        Arc::new(VcpuTimer(self.timers.timer(move |stands: &dyn Fn() -> bool| {
+            if stands() {
+                fire();
+            }
+        })))
+    }
+}
+
+/// Refuses graphs that cannot be built, naming what is wrong.
+fn check(board: &Board, vcpus: u32) -> Result<(), MachineError> {
+    let bad = |m: String| Err(MachineError::Board(m));
+    let mut names = BTreeMap::new();
+    for (i, n) in board.nodes.iter().enumerate() {
+        if names.insert(n.name.as_str(), i).is_some() {
+            return bad(format!("two devices are named '{}'", n.name));
+        }
+    }
+    let mut used: Vec<(Space, u64, u64, &str)> = Vec::new();
+    for r in &board.rams {
+        if r.size == 0 {
+            return bad(format!("{}: size is 0", r.name));
+        }
+        used.push((Space::Memory, r.base, r.base.saturating_add(r.size - 1), &r.name));
+    }
+    for n in &board.nodes {
+        let regions = n.config.regions();
+        for m in &n.maps {
+            let Some(r) = regions.get(m.region) else {
+                return bad(format!("{}: no region {}", n.name, m.region));
+            };
+            used.push((m.space, m.base, m.base.saturating_add(r.size.max(1) - 1), &n.name));
+        }
+        let outputs = n.config.outputs();
+        for w in &n.wires {
+            if PinSpec::number(&outputs, &w.pin, w.index).is_none() {
+                return bad(format!("{}: no output pin {}[{}]", n.name, w.pin, w.index));
+            }
+            match &w.dest {
+                Dest::Device { device, pin, index } => {
+                    let inputs = names.get(device.as_str()).map(|i| board.nodes[*i].config.inputs());
+                    if inputs.and_then(|p| PinSpec::number(&p, pin, *index)).is_none() {
+                        return bad(format!(
+                            "{}: pin {} leads to {}, which does not exist",
+                            n.name, w.pin, w.dest
+                        ));
+                    }
+                }
+                Dest::Cpu { cpu, .. } if *cpu >= vcpus => {
+                    return bad(format!(
+                        "{}: pin {} leads to {}, there are {vcpus} vcpus",
+                        n.name, w.pin, w.dest
+                    ));
+                }
+                Dest::Cpu { .. } | Dest::Gsi(_) => {}
+            }
+        }
+    }
+    used.sort();
+    for pair in used.windows(2) {
+        let ((s1, b1, e1, n1), (s2, b2, e2, n2)) = (&pair[0], &pair[1]);
+        if s1 == s2 && b2 <= e1 {
+            return bad(format!("{n1} ({b1:#x}-{e1:#x}) and {n2} ({b2:#x}-{e2:#x}) overlap in {s1}"));
+        }
+    }
+    Ok(())
+}
+
+/// Builds the machine. On error nothing is left behind.
+pub fn realize(
+    board: Board,
+    accel: &dyn Accelerator,
+    options: Options,
+) -> Result<Arc<Machine>, MachineError> {
+    check(&board, options.vcpus)?;
+    let memory = AddressSpace::memory(board.unassigned);
+    let mut blocks: Vec<Arc<RamBlock>> = Vec::new();
+    for r in &board.rams {
+        let block = RamBlock::new(r.name.clone(), r.size, &r.config)?;
+        let region = if r.rom {
+            Region::rom(r.name.clone(), block.clone())
+        } else {
+            Region::ram(r.name.clone(), block.clone())
+        };
+        memory.add(region.at(r.base))?;
+        blocks.push(block);
+    }
+    let ports = board.ports.then(AddressSpace::ports);
+    let clock = Clock::new(ClockSource::Host);
+    clock.pause();
+    let timers = TimerQueue::new(clock.clone());
+    let partition: Arc<dyn Partition> = Arc::from(accel.create(PartitionConfig {
+        guest: board.arch,
+        vcpus: options.vcpus,
+        cpu: options.cpu.clone(),
+        irqchip: options.irqchip,
+        memory: Arc::new(memory.clone()),
+        ports: ports.clone().map(Arc::new),
+        clock: Arc::new(VcpuClock { clock: clock.clone(), timers: timers.clone() }),
+        timebase_hz: board.timebase_hz,
+        properties: options.accel_properties.clone(),
+        log: options.log.clone(),
+    })?);
+    let lines = partition.lines();
+    let wall = options.wall_clock.clone().unwrap_or_else(|| WallClock::from_now(clock.clone()));
+    let events = options.events.clone();
+    let system = SystemControl::new(move |r| events(MachineEvent::Request(r)));
+    let mut cells: Vec<(String, Arc<DeviceCell>)> = Vec::new();
+    let mut late: Vec<(Arc<LateLine>, Dest)> = Vec::new();
+    // Several pins may lead to one place: they share a wire, which is high while any of them is.
+    let mut shared: BTreeMap<String, IrqWire> = BTreeMap::new();
+    for n in &board.nodes {
+        let mut w = WiresBuilder::new(format!("machine/{}", n.name), &timers)
+            .system(system.clone())
+            .wall_clock(wall.clone())
+            .msi(MsiTarget::new(Arc::new(PartitionMsi(partition.clone()))));
+        if n.dma {
+            w = w.dma(Dma::new(memory.clone()));
+        }
+        for wire in &n.wires {
+            let label = wire.dest.to_string();
+            let irq = shared.entry(label.clone()).or_insert_with(|| {
+                let line = Arc::new(LateLine::default());
+                late.push((line.clone(), wire.dest.clone()));
+                IrqWire::new(label, vec![line])
+            });
+            let source: IrqLine = irq.source();
+            w = w.line(wire.pin.clone(), wire.index, source);
+        }
+        for (slot, backend) in &n.chardevs {
+            w = w.chardev(slot.clone(), backend.clone());
+        }
+        let cell = DeviceCell::build(n.config.boxed_clone(), w.build())?;
+        for m in &n.maps {
+            let spec = &cell.regions()[m.region];
+            let region = Region::io(format!("{}.{}", n.name, spec.name), spec.size, cell.region(m.region));
+            match m.space {
+                Space::Memory => memory.add(region.at(m.base))?,
+                Space::Ports => match &ports {
+                    Some(p) => p.add(region.at(m.base))?,
+                    None => return Err(MachineError::Board(format!("{}: this board has no ports", n.name))),
+                },
+            };
+        }
+        cells.push((n.name.clone(), cell));
+    }
+    let sink = |dest: &Dest| -> Option<Arc<dyn LineSink>> {
+        match dest {
+            Dest::Device { device, pin, index } => {
+                cells.iter().find(|(n, _)| n == device).and_then(|(_, c)| c.input(pin, *index))
+            }
+            Dest::Cpu { cpu, line } => {
+                Some(Arc::new(CpuLine { lines: lines.clone(), cpu: *cpu, line: *line }))
+            }
+            Dest::Gsi(gsi) => Some(Arc::new(GsiLine { partition: partition.clone(), gsi: *gsi })),
+        }
+    };
+    for (line, dest) in &late {
+        if let Some(s) = sink(dest) {
+            let _ = line.0.set(s);
+        }
+    }
+    let button = board.power_button.as_ref().and_then(&sink);
+    Machine::new(board, partition, memory, ports, blocks, cells, clock, timers, button, options)
+}

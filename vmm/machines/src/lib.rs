@@ -1,0 +1,131 @@
+//! Boards: one file a family, each a table of addresses and interrupts and one `build` function that records the graph.
+//!
+//! A board sees devices only as configs and knows no accelerator; what the user chose reaches it as a [`BoardConfig`].
+
+mod kernel;
+pub mod microvm;
+pub mod riscv_virt;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use accel::IrqchipMode;
+use accel::arch::GuestArch;
+use device::{AnyConfig, CharBackend};
+use guest_memory::RamConfig;
+use machine::{Board, MachineError};
+
+/// Firmware as the user chose it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Bios {
+    /// The board's own, found by the caller, if it could be found.
+    #[default]
+    Default,
+    /// None.
+    None,
+    /// A file.
+    File(PathBuf),
+}
+
+/// What a RISC-V board must know of its harts to describe them.
+#[derive(Debug, Clone, Default)]
+pub struct RiscvCpu {
+    /// ISA string as in `riscv,isa`.
+    pub isa: String,
+    /// Widest address translation, as in `mmu-type` after `riscv,`: `sv39`, `sv48`, ...
+    pub mmu: String,
+}
+
+/// Finds installed firmware by its file name.
+pub type FindFirmware = dyn Fn(&str) -> Option<PathBuf>;
+
+/// A device the user plugs.
+pub struct Plugged {
+    /// The user's id for it.
+    pub id: String,
+    /// The device.
+    pub config: Box<dyn AnyConfig>,
+    /// Its character back ends by slot.
+    pub chardevs: Vec<(String, Arc<dyn CharBackend>)>,
+}
+
+/// What the user chose.
+pub struct BoardConfig {
+    /// Guest architecture.
+    pub arch: GuestArch,
+    /// Number of vCPUs.
+    pub vcpus: u32,
+    /// Where the interrupt controllers are to live, on boards that leave the choice.
+    pub irqchip: IrqchipMode,
+    /// Bytes of RAM.
+    pub ram: u64,
+    /// What backs it.
+    pub ram_config: RamConfig,
+    /// Firmware.
+    pub bios: Bios,
+    /// Where default firmware was found, by file name.
+    pub firmware: Box<FindFirmware>,
+    /// Kernel image.
+    pub kernel: Option<PathBuf>,
+    /// Initial RAM disk.
+    pub initrd: Option<PathBuf>,
+    /// Kernel command line.
+    pub append: String,
+    /// Device tree to use instead of the generated one.
+    pub dtb: Option<PathBuf>,
+    /// Serial ports.
+    pub serials: Vec<Option<Arc<dyn CharBackend>>>,
+    /// virtio-mmio transports to plug.
+    pub virtio: Vec<Plugged>,
+    /// Board properties (`-M NAME,key=value`).
+    pub properties: Vec<(String, String)>,
+    /// Harts, on RISC-V.
+    pub riscv: RiscvCpu,
+    /// Seed for the guest's random number generator.
+    pub seed: [u8; 32],
+}
+
+/// A board family.
+#[derive(Debug, Clone, Copy)]
+pub struct BoardKind {
+    /// Name as in `-M NAME`.
+    pub name: &'static str,
+    /// One line about it.
+    pub help: &'static str,
+    /// Guest architectures it is built for.
+    pub archs: &'static [GuestArch],
+    /// Bytes of RAM if the user gives none.
+    pub default_ram: u64,
+    /// Most vCPUs.
+    pub max_vcpus: u32,
+    /// Properties with a line about each.
+    pub properties: &'static [(&'static str, &'static str)],
+    /// Records the board.
+    pub build: fn(&BoardConfig) -> Result<Board, MachineError>,
+}
+
+impl BoardKind {
+    /// Refuses what no board of this kind can be, before anything is opened.
+    pub fn check(&self, c: &BoardConfig) -> Result<(), MachineError> {
+        if c.vcpus == 0 || c.vcpus > self.max_vcpus {
+            return Err(MachineError::Board(format!(
+                "{}: {} vcpus; there can be 1 to {}",
+                self.name, c.vcpus, self.max_vcpus
+            )));
+        }
+        for (k, _) in &c.properties {
+            if !self.properties.iter().any(|(p, _)| p == k) {
+                let known: Vec<_> = self.properties.iter().map(|(p, _)| *p).collect();
+                let known = if known.is_empty() { "none".into() } else { known.join(", ") };
+                return Err(MachineError::Board(format!(
+                    "{}: no property '{k}'; there are: {known}",
+                    self.name
+                )));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// All boards.
+pub const BOARDS: &[BoardKind] = &[riscv_virt::KIND, microvm::KIND];

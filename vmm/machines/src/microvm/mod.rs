@@ -1,0 +1,227 @@
+//! `microvm`: the smallest x86 machine that Linux boots on directly.
+//!
+//! RAM, a serial port, a real-time clock, the keyboard controller's reset line, virtio-mmio transports; no PCI,
+//! no ACPI, no firmware unless one is given. A multiprocessor table names the processors and the I/O APIC.
+//!
+//! The interrupt controllers stand in the accelerator, or half of them, or none: with `kernel-irqchip=split` the
+//! I/O APIC, the 8259s and the 8254 are ours; with `off` there are no APICs at all, and one processor.
+
+mod boot;
+mod mptable;
+
+use accel::IrqchipMode;
+use accel::arch::x86_64::Table;
+use accel::arch::{CpuState, GuestArch};
+use guest_memory::Unassigned;
+use intc::{I8259Config, IoApicConfig};
+use machine::{Board, Dest, Image, MachineError};
+use misc::{I8042Config, IsaDebugExitConfig};
+use serial::{DebugConConfig, Ns16550Config};
+use timer::{I8254Config, Mc146818Config};
+
+use self::boot::{Piece, Start};
+use crate::{Bios, BoardConfig, BoardKind, kernel};
+
+/// RAM ends here at the latest below 4 GiB.
+const LOW_MAX: u64 = 3 << 30;
+const FOUR_GIB: u64 = 1 << 32;
+const IOAPIC: u64 = 0xfec0_0000;
+const VIRTIO: u64 = 0xfeb0_0000;
+const VIRTIO_STEP: u64 = 0x1000;
+/// Legacy interrupts that nothing else uses.
+const VIRTIO_IRQS: [usize; 8] = [5, 6, 7, 9, 10, 11, 14, 15];
+const SERIAL: [(u16, usize); 2] = [(0x3f8, 4), (0x2f8, 3)];
+const RTC: (u16, usize) = (0x70, 8);
+const KEYBOARD: (u16, u16, usize) = (0x60, 0x64, 1);
+const PIT_IRQ: usize = 0;
+const DEBUG_EXIT: u16 = 0x501;
+const DEBUG_CONSOLE: u16 = 0xe9;
+
+/// The board.
+pub const KIND: BoardKind = BoardKind {
+    name: "microvm",
+    help: "minimal x86 machine without PCI, boots a kernel directly",
+    archs: &[GuestArch::X86_64],
+    default_ram: 128 << 20,
+    max_vcpus: mptable::MAX_CPUS,
+    properties: &[
+        ("rtc", "on or off: MC146818 clock (default on)"),
+        ("isa-serial", "on or off: serial port (default on)"),
+        ("isa-debug-exit", "on or off: exit port 0x501 for tests (default off)"),
+        ("debugcon", "on or off: debug console at port 0xe9, on the second serial (default off)"),
+        ("auto-kernel-cmdline", "on or off: tell the kernel of the virtio devices (default on)"),
+    ],
+    build,
+};
+
+fn switch(c: &BoardConfig, name: &str, default: bool) -> Result<bool, MachineError> {
+    match c.properties.iter().rev().find(|(k, _)| k == name).map(|(_, v)| v.as_str()) {
+        None => Ok(default),
+        Some("on") => Ok(true),
+        Some("off") => Ok(false),
+        Some(v) => Err(MachineError::Board(format!("microvm: {name}: expected on or off, got '{v}'"))),
+    }
+}
+
+/// Where legacy interrupt `n` enters.
+fn irq(c: &BoardConfig, n: usize) -> Dest {
+    let chip = |device: &str| Dest::Device { device: device.into(), pin: "irq".into(), index: n };
+    match c.irqchip {
+        IrqchipMode::Kernel => Dest::Gsi(n as u32),
+        IrqchipMode::Split => chip("ioapic"),
+        IrqchipMode::User => chip("pic"),
+    }
+}
+
+/// Records the board.
+pub fn build(c: &BoardConfig) -> Result<Board, MachineError> {
+    KIND.check(c)?;
+    if c.irqchip == IrqchipMode::User && c.vcpus > 1 {
+        return Err(MachineError::Board(format!(
+            "microvm: {} vcpus; with kernel-irqchip=off there is 1, more need APICs",
+            c.vcpus
+        )));
+    }
+    let least = 2 << 20;
+    if c.ram < least || c.ram > 1 << 40 {
+        return Err(MachineError::Board(format!(
+            "microvm: {} MiB of RAM; 2 to {} are possible",
+            c.ram >> 20,
+            1u64 << 20
+        )));
+    }
+    let mut b = Board::new("microvm", c.arch, Unassigned::Ones);
+    b.with_ports();
+    let low = c.ram.min(LOW_MAX);
+    b.ram("ram", 0, low, c.ram_config.clone());
+    if c.ram > low {
+        b.ram("ram.high", FOUR_GIB, c.ram - low, c.ram_config.clone());
+    }
+    add_controllers(&mut b, c);
+    let virtio_line = add_devices(&mut b, c)?;
+    let start = place(&mut b, c, low, &virtio_line)?;
+    b.cpu_init(move |index, state| {
+        if index == 0
+            && let CpuState::X86_64(s) = state
+        {
+            match start {
+                Start::Long { entry } => {
+                    s.start_long(entry, boot::CR3);
+                    s.rsi = boot::TOLD_LONG;
+                }
+                Start::Flat { entry } => {
+                    s.start_flat(entry);
+                    s.rbx = boot::TOLD_FLAT;
+                }
+                Start::Reset => return,
+            }
+            s.gdt = Table { base: boot::GDT_PLACE.0, limit: boot::GDT_PLACE.1 };
+            s.idt = Table { base: 0, limit: 0 };
+        }
+    });
+    Ok(b)
+}
+
+fn add_controllers(b: &mut Board, c: &BoardConfig) {
+    if c.irqchip == IrqchipMode::Kernel {
+        return;
+    }
+    let pic = b.add("pic", I8259Config::default());
+    pic.pio(0, 0x20).pio(1, 0xa0).pio(2, 0x4d0).irq("intr", Dest::Cpu { cpu: 0, line: 0 });
+    if c.irqchip == IrqchipMode::Split {
+        b.add("ioapic", IoApicConfig { version: 0x11 }).mmio(0, IOAPIC);
+    }
+    b.add("pit", I8254Config::default()).pio(0, 0x40).pio(1, 0x61).irq("irq", irq(c, PIT_IRQ));
+}
+
+/// Adds the devices. Returns what the kernel is to be told of them.
+fn add_devices(b: &mut Board, c: &BoardConfig) -> Result<String, MachineError> {
+    let debugcon = switch(c, "debugcon", false)?;
+    if switch(c, "isa-serial", true)? {
+        let ports = if debugcon { 1 } else { SERIAL.len().min(c.serials.len().max(1)) };
+        for (i, (port, n)) in SERIAL.iter().take(ports).enumerate() {
+            let s = b.add(&format!("serial{i}"), Ns16550Config::default());
+            s.pio(0, *port).irq("irq", irq(c, *n)).chardev("chardev", c.serials.get(i).cloned().flatten());
+        }
+    }
+    if debugcon {
+        let d = b.add("debugcon", DebugConConfig::default());
+        d.pio(0, DEBUG_CONSOLE).chardev("chardev", c.serials.get(1).cloned().flatten());
+    }
+    if switch(c, "rtc", true)? {
+        b.add("rtc", Mc146818Config::default()).pio(0, RTC.0).irq("irq", irq(c, RTC.1));
+    }
+    let k = b.add("keyboard", I8042Config::default());
+    k.pio(0, KEYBOARD.0).pio(1, KEYBOARD.1).irq("kbd", irq(c, KEYBOARD.2));
+    if switch(c, "isa-debug-exit", false)? {
+        b.add("debug-exit", IsaDebugExitConfig::default()).pio(0, DEBUG_EXIT);
+    }
+    if c.virtio.len() > VIRTIO_IRQS.len() {
+        return Err(MachineError::Board(format!(
+            "microvm: {} virtio devices; there are {} slots",
+            c.virtio.len(),
+            VIRTIO_IRQS.len()
+        )));
+    }
+    let mut line = String::new();
+    for (i, (p, n)) in c.virtio.iter().zip(VIRTIO_IRQS).enumerate() {
+        let base = VIRTIO + i as u64 * VIRTIO_STEP;
+        b.plug(&p.id, p.config.as_ref(), &p.chardevs).mmio(0, base).irq("irq", irq(c, n)).dma();
+        line.push_str(&format!(" virtio_mmio.device=512@{base:#x}:{n}"));
+    }
+    Ok(line)
+}
+
+/// What the kernel is told of memory.
+fn memory_map(ram: u64) -> Vec<Piece> {
+    let low = ram.min(LOW_MAX);
+    let mib = 1 << 20;
+    let mut map = vec![
+        Piece { base: 0, size: boot::LOW_END, ram: true },
+        Piece { base: boot::LOW_END, size: mib - boot::LOW_END, ram: false },
+        Piece { base: mib, size: low - mib, ram: true },
+    ];
+    if ram > low {
+        map.push(Piece { base: FOUR_GIB, size: ram - low, ram: true });
+    }
+    map
+}
+
+/// Puts in what the machine starts with.
+fn place(b: &mut Board, c: &BoardConfig, low: u64, virtio: &str) -> Result<Start, MachineError> {
+    if c.irqchip != IrqchipMode::User {
+        b.image(Image::bytes(
+            "mp table",
+            boot::LOW_END,
+            mptable::build(boot::LOW_END as u32, c.vcpus, IOAPIC as u32),
+        ));
+    }
+    match (&c.kernel, &c.bios) {
+        (Some(path), _) => {
+            let mut append = c.append.clone();
+            if switch(c, "auto-kernel-cmdline", true)? {
+                append.push_str(virtio);
+            }
+            boot::place(b, c, path, append.trim_start(), &memory_map(c.ram), low)
+        }
+        (None, Bios::File(path)) => {
+            let len = kernel::file_len(path)?;
+            let most = 16 << 20;
+            if len == 0 || len > most || !len.is_multiple_of(4096) {
+                return Err(MachineError::Board(format!(
+                    "{}: {len} bytes; firmware is a multiple of 4096 bytes, at most {most}",
+                    path.display()
+                )));
+            }
+            b.rom("bios", FOUR_GIB - len, len);
+            b.image(Image::file("bios", FOUR_GIB - len, path, 0, len));
+            // The last 128 KiB are seen below 1 MiB as well.
+            let shadow = len.min(128 << 10);
+            b.image(Image::file("bios", (1 << 20) - shadow, path, len - shadow, shadow));
+            Ok(Start::Reset)
+        }
+        _ => Err(MachineError::Board(
+            "microvm: needs -kernel FILE (a bzImage, or an ELF file with a PVH entry) or -bios FILE".into(),
+        )),
+    }
+}
