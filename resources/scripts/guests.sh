@@ -1,0 +1,70 @@
+#!/bin/bash
+# guests.sh [DIR]: fetches the real guests the boots use into DIR (build/guests) and makes their initramfs. Nothing of them is
+# ever committed. apt checks each package against Debian's signatures; MANIFEST keeps package, architecture, version and
+# SHA-256 of the packages, FILES the SHA-256 of the files taken out, which every later run checks again.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+. resources/scripts/lib.sh
+mkdir -p "${1:-build/guests}"
+out=$(cd "${1:-build/guests}" && pwd)
+suite=trixie
+
+# fetch PACKAGE[:ARCH]: downloads and unpacks into $work/PACKAGE, and notes it.
+fetch() {
+    local package=${1%:*} deb
+    say "fetching $1"
+    (cd "$work/debs" && rm -f -- "${package}"_*.deb && apt-get download -qq "$1")
+    deb=$(echo "$work/debs/${package}"_*.deb)
+    dpkg-deb -x "$deb" "$work/x/$1"
+    echo "$(dpkg-deb -W --showformat='${Package} ${Architecture} ${Version}' "$deb") $(sha256sum <"$deb" | cut -c1-64)" >>"$out/MANIFEST"
+}
+
+take() { install -D -m 644 "$work/x/$1" "$out/$2"; } # FILE-IN-PACKAGE NAME
+
+fetch_all() {
+    work=$out/.work
+    rm -rf "$work" && mkdir -p "$work/debs" "$work/x"
+    : >"$out/MANIFEST"
+    private_apt "$work/apt" $suite riscv64 amd64
+    export APT_CONFIG=$work/apt/apt.conf
+    local installer kernel
+    installer=debian-installer-13-netboot-riscv64
+    fetch $installer
+    fetch busybox-static:riscv64
+    fetch opensbi
+    fetch u-boot-qemu
+    fetch busybox-static:amd64
+    kernel=$(apt-cache depends linux-image-cloud-amd64:amd64 | awk '/Depends: linux-image-[0-9]/ { print $2; exit }')
+    fetch "${kernel%:*}:amd64"
+
+    local images=$installer/usr/lib/debian-installer/images/13/riscv64/text/debian-installer/riscv64
+    take $images/linux riscv64/linux
+    take $images/initrd.gz riscv64/installer-initrd.gz
+    take busybox-static:riscv64/usr/bin/busybox riscv64/busybox
+    take opensbi/usr/lib/riscv64-linux-gnu/opensbi/generic/fw_dynamic.bin riscv64/fw_dynamic.bin
+    take opensbi/usr/lib/riscv64-linux-gnu/opensbi/generic/fw_dynamic.elf riscv64/fw_dynamic.elf
+    take u-boot-qemu/usr/lib/u-boot/qemu-riscv64/u-boot.bin riscv64/u-boot-m.bin
+    take u-boot-qemu/usr/lib/u-boot/qemu-riscv64_smode/u-boot.bin riscv64/u-boot-s.bin
+    take busybox-static:amd64/usr/bin/busybox x86_64/busybox
+    install -D -m 644 "$work/x/${kernel%:*}:amd64"/boot/vmlinuz-* "$out/x86_64/linux"
+    (cd "$out" && find riscv64 x86_64 -type f ! -name 'initrd*' -print0 | sort -z | xargs -0 sha256sum >FILES.new && mv FILES.new FILES)
+    rm -rf "$work"
+}
+
+if ! (cd "$out" && [ -s FILES ] && sha256sum --check --quiet --strict FILES >/dev/null 2>&1); then
+    fetch_all
+fi
+
+# The initramfs is ours: made again whenever its parts change, and put in place whole, as a guest may be reading it.
+cargo build --quiet --package rhea_tests --bin mkinitrd
+mkinitrd=${CARGO_TARGET_DIR:-target}/debug/mkinitrd
+for arch in riscv64 x86_64; do
+    "$mkinitrd" "$out/$arch/initrd.new" resources/guest/init "$out/$arch/busybox"
+    if [ -e "$out/$arch/initrd.gz" ] && cmp -s "$out/$arch/initrd.new" "$out/$arch/initrd"; then
+        rm "$out/$arch/initrd.new"
+    else
+        gzip -9 --no-name --keep --force "$out/$arch/initrd.new"
+        mv "$out/$arch/initrd.new.gz" "$out/$arch/initrd.gz"
+        mv "$out/$arch/initrd.new" "$out/$arch/initrd"
+    fi
+done
