@@ -1,0 +1,154 @@
+//! Boots of real guests.
+//!
+//! `make guests` puts them under `build/guests` (or `RHEA_GUESTS`). A test that lacks its guest, or a board the
+//! binary does not list, says so through [`crate::skip`] and passes.
+
+use std::{
+    env, io,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::OnceLock,
+    time::Duration,
+};
+
+use crate::{process::Process, skip, workspace};
+
+/// Time for one step of a boot: generous, as machines that test are often busy with other tests.
+pub const STEP: Duration = Duration::from_secs(180);
+
+/// The words every Linux guest here is started with.
+pub const APPEND: &str = "console=ttyS0 panic=-1";
+
+/// The binary under test: `RHEA_BIN`, or a release build made now.
+///
+/// # Panics
+/// When it cannot be built.
+pub fn rhea() -> &'static Path {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(|| {
+        if let Some(binary) = env::var_os("RHEA_BIN") {
+            return PathBuf::from(binary);
+        }
+        let status = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+            .args(["build", "--quiet", "--release", "--package", "rhea"])
+            .current_dir(workspace::root())
+            .status();
+        assert!(status.is_ok_and(|status| status.success()), "cargo build --release --package rhea failed");
+        let target =
+            env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace::root().join("target"), PathBuf::from);
+        target.join("release/rhea")
+    })
+}
+
+/// The path of a fetched guest file such as `riscv64/linux`; `None`, said aloud, when it is not there.
+pub fn guest(name: &str) -> Option<PathBuf> {
+    let folder =
+        env::var_os("RHEA_GUESTS").map_or_else(|| workspace::root().join("build/guests"), PathBuf::from);
+    let path = folder.join(name);
+    if path.is_file() {
+        return Some(path);
+    }
+    skip(&format!("guest {name} is not fetched (make guests)"));
+    None
+}
+
+/// Whether the binary lists `board` for `arch`; said aloud when not.
+pub fn has_board(arch: &str, board: &str) -> bool {
+    let listed =
+        Command::new(rhea()).args(["run", "--arch", arch, "-M", "help"]).output().is_ok_and(|output| {
+            let text = String::from_utf8_lossy(&output.stdout).into_owned();
+            output.status.success() && text.lines().any(|line| line.split_whitespace().next() == Some(board))
+        });
+    if !listed {
+        skip(&format!("this binary lists no board {board} for {arch}"));
+    }
+    listed
+}
+
+/// Whether /dev/kvm can be opened; said aloud when not.
+pub fn has_kvm() -> bool {
+    let usable = std::fs::OpenOptions::new().read(true).write(true).open("/dev/kvm").is_ok();
+    if !usable {
+        skip("/dev/kvm cannot be opened");
+    }
+    usable
+}
+
+/// The command line of a run without a window that ends when the guest resets.
+pub fn command(arch: &str, board: &str, arguments: &[&str]) -> Command {
+    let mut command = Command::new(rhea());
+    command.args(["run", "--arch", arch, "-M", board, "-nographic", "-no-reboot"]).args(arguments);
+    command
+}
+
+/// Starts [`command`] on pipes.
+///
+/// # Errors
+/// Those of starting a process.
+pub fn start(arch: &str, board: &str, arguments: &[&str]) -> io::Result<Process> {
+    Process::piped(&mut command(arch, board, arguments))
+}
+
+/// The command that starts Debian's kernel with our initramfs on the riscv64 `virt` board, with `words` added to its
+/// command line; `None`, said aloud, when the board or a file is missing.
+pub fn linux_command(words: &str) -> Option<Command> {
+    if !has_board("riscv64", "virt") {
+        return None;
+    }
+    let (firmware, kernel) = (guest("riscv64/fw_dynamic.bin")?, guest("riscv64/linux")?);
+    let initrd = guest("riscv64/initrd.gz")?;
+    let mut command = command("riscv64", "virt", &["-m", "512"]);
+    command.arg("-bios").arg(firmware).arg("-kernel").arg(kernel).arg("-initrd").arg(initrd);
+    command.arg("-append").arg(format!("{APPEND} {words}"));
+    Some(command)
+}
+
+/// Starts [`linux_command`] on pipes, with more options.
+///
+/// # Panics
+/// When the binary does not start.
+pub fn linux(words: &str, extra: &[&str]) -> Option<Process> {
+    linux_command(words).map(|mut command| Process::piped(command.args(extra)).expect("the binary starts"))
+}
+
+/// Waits for a clean end.
+///
+/// # Errors
+/// How it ended instead, and the end of what it printed.
+pub fn powers_off(guest: &mut Process) -> Result<(), String> {
+    let (status, _) = guest.wait(STEP)?;
+    if status.success() { Ok(()) } else { Err(format!("{status}; it printed:\n{}", guest.console.tail())) }
+}
+
+/// A folder of its own for one test, removed at the end.
+pub struct Scratch(PathBuf);
+
+impl Scratch {
+    /// Makes it; `name` tells the tests of one process apart.
+    ///
+    /// # Panics
+    /// When it cannot be made.
+    pub fn new(name: &str) -> Self {
+        let path = env::temp_dir().join(format!("rhea-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&path).expect("a folder under the temporary one");
+        Scratch(path)
+    }
+
+    /// A path in it.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    /// Names of the files in it.
+    pub fn names(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(&self.0).into_iter().flatten().flatten();
+        entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // What is left is in the temporary folder.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}

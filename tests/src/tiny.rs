@@ -1,0 +1,196 @@
+//! Guests of a few instructions, assembled here, for measuring what surrounds a guest.
+//!
+//! Sources: "The RISC-V Instruction Set Manual, Volume I" (encodings, chapters RV32I, RV64I, M and C); the `virt`
+//! board's test finisher (0x5555 at 0x10_0000 powers off); "x86/HVM direct boot ABI" (PVH) with ELF note 18 for
+//! the 32-bit entry; `isa-debug-exit`, which ends the run with the byte written to its port.
+
+/// Where the `virt` board's RAM begins and its firmware is put.
+const RISCV_RAM: u64 = 0x8000_0000;
+
+/// Where `microvm`'s tiny guests tell the emulator to end.
+pub const DEBUG_EXIT_PORT: u16 = 0xf4;
+
+/// What they write there; the exit code `value << 1 | 1` is then not that of an error.
+pub const DEBUG_EXIT_VALUE: u8 = 0x2a;
+
+/// RISC-V code under construction.
+#[derive(Default)]
+struct Riscv {
+    code: Vec<u8>,
+}
+
+impl Riscv {
+    fn word(&mut self, word: u32) {
+        self.code.extend_from_slice(&word.to_le_bytes());
+    }
+
+    fn half(&mut self, half: u16) {
+        self.code.extend_from_slice(&half.to_le_bytes());
+    }
+
+    fn lui(&mut self, rd: u32, upper: u32) {
+        self.word((upper << 12) | (rd << 7) | 0x37);
+    }
+
+    fn immediate(&mut self, funct3: u32, rd: u32, rs1: u32, immediate: u32) {
+        self.word(((immediate & 0xfff) << 20) | (rs1 << 15) | (funct3 << 12) | (rd << 7) | 0x13);
+    }
+
+    fn register(&mut self, funct7: u32, funct3: u32, rd: u32, rs1: u32, rs2: u32) {
+        self.word((funct7 << 25) | (rs2 << 20) | (rs1 << 15) | (funct3 << 12) | (rd << 7) | 0x33);
+    }
+
+    fn load(&mut self, funct3: u32, rd: u32, rs1: u32, offset: u32) {
+        self.word(((offset & 0xfff) << 20) | (rs1 << 15) | (funct3 << 12) | (rd << 7) | 0x03);
+    }
+
+    fn store(&mut self, funct3: u32, rs2: u32, rs1: u32, offset: u32) {
+        let (high, low) = ((offset >> 5) & 0x7f, offset & 0x1f);
+        self.word((high << 25) | (rs2 << 20) | (rs1 << 15) | (funct3 << 12) | (low << 7) | 0x23);
+    }
+
+    /// A branch over the 4-byte instruction that follows it: of a register compared with itself, so that it is known
+    /// whether it is taken.
+    fn branch_over(&mut self, taken: bool, register: u32) {
+        let funct3 = if taken { 0 } else { 1 };
+        self.word((register << 20) | (register << 15) | (funct3 << 12) | (8 << 7) | 0x63);
+    }
+
+    /// Ends the run through the test finisher.
+    fn power_off(&mut self) {
+        self.lui(5, 0x100);
+        self.lui(6, 5);
+        self.immediate(0, 6, 6, 0x555);
+        self.store(2, 6, 5, 0);
+        self.word(0x0000_006f); // j .
+    }
+}
+
+/// A riscv64 firmware that powers off at once.
+pub fn riscv_power_off() -> Vec<u8> {
+    let mut guest = Riscv::default();
+    guest.power_off();
+    guest.code
+}
+
+/// A riscv64 firmware that runs about `size` bytes of code once and powers off: arithmetic, loads and stores with a
+/// branch after every five instructions or so, one in three of them taken, and much of it in compressed form, as
+/// compiled code has it.
+pub fn riscv_cold(size: usize) -> Vec<u8> {
+    let mut guest = Riscv::default();
+    let mut seed: u64 = 0x9e37_79b9_7f4a_7c15;
+    let mut random = move |below: u32| {
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        (seed >> 33) as u32 % below
+    };
+    // x10 = data, 64 MiB above the code; the random code leaves it alone.
+    guest.immediate(0, 10, 0, (RISCV_RAM >> 24) as u32 + 4);
+    guest.immediate(1, 10, 10, 24);
+    while guest.code.len() < size {
+        let mut any = || 11 + random(21);
+        let (rd, rs1, rs2) = (any(), any(), any());
+        match random(20) {
+            0..=3 => {
+                guest.branch_over(random(3) == 0, rs1);
+                guest.register(0, 0, rd, rs1, rs2);
+            }
+            4..=6 => guest.load([0, 1, 2, 3, 4, 5, 6][random(7) as usize], rd, 10, random(255) * 8),
+            7 | 8 => guest.store(random(4), rs2, 10, random(255) * 8),
+            9 | 10 => guest.register([0, 0, 0x20][random(3) as usize], 0, rd, rs1, rs2),
+            11 => guest.register(random(2), [2, 3, 4, 6, 7][random(5) as usize] & 4, rd, rs1, rs2),
+            12 => guest.immediate([4, 6, 7][random(3) as usize], rd, rs1, random(4096)),
+            13 => guest.lui(rd, random(1 << 20)),
+            14 | 15 => guest.half(((random(31) + 1) << 2) as u16 | (rd << 7) as u16 | 1), // c.addi
+            16 => guest.half((random(32) << 2) as u16 | (rd << 7) as u16 | 0x4001),       // c.li
+            17 | 18 => guest.half((rs2 << 2) as u16 | (rd << 7) as u16 | 0x8002),         // c.mv
+            _ => guest.half((rs2 << 2) as u16 | (rd << 7) as u16 | 0x9002),               // c.add
+        }
+    }
+    guest.power_off();
+    guest.code
+}
+
+/// What a tiny x86 guest does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum X86 {
+    /// Writes [`DEBUG_EXIT_VALUE`] to [`DEBUG_EXIT_PORT`].
+    Exit,
+    /// Prints `READY` on the first serial port and halts for good.
+    ReadyThenHalt,
+}
+
+/// An ELF file that a PVH loader starts in 32-bit protected mode.
+pub fn x86_pvh(what: X86) -> Vec<u8> {
+    const BASE: u64 = 0x10_0000;
+    let mut code = vec![0xfa]; // cli
+    match what {
+        X86::Exit => {
+            code.extend([0x66, 0xba]); // mov dx, port
+            code.extend(DEBUG_EXIT_PORT.to_le_bytes());
+            code.extend([0xb0, DEBUG_EXIT_VALUE, 0xee]); // mov al, value; out dx, al
+        }
+        X86::ReadyThenHalt => {
+            code.extend([0x66, 0xba, 0xf8, 0x03]); // mov dx, 0x3f8
+            for byte in b"READY\r\n" {
+                code.extend([0xb0, *byte, 0xee]); // mov al, byte; out dx, al
+            }
+        }
+    }
+    code.extend([0xf4, 0xeb, 0xfd]); // hlt; jmp to it
+    let mut note = Vec::new();
+    for word in [4u32, 4, 18] {
+        note.extend(word.to_le_bytes()); // name size, value size, XEN_ELFNOTE_PHYS32_ENTRY
+    }
+    note.extend(b"Xen\0");
+    note.extend((BASE as u32).to_le_bytes());
+
+    let (code_at, note_at) = (0x1000u64, 0x200u64);
+    let mut file = vec![0u8; 0x1000];
+    let mut put = |at: usize, bytes: &[u8]| file[at..at + bytes.len()].copy_from_slice(bytes);
+    put(0, &[0x7f, b'E', b'L', b'F', 2, 1, 1]);
+    put(16, &2u16.to_le_bytes()); // executable
+    put(18, &62u16.to_le_bytes()); // x86-64
+    put(20, &1u32.to_le_bytes());
+    put(24, &BASE.to_le_bytes());
+    put(32, &64u64.to_le_bytes()); // program headers right after this one
+    put(52, &64u16.to_le_bytes());
+    put(54, &56u16.to_le_bytes());
+    put(56, &2u16.to_le_bytes());
+    let mut segment = |index: usize, kind: u32, flags: u32, at: u64, address: u64, size: u64| {
+        let base = 64 + index * 56;
+        put(base, &kind.to_le_bytes());
+        put(base + 4, &flags.to_le_bytes());
+        for (field, value) in [at, address, address, size, size, 4].into_iter().enumerate() {
+            put(base + 8 + field * 8, &value.to_le_bytes());
+        }
+    };
+    segment(0, 1, 5, code_at, BASE, code.len() as u64);
+    segment(1, 4, 4, note_at, 0, note.len() as u64);
+    put(note_at as usize, &note);
+    file.extend(code);
+    file
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn power_off_is_what_an_assembler_makes_of_it() {
+        let words: Vec<u32> = riscv_power_off()
+            .chunks_exact(4)
+            .map(|bytes| u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
+            .collect();
+        // lui t0,0x100; lui t1,0x5; addi t1,t1,0x555; sw t1,0(t0); j .
+        assert_eq!(words, [0x0010_02b7, 0x0000_5337, 0x5553_0313, 0x0062_a023, 0x0000_006f]);
+    }
+
+    #[test]
+    fn cold_code_is_the_same_each_time_and_of_the_size_asked() {
+        let code = riscv_cold(10_000);
+        assert_eq!(code, riscv_cold(10_000));
+        assert!((10_000..10_100).contains(&code.len()));
+    }
+}

@@ -1,0 +1,169 @@
+//! Boots short enough for every run of the tests: a Linux kernel to power-off and to a shell, U-Boot in both of
+//! its modes, a machine driven over QMP, `make run` on a terminal.
+#![cfg(target_os = "linux")]
+
+use std::{path::Path, process::Command, time::Duration};
+
+use rhea_tests::{
+    boot::{self, STEP, Scratch, linux, powers_off},
+    process::Process,
+    qmp::Qmp,
+    workspace,
+};
+use serde_json::Value;
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("paths of guests are UTF-8")
+}
+
+/// Follows the guest's own checks; the sums are those of a real machine.
+fn self_checks(guest: &mut Process, cpus: usize) -> Result<(), String> {
+    let console = &mut guest.console;
+    console.expect("GUEST-INIT-OK riscv64", STEP)?;
+    console.expect(&format!(" cpus={cpus}"), STEP)?;
+    console.expect("GUEST-SHA256 de2f256064a0af797747c2b97505dc0b9f3df0de4f489eac731c23ae9ca9cc31", STEP)?;
+    console.expect("GUEST-AWK 2668667000", STEP)?;
+    console.expect("GUEST-FLOAT 7464.534242052", STEP)?;
+    console.expect("GUEST-DONE", STEP)?;
+    Ok(())
+}
+
+#[test]
+fn riscv64_linux_powers_off() {
+    let Some(mut guest) = linux("", &[]) else { return };
+    self_checks(&mut guest, 1).and_then(|()| powers_off(&mut guest)).unwrap();
+}
+
+#[test]
+fn riscv64_linux_with_four_vcpus_powers_off() {
+    let Some(mut guest) = linux("", &["-smp", "4"]) else { return };
+    self_checks(&mut guest, 4).and_then(|()| powers_off(&mut guest)).unwrap();
+}
+
+#[test]
+fn riscv64_linux_gives_a_shell() {
+    let Some(mut guest) = linux("quiet guest.shell", &[]) else { return };
+    let mut session = || -> Result<(), String> {
+        guest.console.expect("GUEST-DONE", STEP)?;
+        guest.console.expect("# ", STEP)?;
+        guest.console.send("echo answer=$((6 * 7))\n").map_err(|error| error.to_string())?;
+        guest.console.expect("answer=42", STEP)?;
+        guest.console.send("exit\n").map_err(|error| error.to_string())?;
+        powers_off(&mut guest)
+    };
+    session().unwrap();
+}
+
+fn u_boot(guest: &mut Process) -> Result<(), String> {
+    guest.console.expect("U-Boot 20", STEP)?;
+    guest.console.expect("Hit any key to stop autoboot", STEP)?;
+    guest.console.send("\n").map_err(|error| error.to_string())?;
+    guest.console.expect("=> ", STEP)?;
+    guest.console.send("setexpr x 0x1234 * 0x10; printenv x\n").map_err(|error| error.to_string())?;
+    guest.console.expect("x=12340", STEP)?;
+    guest.console.send("poweroff\n").map_err(|error| error.to_string())?;
+    powers_off(guest)
+}
+
+#[test]
+fn riscv64_u_boot_in_machine_mode_gives_its_prompt() {
+    if !boot::has_board("riscv64", "virt") {
+        return;
+    }
+    let Some(firmware) = boot::guest("riscv64/u-boot-m.bin") else { return };
+    let mut guest = boot::start("riscv64", "virt", &["-m", "256", "-bios", text(&firmware)]).unwrap();
+    u_boot(&mut guest).unwrap();
+}
+
+#[test]
+fn riscv64_u_boot_over_opensbi_gives_its_prompt() {
+    if !boot::has_board("riscv64", "virt") {
+        return;
+    }
+    let (Some(firmware), Some(kernel)) =
+        (boot::guest("riscv64/fw_dynamic.bin"), boot::guest("riscv64/u-boot-s.bin"))
+    else {
+        return;
+    };
+    let arguments = ["-m", "256", "-bios", text(&firmware), "-kernel", text(&kernel)];
+    let mut guest = boot::start("riscv64", "virt", &arguments).unwrap();
+    guest.console.expect("OpenSBI v", STEP).unwrap();
+    u_boot(&mut guest).unwrap();
+}
+
+#[test]
+fn riscv64_linux_is_driven_over_qmp() {
+    let scratch = Scratch::new("qmp");
+    let socket = scratch.path("socket");
+    let option = format!("unix:{},server=on,wait=off", socket.display());
+    let Some(mut guest) = linux("guest.idle=1000", &["-qmp", &option]) else { return };
+    let mut session = || -> Result<(), String> {
+        let mut qmp = Qmp::connect(&socket, STEP)?;
+        guest.console.expect("GUEST-IDLE", STEP)?;
+        expect_status(&mut qmp, "running")?;
+        qmp.execute("stop", Value::Null)?;
+        qmp.event("STOP")?;
+        expect_status(&mut qmp, "paused")?;
+        qmp.execute("cont", Value::Null)?;
+        qmp.event("RESUME")?;
+        expect_status(&mut qmp, "running")?;
+        let refused = qmp.execute("no-such-command", Value::Null);
+        if !refused.as_ref().is_err_and(|error| error.starts_with("CommandNotFound")) {
+            return Err(format!("no-such-command: {refused:?}"));
+        }
+        qmp.execute("quit", Value::Null)?;
+        powers_off(&mut guest)
+    };
+    session().unwrap();
+    assert!(!socket.exists(), "the socket is removed at the end");
+}
+
+fn expect_status(qmp: &mut Qmp, expected: &str) -> Result<(), String> {
+    let status = qmp.execute("query-status", Value::Null)?;
+    if status["status"] == expected {
+        Ok(())
+    } else {
+        Err(format!("query-status: {status}, expected {expected}"))
+    }
+}
+
+#[test]
+fn make_run_gives_a_shell_on_the_terminal() {
+    if !boot::has_board("riscv64", "virt") || boot::guest("riscv64/linux").is_none() {
+        return;
+    }
+    let root = workspace::root();
+    let mut run = Process::on_terminal("make", &["run"], |command| {
+        // What the outer make or cargo tells its children is not for this one.
+        command.current_dir(&root).env_remove("MAKEFLAGS").env_remove("MAKELEVEL").env_remove("CARGO");
+    })
+    .unwrap();
+    let mut session = || -> Result<(), String> {
+        run.console.expect("GUEST-INIT-OK", Duration::from_secs(600))?;
+        run.console.expect("# ", STEP)?;
+        run.console.send("echo answer=$((6 * 7))\r").map_err(|error| error.to_string())?;
+        run.console.expect("answer=42", STEP)?;
+        // Ctrl-C belongs to the guest: it ends the guest's command, not the emulator.
+        // The command speaks first: until it runs, the key would reach the shell's line editor.
+        run.console.send("echo busy=$((1 + 1)); sleep 1000\r").map_err(|error| error.to_string())?;
+        run.console.expect("busy=2", STEP)?;
+        run.console.send("\x03").map_err(|error| error.to_string())?;
+        run.console.send("echo again=$((7 * 7))\r").map_err(|error| error.to_string())?;
+        run.console.expect("again=49", STEP)?;
+        // Ctrl-A x leaves.
+        run.console.send("\x01x").map_err(|error| error.to_string())?;
+        let (status, _) = run.wait(STEP)?;
+        if status.success() { Ok(()) } else { Err(format!("{status}; it printed:\n{}", run.console.tail())) }
+    };
+    session().unwrap();
+}
+
+#[test]
+fn the_binary_says_what_it_is() {
+    if !boot::has_board("riscv64", "virt") {
+        return;
+    }
+    let output = Command::new(boot::rhea()).arg("--version").output().unwrap();
+    assert!(output.status.success());
+    assert!(String::from_utf8_lossy(&output.stdout).to_lowercase().contains("rhea"));
+}

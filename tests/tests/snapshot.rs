@@ -1,0 +1,71 @@
+//! A machine saved in the middle of a boot goes on from there in another process; a damaged file is refused.
+#![cfg(target_os = "linux")]
+
+use std::{fs, path::Path};
+
+use rhea_tests::{
+    boot::{STEP, Scratch, linux_command, powers_off},
+    process::Process,
+    qmp::Qmp,
+};
+use serde_json::json;
+
+/// A line of the kernel in the middle of its boot.
+const MIDDLE: &str = "Serial: 8250/16550 driver";
+
+/// Saves under the tag `middle` when the kernel has come half the way, and ends the process.
+fn save(guest: &mut Process, socket: &Path) -> Result<(), String> {
+    guest.console.expect(MIDDLE, STEP)?;
+    let mut qmp = Qmp::connect(socket, STEP)?;
+    qmp.execute("stop", json!(null))?;
+    let said = qmp.execute("human-monitor-command", json!({ "command-line": "savevm middle" }))?;
+    if said != "" {
+        return Err(format!("savevm: {said}"));
+    }
+    qmp.execute("quit", json!(null))?;
+    powers_off(guest)
+}
+
+/// Starts the machine with its snapshots under `home`.
+fn start(home: &Scratch, vcpus: &str, extra: &[&str]) -> Option<Process> {
+    let mut command = linux_command("")?;
+    command.env("XDG_STATE_HOME", home.path("state")).args(["-name", "boot", "-smp", vcpus]).args(extra);
+    Some(Process::piped(&mut command).expect("the binary starts"))
+}
+
+#[test]
+fn riscv64_linux_saved_in_mid_boot_goes_on_in_another_process() {
+    let scratch = Scratch::new("snapshot");
+    let socket = scratch.path("socket");
+    let option = format!("unix:{},server=on,wait=off", socket.display());
+    for vcpus in ["1", "2"] {
+        let Some(mut guest) = start(&scratch, vcpus, &["-qmp", &option]) else { return };
+        save(&mut guest, &socket).unwrap();
+        let Some(mut guest) = start(&scratch, vcpus, &["-loadvm", "middle"]) else { return };
+        guest.console.expect("GUEST-FLOAT 7464.534242052", STEP).unwrap();
+        guest.console.expect("GUEST-DONE", STEP).unwrap();
+        powers_off(&mut guest).unwrap();
+        assert!(!guest.console.text().contains("OpenSBI v"), "it did not start over");
+    }
+    refused(&scratch);
+}
+
+/// A saved machine cut short, or with a changed byte, ends in one line and exit code 1.
+fn refused(scratch: &Scratch) {
+    let file = &scratch.path("state/rhea/snapshots/boot/middle.rhea");
+    let whole = fs::read(file).expect("the snapshot is there");
+    let half = whole[..whole.len() / 2].to_vec();
+    let mut changed = whole.clone();
+    changed[whole.len() / 3] ^= 0x10;
+    for (what, bytes) in [("cut short", half), ("changed", changed), ("empty", Vec::new())] {
+        fs::write(file, bytes).expect("the scratch folder is writable");
+        let mut guest = start(scratch, "2", &["-loadvm", "middle"]).expect("it ran before");
+        let (status, _) = guest.wait(STEP).expect("it ends at once");
+        while !guest.console.is_closed() {
+            guest.console.pump(std::time::Duration::from_millis(10));
+        }
+        let printed = guest.console.text();
+        assert_eq!(status.code(), Some(1), "{what}: {printed}");
+        assert_eq!(printed.trim_end().lines().count(), 1, "{what}: {printed}");
+    }
+}
