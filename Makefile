@@ -1,0 +1,62 @@
+# Everything a person needs is a target here; `make help` lists them. Scripts are in resources/scripts.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := build
+
+PREFIX ?= /usr/local
+DESTDIR ?=
+GUESTS ?= build/guests
+SCRIPTS := resources/scripts
+RHEA := $(or $(CARGO_TARGET_DIR),target)/release/rhea
+
+.PHONY: build run test check cross-check bench fuzz boot-tests golden-bless install clean help deps guests
+
+build: deps ## build the release binary
+	cargo build --release --package rhea
+
+run: build guests ## boot Debian's riscv64 kernel to a shell on this terminal (Ctrl-A x leaves)
+	$(RHEA) run --arch riscv64 -M virt -smp 2 -m 512 -nographic -no-reboot \
+	    -bios $(GUESTS)/riscv64/fw_dynamic.bin -kernel $(GUESTS)/riscv64/linux -initrd $(GUESTS)/riscv64/initrd.gz \
+	    -append 'console=ttyS0 panic=-1 quiet guest.shell'
+
+test: ## all checks and tests: lints, licences, unit and whole-system tests, other hosts
+	$(SCRIPTS)/test.sh
+
+check: deps ## formatting, clippy with warnings as errors, licences
+	$(SCRIPTS)/check.sh
+
+cross-check: deps ## clippy for aarch64 Linux, aarch64 macOS and x86_64 Windows
+	$(SCRIPTS)/cross-check.sh
+
+boot-tests: build guests ## the long whole-system tests
+	$(SCRIPTS)/deps.sh test
+	cargo test --package rhea_tests --features long --test long -- --test-threads=1
+
+bench: build guests ## tables of boot cost, start-up, idle and translation speed against QEMU 10
+	$(SCRIPTS)/deps.sh bench
+	cargo build --quiet --release --package rhea_tests --bins
+	$(dir $(RHEA))bench $(BENCH)
+
+fuzz: deps ## longer runs of the random tests (FUZZ_CASES, default 20000)
+	$(SCRIPTS)/deps.sh test
+	PROPTEST_CASES=$(or $(FUZZ_CASES),20000) RHEA_FUZZ_CASES=$(or $(FUZZ_CASES),20000) cargo test --release --workspace fuzz
+
+golden-bless: deps ## accept the present output as the golden text
+	RHEA_BLESS=1 cargo test --workspace golden
+	git --no-pager diff --stat
+
+install: build ## install under PREFIX (default /usr/local); NAMES='qemu-system-riscv64 ...' links it under these too
+	$(SCRIPTS)/install.sh $(RHEA) '$(DESTDIR)$(PREFIX)' $(NAMES)
+
+deps: # what a build needs from Debian
+	@$(SCRIPTS)/deps.sh build
+
+guests: deps # real guests, from Debian packages
+	@$(SCRIPTS)/guests.sh $(GUESTS)
+
+clean: ## remove what was built and fetched
+	cargo clean
+	rm -rf build
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
