@@ -2,6 +2,7 @@
 # guests.sh [DIR]: fetches the real guests the boots use into DIR (build/guests) and makes their initramfs. Nothing of them is
 # ever committed. apt checks each package against Debian's signatures; MANIFEST keeps package, architecture, version and
 # SHA-256 of the packages, FILES the SHA-256 of the files taken out, which every later run checks again.
+# Ends with status 75 when the archive cannot be reached.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 . resources/scripts/lib.sh
@@ -13,7 +14,7 @@ suite=trixie
 fetch() {
     local package=${1%:*} deb
     say "fetching $1"
-    (cd "$work/debs" && rm -f -- "${package}"_*.deb && apt-get download -qq "$1")
+    (cd "$work/debs" && rm -f -- "${package}"_*.deb && retry apt-get download -qq "$1")
     deb=$(echo "$work/debs/${package}"_*.deb)
     dpkg-deb -x "$deb" "$work/x/$1"
     echo "$(dpkg-deb -W --showformat='${Package} ${Architecture} ${Version}' "$deb") $(sha256sum <"$deb" | cut -c1-64)" >>"$out/MANIFEST"

@@ -3,6 +3,19 @@
 die() { echo "${0##*/}: $*" >&2; exit 1; }
 say() { echo "== $*" >&2; }
 
+# What asks the network may fail for a while: three tries, then status 75 (EX_TEMPFAIL), by which a caller can tell an archive
+# that cannot be reached from a fault of ours.
+NO_NETWORK=75
+retry() {
+    local try
+    for try in 1 2 3; do
+        "$@" && return 0
+        [ "$try" = 3 ] || { say "failed, trying again: $*" && sleep $((try * 10)); }
+    done
+    say "given up: $*"
+    return "$NO_NETWORK"
+}
+
 # The Debian archive this machine already uses; nothing here names a server.
 mirror() {
     if [ -n "${RHEA_MIRROR:-}" ]; then
@@ -41,10 +54,10 @@ apt_install() {
     local stamp=/var/lib/apt/lists/.rhea-updated
     if [ -z "$(find "$stamp" -mmin -720 2>/dev/null)" ]; then
         # One source that cannot be reached need not be the one that is needed.
-        as_root apt-get update -qq || say "apt-get update had errors, going on"
+        retry as_root apt-get update -qq || say "apt-get update had errors, going on"
         as_root touch "$stamp"
     fi
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${suite[@]}" "${missing[@]}" \
+    retry as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${suite[@]}" "${missing[@]}" \
         >/dev/null || die "apt-get could not install ${missing[*]}"
 }
 
@@ -65,5 +78,6 @@ Dir::Etc::Preferences "/dev/null"; Dir::Etc::PreferencesParts "/dev/null";
 APT::Architecture "$1"; APT::Architectures { $arches };
 APT::Sandbox::User "$(id -un)"; Acquire::Languages "none"; Acquire::Retries "3"; Debug::NoLocking "true";
 CONF
-    APT_CONFIG="$dir/apt.conf" apt-get update -qq || die "apt-get update of $suite failed"
+    # Without the mode a list that did not arrive is only warned of, and a package is missing later.
+    retry env APT_CONFIG="$dir/apt.conf" apt-get update -qq -o APT::Update::Error-Mode=any
 }

@@ -24,8 +24,17 @@ stage() {
     fi
 }
 
+# Tests that need a real guest skip themselves when there is none: an archive that cannot be reached now is no fault of the
+# change under test, whatever else goes wrong here is.
+fetch_guests() {
+    local code=0
+    resources/scripts/guests.sh || code=$?
+    [ "$code" = 75 ] || return "$code"
+    echo "SKIPPED: fetching guests: Debian's archive could not be reached"
+}
+
 resources/scripts/deps.sh build test || exit 1
-stage guests resources/scripts/guests.sh
+stage guests fetch_guests
 stage check resources/scripts/check.sh
 stage build cargo build --quiet --locked --release --package rhea
 export RHEA_BIN=${CARGO_TARGET_DIR:-$PWD/target}/release/rhea
