@@ -12,11 +12,11 @@ use std::thread::JoinHandle;
 
 use parking_lot::Mutex;
 
-use crate::{MAX_FRAME, NetError, NetReceiver, Slot};
+use crate::{MAX_FRAME, NetError, NetReceiver, ReceiverSlot};
 
 struct Shared {
     fd: OwnedFd,
-    receiver: Slot,
+    receiver: ReceiverSlot,
     state: Mutex<State>,
 }
 
@@ -74,7 +74,7 @@ impl FdEndpoint {
         let (wake, woken) = UnixStream::pair().map_err(failed)?;
         wake.set_nonblocking(true).map_err(failed)?;
         woken.set_nonblocking(true).map_err(failed)?;
-        let shared = Arc::new(Shared { fd, receiver: Slot::default(), state: Mutex::default() });
+        let shared = Arc::new(Shared { fd, receiver: ReceiverSlot::default(), state: Mutex::default() });
         let reader = shared.clone();
         let thread = std::thread::Builder::new()
             .name(format!("net-{name}").chars().take(15).collect())

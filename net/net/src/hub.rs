@@ -5,7 +5,7 @@ use std::sync::{Arc, Weak};
 
 use parking_lot::{Condvar, Mutex};
 
-use crate::{Endpoint, MAX_FRAME, NetError, NetReceiver, Slot};
+use crate::{Endpoint, MAX_FRAME, NetError, NetReceiver, ReceiverSlot};
 
 /// Frames a port holds for a NIC that has no room, before it drops.
 const DEPTH: usize = 512;
@@ -22,7 +22,7 @@ struct Queue {
 struct Port {
     queue: Mutex<Queue>,
     wake: Condvar,
-    receiver: Slot,
+    receiver: ReceiverSlot,
 }
 
 impl Port {
@@ -74,8 +74,11 @@ impl Hub {
 
     /// Adds a port, which is there until dropped. It has a thread that feeds its NIC.
     pub fn port(&self) -> Result<Arc<HubPort>, NetError> {
-        let port =
-            Arc::new(Port { queue: Mutex::default(), wake: Condvar::new(), receiver: Slot::default() });
+        let port = Arc::new(Port {
+            queue: Mutex::default(),
+            wake: Condvar::new(),
+            receiver: ReceiverSlot::default(),
+        });
         let fed = port.clone();
         std::thread::Builder::new()
             .name("net-hub".into())

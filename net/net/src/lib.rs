@@ -10,6 +10,7 @@ mod error;
 #[cfg(unix)]
 mod fd;
 mod hub;
+mod join;
 #[cfg(target_os = "linux")]
 mod tap;
 #[cfg(unix)]
@@ -21,6 +22,7 @@ use parking_lot::Mutex;
 
 pub use error::NetError;
 pub use hub::{Hub, HubPort};
+pub use join::Join;
 #[cfg(target_os = "linux")]
 pub use tap::{Tap, TapOptions};
 #[cfg(unix)]
@@ -112,17 +114,18 @@ pub trait NetReceiver: Send {
 
 /// Where an endpoint keeps its receiver: replacing it never waits for a delivery under way.
 #[derive(Default)]
-pub(crate) struct Slot(Mutex<Option<SharedReceiver>>);
+pub struct ReceiverSlot(Mutex<Option<SharedReceiver>>);
 
 type SharedReceiver = Arc<Mutex<Box<dyn NetReceiver>>>;
 
-impl Slot {
-    pub(crate) fn set(&self, receiver: Option<Box<dyn NetReceiver>>) {
+impl ReceiverSlot {
+    /// Sets the receiver, or takes it away.
+    pub fn set(&self, receiver: Option<Box<dyn NetReceiver>>) {
         *self.0.lock() = receiver.map(|r| Arc::new(Mutex::new(r)));
     }
 
     /// Gives a frame to the receiver; `false` if it has no room. Without a receiver the frame is dropped.
-    pub(crate) fn offer(&self, frame: &[u8]) -> bool {
+    pub fn offer(&self, frame: &[u8]) -> bool {
         let Some(receiver) = self.0.lock().clone() else { return true };
         let mut receiver = receiver.lock();
         let room = receiver.can_receive();

@@ -6,33 +6,61 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail};
 use control::VmConfig;
 use control::config::{Netdev, Props};
-use net::{Endpoint, Hub};
+use net::{Endpoint, Hub, Join};
+use net_user::{Options, UserNet};
+use serde_json::Value;
 
 /// Kinds of back ends there are.
-const KINDS: &[&str] = &["dgram", "hubport", "tap"];
+const KINDS: &[&str] = &["dgram", "hubport", "tap", "user"];
 
 /// Opens all of them, by id.
 pub(crate) fn open(config: &VmConfig) -> Result<BTreeMap<String, Arc<dyn Endpoint>>> {
     let mut hubs: BTreeMap<u64, Hub> = BTreeMap::new();
     let mut all = BTreeMap::new();
     for n in &config.netdevs {
-        let end = one(n, &mut hubs).with_context(|| format!("netdev '{}'", n.id))?;
+        let end = one(n, &mut hubs, &all).with_context(|| format!("netdev '{}'", n.id))?;
         all.insert(n.id.clone(), end);
     }
     Ok(all)
 }
 
-fn one(n: &Netdev, hubs: &mut BTreeMap<u64, Hub>) -> Result<Arc<dyn Endpoint>> {
+fn one(
+    n: &Netdev,
+    hubs: &mut BTreeMap<u64, Hub>,
+    others: &BTreeMap<String, Arc<dyn Endpoint>>,
+) -> Result<Arc<dyn Endpoint>> {
     match n.kind.as_str() {
         "hubport" => {
-            n.props.check_keys("hubport", &["hubid"])?;
+            n.props.check_keys("hubport", &["hubid", "netdev"])?;
             let id = n.props.u64("hubid")?.unwrap_or(0);
-            Ok(hubs.entry(id).or_default().port()?)
+            let port = hubs.entry(id).or_default().port()?;
+            let Some(peer) = n.props.text("netdev")? else { return Ok(port) };
+            let peer =
+                others.get(&*peer).with_context(|| format!("netdev: there is no '{peer}' before it"))?;
+            Ok(Arc::new(Join::new(peer.clone(), port)))
         }
         "tap" => tap(&n.props),
         "dgram" => dgram(&n.props),
+        "user" => user(&n.props),
         other => bail!("type '{other}' is not supported; there are: {}", KINDS.join(", ")),
     }
+}
+
+fn user(props: &Props) -> Result<Arc<dyn Endpoint>> {
+    let mut options = Options::default();
+    for (key, value) in props.iter() {
+        let values = match value {
+            Value::Array(list) => list.as_slice(),
+            one => std::slice::from_ref(one),
+        };
+        for value in values {
+            let one = Props::from_iter([(key, value.clone())]);
+            if let Some(text) = one.text(key)? {
+                options.set(key, &text)?;
+            }
+        }
+    }
+    Ok(Arc::new(UserNet::new(options.finish()?)?))
 }
 
 #[cfg(target_os = "linux")]

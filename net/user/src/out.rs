@@ -1,0 +1,342 @@
+//! The way to the guest: frames with virtio-net's header, Ethernet and IP in front.
+//!
+//! Sources: virtio 1.2, section 5.1.6 (header); RFC 791 (IPv4 and its fragments), RFC 8200 (IPv6).
+//!
+//! Invariant: `pending` holds only small control frames, at most [`PENDING`]; data is not made while the guest has no
+//! room for it.
+
+use std::collections::{HashMap, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use smoltcp::wire::{IpProtocol, checksum};
+
+use crate::Shared;
+
+/// Length of virtio-net's header, which is before each frame.
+pub(crate) const VNET: usize = 12;
+/// Length of Ethernet's header.
+pub(crate) const ETHERNET: usize = 14;
+/// Room before the payload of a TCP segment for all headers.
+pub(crate) const HEADROOM: usize = 128;
+
+/// The checksum field holds the pseudo-header's sum only.
+pub(crate) const NEEDS_CSUM: u8 = 1;
+const GSO_TCPV4: u8 = 1;
+const GSO_TCPV6: u8 = 4;
+/// Feature bits of what a guest takes.
+const GUEST_CSUM: u64 = 1 << 1;
+const GUEST_TSO4: u64 = 1 << 7;
+const GUEST_TSO6: u64 = 1 << 8;
+
+const PENDING: usize = 1024;
+/// Neighbours remembered.
+const NEIGHBOURS: usize = 256;
+
+/// Our own Ethernet address: the locally administered one that QEMU's user network has.
+pub(crate) const MAC: [u8; 6] = [0x52, 0x55, 0x0a, 0x00, 0x02, 0x02];
+
+/// The outgoing side.
+pub(crate) struct Out {
+    shared: Arc<Shared>,
+    neighbours: HashMap<IpAddr, [u8; 6]>,
+    last: [u8; 6],
+    pending: VecDeque<Vec<u8>>,
+    mtu: usize,
+    ident: u16,
+}
+
+/// What a TCP segment's header says.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct TcpHead {
+    pub(crate) seq: u32,
+    pub(crate) ack: u32,
+    /// The flags byte.
+    pub(crate) flags: u8,
+    pub(crate) window: u16,
+    /// Maximum segment size and window scale, on SYN.
+    pub(crate) options: Option<(u16, Option<u8>)>,
+}
+
+/// TCP's flags.
+pub(crate) mod flag {
+    pub(crate) const FIN: u8 = 1;
+    pub(crate) const SYN: u8 = 2;
+    pub(crate) const RST: u8 = 4;
+    pub(crate) const PSH: u8 = 8;
+    pub(crate) const ACK: u8 = 16;
+}
+
+fn put16(to: &mut [u8], at: usize, value: u16) {
+    to[at..at + 2].copy_from_slice(&value.to_be_bytes());
+}
+
+impl Out {
+    pub(crate) fn new(shared: Arc<Shared>, mtu: u16) -> Self {
+        Out {
+            shared,
+            neighbours: HashMap::new(),
+            last: [0xff; 6],
+            pending: VecDeque::new(),
+            mtu: mtu.into(),
+            ident: 0,
+        }
+    }
+
+    /// Largest IP packet.
+    pub(crate) fn mtu(&self) -> usize {
+        self.mtu
+    }
+
+    /// Remembers who has an address.
+    pub(crate) fn learn(&mut self, ip: IpAddr, mac: [u8; 6]) {
+        if mac[0] & 1 != 0 {
+            return;
+        }
+        self.last = mac;
+        if self.neighbours.len() < NEIGHBOURS || self.neighbours.contains_key(&ip) {
+            self.neighbours.insert(ip, mac);
+        }
+    }
+
+    /// Whether somebody with the address has been heard of.
+    pub(crate) fn knows(&self, ip: IpAddr) -> bool {
+        self.neighbours.contains_key(&ip)
+    }
+
+    fn mac_of(&self, ip: IpAddr) -> [u8; 6] {
+        match ip {
+            IpAddr::V4(ip) if ip.is_broadcast() => [0xff; 6],
+            IpAddr::V6(ip) if ip.is_multicast() => {
+                let o = ip.octets();
+                [0x33, 0x33, o[12], o[13], o[14], o[15]]
+            }
+            ip => self.neighbours.get(&ip).copied().unwrap_or(self.last),
+        }
+    }
+
+    /// Whether the guest takes data.
+    pub(crate) fn has_room(&self) -> bool {
+        self.pending.is_empty()
+    }
+
+    /// The guest may have room again.
+    pub(crate) fn retry(&mut self) {
+        while let Some(frame) = self.pending.front() {
+            if !self.shared.receiver.offer(frame) {
+                return;
+            }
+            self.pending.pop_front();
+        }
+    }
+
+    /// Sends a frame that has its header, or keeps it until there is room.
+    fn control(&mut self, frame: Vec<u8>) {
+        if self.pending.is_empty() && self.shared.receiver.offer(&frame) {
+            return;
+        }
+        if self.pending.len() < PENDING {
+            self.pending.push_back(frame);
+        }
+    }
+
+    /// Sends an Ethernet frame.
+    pub(crate) fn ethernet(&mut self, to: [u8; 6], kind: u16, payload: &[u8]) {
+        let mut frame = vec![0; VNET];
+        frame.extend_from_slice(&to);
+        frame.extend_from_slice(&MAC);
+        frame.extend_from_slice(&kind.to_be_bytes());
+        frame.extend_from_slice(payload);
+        // Shorter ones are padded, as on a wire.
+        frame.resize(frame.len().max(VNET + 60), 0);
+        self.control(frame);
+    }
+
+    /// Writes Ethernet's and IP's header so that they end at `end`; gives where they begin.
+    fn headers(
+        &mut self,
+        frame: &mut [u8],
+        end: usize,
+        (src, dst): (IpAddr, IpAddr),
+        protocol: IpProtocol,
+        (length, fragment): (usize, u16),
+    ) -> usize {
+        let to = self.mac_of(dst);
+        let (kind, at) = match (src, dst) {
+            (IpAddr::V4(src), IpAddr::V4(dst)) => {
+                let at = end - 20;
+                let h = &mut frame[at..end];
+                h.fill(0);
+                h[0] = 0x45;
+                put16(h, 2, (20 + length) as u16);
+                put16(h, 4, self.ident);
+                // Segments that are no fragments must not become any.
+                put16(h, 6, if fragment == 0 && protocol == IpProtocol::Tcp { 0x4000 } else { fragment });
+                h[8] = 64;
+                h[9] = protocol.into();
+                h[12..16].copy_from_slice(&src.octets());
+                h[16..20].copy_from_slice(&dst.octets());
+                let sum = !checksum::data(h);
+                put16(h, 10, sum);
+                (0x0800u16, at)
+            }
+            (IpAddr::V6(src), IpAddr::V6(dst)) => {
+                let at = end - 40;
+                let h = &mut frame[at..end];
+                h.fill(0);
+                h[0] = 0x60;
+                put16(h, 4, length as u16);
+                h[6] = protocol.into();
+                // Neighbour discovery demands the largest.
+                h[7] = if protocol == IpProtocol::Icmpv6 { 255 } else { 64 };
+                h[8..24].copy_from_slice(&src.octets());
+                h[24..40].copy_from_slice(&dst.octets());
+                (0x86dd, at)
+            }
+            // The two ends of a flow are of one family.
+            _ => return end,
+        };
+        let at = at - ETHERNET;
+        frame[at..at + 6].copy_from_slice(&to);
+        frame[at + 6..at + 12].copy_from_slice(&MAC);
+        put16(frame, at + 12, kind);
+        at
+    }
+
+    /// Sends an IP packet. What exceeds the MTU goes in fragments (IPv4) or not at all (IPv6).
+    pub(crate) fn ip(&mut self, src: IpAddr, dst: IpAddr, protocol: IpProtocol, payload: &[u8]) {
+        self.ident = self.ident.wrapping_add(1);
+        let header = if src.is_ipv4() { 20 } else { 40 };
+        let room = (self.mtu - header) & !7;
+        if payload.len() + header > self.mtu && src.is_ipv6() || payload.len() > 65535 - header {
+            return;
+        }
+        let pieces = if payload.len() + header <= self.mtu { payload.len().max(1) } else { room };
+        let mut offset = 0;
+        loop {
+            let piece = &payload[offset..payload.len().min(offset + pieces)];
+            let more = offset + piece.len() < payload.len();
+            let fragment = (offset / 8) as u16 | if more { 0x2000 } else { 0 };
+            let end = VNET + ETHERNET + header;
+            let mut frame = vec![0; end + piece.len()];
+            frame[end..].copy_from_slice(piece);
+            self.headers(&mut frame, end, (src, dst), protocol, (piece.len(), fragment));
+            self.control(frame);
+            offset += piece.len();
+            if !more {
+                return;
+            }
+        }
+    }
+
+    /// Sends a UDP datagram.
+    pub(crate) fn udp(&mut self, src: SocketAddr, dst: SocketAddr, data: &[u8]) {
+        let Ok(length) = u16::try_from(8 + data.len()) else { return };
+        let mut packet = Vec::with_capacity(8 + data.len());
+        for n in [src.port(), dst.port(), length, 0] {
+            packet.extend_from_slice(&n.to_be_bytes());
+        }
+        packet.extend_from_slice(data);
+        let sum = !transport_sum(src.ip(), dst.ip(), IpProtocol::Udp, &packet);
+        // Zero would say that there is none.
+        put16(&mut packet, 6, if sum == 0 { 0xffff } else { sum });
+        self.ip(src.ip(), dst.ip(), IpProtocol::Udp, &packet);
+    }
+
+    /// Bytes of payload a single TCP segment may have on its way to the guest, and whether it is cut there.
+    pub(crate) fn tcp_room(&self, v6: bool, mss: u16) -> (usize, bool) {
+        let offloads = self.shared.offloads.load(Ordering::Relaxed);
+        let wanted = GUEST_CSUM | if v6 { GUEST_TSO6 } else { GUEST_TSO4 };
+        if offloads & wanted == wanted { (64 << 10, true) } else { (mss.into(), false) }
+    }
+
+    /// Sends a TCP segment without payload.
+    pub(crate) fn tcp_control(&mut self, src: SocketAddr, dst: SocketAddr, head: &TcpHead) {
+        let mut frame = vec![0; HEADROOM];
+        let at = self.tcp_headers(&mut frame, (src, dst), head, 0, None);
+        frame.drain(..at);
+        self.control(frame);
+    }
+
+    /// Sends the payload in `buffer[HEADROOM..]` as one frame; `false` if the guest has no room now. With `mss` the frame
+    /// may be longer than the MTU, and whoever receives it knows where it would have been cut.
+    pub(crate) fn tcp_data(
+        &mut self,
+        src: SocketAddr,
+        dst: SocketAddr,
+        head: &TcpHead,
+        buffer: &mut [u8],
+        mss: Option<u16>,
+    ) -> bool {
+        if !self.pending.is_empty() {
+            return false;
+        }
+        let length = buffer.len() - HEADROOM;
+        let at = self.tcp_headers(buffer, (src, dst), head, length, mss);
+        self.shared.receiver.offer(&buffer[at..])
+    }
+
+    /// Writes all headers of a segment before `frame[HEADROOM..]`; gives where they begin.
+    fn tcp_headers(
+        &mut self,
+        frame: &mut [u8],
+        (src, dst): (SocketAddr, SocketAddr),
+        head: &TcpHead,
+        length: usize,
+        mss: Option<u16>,
+    ) -> usize {
+        self.ident = self.ident.wrapping_add(1);
+        let options = match head.options {
+            None => 0,
+            Some((_, None)) => 4,
+            Some((_, Some(_))) => 8,
+        };
+        let at = HEADROOM - 20 - options;
+        let h = &mut frame[at..HEADROOM];
+        h.fill(0);
+        put16(h, 0, src.port());
+        put16(h, 2, dst.port());
+        h[4..8].copy_from_slice(&head.seq.to_be_bytes());
+        h[8..12].copy_from_slice(&head.ack.to_be_bytes());
+        h[12] = (((20 + options) / 4) << 4) as u8;
+        h[13] = head.flags;
+        put16(h, 14, head.window);
+        if let Some((size, scale)) = head.options {
+            h[20..22].copy_from_slice(&[2, 4]);
+            put16(h, 22, size);
+            if let Some(scale) = scale {
+                h[24..28].copy_from_slice(&[1, 3, 3, scale]);
+            }
+        }
+        let (ips, whole) = ((src.ip(), dst.ip()), 20 + options + length);
+        let partial = self.shared.offloads.load(Ordering::Relaxed) & GUEST_CSUM != 0;
+        let sum = if partial {
+            checksum::pseudo_header(&ips.0.into(), &ips.1.into(), IpProtocol::Tcp, whole as u32)
+        } else {
+            !transport_sum(ips.0, ips.1, IpProtocol::Tcp, &frame[at..])
+        };
+        put16(frame, at + 16, sum);
+        let start = self.headers(frame, at, ips, IpProtocol::Tcp, (whole, 0));
+        let vnet = start - VNET;
+        let h = &mut frame[vnet..start];
+        h.fill(0);
+        if partial {
+            h[0] = NEEDS_CSUM;
+            h[6..8].copy_from_slice(&((at - start) as u16).to_le_bytes());
+            h[8..10].copy_from_slice(&16u16.to_le_bytes());
+        }
+        if let Some(mss) = mss.filter(|m| length > usize::from(*m)) {
+            h[1] = if ips.0.is_ipv4() { GSO_TCPV4 } else { GSO_TCPV6 };
+            h[2..4].copy_from_slice(&((HEADROOM - start) as u16).to_le_bytes());
+            h[4..6].copy_from_slice(&mss.to_le_bytes());
+        }
+        vnet
+    }
+}
+
+/// Sum over the pseudo-header and a transport packet; all ones if the packet's checksum is right.
+pub(crate) fn transport_sum(src: IpAddr, dst: IpAddr, protocol: IpProtocol, packet: &[u8]) -> u16 {
+    let pseudo = checksum::pseudo_header(&src.into(), &dst.into(), protocol, packet.len() as u32);
+    checksum::combine(&[pseudo, checksum::data(packet)])
+}

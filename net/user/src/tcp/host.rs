@@ -1,0 +1,74 @@
+//! The host's end of a connection.
+
+use std::io::{self, IoSlice, Read, Write};
+use std::net::Shutdown;
+use std::time::Duration;
+
+use mio::event::Source;
+use mio::{Interest, Registry, Token};
+
+/// A stream of the host's.
+pub(crate) enum Host {
+    Tcp(mio::net::TcpStream),
+    #[cfg(unix)]
+    Unix(mio::net::UnixStream),
+}
+
+macro_rules! each {
+    ($self:ident, $stream:ident => $do:expr) => {
+        match $self {
+            Host::Tcp($stream) => $do,
+            #[cfg(unix)]
+            Host::Unix($stream) => $do,
+        }
+    };
+}
+
+impl Host {
+    pub(crate) fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
+        each!(self, s => s.register(registry, token, Interest::READABLE | Interest::WRITABLE))
+    }
+
+    pub(crate) fn deregister(&mut self, registry: &Registry) {
+        // It is about to be closed, which does the same.
+        let _ = each!(self, s => s.deregister(registry));
+    }
+
+    /// Whether the connection has been made: `None` while it is under way.
+    pub(crate) fn connected(&self) -> Option<io::Result<()>> {
+        match self {
+            Host::Tcp(s) => match (s.take_error(), s.peer_addr()) {
+                (Ok(Some(e)) | Err(e), _) => Some(Err(e)),
+                (_, Ok(_)) => {
+                    // What the guest has collected is not to be collected again.
+                    let _ = s.set_nodelay(true);
+                    Some(Ok(()))
+                }
+                (_, Err(e)) if e.kind() == io::ErrorKind::NotConnected => None,
+                (_, Err(e)) => Some(Err(e)),
+            },
+            #[cfg(unix)]
+            Host::Unix(_) => Some(Ok(())),
+        }
+    }
+
+    pub(crate) fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
+        each!(self, s => s.read(to))
+    }
+
+    pub(crate) fn write(&mut self, from: &[IoSlice<'_>]) -> io::Result<usize> {
+        each!(self, s => s.write_vectored(from))
+    }
+
+    /// Ends the guest's direction.
+    pub(crate) fn end_writes(&self) {
+        let _ = each!(self, s => s.shutdown(Shutdown::Write));
+    }
+
+    /// Lets the peer see a reset.
+    pub(crate) fn abort(&self) {
+        if let Host::Tcp(s) = self {
+            let _ = socket2::SockRef::from(s).set_linger(Some(Duration::ZERO));
+        }
+    }
+}

@@ -1,0 +1,249 @@
+//! UDP: one host socket for each of the guest's, so that whoever it has written to can answer.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use mio::Interest;
+use mio::net::UdpSocket;
+use slab::Slab;
+use smoltcp::wire::{IpProtocol, UdpPacket};
+
+use crate::forward::{HostForward, Listen};
+use crate::icmp::{self, Unreachable};
+use crate::out::transport_sum;
+use crate::packet::Packet;
+use crate::worker::{Cx, Kind, token};
+use crate::{UserError, neighbour};
+
+/// Sockets at a time; the one idle longest goes.
+const MOST: usize = 1024;
+/// Time without a datagram after which a socket is closed.
+const IDLE: Duration = Duration::from_secs(240);
+/// The same for name look-ups.
+const IDLE_DNS: Duration = Duration::from_secs(15);
+/// Addresses of a flow that the guest knows by another name.
+const ALIASES: usize = 16;
+/// Peers of a forwarded port.
+const PEERS: usize = 256;
+/// Datagrams read from a socket before others have their turn.
+const BATCH: usize = 64;
+
+struct Flow {
+    /// The guest's socket, and whether the host's is an IPv4 one.
+    key: (SocketAddr, bool),
+    socket: UdpSocket,
+    used: Instant,
+    idle: Duration,
+    /// Where it is, and where the guest sees it.
+    aliases: Vec<(SocketAddr, SocketAddr)>,
+}
+
+struct Forward {
+    socket: UdpSocket,
+    guest: SocketAddr,
+    /// As the guest sees them, and where they are.
+    peers: Vec<(SocketAddr, SocketAddr)>,
+}
+
+/// All UDP sockets.
+pub(crate) struct Udp {
+    flows: Slab<Flow>,
+    by_guest: HashMap<(SocketAddr, bool), usize>,
+    forwards: Vec<Forward>,
+    /// Sockets with something to read.
+    waiting: Vec<(Kind, usize)>,
+    buffer: Vec<u8>,
+}
+
+impl Udp {
+    pub(crate) fn new(rules: &[HostForward], registry: &mio::Registry) -> Result<Self, UserError> {
+        let mut forwards = Vec::new();
+        for rule in rules {
+            let Listen::Udp(address) = rule.listen else { continue };
+            let failed = |e| UserError::host(format!("hostfwd: UDP port {address}"), e);
+            let mut socket = UdpSocket::bind(address).map_err(failed)?;
+            registry
+                .register(&mut socket, token(Kind::UdpForward, forwards.len()), Interest::READABLE)
+                .map_err(failed)?;
+            forwards.push(Forward { socket, guest: rule.guest, peers: Vec::new() });
+        }
+        Ok(Udp {
+            flows: Slab::new(),
+            by_guest: HashMap::new(),
+            forwards,
+            waiting: Vec::new(),
+            buffer: vec![0; 65536],
+        })
+    }
+
+    /// Takes a datagram from the guest that is for none of our own services.
+    pub(crate) fn input(
+        &mut self,
+        p: &Packet<'_>,
+        src: SocketAddr,
+        dst: SocketAddr,
+        data: &[u8],
+        cx: &mut Cx<'_>,
+    ) {
+        for forward in self.forwards.iter().filter(|f| f.guest == src) {
+            if let Some((_, peer)) = forward.peers.iter().find(|(seen, _)| *seen == dst) {
+                let _ = forward.socket.send_to(data, *peer);
+                return;
+            }
+        }
+        let Some(to) = cx.nat.outward(dst) else {
+            if !cx.config.restrict {
+                icmp::unreachable(p, Unreachable::Host, cx.out);
+            }
+            return;
+        };
+        let index = match self.flow((src, to.is_ipv4()), cx) {
+            Ok(index) => index,
+            Err(e) => {
+                tracing::debug!("user network: UDP from {src}: {e}");
+                return icmp::unreachable(p, Unreachable::Network, cx.out);
+            }
+        };
+        let flow = &mut self.flows[index];
+        flow.used = cx.now;
+        flow.idle = if dst.port() == 53 { IDLE_DNS } else { IDLE };
+        if to != dst {
+            flow.aliases.retain(|(real, _)| *real != to);
+            flow.aliases.truncate(ALIASES - 1);
+            flow.aliases.insert(0, (to, dst));
+        }
+        match flow.socket.send_to(data, to) {
+            Ok(_) => {}
+            Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => {
+                icmp::unreachable(p, Unreachable::Port, cx.out);
+            }
+            Err(e)
+                if matches!(e.kind(), io::ErrorKind::NetworkUnreachable | io::ErrorKind::HostUnreachable) =>
+            {
+                icmp::unreachable(p, Unreachable::Network, cx.out);
+            }
+            Err(e) => tracing::debug!("user network: UDP to {to}: {e}"),
+        }
+    }
+
+    fn flow(&mut self, key: (SocketAddr, bool), cx: &mut Cx<'_>) -> io::Result<usize> {
+        if let Some(index) = self.by_guest.get(&key) {
+            return Ok(*index);
+        }
+        if self.flows.len() >= MOST
+            && let Some((oldest, _)) = self.flows.iter().min_by_key(|(_, f)| f.used)
+        {
+            self.close(oldest);
+        }
+        let any: IpAddr = if key.1 { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        let mut socket = UdpSocket::bind(SocketAddr::new(any, 0))?;
+        let entry = self.flows.vacant_entry();
+        let index = entry.key();
+        cx.registry.register(&mut socket, token(Kind::Udp, index), Interest::READABLE)?;
+        entry.insert(Flow { key, socket, used: cx.now, idle: IDLE, aliases: Vec::new() });
+        self.by_guest.insert(key, index);
+        Ok(index)
+    }
+
+    fn close(&mut self, index: usize) {
+        if let Some(flow) = self.flows.try_remove(index) {
+            self.by_guest.remove(&flow.key);
+        }
+    }
+
+    /// A socket has something to read.
+    pub(crate) fn ready(&mut self, kind: Kind, index: usize) {
+        if !self.waiting.contains(&(kind, index)) {
+            self.waiting.push((kind, index));
+        }
+    }
+
+    /// Reads as long as the guest has room; true if there may be more.
+    pub(crate) fn pump(&mut self, cx: &mut Cx<'_>) -> bool {
+        for (kind, index) in std::mem::take(&mut self.waiting) {
+            let done = match kind {
+                Kind::UdpForward => self.read_forward(index, cx),
+                _ => self.read_flow(index, cx),
+            };
+            if !done {
+                self.waiting.push((kind, index));
+            }
+        }
+        !self.waiting.is_empty() && cx.out.has_room()
+    }
+
+    fn read_flow(&mut self, index: usize, cx: &mut Cx<'_>) -> bool {
+        let Some(flow) = self.flows.get_mut(index) else { return true };
+        for _ in 0..BATCH {
+            if !cx.out.has_room() {
+                return false;
+            }
+            match flow.socket.recv_from(&mut self.buffer) {
+                Ok((n, from)) => {
+                    flow.used = cx.now;
+                    let alias = flow.aliases.iter().find(|(real, _)| *real == from).map(|(_, seen)| *seen);
+                    let Some(seen) = alias.or_else(|| cx.nat.inward(Some(from), flow.key.0.is_ipv4())) else {
+                        continue;
+                    };
+                    cx.out.udp(seen, flow.key.0, &self.buffer[..n]);
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return true,
+                // Of an earlier datagram.
+                Err(_) => {}
+            }
+        }
+        false
+    }
+
+    fn read_forward(&mut self, index: usize, cx: &mut Cx<'_>) -> bool {
+        let Some(forward) = self.forwards.get_mut(index) else { return true };
+        for _ in 0..BATCH {
+            if !cx.out.has_room() {
+                return false;
+            }
+            match forward.socket.recv_from(&mut self.buffer) {
+                Ok((n, from)) => {
+                    let Some(seen) = cx.nat.inward(Some(from), forward.guest.is_ipv4()) else { continue };
+                    forward.peers.retain(|(s, _)| *s != seen);
+                    forward.peers.truncate(PEERS - 1);
+                    forward.peers.insert(0, (seen, from));
+                    if !cx.out.knows(forward.guest.ip()) {
+                        neighbour::solicit(forward.guest.ip(), cx);
+                    }
+                    cx.out.udp(seen, forward.guest, &self.buffer[..n]);
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return true,
+                Err(_) => {}
+            }
+        }
+        false
+    }
+
+    /// Closes what is idle.
+    pub(crate) fn sweep(&mut self, now: Instant) {
+        let idle: Vec<usize> =
+            self.flows.iter().filter(|(_, f)| now.duration_since(f.used) > f.idle).map(|(i, _)| i).collect();
+        idle.into_iter().for_each(|i| self.close(i));
+    }
+
+    /// Number of sockets made for the guest.
+    pub(crate) fn len(&self) -> usize {
+        self.flows.len()
+    }
+}
+
+/// Takes a datagram apart: its ends and its data.
+pub(crate) fn parse<'a>(p: &Packet<'a>, trusted: bool) -> Option<(SocketAddr, SocketAddr, &'a [u8])> {
+    let packet = UdpPacket::new_checked(p.payload).ok()?;
+    let length = usize::from(packet.len());
+    let whole = p.payload.get(..length)?;
+    // IPv4 allows to leave the sum out.
+    let summed = !trusted && (packet.checksum() != 0 || p.src.is_ipv6());
+    if summed && transport_sum(p.src, p.dst, IpProtocol::Udp, whole) != 0xffff {
+        return None;
+    }
+    let (src, dst) = (SocketAddr::new(p.src, packet.src_port()), SocketAddr::new(p.dst, packet.dst_port()));
+    Some((src, dst, whole.get(8..)?))
+}

@@ -1,0 +1,209 @@
+//! The thread everything happens on: it waits for the host's sockets, for frames of the guest and for time.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use mio::{Events, Poll, Registry, Token};
+use smoltcp::wire::IpProtocol;
+
+use crate::dhcp::{self, Dhcp};
+use crate::icmp::{self, Icmp, Unreachable};
+use crate::nat::{Nat, Owner};
+use crate::out::{ETHERNET, NEEDS_CSUM, Out, VNET};
+use crate::packet::{self, Packet, Parsed, Reassembly};
+use crate::tcp::Tcp;
+use crate::tftp::Tftp;
+use crate::udp::{self, Udp};
+use crate::{Shared, UserConfig, UserError, neighbour};
+
+/// How often idle sockets are looked for.
+const SWEEP: Duration = Duration::from_secs(5);
+
+/// What an event belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Wake,
+    Conn,
+    Listener,
+    Udp,
+    UdpForward,
+    Ping,
+}
+
+const KINDS: [Kind; 6] = [Kind::Wake, Kind::Conn, Kind::Listener, Kind::Udp, Kind::UdpForward, Kind::Ping];
+
+/// The token of the `index`th of its kind.
+pub(crate) fn token(kind: Kind, index: usize) -> Token {
+    Token(index << 3 | kind as usize)
+}
+
+/// What the parts share while one of them runs.
+pub(crate) struct Cx<'a> {
+    pub(crate) out: &'a mut Out,
+    pub(crate) nat: &'a mut Nat,
+    pub(crate) config: &'a UserConfig,
+    pub(crate) registry: &'a Registry,
+    pub(crate) now: Instant,
+}
+
+/// All of the network's state.
+pub(crate) struct Worker {
+    shared: Arc<Shared>,
+    poll: Poll,
+    config: UserConfig,
+    out: Out,
+    nat: Nat,
+    tcp: Tcp,
+    udp: Udp,
+    icmp: Icmp,
+    dhcp: Dhcp,
+    tftp: Tftp,
+    reassembly: Reassembly,
+    swept: Instant,
+}
+
+impl Worker {
+    pub(crate) fn new(config: UserConfig, poll: Poll, shared: Arc<Shared>) -> Result<Self, UserError> {
+        Ok(Worker {
+            out: Out::new(shared.clone(), config.mtu),
+            nat: Nat::new(config.clone()),
+            tcp: Tcp::new(&config.host_forwards, poll.registry())?,
+            udp: Udp::new(&config.host_forwards, poll.registry())?,
+            icmp: Icmp::default(),
+            dhcp: Dhcp::default(),
+            tftp: Tftp::default(),
+            reassembly: Reassembly::default(),
+            swept: Instant::now(),
+            shared,
+            poll,
+            config,
+        })
+    }
+
+    /// Runs until the endpoint is gone.
+    pub(crate) fn run(mut self) {
+        let mut events = Events::with_capacity(256);
+        let mut frames = Vec::new();
+        let mut more = false;
+        loop {
+            let wait = if more || !self.shared.sleeps() { Some(Duration::ZERO) } else { self.patience() };
+            match self.poll.poll(&mut events, wait) {
+                Ok(()) => {}
+                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(e) => return tracing::error!("user network: {e}"),
+            }
+            let Some(retry) = self.shared.take(&mut frames) else { return };
+            let Self { out, nat, config, poll, tcp, udp, icmp, .. } = &mut self;
+            let mut cx = Cx { out, nat, config, registry: poll.registry(), now: Instant::now() };
+            if retry {
+                cx.out.retry();
+                tcp.touch_all();
+            }
+            for event in &events {
+                let Token(t) = event.token();
+                let index = t >> 3;
+                let failed = event.is_error() || event.is_read_closed();
+                match KINDS.get(t & 7) {
+                    Some(Kind::Conn) => tcp.ready(
+                        index,
+                        event.is_readable() || failed,
+                        event.is_writable() || event.is_write_closed() || event.is_error(),
+                    ),
+                    Some(Kind::Listener) => tcp.accept(index, &mut cx),
+                    Some(kind @ (Kind::Udp | Kind::UdpForward)) => udp.ready(*kind, index),
+                    Some(Kind::Ping) => icmp.ready(index, &mut cx),
+                    Some(Kind::Wake) | None => {}
+                }
+            }
+            for frame in frames.drain(..) {
+                self.frame(&frame);
+                self.shared.give_back(frame);
+            }
+            let Self { out, nat, config, poll, tcp, udp, icmp, swept, .. } = &mut self;
+            let mut cx = Cx { out, nat, config, registry: poll.registry(), now: Instant::now() };
+            tcp.pump(&mut cx);
+            more = udp.pump(&mut cx);
+            if cx.now.duration_since(*swept) > SWEEP {
+                *swept = cx.now;
+                udp.sweep(cx.now);
+                icmp.sweep(cx.now);
+            }
+            self.shared.connections.store(self.tcp.len(), Ordering::Relaxed);
+        }
+    }
+
+    /// How long nothing needs to be done.
+    fn patience(&self) -> Option<Duration> {
+        let now = Instant::now();
+        let sweep = (self.udp.len() > 0 || !self.icmp.is_empty()).then_some(self.swept + SWEEP);
+        let next = self.tcp.next_timer().into_iter().chain(sweep).min()?;
+        // Rounded up: what is woken a little early has nothing to do yet.
+        Some(next.saturating_duration_since(now) + Duration::from_millis(1))
+    }
+
+    /// Takes a frame with its virtio-net header.
+    fn frame(&mut self, frame: &[u8]) {
+        let Some((head, frame)) = frame.split_at_checked(VNET) else { return };
+        let Some((ethernet, payload)) = frame.split_at_checked(ETHERNET) else { return };
+        let trusted = head[0] & NEEDS_CSUM != 0;
+        let mut mac = [0; 6];
+        mac.copy_from_slice(&ethernet[6..12]);
+        let now = Instant::now();
+        let parsed = match u16::from_be_bytes([ethernet[12], ethernet[13]]) {
+            0x0806 => {
+                let Self { out, nat, config, poll, .. } = self;
+                return neighbour::arp(payload, &mut Cx { out, nat, config, registry: poll.registry(), now });
+            }
+            0x0800 if self.config.ipv4.is_some() => packet::ipv4(payload),
+            0x86dd if self.config.ipv6.is_some() => packet::ipv6(payload),
+            _ => return,
+        };
+        match parsed {
+            None => {}
+            Some(Parsed::Whole(p)) => {
+                self.learn(p.src, mac);
+                self.packet(&p, trusted, now);
+            }
+            Some(Parsed::Fragment(f)) => {
+                if let Some((src, dst, protocol, data)) = self.reassembly.add(&f, now) {
+                    self.learn(src, mac);
+                    let p = Packet { src, dst, protocol, payload: &data, whole: &[] };
+                    self.packet(&p, trusted, now);
+                }
+            }
+        }
+    }
+
+    fn learn(&mut self, ip: IpAddr, mac: [u8; 6]) {
+        if self.nat.owner(ip) == Owner::Inside && packet::is_unicast(ip) {
+            self.out.learn(ip, mac);
+        }
+    }
+
+    fn packet(&mut self, p: &Packet<'_>, trusted: bool, now: Instant) {
+        let Self { out, nat, config, poll, tcp, udp, icmp, dhcp, tftp, .. } = self;
+        let cx = &mut Cx { out, nat, config, registry: poll.registry(), now };
+        // Only the network's own hosts speak here; a client of DHCP has no address yet.
+        let known = cx.nat.owner(p.src) == Owner::Inside && packet::is_unicast(p.src);
+        match p.protocol {
+            IpProtocol::Tcp if known && packet::is_unicast(p.dst) => tcp.input(p, trusted, cx),
+            IpProtocol::Udp => {
+                let Some((src, dst, data)) = udp::parse(p, trusted) else { return };
+                let own = cx.nat.owner(p.dst) == Owner::Host;
+                match dst.port() {
+                    67 if p.src.is_ipv4() && (own || !packet::is_unicast(p.dst)) => dhcp.input(data, cx),
+                    547 if p.src.is_ipv6() => dhcp::v6(src, data, cx),
+                    69 if own && cx.config.tftp.is_some() => tftp.input(src, dst, data, cx),
+                    _ if known && packet::is_unicast(p.dst) => udp.input(p, src, dst, data, cx),
+                    _ => {}
+                }
+            }
+            IpProtocol::Icmp if known && p.src.is_ipv4() => icmp.input(p, cx),
+            IpProtocol::Icmpv6 if p.src.is_ipv6() => icmp.input(p, cx),
+            _ if known && !p.whole.is_empty() => icmp::unreachable(p, Unreachable::Forbidden, cx.out),
+            _ => {}
+        }
+    }
+}
