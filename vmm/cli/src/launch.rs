@@ -51,14 +51,19 @@ fn ram_config(config: &VmConfig) -> Result<RamConfig> {
         MemoryBackendKind::Anon if b.share || huge.is_some() => Backing::Memfd { huge },
         MemoryBackendKind::Anon => Backing::Anonymous,
         MemoryBackendKind::Memfd => Backing::Memfd { huge },
-        MemoryBackendKind::File { path, offset: 0, readonly: false, .. } => {
-            Backing::File { path: path.into(), shared: b.share }
+        MemoryBackendKind::File { path, offset, readonly: false, .. } => {
+            Backing::File { path: path.into(), shared: b.share, offset: *offset }
         }
         MemoryBackendKind::File { path, .. } => {
-            bail!("memory backend {path}: offset and readonly are not supported")
+            bail!("memory backend {path}: readonly is not supported, a guest writes to its RAM")
         }
     };
-    Ok(RamConfig { backing, prealloc: b.prealloc })
+    Ok(RamConfig {
+        backing,
+        prealloc: b.prealloc,
+        merge: b.merge == Some(true),
+        no_dump: b.dump == Some(false),
+    })
 }
 
 /// An accelerator to try, and the properties the user gave it.

@@ -36,6 +36,31 @@ pub enum RamError {
         /// The host's reason.
         source: io::Error,
     },
+    /// The host's pool of huge pages is too small.
+    #[error(
+        "RAM '{name}': {needed} huge pages of {page} KiB are needed, the host's pool has {free} free; \
+         enlarge it (/sys/kernel/mm/hugepages/hugepages-{page}kB/nr_hugepages) or leave huge pages out"
+    )]
+    HugePages {
+        /// Name of the block.
+        name: String,
+        /// Size of a huge page in KiB.
+        page: u64,
+        /// Pages needed.
+        needed: u64,
+        /// Pages free, as far as is known.
+        free: u64,
+    },
+    /// The memory could not be made present in advance.
+    #[error("RAM '{name}': {size:#x} bytes cannot be allocated in advance: {source}")]
+    Populate {
+        /// Name of the block.
+        name: String,
+        /// Size in bytes.
+        size: u64,
+        /// The host's reason.
+        source: io::Error,
+    },
     /// The host does not offer this backing.
     #[error("RAM '{name}': {what} is not available on this host")]
     Unsupported {

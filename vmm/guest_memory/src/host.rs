@@ -51,7 +51,11 @@ impl Mapping {
     }
 
     /// Makes every page present now, so that later accesses cannot fail for want of memory.
-    pub(crate) fn populate(&self, page: usize) {
+    pub(crate) fn populate(&self, page: usize) -> io::Result<()> {
+        // Touching would end the process with a signal where memory runs out; the host can be asked instead.
+        if let Some(done) = self.populate_by_host() {
+            return done;
+        }
         let mut offset = 0;
         while offset < self.region.size() {
             // SAFETY: in the mapping. Nobody else has the pointer yet: this runs before the block is shared.
@@ -61,6 +65,7 @@ impl Mapping {
             }
             offset += page;
         }
+        Ok(())
     }
 }
 
@@ -71,9 +76,15 @@ mod unix {
     use vm_memory::mmap::MmapRegionBuilder;
 
     impl Mapping {
-        /// Maps `size` bytes: anonymous memory, or `file` from its start. Nothing is reserved until touched.
-        pub(crate) fn new(size: usize, file: Option<(&File, u64)>, shared: bool) -> io::Result<Self> {
-            let mut flags = libc::MAP_NORESERVE;
+        /// Maps `size` bytes: anonymous memory, or `file` from an offset.
+        /// `lazy` leaves it open whether there is memory for all of it.
+        pub(crate) fn new(
+            size: usize,
+            file: Option<(&File, u64)>,
+            shared: bool,
+            lazy: bool,
+        ) -> io::Result<Self> {
+            let mut flags = if lazy { libc::MAP_NORESERVE } else { 0 };
             flags |= if shared { libc::MAP_SHARED } else { libc::MAP_PRIVATE };
             let mut builder = MmapRegionBuilder::new(size).with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE);
             match file {
@@ -87,6 +98,39 @@ mod unix {
                 other => io::Error::other(other),
             })?;
             Self::from_region(region)
+        }
+
+        #[cfg(target_os = "linux")]
+        fn advise(&self, advice: libc::c_int) -> io::Result<()> {
+            // SAFETY: the range is our mapping; the advice given here changes no contents.
+            match unsafe { libc::madvise(self.base.as_ptr().cast(), self.region.size(), advice) } {
+                0 => Ok(()),
+                _ => Err(io::Error::last_os_error()),
+            }
+        }
+
+        /// Lets the host merge equal pages.
+        #[cfg(target_os = "linux")]
+        pub(crate) fn merge(&self) -> io::Result<()> {
+            self.advise(libc::MADV_MERGEABLE)
+        }
+
+        /// Leaves the memory out of core dumps.
+        #[cfg(target_os = "linux")]
+        pub(crate) fn leave_out_of_dumps(&self) -> io::Result<()> {
+            self.advise(libc::MADV_DONTDUMP)
+        }
+
+        /// Makes all pages present, or nothing if the host has no such request.
+        #[cfg(target_os = "linux")]
+        pub(crate) fn populate_by_host(&self) -> Option<io::Result<()>> {
+            /// MADV_POPULATE_WRITE of Linux 5.14.
+            const POPULATE_WRITE: libc::c_int = 23;
+            match self.advise(POPULATE_WRITE) {
+                // Not known to this kernel.
+                Err(e) if e.raw_os_error() == Some(libc::EINVAL) => None,
+                done => Some(done),
+            }
         }
 
         /// Gives the pages wholly inside the range back to the host; they read as zero (or as the file) next.
@@ -115,10 +159,33 @@ mod unix {
     }
 }
 
+#[cfg(not(target_os = "linux"))]
+impl Mapping {
+    /// Not offered by this host.
+    pub(crate) fn merge(&self) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// Not offered by this host.
+    pub(crate) fn leave_out_of_dumps(&self) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// Not offered by this host.
+    pub(crate) fn populate_by_host(&self) -> Option<io::Result<()>> {
+        None
+    }
+}
+
 #[cfg(not(unix))]
 impl Mapping {
-    /// Maps `size` bytes: anonymous memory, or a shared mapping of `file` from its start.
-    pub(crate) fn new(size: usize, file: Option<(&File, u64)>, shared: bool) -> io::Result<Self> {
+    /// Maps `size` bytes: anonymous memory, or a shared mapping of `file` from an offset.
+    pub(crate) fn new(
+        size: usize,
+        file: Option<(&File, u64)>,
+        shared: bool,
+        _lazy: bool,
+    ) -> io::Result<Self> {
         let region = match file {
             Some(_) if !shared => return Err(io::ErrorKind::Unsupported.into()),
             Some((file, start)) => MmapRegion::from_file(FileOffset::new(file.try_clone()?, start), size),
@@ -153,6 +220,32 @@ pub(crate) fn memfd(name: &str, size: u64, huge_shift: Option<u32>) -> io::Resul
     let file = unsafe { File::from_raw_fd(fd) };
     file.set_len(size)?;
     Ok(file)
+}
+
+/// Size of the huge pages that a file consists of, if it lies on a hugetlbfs.
+#[cfg(target_os = "linux")]
+pub(crate) fn huge_page_size(file: &File) -> Option<u64> {
+    use std::os::fd::AsRawFd;
+
+    // SAFETY: all-zero is a valid value, and the call fills it.
+    let mut stat: libc::statfs = unsafe { std::mem::zeroed() };
+    // SAFETY: a descriptor we hold and a struct of ours.
+    if unsafe { libc::fstatfs(file.as_raw_fd(), &raw mut stat) } != 0 {
+        return None;
+    }
+    (stat.f_type == libc::HUGETLBFS_MAGIC).then(|| u64::try_from(stat.f_bsize).ok()).flatten()
+}
+
+/// There are none on this host.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn huge_page_size(_file: &File) -> Option<u64> {
+    None
+}
+
+/// Free pages of the host's pool of huge pages of `kib` KiB, if it has that pool.
+pub(crate) fn free_huge_pages(kib: u64) -> Option<u64> {
+    let path = format!("/sys/kernel/mm/hugepages/hugepages-{kib}kB/free_hugepages");
+    std::fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 
 /// Size in bytes of the pages the host maps memory with.

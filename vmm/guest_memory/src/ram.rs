@@ -40,6 +40,8 @@ pub enum Backing {
         path: PathBuf,
         /// Whether guest writes reach the file.
         shared: bool,
+        /// Where the block starts in the file, in bytes.
+        offset: u64,
     },
 }
 
@@ -50,6 +52,10 @@ pub struct RamConfig {
     pub backing: Backing,
     /// Take all memory now instead of at first touch.
     pub prealloc: bool,
+    /// Let the host share pages of equal content with other processes (kernel samepage merging).
+    pub merge: bool,
+    /// Leave the memory out of core dumps of the process.
+    pub no_dump: bool,
 }
 
 /// A block of RAM. Lives as long as anybody (region tree, flat view, accelerator) holds it; never moves.
@@ -59,42 +65,94 @@ pub struct RamBlock {
     size: u64,
     shared: bool,
     file: Option<File>,
+    /// Where the block starts in the file.
+    file_offset: u64,
+    /// Size of the pages that the host maps it with.
+    page: u64,
     mapping: Mapping,
     dirty: DirtyMap,
+}
+
+impl RamConfig {
+    /// For a second block that goes on where one of `size` bytes ends: in a file it starts behind it.
+    #[must_use]
+    pub fn after(&self, size: u64) -> Self {
+        let mut next = self.clone();
+        if let Backing::File { offset, .. } = &mut next.backing {
+            *offset = offset.saturating_add(size);
+        }
+        next
+    }
+}
+
+impl HugePages {
+    /// Size of a page in bytes.
+    fn bytes(self) -> u64 {
+        match self {
+            HugePages::Size2M => 2 << 20,
+            HugePages::Size1G => 1 << 30,
+        }
+    }
 }
 
 impl RamBlock {
     /// Makes a block of `size` bytes, zeroed unless it comes from a file.
     pub fn new(name: impl Into<String>, size: u64, config: &RamConfig) -> Result<Arc<Self>, RamError> {
         let name = name.into();
-        let page = match config.backing {
-            Backing::Memfd { huge: Some(HugePages::Size2M) } => 2 << 20,
-            Backing::Memfd { huge: Some(HugePages::Size1G) } => 1 << 30,
-            _ => host::page_size(),
-        };
         let bad_size = || RamError::BadSize { name: name.clone(), size };
-        let mapped = size.checked_next_multiple_of(page).filter(|&s| s != 0).ok_or_else(bad_size)?;
-        let length =
-            usize::try_from(mapped).ok().filter(|&s| isize::try_from(s).is_ok()).ok_or_else(bad_size)?;
-
-        let (file, shared) = match &config.backing {
-            Backing::Anonymous => (None, false),
-            Backing::Memfd { huge } => (Some(open_memfd(&name, mapped, *huge)?), true),
-            Backing::File { path, shared } => {
-                let file = open_file(path, size, mapped, *shared).map_err(|source| RamError::File {
-                    name: name.clone(),
-                    path: path.display().to_string(),
-                    source,
-                })?;
-                (Some(file), *shared)
+        let file_error = |path: &std::path::Path, source| RamError::File {
+            name: name.clone(),
+            path: path.display().to_string(),
+            source,
+        };
+        let round = |page| size.checked_next_multiple_of(page).filter(|&s| s != 0).ok_or_else(bad_size);
+        let small = host::page_size();
+        let (file, file_offset, shared, page) = match &config.backing {
+            Backing::Anonymous => (None, 0, false, small),
+            Backing::Memfd { huge } => {
+                let page = huge.map_or(small, HugePages::bytes);
+                (Some(open_memfd(&name, round(page)?, *huge)?), 0, true, page)
+            }
+            Backing::File { path, shared, offset } => {
+                let opened = open_file(path, *shared).map_err(|source| file_error(path, source))?;
+                let page = host::huge_page_size(&opened).unwrap_or(small);
+                if !offset.is_multiple_of(page) {
+                    let what = format!("the offset {offset:#x} is expected to be a multiple of {page:#x}");
+                    return Err(file_error(path, io::Error::new(io::ErrorKind::InvalidInput, what)));
+                }
+                let end = offset.checked_add(size).ok_or_else(bad_size)?;
+                let mapped = offset.checked_add(round(page)?).ok_or_else(bad_size)?;
+                let grows = *shared || path.is_dir();
+                size_file(&opened, end, mapped, grows).map_err(|source| file_error(path, source))?;
+                (Some(opened), *offset, *shared, page)
             }
         };
-        let mapping = Mapping::new(length, file.as_ref().map(|f| (f, 0)), shared)
-            .map_err(|source| RamError::Map { name: name.clone(), size, source })?;
-        if config.prealloc {
-            mapping.populate(host::page_size() as usize);
+        let mapped = round(page)?;
+        let length =
+            usize::try_from(mapped).ok().filter(|&s| isize::try_from(s).is_ok()).ok_or_else(bad_size)?;
+        let huge = page > small;
+        let map = Mapping::new(length, file.as_ref().map(|f| (f, file_offset)), shared, !huge);
+        let mapping = map.map_err(|source| {
+            if huge && source.kind() == io::ErrorKind::OutOfMemory {
+                let free = host::free_huge_pages(page >> 10).unwrap_or(0);
+                RamError::HugePages { name: name.clone(), page: page >> 10, needed: mapped / page, free }
+            } else {
+                RamError::Map { name: name.clone(), size, source }
+            }
+        })?;
+        let unsupported = |what| RamError::Unsupported { name: name.clone(), what };
+        if config.merge {
+            mapping.merge().map_err(|_| unsupported("merging of equal pages"))?;
         }
-        Ok(Arc::new(RamBlock { name, size, shared, file, mapping, dirty: DirtyMap::new(size) }))
+        if config.no_dump {
+            mapping.leave_out_of_dumps().map_err(|_| unsupported("leaving memory out of core dumps"))?;
+        }
+        if config.prealloc {
+            let populated = mapping.populate(page as usize);
+            populated.map_err(|source| RamError::Populate { name: name.clone(), size, source })?;
+        }
+        let dirty = DirtyMap::new(size);
+        Ok(Arc::new(RamBlock { name, size, shared, file, file_offset, page, mapping, dirty }))
     }
 
     /// Makes a block of private anonymous memory.
@@ -112,9 +170,14 @@ impl RamBlock {
         self.size
     }
 
-    /// The backing file, if any; the block starts at its beginning.
+    /// The backing file, if any; the block starts at [`RamBlock::file_offset`].
     pub fn file(&self) -> Option<&File> {
         self.file.as_ref()
+    }
+
+    /// Where the block starts in its file, in bytes.
+    pub fn file_offset(&self) -> u64 {
+        self.file_offset
     }
 
     /// Whether other processes that map [`RamBlock::file`] see the guest's writes.
@@ -183,7 +246,7 @@ impl RamBlock {
 
     /// Gives the whole pages of the range back to the host; anonymous memory reads as zero afterwards.
     pub fn discard(&self, offset: u64, len: u64) -> io::Result<()> {
-        let page = host::page_size();
+        let page = self.page;
         let start = offset.checked_next_multiple_of(page).ok_or(io::ErrorKind::InvalidInput)?;
         let end = offset.saturating_add(len).min(self.size) / page * page;
         if start >= end {
@@ -232,10 +295,7 @@ impl RamBlock {
 
 #[cfg(target_os = "linux")]
 fn open_memfd(name: &str, size: u64, huge: Option<HugePages>) -> Result<File, RamError> {
-    let shift = huge.map(|h| match h {
-        HugePages::Size2M => 21,
-        HugePages::Size1G => 30,
-    });
+    let shift = huge.map(|h| h.bytes().trailing_zeros());
     host::memfd(name, size, shift).map_err(|source| RamError::File {
         name: name.to_owned(),
         path: "memfd".to_owned(),
@@ -248,21 +308,24 @@ fn open_memfd(name: &str, _size: u64, _huge: Option<HugePages>) -> Result<File, 
     Err(RamError::Unsupported { name: name.to_owned(), what: "memfd" })
 }
 
-fn open_file(path: &std::path::Path, size: u64, mapped: u64, shared: bool) -> io::Result<File> {
-    let file = if path.is_dir() {
-        unnamed_file(path)?
-    } else {
-        OpenOptions::new().read(true).write(shared).create(shared).truncate(false).open(path)?
-    };
-    let length = file.metadata()?.len();
-    if length < size {
-        if !shared && !path.is_dir() {
-            let what = format!("has {length:#x} bytes, {size:#x} are needed");
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
-        }
-        file.set_len(mapped)?;
+fn open_file(path: &std::path::Path, shared: bool) -> io::Result<File> {
+    if path.is_dir() {
+        return unnamed_file(path);
     }
-    Ok(file)
+    OpenOptions::new().read(true).write(shared).create(shared).truncate(false).open(path)
+}
+
+/// Makes sure that a file has `end` bytes, by growing it to `mapped` if it may.
+fn size_file(file: &File, end: u64, mapped: u64, grows: bool) -> io::Result<()> {
+    let length = file.metadata()?.len();
+    if length >= end {
+        return Ok(());
+    }
+    if !grows {
+        let what = format!("has {length:#x} bytes, {end:#x} are needed");
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+    }
+    file.set_len(mapped)
 }
 
 /// A file in `dir` whose name is removed as soon as it is open.
@@ -326,13 +389,18 @@ mod tests {
     #[test]
     fn shared_file_keeps_the_data_and_discard_zeroes() {
         let path = std::env::temp_dir().join(format!("rhea-ram-test-{}", std::process::id()));
-        let config =
-            RamConfig { backing: Backing::File { path: path.clone(), shared: true }, prealloc: true };
+        let config = RamConfig {
+            backing: Backing::File { path: path.clone(), shared: true, offset: 0 },
+            prealloc: true,
+            ..RamConfig::default()
+        };
         let ram = RamBlock::new("file", 0x10000, &config).unwrap();
         ram.write(5, b"hello").unwrap();
         assert_eq!(&std::fs::read(&path).unwrap()[5..10], b"hello");
-        let private =
-            RamConfig { backing: Backing::File { path: path.clone(), shared: false }, prealloc: false };
+        let private = RamConfig {
+            backing: Backing::File { path: path.clone(), shared: false, offset: 0 },
+            ..RamConfig::default()
+        };
         let copy = RamBlock::new("copy", 0x10000, &private).unwrap();
         copy.write(5, b"HELLO").unwrap();
         assert_eq!(&std::fs::read(&path).unwrap()[5..10], b"hello");
@@ -350,11 +418,83 @@ mod tests {
     #[test]
     fn memfd_is_shared() {
         use std::os::unix::fs::FileExt;
-        let config = RamConfig { backing: Backing::Memfd { huge: None }, prealloc: false };
+        let config = RamConfig { backing: Backing::Memfd { huge: None }, ..RamConfig::default() };
         let ram = RamBlock::new("mem", 0x10000, &config).unwrap();
         ram.write(9, &[42]).unwrap();
         let mut byte = [0];
         ram.file().unwrap().read_exact_at(&mut byte, 9).unwrap();
         assert_eq!((byte, ram.shared()), ([42], true));
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn an_empty_pool_of_huge_pages_is_named() {
+        // More than any host has.
+        let config =
+            RamConfig { backing: Backing::Memfd { huge: Some(HugePages::Size2M) }, ..RamConfig::default() };
+        let text = RamBlock::new("ram", 1 << 44, &config).unwrap_err().to_string();
+        assert!(
+            text.contains("RAM 'ram': 8388608 huge pages of 2048 KiB are needed") || text.contains("memfd"),
+            "{text}"
+        );
+        let free = host::free_huge_pages(2048).unwrap_or(0);
+        match RamBlock::new("ram", 4 << 20, &RamConfig { prealloc: true, ..config }) {
+            Ok(ram) => ram.write((4 << 20) - 1, &[1]).unwrap(),
+            Err(e) => assert!(free < 2 && e.to_string().contains("nr_hugepages"), "{e}"),
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_block_starts_inside_of_a_file() {
+        let file = std::env::temp_dir().join(format!("rhea-ram-offset-{}", std::process::id()));
+        std::fs::write(&file, [7; 0x1000]).unwrap();
+        let config = |offset| RamConfig {
+            backing: Backing::File { path: file.clone(), shared: true, offset },
+            ..RamConfig::default()
+        };
+        let step = host::page_size();
+        let ram = RamBlock::new("file", step, &config(step)).unwrap();
+        ram.write(3, b"x").unwrap();
+        assert_eq!(std::fs::read(&file).unwrap()[step as usize + 3], b'x');
+        ram.discard(0, step).unwrap();
+        let kept = std::fs::read(&file).unwrap();
+        assert_eq!((kept[0], kept[step as usize + 3]), (7, 0), "only the block's own part is discarded");
+        let text = RamBlock::new("file", step, &config(5)).unwrap_err().to_string();
+        assert!(text.contains("offset 0x5 is expected to be a multiple of"), "{text}");
+        assert!(RamBlock::new("file", step, &config(u64::MAX - step + 1)).is_err());
+        std::fs::remove_file(&file).unwrap();
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn merging_dumping_and_preallocation_reach_the_mapping() {
+        let config = RamConfig { prealloc: true, merge: true, no_dump: true, ..RamConfig::default() };
+        let ram = match RamBlock::new("flags", 3 << 20, &config) {
+            Ok(ram) => ram,
+            Err(RamError::Unsupported { what, .. }) => {
+                println!("SKIPPED: {what} is not available on this host");
+                return;
+            }
+            Err(e) => panic!("{e}"),
+        };
+        let address = ram.host_ptr().as_ptr() as u64;
+        let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let mut mine = false;
+        let (mut flags, mut resident) = (String::new(), 0);
+        for line in maps.lines() {
+            let mut words = line.split_whitespace();
+            let first = words.next().unwrap_or_default();
+            if let Some((from, to)) = first.split_once('-').filter(|_| !first.ends_with(':')) {
+                let number = |t| u64::from_str_radix(t, 16).unwrap_or(0);
+                mine = (number(from)..number(to)).contains(&address);
+            } else if mine && first == "VmFlags:" {
+                flags = line.to_owned();
+            } else if mine && first == "Rss:" {
+                resident = words.next().and_then(|n| n.parse().ok()).unwrap_or(0);
+            }
+        }
+        assert!(flags.contains(" mg") && flags.contains(" dd"), "{flags}");
+        assert!(resident >= 3 << 10, "{resident} KiB are resident");
     }
 }
