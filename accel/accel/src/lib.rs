@@ -30,4 +30,4 @@ pub use partition::{
     AccelError, Accelerator, Caps, ClockTimer, CpuModel, GuestClock, IrqchipMode, LogItems, LogSink,
     Partition, PartitionConfig, VcpuLines, VcpuSignal,
 };
-pub use vcpu::{IoResult, Kicker, Vcpu, VcpuBinder, VcpuError, VcpuIo};
+pub use vcpu::{IoResult, Kicker, LocalApics, Vcpu, VcpuBinder, VcpuError, VcpuIo};

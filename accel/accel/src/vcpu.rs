@@ -32,6 +32,26 @@ pub trait VcpuIo: Send + Sync {
     fn ack_irq(&self, vcpu: u32) -> Option<u8>;
     /// An in-kernel local APIC broadcast the end of a level-triggered interrupt.
     fn eoi(&self, vector: u8);
+    /// The local APICs, if the machine has them in Rhea (x86). An access to an APIC's page is an ordinary
+    /// [`VcpuIo::mmio_read`] or [`VcpuIo::mmio_write`]: each vCPU is given a `VcpuIo` of its own, which knows whose
+    /// page is meant.
+    fn local_apics(&self) -> Option<&dyn LocalApics> {
+        None
+    }
+}
+
+/// What a vCPU reaches of its local APIC outside of memory, when that APIC lives in Rhea (x86). Called from the
+/// vCPU's thread, inside [`Vcpu::run`].
+pub trait LocalApics: Send + Sync {
+    /// Reads IA32_APIC_BASE, IA32_TSC_DEADLINE or an x2APIC register; `None` raises #GP.
+    fn read_msr(&self, vcpu: u32, msr: u32) -> Option<u64>;
+    /// Writes one of them; false raises #GP.
+    #[must_use]
+    fn write_msr(&self, vcpu: u32, msr: u32, value: u64) -> bool;
+    /// The task priority as CR8 shows it.
+    fn cr8(&self, vcpu: u32) -> u8;
+    /// Sets the task priority.
+    fn set_cr8(&self, vcpu: u32, value: u8);
 }
 
 /// Makes a vCPU leave [`Vcpu::run`] soon. Any thread may pull it, at any time, also before the first run:

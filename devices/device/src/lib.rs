@@ -15,6 +15,7 @@ mod cell;
 mod clock;
 mod config;
 mod line;
+mod local;
 mod log;
 mod state;
 mod system;
@@ -32,6 +33,7 @@ pub use config::{
 pub use config::{Properties, RegionSpec};
 pub use guest_memory::{Access, AccessRule, Dma, IoHandler};
 pub use line::{IrqLine, IrqWire, LineSink, MsiMessage, MsiSink, MsiTarget};
+pub use local::{EoiHandler, IpiSink, LocalControllers, Taken};
 pub use state::{Bytes, Item, State, StateBlob, StateError};
 pub use system::{SystemControl, SystemRequest};
 pub use timer::{Timer, TimerQueue, TimerThread};
@@ -95,6 +97,11 @@ pub trait Device: Send {
 
     /// The device as something a CPU fetches interrupt vectors from.
     fn interrupt_controller(&mut self) -> Option<&mut dyn InterruptController> {
+        None
+    }
+
+    /// The device as the local interrupt controllers of all vCPUs.
+    fn local_controllers(&mut self) -> Option<std::sync::Arc<dyn LocalControllers>> {
         None
     }
 

@@ -39,7 +39,7 @@ impl IrqWire {
 
     /// A new source on this wire, at first low.
     pub fn source(&self) -> IrqLine {
-        IrqLine(Some(Arc::new(Source { wire: self.0.clone(), level: Mutex::new(false) })))
+        IrqLine(End::One(Arc::new(Source { wire: self.0.clone(), level: Mutex::new(false) })))
     }
 
     /// The level of the wire.
@@ -56,6 +56,16 @@ impl IrqWire {
 struct Source {
     wire: Arc<Wire>,
     level: Mutex<bool>,
+}
+
+/// What a pin leads to.
+#[derive(Clone, Default)]
+enum End {
+    #[default]
+    Nowhere,
+    One(Arc<Source>),
+    /// Several wires, which all follow the pin.
+    Many(Arc<[IrqLine]>),
 }
 
 impl Source {
@@ -77,12 +87,17 @@ impl Source {
 
 /// A device's output pin. Clones are the same pin.
 #[derive(Clone, Default)]
-pub struct IrqLine(Option<Arc<Source>>);
+pub struct IrqLine(End);
 
 impl IrqLine {
     /// A pin that leads nowhere.
     pub fn unconnected() -> Self {
-        IrqLine(None)
+        IrqLine(End::Nowhere)
+    }
+
+    /// One pin on several wires.
+    pub fn join(mut lines: Vec<IrqLine>) -> Self {
+        if lines.len() > 1 { IrqLine(End::Many(lines.into())) } else { lines.pop().unwrap_or_default() }
     }
 
     /// A pin with a wire and a sink of its own.
@@ -92,8 +107,10 @@ impl IrqLine {
 
     /// Drives the pin.
     pub fn set(&self, level: bool) {
-        if let Some(source) = &self.0 {
-            source.set(level, true);
+        match &self.0 {
+            End::Nowhere => {}
+            End::One(source) => source.set(level, true),
+            End::Many(lines) => lines.iter().for_each(|line| line.set(level)),
         }
     }
 
@@ -105,24 +122,34 @@ impl IrqLine {
 
     /// Sets the level after a restore: the far end restores its own view of the wire and sees no edge.
     pub fn import(&self, level: bool) {
-        if let Some(source) = &self.0 {
-            source.set(level, false);
+        match &self.0 {
+            End::Nowhere => {}
+            End::One(source) => source.set(level, false),
+            End::Many(lines) => lines.iter().for_each(|line| line.import(level)),
         }
     }
 
     /// The level this pin drives (not that of a shared wire).
     pub fn level(&self) -> bool {
-        self.0.as_ref().is_some_and(|s| *s.level.lock())
+        match &self.0 {
+            End::Nowhere => false,
+            End::One(source) => *source.level.lock(),
+            End::Many(lines) => lines.first().is_some_and(IrqLine::level),
+        }
     }
 
     /// Whether the pin leads anywhere.
     pub fn is_connected(&self) -> bool {
-        self.0.is_some()
+        !matches!(self.0, End::Nowhere)
     }
 
     /// What the wire is called.
     pub fn label(&self) -> &str {
-        self.0.as_ref().map_or("unconnected", |s| &s.wire.label)
+        match &self.0 {
+            End::Nowhere => "unconnected",
+            End::One(source) => &source.wire.label,
+            End::Many(lines) => lines.first().map_or("unconnected", IrqLine::label),
+        }
     }
 }
 
@@ -201,5 +228,12 @@ mod tests {
         b.set(false);
         assert_eq!(log.lock().len(), 5);
         IrqLine::unconnected().set(true);
+
+        let both = IrqLine::join(vec![wire.source(), a.clone()]);
+        both.set(true);
+        assert!(wire.level() && a.level() && both.level());
+        both.set(false);
+        assert!(!wire.level());
+        assert!(!IrqLine::join(vec![]).is_connected());
     }
 }

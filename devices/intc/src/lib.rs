@@ -7,7 +7,7 @@ mod plic;
 
 pub use i8259::I8259Config;
 pub use ioapic::IoApicConfig;
-pub use lapic::{ApicBus, IpiSink, Lapics, LapicsConfig, MsrError};
+pub use lapic::{ApicBus, Lapics, LapicsConfig, MsrError};
 pub use plic::PlicConfig;
 
 use device::DeviceKind;

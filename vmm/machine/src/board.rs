@@ -48,6 +48,10 @@ pub enum Dest {
         /// Line.
         line: u32,
     },
+    /// NMI of a vCPU.
+    Nmi(u32),
+    /// System management interrupt of a vCPU (x86).
+    Smi(u32),
     /// Global interrupt of an in-kernel controller.
     Gsi(u32),
 }
@@ -57,6 +61,8 @@ impl fmt::Display for Dest {
         match self {
             Self::Device { device, pin, index } => write!(f, "{device}.{pin}[{index}]"),
             Self::Cpu { cpu, line } => write!(f, "cpu{cpu}.line{line}"),
+            Self::Nmi(cpu) => write!(f, "cpu{cpu}.nmi"),
+            Self::Smi(cpu) => write!(f, "cpu{cpu}.smi"),
             Self::Gsi(n) => write!(f, "gsi{n}"),
         }
     }
@@ -115,7 +121,7 @@ impl Node {
         self.irq_at(pin, 0, dest)
     }
 
-    /// Wires pin `index` of output row `pin`.
+    /// Wires pin `index` of output row `pin`. A pin that is wired several times leads to all these places.
     pub fn irq_at(&mut self, pin: &str, index: usize, dest: Dest) -> &mut Self {
         self.wires.push(Wire { pin: pin.into(), index, dest });
         self

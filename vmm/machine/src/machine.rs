@@ -4,13 +4,15 @@ use std::sync::{Arc, OnceLock};
 
 use accel::arch::{CpuState, GuestArch};
 use accel::{DebugConfig, Exit, Partition, VcpuIo};
-use device::{Clock, DeviceCell, LineSink, ResetKind, SystemRequest, TimerQueue, TimerThread};
+use device::{
+    Clock, DeviceCell, LineSink, LocalControllers, ResetKind, SystemRequest, TimerQueue, TimerThread,
+};
 use guest_memory::{AddressSpace, RamBlock};
 use parking_lot::Mutex;
 
 use crate::board::{Board, CpuInit};
 use crate::image::Image;
-use crate::io::MachineIo;
+use crate::io::{CpuIo, MachineIo};
 use crate::vcpus::{ExitHandler, Vcpus};
 use crate::{MachineError, Options};
 
@@ -70,19 +72,16 @@ impl Machine {
         clock: Clock,
         timers: TimerQueue,
         power_button: Option<Arc<dyn LineSink>>,
+        local: Option<Arc<dyn LocalControllers>>,
         options: Options,
     ) -> Result<Arc<Self>, MachineError> {
-        let io = Arc::new(MachineIo {
-            memory: memory.clone(),
-            ports: ports.clone(),
-            controller: OnceLock::new(),
-            cells: cells.iter().map(|(_, c)| c.clone()).collect(),
-        });
-        let controller = cells.iter().find(|(_, c)| c.with(|d| d.interrupt_controller().is_some()));
-        if let Some((_, c)) = controller {
-            let _ = io.controller.set(c.clone());
-        }
-        let io: Arc<dyn VcpuIo> = io;
+        let controllers: Vec<_> = cells
+            .iter()
+            .map(|(_, c)| c.clone())
+            .filter(|c| c.with(|d| d.interrupt_controller().is_some()))
+            .collect();
+        let io = Arc::new(MachineIo { memory: memory.clone(), ports: ports.clone(), local, controllers });
+        let io = move |cpu| -> Arc<dyn VcpuIo> { Arc::new(CpuIo { machine: io.clone(), cpu }) };
         let events = options.events.clone();
         let on_exit: ExitHandler = Arc::new(move |cpu, exit| events(MachineEvent::Exit { cpu, exit }));
         let vcpus = Vcpus::new(partition.take_vcpus(), &io, &on_exit)?;

@@ -1,15 +1,15 @@
 //! From a recorded board to a machine: checks, address spaces, partition, devices, wires.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 
 use accel::{
     Accelerator, ClockTimer, CpuModel, GuestClock, IrqchipMode, LogSink, MsiMessage as AccelMsi, Partition,
-    PartitionConfig, VcpuLines,
+    PartitionConfig, VcpuLines, VcpuSignal,
 };
 use device::{
-    Clock, ClockSource, DeviceCell, IrqLine, IrqWire, LineSink, MsiMessage, MsiSink, MsiTarget, PinSpec,
-    SystemControl, TimerQueue, WallClock, WiresBuilder,
+    Clock, ClockSource, DeviceCell, IpiSink, IrqLine, IrqWire, LineSink, LocalControllers, MsiMessage,
+    MsiSink, MsiTarget, PinSpec, SystemControl, TimerQueue, WallClock, WiresBuilder,
 };
 use guest_memory::{AddressSpace, Dma, RamBlock, Region};
 
@@ -59,6 +59,21 @@ impl LineSink for CpuLine {
     }
 }
 
+/// A rising edge is a signal to a vCPU.
+struct SignalLine {
+    lines: Arc<dyn VcpuLines>,
+    cpu: u32,
+    signal: VcpuSignal,
+}
+
+impl LineSink for SignalLine {
+    fn set_level(&self, level: bool) {
+        if level {
+            self.lines.signal(self.cpu, self.signal);
+        }
+    }
+}
+
 struct GsiLine {
     partition: Arc<dyn Partition>,
     gsi: u32,
@@ -74,16 +89,35 @@ impl LineSink for GsiLine {
     }
 }
 
-struct PartitionMsi(Arc<dyn Partition>);
+/// Messages go to the local controllers: those among the devices, or the accelerator's.
+struct MachineMsi {
+    partition: Arc<dyn Partition>,
+    local: OnceLock<Arc<dyn LocalControllers>>,
+}
 
-impl MsiSink for PartitionMsi {
+impl MsiSink for MachineMsi {
     fn signal(&self, m: MsiMessage) {
-        if let Some(chip) = self.0.irqchip() {
+        if let Some(local) = self.local.get() {
+            local.signal(m);
+        } else if let Some(chip) = self.partition.irqchip() {
             let msi = AccelMsi { address: m.address, data: m.data, device_id: 0 };
             if let Err(e) = chip.signal_msi(msi) {
                 tracing::warn!("message {:#x} to {:#x}: {e}", m.data, m.address);
             }
         }
+    }
+}
+
+/// Start-up messages of the local controllers.
+struct StartUp(Arc<dyn VcpuLines>);
+
+impl IpiSink for StartUp {
+    fn init(&self, cpu: u32) {
+        self.0.signal(cpu, VcpuSignal::Init);
+    }
+
+    fn startup(&self, cpu: u32, vector: u8) {
+        self.0.signal(cpu, VcpuSignal::Sipi(vector));
     }
 }
 
@@ -164,7 +198,13 @@ fn check(board: &Board, vcpus: u32) -> Result<(), MachineError> {
                         n.name, w.pin, w.dest
                     ));
                 }
-                Dest::Cpu { .. } | Dest::Gsi(_) => {}
+                Dest::Nmi(cpu) | Dest::Smi(cpu) if *cpu >= vcpus => {
+                    return bad(format!(
+                        "{}: pin {} leads to {}, there are {vcpus} vcpus",
+                        n.name, w.pin, w.dest
+                    ));
+                }
+                Dest::Cpu { .. } | Dest::Nmi(_) | Dest::Smi(_) | Dest::Gsi(_) => {}
             }
         }
     }
@@ -217,6 +257,7 @@ pub fn realize(
     let wall = options.wall_clock.clone().unwrap_or_else(|| WallClock::from_now(clock.clone()));
     let events = options.events.clone();
     let system = SystemControl::new(move |r| events(MachineEvent::Request(r)));
+    let msi = Arc::new(MachineMsi { partition: partition.clone(), local: OnceLock::new() });
     let mut cells: Vec<(String, Arc<DeviceCell>)> = Vec::new();
     let mut late: Vec<(Arc<LateLine>, Dest)> = Vec::new();
     // Several pins may lead to one place: they share a wire, which is high while any of them is.
@@ -225,10 +266,11 @@ pub fn realize(
         let mut w = WiresBuilder::new(format!("machine/{}", n.name), &timers)
             .system(system.clone())
             .wall_clock(wall.clone())
-            .msi(MsiTarget::new(Arc::new(PartitionMsi(partition.clone()))));
+            .msi(MsiTarget::new(msi.clone()));
         if n.dma {
             w = w.dma(Dma::new(memory.clone()));
         }
+        let mut pins: BTreeMap<(&str, usize), Vec<IrqLine>> = BTreeMap::new();
         for wire in &n.wires {
             let label = wire.dest.to_string();
             let irq = shared.entry(label.clone()).or_insert_with(|| {
@@ -236,8 +278,10 @@ pub fn realize(
                 late.push((line.clone(), wire.dest.clone()));
                 IrqWire::new(label, vec![line])
             });
-            let source: IrqLine = irq.source();
-            w = w.line(wire.pin.clone(), wire.index, source);
+            pins.entry((wire.pin.as_str(), wire.index)).or_default().push(irq.source());
+        }
+        for ((pin, index), lines) in pins {
+            w = w.line(pin, index, IrqLine::join(lines));
         }
         for (slot, backend) in &n.chardevs {
             w = w.chardev(slot.clone(), backend.clone());
@@ -264,6 +308,12 @@ pub fn realize(
             Dest::Cpu { cpu, line } => {
                 Some(Arc::new(CpuLine { lines: lines.clone(), cpu: *cpu, line: *line }))
             }
+            Dest::Nmi(cpu) => {
+                Some(Arc::new(SignalLine { lines: lines.clone(), cpu: *cpu, signal: VcpuSignal::Nmi }))
+            }
+            Dest::Smi(cpu) => {
+                Some(Arc::new(SignalLine { lines: lines.clone(), cpu: *cpu, signal: VcpuSignal::Smi }))
+            }
             Dest::Gsi(gsi) => Some(Arc::new(GsiLine { partition: partition.clone(), gsi: *gsi })),
         }
     };
@@ -272,6 +322,16 @@ pub fn realize(
             let _ = line.0.set(s);
         }
     }
+    let local = cells.iter().find_map(|(_, c)| c.with(|d| d.local_controllers()));
+    if let Some(local) = &local {
+        let _ = msi.local.set(local.clone());
+        let is_one = |c: &&Arc<DeviceCell>| c.with(|d| d.interrupt_controller().is_some());
+        let controllers: Vec<_> = cells.iter().map(|(_, c)| c).filter(is_one).map(Arc::downgrade).collect();
+        let eoi = move |vector| {
+            controllers.iter().filter_map(Weak::upgrade).for_each(|c| c.end_of_interrupt(vector));
+        };
+        local.connect(Box::new(StartUp(lines.clone())), Box::new(eoi));
+    }
     let button = board.power_button.as_ref().and_then(&sink);
-    Machine::new(board, partition, memory, ports, blocks, cells, clock, timers, button, options)
+    Machine::new(board, partition, memory, ports, blocks, cells, clock, timers, button, local, options)
 }

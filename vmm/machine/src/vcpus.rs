@@ -47,7 +47,7 @@ impl Vcpus {
     /// Starts the threads; they stand still until [`Vcpus::run`].
     pub(crate) fn new(
         binders: Vec<Box<dyn VcpuBinder>>,
-        io: &Arc<dyn VcpuIo>,
+        io: &dyn Fn(u32) -> Arc<dyn VcpuIo>,
         on_exit: &ExitHandler,
     ) -> Result<Self, MachineError> {
         let n = binders.len();
@@ -63,7 +63,7 @@ impl Vcpus {
         let all = Self { shared: shared.clone(), kickers, threads: Mutex::default() };
         for b in binders {
             let index = b.index();
-            let (shared, io, on_exit) = (shared.clone(), io.clone(), on_exit.clone());
+            let (shared, io, on_exit) = (shared.clone(), io(index), on_exit.clone());
             let (bound, result) = mpsc::channel();
             let thread =
                 std::thread::Builder::new().name(format!("vcpu{index}")).spawn(move || match b.bind() {

@@ -3,88 +3,17 @@
 #![cfg(target_os = "linux")]
 #![expect(clippy::unwrap_used, reason = "a panic in a test is the report")]
 
+mod common;
+
 use std::io::Write;
 use std::path::Path;
-use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use accel::arch::GuestArch;
-use accel::{Accelerator, CpuModel, IrqchipMode, LogSink};
-use accel_kvm::Kvm;
-use device::SystemRequest;
-use guest_memory::RamConfig;
-use machine::{Machine, MachineEvent, Options, realize, snapshot};
-use machines::{Bios, BoardConfig, RiscvCpu, microvm};
+use accel::IrqchipMode;
+use machine::snapshot;
+use machines::{BoardConfig, microvm};
 
-/// Ports of the guests' answers.
-const EXIT: u16 = 0x501;
-
-fn config(kernel: &Path, irqchip: IrqchipMode, append: &str) -> BoardConfig {
-    BoardConfig {
-        arch: GuestArch::X86_64,
-        vcpus: 1,
-        irqchip,
-        ram: 64 << 20,
-        ram_config: RamConfig::default(),
-        bios: Bios::Default,
-        firmware: Box::new(|_| None),
-        kernel: Some(kernel.to_owned()),
-        initrd: None,
-        append: append.to_owned(),
-        dtb: None,
-        serials: Vec::new(),
-        virtio: Vec::new(),
-        properties: vec![("isa-debug-exit".to_owned(), "on".to_owned())],
-        riscv: RiscvCpu::default(),
-        seed: [0; 32],
-    }
-}
-
-/// Boots and returns the byte that the guest wrote to the exit port; `resets` times it is reset before.
-fn boot(kernel: &[u8], irqchip: IrqchipMode, append: &str, resets: u32) -> Option<u8> {
-    let (machine, rx, _file) = machine(kernel, irqchip, append)?;
-    let mut answer = None;
-    for _ in 0..=resets {
-        machine.start();
-        match rx.recv_timeout(Duration::from_secs(20)) {
-            Ok(MachineEvent::Request(SystemRequest::Shutdown { code })) => answer = code,
-            other => panic!("the guest left with {other:x?}"),
-        }
-        machine.stop();
-        machine.reset().unwrap();
-        while rx.try_recv().is_ok() {}
-    }
-    answer
-}
-
-/// A machine, what it tells, and its kernel, which a reset reads again.
-fn machine(
-    kernel: &[u8],
-    irqchip: IrqchipMode,
-    append: &str,
-) -> Option<(Arc<Machine>, mpsc::Receiver<MachineEvent>, tempfile::NamedTempFile)> {
-    let accel = Kvm::new();
-    if let Err(e) = accel.probe(GuestArch::X86_64) {
-        println!("SKIPPED: no /dev/kvm: {e}");
-        return None;
-    }
-    let mut file = tempfile::NamedTempFile::new().unwrap();
-    file.write_all(kernel).unwrap();
-    let board = microvm::build(&config(file.path(), irqchip, append)).unwrap();
-    let (tx, rx) = mpsc::channel();
-    let options = Options {
-        vcpus: 1,
-        cpu: CpuModel::default(),
-        irqchip,
-        accel_properties: Vec::new(),
-        log: LogSink::none(),
-        wall_clock: None,
-        events: Arc::new(move |e| {
-            let _ = tx.send(e);
-        }),
-    };
-    Some((realize(board, &accel, options).unwrap(), rx, file))
-}
+use common::{answer, boot, config, exit_code, finish, machine, pvh};
 
 /// A guest saved while it runs goes on in another machine where it was.
 #[test]
@@ -113,19 +42,9 @@ fn a_snapshot_goes_on_in_another_machine() {
         // Only now may the guest leave its loop.
         assert!(second.memory().write(0x3000, &[0x2a]).is_ok());
         second.start();
-        match events.recv_timeout(Duration::from_secs(20)) {
-            Ok(MachineEvent::Request(SystemRequest::Shutdown { code })) => assert_eq!(code, exit_code(0x2a)),
-            other => panic!("the guest left with {other:x?}"),
-        }
+        assert_eq!(answer(&events), exit_code(0x2a));
         second.stop();
     }
-}
-
-/// `mov edx, EXIT; out dx, al`, then sleep for good.
-fn finish(code: &mut Vec<u8>) {
-    code.push(0xba);
-    code.extend(u32::from(EXIT).to_le_bytes());
-    code.extend([0xee, 0xfa, 0xf4, 0xeb, 0xfd]);
 }
 
 /// A bzImage whose 64-bit entry exits with the first character of its command line.
@@ -145,43 +64,6 @@ fn bzimage() -> Vec<u8> {
     finish(&mut code);
     k.extend(code);
     k
-}
-
-/// An ELF file with a PVH note whose entry runs `code` in 32-bit mode.
-fn pvh(code: &[u8]) -> Vec<u8> {
-    let load = 0x10_0000u32;
-    let mut note = Vec::new();
-    for v in [4u32, 4, 18] {
-        note.extend(v.to_le_bytes());
-    }
-    note.extend(b"Xen\0");
-    note.extend(load.to_le_bytes());
-    let (note_at, code_at) = (0x100u32, 0x200u32);
-    let mut elf = b"\x7fELF\x01\x01\x01".to_vec();
-    elf.resize(16, 0);
-    elf.extend([2, 0, 3, 0]);
-    for v in [1, load, 52, 0, 0] {
-        elf.extend(u32::to_le_bytes(v));
-    }
-    for v in [52u16, 32, 2, 0, 0, 0] {
-        elf.extend(v.to_le_bytes());
-    }
-    let n = code.len() as u32;
-    for v in [1, code_at, load, load, n, n, 7, 0x1000] {
-        elf.extend(u32::to_le_bytes(v));
-    }
-    for v in [4, note_at, 0, 0, note.len() as u32, note.len() as u32, 4, 4] {
-        elf.extend(u32::to_le_bytes(v));
-    }
-    elf.resize(note_at as usize, 0);
-    elf.extend(note);
-    elf.resize(code_at as usize, 0);
-    elf.extend(code);
-    elf
-}
-
-fn exit_code(byte: u8) -> Option<u8> {
-    Some(byte << 1 | 1)
 }
 
 #[test]
@@ -214,8 +96,8 @@ fn mistakes_are_named() {
         error(&config(file.path(), IrqchipMode::Kernel, "")).contains("neither a bzImage nor an ELF file")
     );
     let mut c = config(file.path(), IrqchipMode::User, "");
-    c.vcpus = 2;
-    assert!(error(&c).contains("kernel-irqchip=off"));
+    c.vcpus = 300;
+    assert!(error(&c).contains("300 vcpus; there can be 1 to 254"));
     c.vcpus = 1;
     c.kernel = None;
     assert!(error(&c).contains("needs -kernel FILE"));

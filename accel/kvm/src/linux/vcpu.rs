@@ -64,6 +64,7 @@ impl KvmVcpu {
             self.shared.leave();
             outcome
         };
+        self.arch.after_run(self.index, &mut self.fd, io);
         match outcome {
             Ok(()) => {}
             Err(e) if matches!(e.errno(), libc::EINTR | libc::EAGAIN) => {

@@ -19,8 +19,9 @@ use std::any::Any;
 use std::sync::{Arc, OnceLock};
 
 use device::{
-    Access, AccessRule, BuildError, Clock, Device, DeviceConfig, IrqLine, MsiMessage, MsiSink, PinSpec,
-    RegionSpec, ResetKind, StateBlob, StateError, Timer, Wires, device_config, le_fill, le_value,
+    Access, AccessRule, BuildError, Clock, Device, DeviceConfig, EoiHandler, IpiSink, IrqLine,
+    LocalControllers, MsiMessage, MsiSink, PinSpec, RegionSpec, ResetKind, StateBlob, StateError, Taken,
+    Timer, Wires, device_config, le_fill, le_value,
 };
 use parking_lot::{Mutex, MutexGuard};
 
@@ -88,14 +89,6 @@ impl DeviceConfig for LapicsConfig {
     }
 }
 
-/// Start-up messages to a vCPU, which are not interrupts. Must only take note: called with APICs locked.
-pub trait IpiSink: Send + Sync {
-    /// INIT: the vCPU resets and waits for a start-up message.
-    fn init(&self, cpu: u32);
-    /// Start-up: a waiting vCPU begins in real mode at `vector << 12`.
-    fn startup(&self, cpu: u32, vector: u8);
-}
-
 /// An access to an APIC MSR that raises #GP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MsrError;
@@ -113,8 +106,6 @@ struct Cpu {
     nmi: IrqLine,
     smi: IrqLine,
 }
-
-type EoiHandler = Box<dyn Fn(u8) + Send + Sync>;
 
 /// The local APICs and what connects them.
 pub struct ApicBus {
@@ -345,6 +336,49 @@ impl MsiSink for ApicBus {
     }
 }
 
+impl LocalControllers for ApicBus {
+    fn page(&self, cpu: u32) -> Option<u64> {
+        self.cpu(cpu).and_then(|(_, state)| state.r.page())
+    }
+
+    fn read(&self, cpu: u32, offset: u64, data: &mut [u8]) -> Access {
+        self.mmio_read(cpu, offset, data)
+    }
+
+    fn write(&self, cpu: u32, offset: u64, data: &[u8]) -> Access {
+        self.mmio_write(cpu, offset, data)
+    }
+
+    fn read_msr(&self, cpu: u32, msr: u32) -> Option<u64> {
+        self.msr_read(cpu, msr).ok()
+    }
+
+    fn write_msr(&self, cpu: u32, msr: u32, value: u64) -> bool {
+        self.msr_write(cpu, msr, value).is_ok()
+    }
+
+    fn cr8(&self, cpu: u32) -> u8 {
+        ApicBus::cr8(self, cpu)
+    }
+
+    fn set_cr8(&self, cpu: u32, value: u8) {
+        ApicBus::set_cr8(self, cpu, value);
+    }
+
+    fn acknowledge(&self, cpu: u32) -> Taken {
+        match ApicBus::acknowledge(self, cpu) {
+            Some(vector) => Taken::Vector(vector),
+            None if self.accepts_extint(cpu) => Taken::External,
+            None => Taken::Nothing,
+        }
+    }
+
+    fn connect(&self, ipi: Box<dyn IpiSink>, eoi: EoiHandler) {
+        self.on_ipi(ipi);
+        self.on_eoi(eoi);
+    }
+}
+
 /// The device behind the bus; reached through [`Device::as_any`].
 pub struct Lapics {
     bus: Arc<ApicBus>,
@@ -386,6 +420,10 @@ impl Device for Lapics {
             cpu.timer.cancel();
             cpu.intr.set(false);
         }
+    }
+
+    fn local_controllers(&mut self) -> Option<Arc<dyn LocalControllers>> {
+        Some(self.bus.clone())
     }
 
     fn as_any(&mut self) -> Option<&mut dyn Any> {

@@ -136,6 +136,12 @@ impl Registers {
         }
     }
 
+    /// Where the registers are in memory, if they are.
+    pub(super) fn page(&self) -> Option<u64> {
+        let on = self.base & (BASE_ENABLE | BASE_X2) == BASE_ENABLE;
+        on.then_some(self.base & !0xfff)
+    }
+
     pub(super) fn base(&self) -> u64 {
         self.base
     }

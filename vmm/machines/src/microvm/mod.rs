@@ -4,7 +4,7 @@
 //! no ACPI, no firmware unless one is given. A multiprocessor table names the processors and the I/O APIC.
 //!
 //! The interrupt controllers stand in the accelerator, or half of them, or none: with `kernel-irqchip=split` the
-//! I/O APIC, the 8259s and the 8254 are ours; with `off` there are no APICs at all, and one processor.
+//! I/O APIC, the 8259s and the 8254 are ours, with `off` the local APICs as well. The guest sees the same machine.
 
 mod boot;
 mod mptable;
@@ -13,8 +13,8 @@ use accel::IrqchipMode;
 use accel::arch::x86_64::Table;
 use accel::arch::{CpuState, GuestArch};
 use guest_memory::Unassigned;
-use intc::{I8259Config, IoApicConfig};
-use machine::{Board, Dest, Image, MachineError};
+use intc::{I8259Config, IoApicConfig, LapicsConfig};
+use machine::{Board, Dest, Image, MachineError, Node};
 use misc::{I8042Config, IsaDebugExitConfig};
 use serial::{DebugConConfig, Ns16550Config};
 use timer::{I8254Config, Mc146818Config};
@@ -34,6 +34,8 @@ const SERIAL: [(u16, usize); 2] = [(0x3f8, 4), (0x2f8, 3)];
 const RTC: (u16, usize) = (0x70, 8);
 const KEYBOARD: (u16, u16, usize) = (0x60, 0x64, 1);
 const PIT_IRQ: usize = 0;
+/// Inputs of the 8259s.
+const LEGACY_IRQS: usize = 16;
 const DEBUG_EXIT: u16 = 0x501;
 const DEBUG_CONSOLE: u16 = 0xe9;
 
@@ -63,25 +65,22 @@ fn switch(c: &BoardConfig, name: &str, default: bool) -> Result<bool, MachineErr
     }
 }
 
-/// Where legacy interrupt `n` enters.
-fn irq(c: &BoardConfig, n: usize) -> Dest {
+/// Wires an interrupt output to where legacy interrupt `n` enters: the I/O APIC, and the 8259s for the first 16.
+fn wire(c: &BoardConfig, node: &mut Node, pin: &str, n: usize) {
+    if c.irqchip == IrqchipMode::Kernel {
+        node.irq(pin, Dest::Gsi(n as u32));
+        return;
+    }
     let chip = |device: &str| Dest::Device { device: device.into(), pin: "irq".into(), index: n };
-    match c.irqchip {
-        IrqchipMode::Kernel => Dest::Gsi(n as u32),
-        IrqchipMode::Split => chip("ioapic"),
-        IrqchipMode::User => chip("pic"),
+    node.irq(pin, chip("ioapic"));
+    if n < LEGACY_IRQS {
+        node.irq(pin, chip("pic"));
     }
 }
 
 /// Records the board.
 pub fn build(c: &BoardConfig) -> Result<Board, MachineError> {
     KIND.check(c)?;
-    if c.irqchip == IrqchipMode::User && c.vcpus > 1 {
-        return Err(MachineError::Board(format!(
-            "microvm: {} vcpus; with kernel-irqchip=off there is 1, more need APICs",
-            c.vcpus
-        )));
-    }
     let least = 2 << 20;
     if c.ram < least || c.ram > 1 << 40 {
         return Err(MachineError::Board(format!(
@@ -95,7 +94,7 @@ pub fn build(c: &BoardConfig) -> Result<Board, MachineError> {
     let low = c.ram.min(LOW_MAX);
     b.ram("ram", 0, low, c.ram_config.clone());
     if c.ram > low {
-        b.ram("ram.high", FOUR_GIB, c.ram - low, c.ram_config.clone());
+        b.ram("ram.high", FOUR_GIB, c.ram - low, c.ram_config.after(low));
     }
     add_controllers(&mut b, c);
     let virtio_line = add_devices(&mut b, c)?;
@@ -126,12 +125,26 @@ fn add_controllers(b: &mut Board, c: &BoardConfig) {
     if c.irqchip == IrqchipMode::Kernel {
         return;
     }
+    let local = c.irqchip == IrqchipMode::User;
+    let intr = |cpu| Dest::Cpu { cpu, line: 0 };
     let pic = b.add("pic", I8259Config::default());
-    pic.pio(0, 0x20).pio(1, 0xa0).pio(2, 0x4d0).irq("intr", Dest::Cpu { cpu: 0, line: 0 });
-    if c.irqchip == IrqchipMode::Split {
-        b.add("ioapic", IoApicConfig { version: 0x11 }).mmio(0, IOAPIC);
+    pic.pio(0, 0x20).pio(1, 0xa0).pio(2, 0x4d0);
+    // Through the local APICs' LINT0; one in the accelerator has it from the interrupt input.
+    pic.irq("intr", if local { device_pin("apic", "extint") } else { intr(0) });
+    b.add("ioapic", IoApicConfig { version: 0x11 }).mmio(0, IOAPIC);
+    if local {
+        let apic = b.add("apic", LapicsConfig { cpus: c.vcpus, ..LapicsConfig::default() });
+        for cpu in 0..c.vcpus {
+            let at = cpu as usize;
+            apic.irq_at("intr", at, intr(cpu));
+            apic.irq_at("nmi", at, Dest::Nmi(cpu)).irq_at("smi", at, Dest::Smi(cpu));
+        }
     }
-    b.add("pit", I8254Config::default()).pio(0, 0x40).pio(1, 0x61).irq("irq", irq(c, PIT_IRQ));
+    wire(c, b.add("pit", I8254Config::default()).pio(0, 0x40).pio(1, 0x61), "irq", PIT_IRQ);
+}
+
+fn device_pin(device: &str, pin: &str) -> Dest {
+    Dest::Device { device: device.into(), pin: pin.into(), index: 0 }
 }
 
 /// Adds the devices. Returns what the kernel is to be told of them.
@@ -141,7 +154,8 @@ fn add_devices(b: &mut Board, c: &BoardConfig) -> Result<String, MachineError> {
         let ports = if debugcon { 1 } else { SERIAL.len().min(c.serials.len().max(1)) };
         for (i, (port, n)) in SERIAL.iter().take(ports).enumerate() {
             let s = b.add(&format!("serial{i}"), Ns16550Config::default());
-            s.pio(0, *port).irq("irq", irq(c, *n)).chardev("chardev", c.serials.get(i).cloned().flatten());
+            wire(c, s.pio(0, *port), "irq", *n);
+            s.chardev("chardev", c.serials.get(i).cloned().flatten());
         }
     }
     if debugcon {
@@ -149,10 +163,10 @@ fn add_devices(b: &mut Board, c: &BoardConfig) -> Result<String, MachineError> {
         d.pio(0, DEBUG_CONSOLE).chardev("chardev", c.serials.get(1).cloned().flatten());
     }
     if switch(c, "rtc", true)? {
-        b.add("rtc", Mc146818Config::default()).pio(0, RTC.0).irq("irq", irq(c, RTC.1));
+        wire(c, b.add("rtc", Mc146818Config::default()).pio(0, RTC.0), "irq", RTC.1);
     }
     let k = b.add("keyboard", I8042Config::default());
-    k.pio(0, KEYBOARD.0).pio(1, KEYBOARD.1).irq("kbd", irq(c, KEYBOARD.2));
+    wire(c, k.pio(0, KEYBOARD.0).pio(1, KEYBOARD.1), "kbd", KEYBOARD.2);
     if switch(c, "isa-debug-exit", false)? {
         b.add("debug-exit", IsaDebugExitConfig::default()).pio(0, DEBUG_EXIT);
     }
@@ -166,7 +180,7 @@ fn add_devices(b: &mut Board, c: &BoardConfig) -> Result<String, MachineError> {
     let mut line = String::new();
     for (i, (p, n)) in c.virtio.iter().zip(VIRTIO_IRQS).enumerate() {
         let base = VIRTIO + i as u64 * VIRTIO_STEP;
-        b.plug(&p.id, p.config.as_ref(), &p.chardevs).mmio(0, base).irq("irq", irq(c, n)).dma();
+        wire(c, b.plug(&p.id, p.config.as_ref(), &p.chardevs).mmio(0, base).dma(), "irq", n);
         line.push_str(&format!(" virtio_mmio.device=512@{base:#x}:{n}"));
     }
     Ok(line)
@@ -189,13 +203,11 @@ fn memory_map(ram: u64) -> Vec<Piece> {
 
 /// Puts in what the machine starts with.
 fn place(b: &mut Board, c: &BoardConfig, low: u64, virtio: &str) -> Result<Start, MachineError> {
-    if c.irqchip != IrqchipMode::User {
-        b.image(Image::bytes(
-            "mp table",
-            boot::LOW_END,
-            mptable::build(boot::LOW_END as u32, c.vcpus, IOAPIC as u32),
-        ));
-    }
+    b.image(Image::bytes(
+        "mp table",
+        boot::LOW_END,
+        mptable::build(boot::LOW_END as u32, c.vcpus, IOAPIC as u32),
+    ));
     match (&c.kernel, &c.bios) {
         (Some(path), _) => {
             let mut append = c.append.clone();

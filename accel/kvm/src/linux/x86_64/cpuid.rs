@@ -72,10 +72,8 @@ impl Template {
         };
         let local_apic = irqchip != IrqchipMode::User;
         on("hypervisor", &mut offered, true);
-        // Without a local APIC in KVM there is none.
-        if !local_apic {
-            on("apic", &mut offered, false);
-        }
+        // A local APIC of the machine is reached as memory: KVM cannot show its MSRs, nor its deadline timer.
+        on("apic", &mut offered, true);
         on("x2apic", &mut offered, local_apic);
         on("tsc-deadline", &mut offered, local_apic && deadline_timer);
         // KVM sets it when the guest sets CR4.OSXSAVE.

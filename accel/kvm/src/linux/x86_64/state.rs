@@ -20,7 +20,7 @@ use super::vcpu::VcpuArch;
 use super::xsave;
 
 const MSR_TSC: u32 = 0x10;
-const MSR_APIC_BASE: u32 = 0x1B;
+pub(super) const MSR_APIC_BASE: u32 = 0x1B;
 const MSR_TSC_DEADLINE: u32 = 0x6E0;
 const MSR_EFER: u32 = 0xC000_0080;
 /// FS base, GS base: held in the segments.
@@ -322,6 +322,10 @@ impl VcpuArch {
         let run = fd.get_kvm_run();
         // These are copies as of the last exit. Not ready: the next entry asks for a window.
         run.cr8 = s.cr8;
+        if !init {
+            self.apic_base = s.apic_base;
+            run.apic_base = s.apic_base;
+        }
         run.ready_for_interrupt_injection = 0;
         run.if_flag = u8::from(s.rflags & 0x200 != 0);
         Ok(())

@@ -33,6 +33,10 @@ pub(crate) struct VcpuArch {
     pub(super) msrs: Vec<u32>,
     pub(super) payload: bool,
     pub(super) triple_fault: bool,
+    /// IA32_APIC_BASE as a local APIC in Rhea was last told of it.
+    pub(super) apic_base: u64,
+    /// CR8 as KVM was last given it.
+    cr8: u8,
 }
 
 impl VcpuArch {
@@ -52,6 +56,8 @@ impl VcpuArch {
             msrs: super::state::readable_msrs(fd, &vm.msrs)?,
             payload: vm.payload,
             triple_fault: vm.triple_fault,
+            apic_base: get("reading the system registers (KVM_GET_SREGS)", fd.get_sregs())?.apic_base,
+            cr8: 0,
         })
     }
 
@@ -69,7 +75,7 @@ impl VcpuArch {
     ) -> Result<Before, VcpuError> {
         let signals = shared.take_signals();
         if signals != 0 {
-            self.deliver_signals(fd, signals)?;
+            self.deliver_signals(index, fd, signals)?;
         }
         if self.irqchip == IrqchipMode::Kernel {
             return Ok(Before::Run);
@@ -80,10 +86,11 @@ impl VcpuArch {
                 RunState::Halted => {
                     // `if_flag` is as of the HLT; nothing ran since.
                     let enabled = fd.get_kvm_run().if_flag != 0;
-                    if !enabled {
+                    // A local APIC can still bring INIT or an NMI.
+                    if !enabled && io.local_apics().is_none() {
                         return Ok(Before::Leave(Exit::Halted));
                     }
-                    if !shared.line(INTR) {
+                    if !enabled || !shared.line(INTR) {
                         return Ok(Before::Sleep);
                     }
                     self.run = RunState::Running;
@@ -92,6 +99,12 @@ impl VcpuArch {
             }
         }
         let run = fd.get_kvm_run();
+        if self.user_apic()
+            && let Some(apics) = io.local_apics()
+        {
+            self.cr8 = apics.cr8(index);
+            run.cr8 = u64::from(self.cr8);
+        }
         let mut window = shared.line(INTR);
         if window && run.ready_for_interrupt_injection != 0 {
             run.ready_for_interrupt_injection = 0;
@@ -106,9 +119,32 @@ impl VcpuArch {
         Ok(Before::Run)
     }
 
-    fn deliver_signals(&mut self, fd: &mut VcpuFd, signals: u32) -> Result<(), VcpuError> {
+    /// After `KVM_RUN`: tells a local APIC in Rhea what the guest changed of it without an exit.
+    pub(crate) fn after_run(&mut self, index: u32, fd: &mut VcpuFd, io: &dyn VcpuIo) {
+        if !self.user_apic() {
+            return;
+        }
+        let Some(apics) = io.local_apics() else { return };
+        let (cr8, base) = {
+            let run = fd.get_kvm_run();
+            (run.cr8 as u8 & 0xF, run.apic_base)
+        };
+        if cr8 != self.cr8 {
+            self.cr8 = cr8;
+            apics.set_cr8(index, cr8);
+        }
+        // KVM has checked the value against the CPUID, which has no x2APIC here.
+        if base != self.apic_base {
+            self.apic_base = base;
+            if !apics.write_msr(index, super::state::MSR_APIC_BASE, base) {
+                tracing::warn!("vcpu {index}: the local APIC cannot be at {base:#x}");
+            }
+        }
+    }
+
+    fn deliver_signals(&mut self, index: u32, fd: &mut VcpuFd, signals: u32) -> Result<(), VcpuError> {
         if signals & pending::INIT != 0 {
-            self.init(fd)?;
+            self.init(index, fd)?;
         }
         if signals & pending::SIPI != 0 && self.waits_for_sipi(fd)? {
             self.start(fd, (signals >> 8) as u8)?;
@@ -136,15 +172,17 @@ impl VcpuArch {
     }
 
     /// INIT (SDM volume 3, table 10-1): all but the FPU, the caches and most MSRs goes to its reset value.
-    fn init(&mut self, fd: &mut VcpuFd) -> Result<(), VcpuError> {
+    ///
+    /// The bootstrap processor goes on at the reset vector, the others wait.
+    fn init(&mut self, index: u32, fd: &mut VcpuFd) -> Result<(), VcpuError> {
         let reset = accel::arch::x86_64::State::reset();
         self.set_registers(fd, &reset, true)?;
         if self.user_apic() {
-            self.run = RunState::WaitForSipi;
+            self.run = if index == 0 { RunState::Running } else { RunState::WaitForSipi };
             Ok(())
         } else {
-            let state = kvm_mp_state { mp_state: KVM_MP_STATE_INIT_RECEIVED };
-            get("setting the run state", fd.set_mp_state(state))
+            let mp_state = if index == 0 { KVM_MP_STATE_RUNNABLE } else { KVM_MP_STATE_INIT_RECEIVED };
+            get("setting the run state", fd.set_mp_state(kvm_mp_state { mp_state }))
         }
     }
 
