@@ -57,3 +57,38 @@ fn every_cpu_model_runs_and_is_saved() {
         }
     }
 }
+
+/// With dirty rings instead of bitmaps, and with unknown model-specific registers ignored.
+#[test]
+fn properties_change_what_they_say() {
+    let accel = Kvm::new();
+    let Some(mut setup) = setup(&accel, IrqchipMode::Kernel) else { return };
+    let mut run = |key: &str, value: &str, names: &[&str]| {
+        setup.properties = vec![(key.to_owned(), value.to_owned())];
+        for case in cases().iter().filter(|c| names.contains(&c.name)) {
+            match case.run(&setup) {
+                Outcome::Failed(e) if e.contains("the host's KVM has no dirty rings") => {
+                    println!("SKIPPED: {e}");
+                }
+                outcome => {
+                    assert!(
+                        matches!(outcome, Outcome::Passed(_)),
+                        "{key}={value} {}: {outcome:?}",
+                        case.name
+                    );
+                }
+            }
+        }
+    };
+    run("ignore-msrs", "on", &["unknown register", "mmio"]);
+    run("dirty-ring-size", "1024", &["dirty log", "remove memory", "replace memory", "mmio"]);
+    for (key, value) in [("dirty-ring-size", "1000"), ("dirty-ring-size", "x"), ("ignore-msrs", "perhaps")] {
+        setup.properties = vec![(key.to_owned(), value.to_owned())];
+        let outcome = cases()[0].run(&setup);
+        let Outcome::Failed(text) = &outcome else { panic!("{key}={value}: {outcome:?}") };
+        assert!(
+            text.contains(&format!("property '{key}': '{value}'")) || text.contains("no dirty rings"),
+            "{text}"
+        );
+    }
+}

@@ -91,3 +91,29 @@ pub(super) fn pio(setup: &Setup<'_>) -> Result<Outcome, Failure> {
     expect("accesses", &transcript.0[..transcript.0.len().saturating_sub(1)].to_vec(), &wanted)?;
     Ok(Outcome::Passed(transcript))
 }
+
+/// Reading a model-specific register that does not exist raises an exception, unless the user wants it to be there.
+pub(super) fn unknown_msr(setup: &Setup<'_>) -> Result<Outcome, Failure> {
+    const TRAPPED: u32 = 0x300;
+    const VALUE: u32 = 0x100;
+    if !is_x86(setup.guest) {
+        return Ok(Outcome::Skipped("the architecture has no model-specific registers"));
+    }
+    let machine = Machine::new(setup, 1)?;
+    let w = Machine::window(setup.guest) as u32;
+    let mut a = x86::Asm::new(0x1000);
+    let (last, end) = (a.label(), a.label());
+    // mov ecx, an index that nobody uses; rdmsr
+    a.mov(Reg::Eax, 0x55).mov(Reg::Ecx, 0x1234_5678).bytes(&[0x0F, 0x32]).store(4, w + VALUE);
+    a.place(last).store_imm(w + DONE as u32, 0).place(end).jmp(end);
+    let handler = a.here();
+    a.store_imm(w + TRAPPED, 13).jmp(last);
+    machine.set_vector(13, handler)?;
+    machine.load(&a.finish())?;
+    let mut vcpu = machine.start()?;
+    machine.finish(&mut *vcpu)?;
+    let ignored = setup.properties.iter().any(|(k, v)| k == "ignore-msrs" && v == "on");
+    let first = if ignored { (u64::from(VALUE), 0) } else { (u64::from(TRAPPED), 13) };
+    expect("what the guest saw", &machine.writes(), &vec![first, (DONE, 0)])?;
+    Ok(Outcome::Passed(machine.transcript()))
+}

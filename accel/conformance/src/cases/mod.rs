@@ -1,6 +1,7 @@
 //! The cases.
 
 mod debug;
+mod fields;
 mod io;
 mod irq;
 mod kernel;
@@ -15,6 +16,7 @@ use crate::Case;
 pub(crate) const ALL: &[Case] = &[
     Case { name: "mmio", run: io::mmio },
     Case { name: "pio", run: io::pio },
+    Case { name: "unknown register", run: io::unknown_msr },
     Case { name: "halt", run: irq::halt },
     Case { name: "irq", run: irq::irq },
     Case { name: "msi", run: irq::msi },
@@ -34,6 +36,7 @@ pub(crate) const ALL: &[Case] = &[
     Case { name: "reset", run: run::reset },
     Case { name: "kick", run: run::kick },
     Case { name: "state round trip", run: run::round_trip },
+    Case { name: "every register", run: fields::every },
     Case { name: "state errors", run: run::state_errors },
     Case { name: "start-up of all vCPUs", run: run::smp },
 ];

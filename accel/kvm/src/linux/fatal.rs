@@ -77,9 +77,14 @@ impl Cause {
                 self.bytes.push(byte[0]);
             }
         }
+        let instruction = state.and_then(|s| host::disassemble(s, &self.bytes));
+        let reason = match instruction {
+            Some(text) => format!("{} at '{text}'", self.reason),
+            None => self.reason,
+        };
         Exit::Fatal(Box::new(InternalError {
             guest: host::GUEST,
-            reason: self.reason,
+            reason,
             pc,
             bytes: self.bytes,
             registers: state.map(CpuState::inspect).unwrap_or_default(),

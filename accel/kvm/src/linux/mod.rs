@@ -6,6 +6,7 @@ mod ioctl;
 mod kick;
 mod partition;
 mod planted;
+mod ring;
 mod run_page;
 mod slots;
 mod vcpu;

@@ -12,9 +12,10 @@ use parking_lot::{Mutex, RwLock};
 
 use super::features::{Events, Irqchip};
 use super::kick::Shared;
-use super::slots::Slots;
+use super::ring::Rings;
+use super::slots::{self, Slots};
 use super::vcpu::KvmVcpu;
-use super::{host, refused};
+use super::{host, ioctl, refused};
 use crate::NAME;
 
 /// A partition of the KVM accelerator.
@@ -41,6 +42,7 @@ impl KvmPartition {
         }
         let host::Created { vm, mut arch, chips } = host::create_vm(kvm, &config)?;
         let vm = Arc::new(vm);
+        let ring_entries = slots::enable_rings(kvm, &vm, &config.properties)?;
         let gate = Arc::new(RwLock::new(()));
         let shared: Vec<_> = (0..config.vcpus).map(|_| Arc::new(Shared::default())).collect();
 
@@ -57,6 +59,15 @@ impl KvmPartition {
         };
         let run_size = vm.run_size();
         let arch = Arc::new(arch);
+        let rings = match ring_entries {
+            Some(n) => Some(
+                Rings::map(&fds, n, ioctl::page_size())
+                    .map_err(|source| AccelError::Host { operation: "mapping the dirty rings", source })?,
+            ),
+            None => None,
+        };
+        let slots =
+            Arc::new(Slots::new(vm.clone(), shared.clone(), gate.clone(), kvm.get_nr_memslots(), rings));
         let vcpus = fds
             .into_iter()
             .zip(&shared)
@@ -69,12 +80,12 @@ impl KvmPartition {
                     gate: gate.clone(),
                     memory: config.memory.clone(),
                     arch: arch.clone(),
+                    slots: slots.clone(),
                     run_size,
                 }) as Box<dyn VcpuBinder>
             })
             .collect();
 
-        let slots = Arc::new(Slots::new(vm.clone(), shared.clone(), gate, kvm.get_nr_memslots()));
         let listener = config.memory.add_listener(slots.clone()).map_err(|e| AccelError::Memory {
             accel: NAME,
             problem: std::error::Error::source(&e).map_or_else(|| e.to_string(), ToString::to_string),
@@ -146,6 +157,7 @@ struct Binder {
     gate: Arc<RwLock<()>>,
     memory: Arc<AddressSpace>,
     arch: Arc<host::VmArch>,
+    slots: Arc<Slots>,
     run_size: usize,
 }
 
@@ -168,6 +180,7 @@ impl VcpuBinder for Binder {
             self.gate,
             self.memory,
             arch,
+            self.slots,
             self.run_size,
         )))
     }

@@ -12,12 +12,19 @@ use std::time::Duration;
 
 use accel::AccelError;
 use guest_memory::{FlatRange, ListenerError, PAGE_SIZE, RamBlock, ViewChange, ViewListener};
-use kvm_bindings::{KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY, kvm_userspace_memory_region};
-use kvm_ioctls::VmFd;
+use kvm_bindings::{
+    KVM_CAP_DIRTY_LOG_RING, KVM_CAP_DIRTY_LOG_RING_ACQ_REL, KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY,
+    kvm_enable_cap, kvm_userspace_memory_region,
+};
+use kvm_ioctls::{Kvm as KvmFd, VmFd};
 use parking_lot::{Mutex, RwLock};
 
+use super::ring::{self, Rings};
 use super::{ioctl, kick::Shared, refused};
 use crate::NAME;
+
+/// Accelerator property: entries of each vCPU's dirty ring; 0, as by default, is the bitmap instead.
+pub(crate) const RING_PROPERTY: &str = "dirty-ring-size";
 
 #[derive(Clone)]
 struct Slot {
@@ -59,14 +66,54 @@ pub(crate) struct Slots {
     limit: usize,
     page: u64,
     read_only_memory: bool,
+    /// How written pages are told, where it is not by bitmaps.
+    rings: Option<Rings>,
     table: Mutex<Table>,
 }
 
+/// Reads [`RING_PROPERTY`] and turns the rings of a new machine on. The number of entries of each, if there are rings.
+pub(crate) fn enable_rings(
+    kvm: &KvmFd,
+    vm: &VmFd,
+    properties: &[(String, String)],
+) -> Result<Option<usize>, AccelError> {
+    let Some((key, value)) = properties.iter().rev().find(|(k, _)| k == RING_PROPERTY) else {
+        return Ok(None);
+    };
+    let bad = |problem: String| AccelError::Property { accel: NAME, key: key.clone(), problem };
+    let caps = [KVM_CAP_DIRTY_LOG_RING_ACQ_REL, KVM_CAP_DIRTY_LOG_RING];
+    let offered = caps.into_iter().map(|cap| (cap, kvm.check_extension_raw(cap.into())));
+    let (cap, most) = offered.max_by_key(|(_, bytes)| *bytes).unwrap_or_default();
+    let most = u64::try_from(most).unwrap_or(0) / ring::ENTRY_SIZE;
+    let entries = match value.parse::<u64>() {
+        Ok(0) => return Ok(None),
+        Ok(_) if most == 0 => return Err(bad("the host's KVM has no dirty rings".to_owned())),
+        Ok(n) if n.is_power_of_two() && (LEAST_ENTRIES..=most).contains(&n) => n,
+        _ => {
+            return Err(bad(format!(
+                "'{value}': expected 0 or a power of two from {LEAST_ENTRIES} to {most}"
+            )));
+        }
+    };
+    let request = kvm_enable_cap { cap, args: [entries * ring::ENTRY_SIZE, 0, 0, 0], ..Default::default() };
+    vm.enable_cap(&request).map_err(refused("enabling dirty rings (KVM_CAP_DIRTY_LOG_RING)"))?;
+    Ok(usize::try_from(entries).ok())
+}
+
+/// Fewest entries of a ring: KVM keeps some in reserve for what the processor has logged already.
+const LEAST_ENTRIES: u64 = 1024;
+
 impl Slots {
-    pub(crate) fn new(vm: Arc<VmFd>, vcpus: Vec<Arc<Shared>>, gate: Arc<RwLock<()>>, limit: usize) -> Self {
+    pub(crate) fn new(
+        vm: Arc<VmFd>,
+        vcpus: Vec<Arc<Shared>>,
+        gate: Arc<RwLock<()>>,
+        limit: usize,
+        rings: Option<Rings>,
+    ) -> Self {
         let read_only_memory = vm.check_extension(kvm_ioctls::Cap::ReadonlyMem);
         let page = ioctl::page_size();
-        Self { vm, vcpus, gate, limit, page, read_only_memory, table: Mutex::default() }
+        Self { vm, vcpus, gate, limit, page, read_only_memory, rings, table: Mutex::default() }
     }
 
     /// The part of a range that a slot can hold, or nothing.
@@ -124,7 +171,7 @@ impl Slots {
         let Some(at) = table.slots.iter().position(|s| s.gpa == gpa) else { return Ok(()) };
         if table.log {
             // What was logged goes away with the slot.
-            self.collect(&table.slots[at])?;
+            self.collect(table, at)?;
         }
         self.set(&table.slots[at], 0, false)?;
         let slot = table.slots.swap_remove(at);
@@ -132,8 +179,12 @@ impl Slots {
         Ok(())
     }
 
-    /// Moves the pages logged for one slot into its block.
-    fn collect(&self, slot: &Slot) -> Result<(), AccelError> {
+    /// Moves the pages logged for one slot into its block; with rings, those of all slots.
+    fn collect(&self, table: &Table, at: usize) -> Result<(), AccelError> {
+        if self.rings.is_some() {
+            return self.collect_rings(table);
+        }
+        let slot = &table.slots[at];
         if slot.read_only {
             return Ok(());
         }
@@ -146,23 +197,50 @@ impl Slots {
             while rest != 0 {
                 let page = i as u64 * 64 + u64::from(rest.trailing_zeros());
                 rest &= rest - 1;
-                let size = self.page.max(PAGE_SIZE);
-                slot.block.set_dirty(slot.offset + page * self.page, size);
+                self.mark(slot, page);
             }
         }
         Ok(())
     }
 
+    fn mark(&self, slot: &Slot, page: u64) {
+        slot.block.set_dirty(slot.offset + page * self.page, self.page.max(PAGE_SIZE));
+    }
+
+    fn collect_rings(&self, table: &Table) -> Result<(), AccelError> {
+        let Some(rings) = &self.rings else { return Ok(()) };
+        let each = &mut |id, page: u64| {
+            // A page beyond its slot would be the kernel's mistake; it marks nothing.
+            if let Some(slot) = table.slots.iter().find(|s| s.id == id)
+                && page < slot.size / self.page
+            {
+                self.mark(slot, page);
+            }
+        };
+        rings.collect(&self.vm, each).map_err(refused("collecting dirty rings (KVM_RESET_DIRTY_RINGS)"))
+    }
+
+    /// Makes room in the rings, for a vCPU that finds its own full.
+    pub(crate) fn drain_rings(&self) -> Result<(), AccelError> {
+        self.collect_rings(&self.table.lock())
+    }
+
+    /// Collects everything; vCPUs keep some written pages to themselves until they leave `KVM_RUN`.
+    fn collect_all(&self, table: &Table) -> Result<(), AccelError> {
+        if self.rings.is_some() {
+            return self.collect_rings(table);
+        }
+        (0..table.slots.len()).try_for_each(|at| self.collect(table, at))
+    }
+
     /// Starts or stops logging.
     pub(crate) fn set_log(&self, on: bool) -> Result<(), AccelError> {
+        if !on {
+            self.sync_log()?;
+        }
         let mut table = self.table.lock();
         if table.log == on {
             return Ok(());
-        }
-        if !on {
-            for slot in &table.slots {
-                self.collect(slot)?;
-            }
         }
         for slot in table.slots.iter().filter(|s| !s.read_only) {
             self.set(slot, slot.size, on)?;
@@ -173,11 +251,11 @@ impl Slots {
 
     /// Collects what was logged.
     pub(crate) fn sync_log(&self) -> Result<(), AccelError> {
-        let table = self.table.lock();
-        if !table.log {
-            return Ok(());
-        }
-        table.slots.iter().try_for_each(|slot| self.collect(slot))
+        let collect = || {
+            let table = self.table.lock();
+            if table.log { self.collect_all(&table) } else { Ok(()) }
+        };
+        if self.rings.is_some() { self.while_stopped(collect) } else { collect() }
     }
 
     /// Runs `f` while no vCPU is inside of `KVM_RUN`. Callable from a vCPU's device callback.

@@ -8,17 +8,19 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 
 use accel::arch::CpuState;
-use accel::{DebugConfig, DebugEvent, Exit, IoResult, Kicker, Vcpu, VcpuError, VcpuIo};
+use accel::{AccelError, DebugConfig, DebugEvent, Exit, IoResult, Kicker, Vcpu, VcpuError, VcpuIo};
 use guest_memory::AddressSpace;
 use kvm_bindings::{
-    KVM_EXIT_DEBUG, KVM_EXIT_FAIL_ENTRY, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_INTR, KVM_EXIT_IO,
-    KVM_EXIT_MEMORY_FAULT, KVM_EXIT_MMIO, KVM_EXIT_SHUTDOWN, KVM_EXIT_SYSTEM_EVENT, KVM_EXIT_UNKNOWN,
+    KVM_EXIT_DEBUG, KVM_EXIT_DIRTY_RING_FULL, KVM_EXIT_FAIL_ENTRY, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_INTR,
+    KVM_EXIT_IO, KVM_EXIT_MEMORY_FAULT, KVM_EXIT_MMIO, KVM_EXIT_SHUTDOWN, KVM_EXIT_SYSTEM_EVENT,
+    KVM_EXIT_UNKNOWN,
 };
 use kvm_ioctls::VcpuFd;
 use parking_lot::RwLock;
 
 use super::fatal::Cause;
 use super::kick::Shared;
+use super::slots::Slots;
 use super::{host, run_page, vcpu_refused};
 
 /// A vCPU of the KVM accelerator, bound to its thread.
@@ -29,6 +31,7 @@ pub(crate) struct KvmVcpu {
     gate: Arc<RwLock<()>>,
     memory: Arc<AddressSpace>,
     arch: host::VcpuArch,
+    slots: Arc<Slots>,
     run_size: usize,
     /// KVM has an instruction to finish.
     io_pending: bool,
@@ -44,6 +47,7 @@ enum Turn {
 }
 
 impl KvmVcpu {
+    #[expect(clippy::too_many_arguments, reason = "called once, by the binder, with what it holds")]
     pub(crate) fn new(
         index: u32,
         fd: VcpuFd,
@@ -51,9 +55,10 @@ impl KvmVcpu {
         gate: Arc<RwLock<()>>,
         memory: Arc<AddressSpace>,
         arch: host::VcpuArch,
+        slots: Arc<Slots>,
         run_size: usize,
     ) -> Self {
-        Self { index, fd, shared, gate, memory, arch, run_size, io_pending: false, bound: PhantomData }
+        Self { index, fd, shared, gate, memory, arch, slots, run_size, io_pending: false, bound: PhantomData }
     }
 
     fn turn(&mut self, io: &dyn VcpuIo) -> Result<Turn, VcpuError> {
@@ -109,6 +114,16 @@ impl KvmVcpu {
                 }
                 return Ok(Turn::Again);
             }
+            KVM_EXIT_DIRTY_RING_FULL => {
+                self.slots.drain_rings().map_err(|e| match e {
+                    AccelError::Host { operation, source } => VcpuError::Host { operation, source },
+                    other => VcpuError::Host {
+                        operation: "collecting dirty rings",
+                        source: std::io::Error::other(other),
+                    },
+                })?;
+                return Ok(Turn::Again);
+            }
             KVM_EXIT_INTR => return Ok(Turn::Again),
             KVM_EXIT_DEBUG => {
                 let exit = run_page::debug(run);
@@ -154,6 +169,10 @@ impl KvmVcpu {
             }
             reason => match self.arch.exit(&self.shared, index, &mut self.fd, reason, io)? {
                 host::Handled::Again => return Ok(Turn::Again),
+                host::Handled::Unfinished => {
+                    self.io_pending = true;
+                    return Ok(Turn::Again);
+                }
                 host::Handled::Unknown => Cause::other(
                     format!("KVM exit {reason} is not known"),
                     "the host kernel is newer than Rhea",

@@ -11,7 +11,7 @@ mod walk;
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use accel::arch::GuestArch;
+use accel::arch::{CpuState, GuestArch};
 use accel::{AccelError, Caps, Exit, IrqchipMode, PartitionClock, PartitionConfig};
 use guest_memory::AddressSpace;
 use kvm_bindings::{
@@ -48,6 +48,9 @@ pub(crate) enum Before {
 pub(crate) enum Handled {
     #[expect(dead_code, reason = "there are no such exits on this architecture; the loop is shared")]
     Again,
+    /// As `Again`, but KVM has an instruction to finish.
+    #[expect(dead_code, reason = "there are no such exits on this architecture; the loop is shared")]
+    Unfinished,
     Unknown,
 }
 
@@ -165,4 +168,9 @@ impl PartitionClock for Clock {
     fn set(&self, _ns: u64) -> Result<(), AccelError> {
         match self.0 {}
     }
+}
+
+/// No disassembler for this host's guests is part of Rhea yet.
+pub(crate) fn disassemble(_state: &CpuState, _bytes: &[u8]) -> Option<String> {
+    None
 }

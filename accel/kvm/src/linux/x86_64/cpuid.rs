@@ -3,8 +3,10 @@
 //! Everything shown to the guest is a subset of what KVM offers (`KVM_GET_SUPPORTED_CPUID`) plus the few bits
 //! that KVM keeps in its own controllers (x2APIC, TSC deadline). Leaves: Intel SDM volume 2, CPUID.
 
-use accel::{AccelError, CpuModel, IrqchipMode};
+use accel::{AccelError, CpuModel};
 use kvm_bindings::{KVM_CPUID_FLAG_SIGNIFCANT_INDEX, kvm_cpuid_entry2};
+
+use crate::NAME;
 
 use super::models::{Feature, Model, Models, Register, number};
 
@@ -51,6 +53,20 @@ fn set(entries: &mut [kvm_cpuid_entry2], f: &Feature, on: bool) {
 /// Bits of leaf 0x80000001 EDX that AMD processors repeat from leaf 1 EDX.
 const AMD_ALIASES: u32 = 0x0183_F3FF;
 
+/// Where the local APICs are, and what KVM can show of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Apics {
+    /// In KVM, with a deadline timer or not.
+    Kvm {
+        /// Whether the timer can be set by TSC_DEADLINE.
+        deadline_timer: bool,
+    },
+    /// In Rhea, reached as memory and by MSRs.
+    Rhea,
+    /// In Rhea, on a host whose KVM does not hand MSR accesses out.
+    Memory,
+}
+
 struct Wish {
     name: String,
     on: bool,
@@ -60,8 +76,7 @@ impl Template {
     pub(crate) fn build(
         supported: &[kvm_cpuid_entry2],
         cpu: &CpuModel,
-        deadline_timer: bool,
-        irqchip: IrqchipMode,
+        apics: Apics,
     ) -> Result<Self, AccelError> {
         let models = Models::built_in().map_err(|e| AccelError::Cpu(format!("model file: {e}")))?;
         let mut offered = supported.to_vec();
@@ -70,12 +85,19 @@ impl Template {
                 set(entries, f, on);
             }
         };
-        let local_apic = irqchip != IrqchipMode::User;
         on("hypervisor", &mut offered, true);
-        // A local APIC of the machine is reached as memory: KVM cannot show its MSRs, nor its deadline timer.
         on("apic", &mut offered, true);
-        on("x2apic", &mut offered, local_apic);
-        on("tsc-deadline", &mut offered, local_apic && deadline_timer);
+        on("x2apic", &mut offered, apics != Apics::Memory);
+        on("tsc-deadline", &mut offered, apics == Apics::Kvm { deadline_timer: true });
+        // The state of guests inside of the guest is no part of a vCPU's state here: it could not be saved.
+        for (name, text) in [("vmx", "VMX"), ("svm", "SVM")] {
+            on(name, &mut offered, false);
+            if cpu.features.iter().any(|(k, v)| k == name && matches!(v.as_str(), "on" | "true" | "yes")) {
+                return Err(AccelError::Cpu(format!(
+                    "feature '{name}': {text} guests inside of a guest are not supported with accelerator {NAME}"
+                )));
+            }
+        }
         // KVM sets it when the guest sets CR4.OSXSAVE.
         on("osxsave", &mut offered, false);
         on("ospke", &mut offered, false);
@@ -368,7 +390,7 @@ mod tests {
     fn build(name: &str, features: &[(&str, &str)]) -> Result<Template, AccelError> {
         let features = features.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect();
         let cpu = CpuModel { name: name.to_owned(), features };
-        Template::build(&host(), &cpu, true, IrqchipMode::Kernel)
+        Template::build(&host(), &cpu, Apics::Kvm { deadline_timer: true })
     }
 
     #[test]

@@ -3,14 +3,16 @@
 mod chips;
 mod cpuid;
 mod debug;
+mod disasm;
 mod interrupt;
 mod models;
+mod msr;
 mod speed;
 mod state;
 mod vcpu;
 mod xsave;
 
-use accel::arch::GuestArch;
+use accel::arch::{CpuState, GuestArch};
 use accel::{AccelError, Caps, Exit, IrqchipMode, PartitionClock, PartitionConfig};
 use kvm_bindings::{
     CpuId, KVM_CAP_EXCEPTION_PAYLOAD, KVM_CAP_SPLIT_IRQCHIP, KVM_CAP_X86_TRIPLE_FAULT_EVENT,
@@ -50,6 +52,8 @@ pub(crate) enum Before {
 /// Whether the architecture knew an exit.
 pub(crate) enum Handled {
     Again,
+    /// As `Again`, but KVM has an instruction to finish.
+    Unfinished,
     Unknown,
 }
 
@@ -66,6 +70,8 @@ pub(crate) struct VmArch {
     /// `KVM_CAP_EXCEPTION_PAYLOAD` and `KVM_CAP_X86_TRIPLE_FAULT_EVENT` are on.
     payload: bool,
     triple_fault: bool,
+    /// Unknown MSRs read as 0 and take any value.
+    ignore_msrs: bool,
 }
 
 /// A new virtual machine.
@@ -83,11 +89,15 @@ fn supported_cpuid(kvm: &KvmFd) -> Result<CpuId, AccelError> {
 pub(crate) fn probe(kvm: &KvmFd) -> Result<Caps, AccelError> {
     let cpuid = supported_cpuid(kvm)?;
     let phys_bits = cpuid.as_slice().iter().find(|e| e.function == 0x8000_0008).map_or(36, |e| e.eax & 0xFF);
-    let kernel_ns = speed::measure(kvm);
-    let speed = match kernel_ns {
+    let probe = speed::measure(kvm);
+    let kernel_ns = probe.map(|p| p.ns);
+    let mut speed = match kernel_ns {
         Some(ns) if ns > 100 => format!(", guest kernels are emulated here at {ns} ns an instruction"),
         _ => String::new(),
     };
+    if probe.is_some_and(|p| !p.own_cpuid) {
+        speed.push_str(", guests see the host's CPUID whatever -cpu says");
+    }
     Ok(Caps {
         kernel_ns,
         max_vcpus: kvm.get_max_vcpus() as u32,
@@ -124,18 +134,27 @@ fn switch(key: &str, value: &str) -> Result<bool, AccelError> {
 
 pub(crate) fn create_vm(kvm: &KvmFd, config: &PartitionConfig) -> Result<Created, AccelError> {
     let mut pit = true;
+    let mut ignore_msrs = false;
     for (key, value) in &config.properties {
         match key.as_str() {
             "pit" => pit = switch(key, value)?,
+            "ignore-msrs" => ignore_msrs = switch(key, value)?,
+            super::slots::RING_PROPERTY => {}
             _ => {
-                let problem = "does not exist, expected pit".to_owned();
+                let problem =
+                    format!("does not exist, expected pit, ignore-msrs or {}", super::slots::RING_PROPERTY);
                 return Err(AccelError::Property { accel: NAME, key: key.clone(), problem });
             }
         }
     }
     let supported = supported_cpuid(kvm)?;
     let deadline_timer = kvm.check_extension(Cap::TscDeadlineTimer);
-    let cpuid = cpuid::Template::build(supported.as_slice(), &config.cpu, deadline_timer, config.irqchip)?;
+    let apics = match config.irqchip {
+        IrqchipMode::User if !kvm.check_extension(Cap::X86UserSpaceMsr) => cpuid::Apics::Memory,
+        IrqchipMode::User => cpuid::Apics::Rhea,
+        _ => cpuid::Apics::Kvm { deadline_timer },
+    };
+    let cpuid = cpuid::Template::build(supported.as_slice(), &config.cpu, apics)?;
     for name in &cpuid.dropped {
         tracing::warn!("cpu feature '{name}' is not offered by this host's KVM and was left out");
     }
@@ -169,6 +188,9 @@ pub(crate) fn create_vm(kvm: &KvmFd, config: &PartitionConfig) -> Result<Created
             Some(Chips { pic_and_ioapic: true, pit })
         }
     };
+    if ignore_msrs || apics == cpuid::Apics::Rhea {
+        msr::divert(&vm, config.irqchip, ignore_msrs)?;
+    }
     let msrs = kvm.get_msr_index_list().map_err(refused("reading KVM's MSR list"))?.as_slice().to_vec();
     let xsave_size =
         usize::try_from(vm.check_extension_int(Cap::Xsave2)).unwrap_or(0).max(xsave::LEGACY_AREA);
@@ -183,6 +205,7 @@ pub(crate) fn create_vm(kvm: &KvmFd, config: &PartitionConfig) -> Result<Created
         msrs,
         payload,
         triple_fault,
+        ignore_msrs,
     };
     Ok(Created { vm, arch, chips })
 }
@@ -201,6 +224,14 @@ impl VmArch {
 /// Linear to physical, as the guest's page tables stand.
 pub(crate) fn translate(fd: &VcpuFd, _memory: &AddressSpace, gva: u64) -> Option<u64> {
     fd.translate_gva(gva).ok().filter(|t| t.valid != 0).map(|t| t.physical_address)
+}
+
+/// The instruction that a vCPU in `state` stands at, from its bytes.
+pub(crate) fn disassemble(state: &CpuState, bytes: &[u8]) -> Option<String> {
+    match state {
+        CpuState::X86_64(s) => disasm::text(s, bytes),
+        _ => None,
+    }
 }
 
 /// Global interrupts are KVM's own numbers.

@@ -240,6 +240,7 @@ impl VcpuArch {
             }
             get("setting the local APIC (KVM_SET_LAPIC)", fd.set_lapic(&lapic))?;
         }
+        self.put_tsc_khz(fd, s.tsc_khz);
         let mut msrs: Vec<Msr> = s.msrs.iter().copied().filter(|m| m.index != MSR_TSC_DEADLINE).collect();
         msrs.push(Msr { index: MSR_TSC, value: s.tsc });
         // Setting the deadline starts the timer, which compares with the TSC.
@@ -262,6 +263,18 @@ impl VcpuArch {
         // A KVM that knows system management mode says so here, and leaves it only when asked to.
         events.flags |= present.flags & KVM_VCPUEVENT_VALID_SMM;
         get("setting pending events (KVM_SET_VCPU_EVENTS)", fd.set_vcpu_events(&events))
+    }
+
+    /// Makes the TSC tick as it did where the state was saved. Where the host cannot, guests that measured its
+    /// frequency lose time: worth a warning, not a refusal.
+    fn put_tsc_khz(&self, fd: &VcpuFd, khz: u32) {
+        let here = fd.get_tsc_khz().unwrap_or(0);
+        // KVM itself takes frequencies within 250 ppm for the same.
+        let same = u64::from(khz.abs_diff(here)) * 4000 <= u64::from(here);
+        if khz == 0 || here == 0 || same || fd.set_tsc_khz(khz).is_ok() {
+            return;
+        }
+        tracing::warn!("the guest's TSC ran at {khz} kHz, this host's at {here} kHz, and cannot be scaled");
     }
 
     /// Sets the general, system and debug registers; INIT leaves the task priority and CR0's cache bits alone.

@@ -6,8 +6,8 @@ use accel::arch::CpuState;
 use accel::arch::x86_64::RunState;
 use accel::{Exit, IrqchipMode, VcpuError, VcpuIo};
 use kvm_bindings::{
-    KVM_EXIT_HLT, KVM_EXIT_IOAPIC_EOI, KVM_EXIT_IRQ_WINDOW_OPEN, KVM_EXIT_SET_TPR,
-    KVM_MP_STATE_INIT_RECEIVED, KVM_MP_STATE_RUNNABLE, kvm_mp_state,
+    KVM_EXIT_HLT, KVM_EXIT_IOAPIC_EOI, KVM_EXIT_IRQ_WINDOW_OPEN, KVM_EXIT_SET_TPR, KVM_EXIT_X86_RDMSR,
+    KVM_EXIT_X86_WRMSR, KVM_MP_STATE_INIT_RECEIVED, KVM_MP_STATE_RUNNABLE, kvm_mp_state,
 };
 use kvm_ioctls::VcpuFd;
 
@@ -15,7 +15,7 @@ use super::super::kick::{Shared, pending};
 use super::super::vcpu::get;
 use super::super::vcpu_refused;
 use super::debug::Debug;
-use super::{Before, Handled, VmArch, interrupt, xsave};
+use super::{Before, Handled, VmArch, interrupt, msr, xsave};
 
 /// Line 0 is INTR.
 const INTR: u32 = 0;
@@ -37,6 +37,7 @@ pub(crate) struct VcpuArch {
     pub(super) apic_base: u64,
     /// CR8 as KVM was last given it.
     cr8: u8,
+    msr_answers: msr::Answers,
 }
 
 impl VcpuArch {
@@ -58,6 +59,7 @@ impl VcpuArch {
             triple_fault: vm.triple_fault,
             apic_base: get("reading the system registers (KVM_GET_SREGS)", fd.get_sregs())?.apic_base,
             cr8: 0,
+            msr_answers: msr::Answers::new(vm.ignore_msrs),
         })
     }
 
@@ -207,7 +209,7 @@ impl VcpuArch {
     pub(crate) fn exit(
         &mut self,
         _shared: &Shared,
-        _index: u32,
+        index: u32,
         fd: &mut VcpuFd,
         reason: u32,
         io: &dyn VcpuIo,
@@ -215,6 +217,10 @@ impl VcpuArch {
         match reason {
             KVM_EXIT_HLT => self.run = RunState::Halted,
             KVM_EXIT_IRQ_WINDOW_OPEN | KVM_EXIT_SET_TPR => {}
+            KVM_EXIT_X86_RDMSR | KVM_EXIT_X86_WRMSR => {
+                self.msr_answers.exit(index, fd.get_kvm_run(), io);
+                return Ok(Handled::Unfinished);
+            }
             KVM_EXIT_IOAPIC_EOI => io.eoi(interrupt::eoi_vector(fd.get_kvm_run())),
             _ => return Ok(Handled::Unknown),
         }
