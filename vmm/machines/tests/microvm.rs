@@ -10,6 +10,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use accel::IrqchipMode;
+use guest_memory::Backing;
 use machine::snapshot;
 use machines::{BoardConfig, microvm};
 
@@ -85,6 +86,79 @@ fn a_pvh_kernel_starts_in_32_bit_mode_and_again_after_a_reset() {
             assert_eq!(Some(code), exit_code(b'*'), "{irqchip:?}");
         }
     }
+}
+
+/// RAM that does not fit below the hole goes on at 4 GiB, and the kernel is told so; with a file behind it too.
+#[test]
+fn five_gib_lie_on_both_sides_of_the_hole() {
+    let mut code = Vec::new();
+    // The last entry of the memory map: mov ecx, [ebx + 48]; dec ecx; imul ecx, ecx, 24; add ecx, [ebx + 40]
+    code.extend([0x8b, 0x4b, 48, 0x49, 0x6b, 0xc9, 24, 0x03, 0x4b, 40]);
+    // Its base in 4 GiB and size in 256 MiB: mov eax, [ecx + 4]; shl eax, 4; mov edx, [ecx + 8]; shr edx, 28; or eax, edx
+    code.extend([0x8b, 0x41, 4, 0xc1, 0xe0, 4, 0x8b, 0x51, 8, 0xc1, 0xea, 28, 0x09, 0xd0]);
+    finish(&mut code);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("ram");
+    let backings = [
+        Backing::Anonymous,
+        Backing::Memfd { huge: None },
+        Backing::File { path: path.clone(), shared: true, offset: 0 },
+    ];
+    for backing in backings {
+        let change = |c: &mut BoardConfig| {
+            c.ram = 5 << 30;
+            c.ram_config.backing = backing.clone();
+        };
+        let Some((machine, events, _file)) =
+            common::machine_with(&pvh(&code), IrqchipMode::Kernel, "", change)
+        else {
+            return;
+        };
+        machine.start();
+        // From 4 GiB on (1 << 4), 2 GiB (8 times 256 MiB).
+        assert_eq!(answer(&events), exit_code(0x18), "{backing:?}");
+        machine.stop();
+        for (i, gpa) in [0x1000u64, (3 << 30) - 1, 4 << 30, (6 << 30) - 1].into_iter().enumerate() {
+            assert!(machine.memory().write(gpa, &[i as u8 + 1]).is_ok());
+        }
+        for (i, gpa) in [0x1000u64, (3 << 30) - 1, 4 << 30, (6 << 30) - 1].into_iter().enumerate() {
+            let mut byte = [0];
+            assert!(machine.memory().read(gpa, &mut byte).is_ok());
+            assert_eq!(byte, [i as u8 + 1], "{gpa:#x} with {backing:?}");
+        }
+        assert!(machine.memory().view().find(3 << 30).is_none());
+    }
+    assert_eq!(std::fs::metadata(&path).unwrap().len(), 5 << 30);
+}
+
+#[test]
+fn properties_leave_devices_out() {
+    let mut image = tempfile::NamedTempFile::new().unwrap();
+    image.write_all(&bzimage()).unwrap();
+    let graph = |irqchip, properties: &[(&str, &str)]| {
+        let mut c = config(image.path(), irqchip, "");
+        c.properties.extend(properties.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())));
+        microvm::build(&c).map(|b| b.describe()).map_err(|e| e.to_string())
+    };
+    let all = graph(IrqchipMode::Split, &[]).unwrap();
+    for (name, line) in [("pic", "pic "), ("pit", "pit "), ("rtc", "rtc "), ("isa-serial", "serial0 ")] {
+        let line = format!("device {line}");
+        assert!(all.contains(&line), "{all}");
+        let without = graph(IrqchipMode::Split, &[(name, "off")]).unwrap();
+        assert!(!without.contains(&line) && !without.contains(&format!("-> {name}.")), "{without}");
+    }
+    for (name, value, text) in [
+        ("pic", "off", "pic=off: the accelerator has made it"),
+        ("pit", "off", "pit=off: the accelerator has made it"),
+        ("acpi", "on", "acpi=on is not possible on this board"),
+        ("x-option-roms", "on", "x-option-roms=on is not possible"),
+        ("rtc", "maybe", "rtc: expected on or off, got 'maybe'"),
+        ("sound", "on", "no property 'sound'; there are: pic, pit, rtc"),
+    ] {
+        let error = graph(IrqchipMode::Kernel, &[(name, value)]).unwrap_err();
+        assert!(error.contains(text), "{error}");
+    }
+    assert!(graph(IrqchipMode::Kernel, &[("acpi", "off"), ("x-option-roms", "off")]).is_ok());
 }
 
 #[test]

@@ -117,6 +117,29 @@ fn a_local_apic_has_a_timer() {
     check("timer of the local APIC", &code);
 }
 
+/// The local APIC as MSRs: an interrupt to itself.
+#[test]
+fn a_local_apic_is_reached_by_msrs() {
+    let wrmsr = |a: &mut Asm, msr: u32, value: u32| {
+        a.mov(Reg::Ecx, msr).mov(Reg::Eax, value).mov(Reg::Edx, 0).bytes(&[0x0f, 0x30]);
+    };
+    let code = guest(
+        |a| {
+            a.bytes(&[0x51]); // push ecx
+            wrmsr(a, 0x80b, 0);
+            a.bytes(&[0x59]); // pop ecx
+        },
+        0x45,
+        |a| {
+            port(a, 0x21, 0xff);
+            wrmsr(a, 0x1b, 0xfee0_0d00);
+            wrmsr(a, 0x80f, 0x1ff);
+            wrmsr(a, 0x83f, 0x45);
+        },
+    );
+    check("x2APIC", &code);
+}
+
 /// A level-triggered pin comes again after the end of the interrupt, until its device is quiet.
 #[test]
 fn the_serial_port_comes_through_a_level_triggered_pin() {

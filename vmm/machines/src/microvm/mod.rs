@@ -47,10 +47,14 @@ pub const KIND: BoardKind = BoardKind {
     default_ram: 128 << 20,
     max_vcpus: mptable::MAX_CPUS,
     properties: &[
+        ("pic", "on or off: 8259 interrupt controllers (default on); off only where they are Rhea's"),
+        ("pit", "on or off: 8254 timer (default on); off only where it is Rhea's"),
         ("rtc", "on or off: MC146818 clock (default on)"),
         ("isa-serial", "on or off: serial port (default on)"),
         ("isa-debug-exit", "on or off: exit port 0x501 for tests (default off)"),
         ("debugcon", "on or off: debug console at port 0xe9, on the second serial (default off)"),
+        ("x-option-roms", "off: this board runs no option ROMs (default off)"),
+        ("acpi", "off: the multiprocessor table takes the place of ACPI (default off)"),
         ("auto-kernel-cmdline", "on or off: tell the kernel of the virtio devices (default on)"),
     ],
     build,
@@ -66,21 +70,31 @@ fn switch(c: &BoardConfig, name: &str, default: bool) -> Result<bool, MachineErr
 }
 
 /// Wires an interrupt output to where legacy interrupt `n` enters: the I/O APIC, and the 8259s for the first 16.
-fn wire(c: &BoardConfig, node: &mut Node, pin: &str, n: usize) {
+fn wire(c: &BoardConfig, node: &mut Node, pin: &str, n: usize) -> Result<(), MachineError> {
     if c.irqchip == IrqchipMode::Kernel {
         node.irq(pin, Dest::Gsi(n as u32));
-        return;
+        return Ok(());
     }
     let chip = |device: &str| Dest::Device { device: device.into(), pin: "irq".into(), index: n };
     node.irq(pin, chip("ioapic"));
-    if n < LEGACY_IRQS {
+    if n < LEGACY_IRQS && switch(c, "pic", true)? {
         node.irq(pin, chip("pic"));
     }
+    Ok(())
 }
 
 /// Records the board.
 pub fn build(c: &BoardConfig) -> Result<Board, MachineError> {
     KIND.check(c)?;
+    for (name, why) in
+        [("x-option-roms", "it runs no option ROMs"), ("acpi", "it has a multiprocessor table instead")]
+    {
+        if switch(c, name, false)? {
+            return Err(MachineError::Board(format!(
+                "microvm: {name}=on is not possible on this board: {why}"
+            )));
+        }
+    }
     let least = 2 << 20;
     if c.ram < least || c.ram > 1 << 40 {
         return Err(MachineError::Board(format!(
@@ -96,7 +110,7 @@ pub fn build(c: &BoardConfig) -> Result<Board, MachineError> {
     if c.ram > low {
         b.ram("ram.high", FOUR_GIB, c.ram - low, c.ram_config.after(low));
     }
-    add_controllers(&mut b, c);
+    add_controllers(&mut b, c)?;
     let virtio_line = add_devices(&mut b, c)?;
     let start = place(&mut b, c, low, &virtio_line)?;
     b.cpu_init(move |index, state| {
@@ -121,16 +135,26 @@ pub fn build(c: &BoardConfig) -> Result<Board, MachineError> {
     Ok(b)
 }
 
-fn add_controllers(b: &mut Board, c: &BoardConfig) {
+fn add_controllers(b: &mut Board, c: &BoardConfig) -> Result<(), MachineError> {
+    let (pic, pit) = (switch(c, "pic", true)?, switch(c, "pit", true)?);
     if c.irqchip == IrqchipMode::Kernel {
-        return;
+        for (name, there) in [("pic", pic), ("pit", pit)] {
+            if !there {
+                return Err(MachineError::Board(format!(
+                    "microvm: {name}=off: the accelerator has made it; add kernel-irqchip=split or off"
+                )));
+            }
+        }
+        return Ok(());
     }
     let local = c.irqchip == IrqchipMode::User;
     let intr = |cpu| Dest::Cpu { cpu, line: 0 };
-    let pic = b.add("pic", I8259Config::default());
-    pic.pio(0, 0x20).pio(1, 0xa0).pio(2, 0x4d0);
-    // Through the local APICs' LINT0; one in the accelerator has it from the interrupt input.
-    pic.irq("intr", if local { device_pin("apic", "extint") } else { intr(0) });
+    if pic {
+        let pic = b.add("pic", I8259Config::default());
+        pic.pio(0, 0x20).pio(1, 0xa0).pio(2, 0x4d0);
+        // Through the local APICs' LINT0; one in the accelerator has it from the interrupt input.
+        pic.irq("intr", if local { device_pin("apic", "extint") } else { intr(0) });
+    }
     b.add("ioapic", IoApicConfig { version: 0x11 }).mmio(0, IOAPIC);
     if local {
         let apic = b.add("apic", LapicsConfig { cpus: c.vcpus, ..LapicsConfig::default() });
@@ -140,7 +164,10 @@ fn add_controllers(b: &mut Board, c: &BoardConfig) {
             apic.irq_at("nmi", at, Dest::Nmi(cpu)).irq_at("smi", at, Dest::Smi(cpu));
         }
     }
-    wire(c, b.add("pit", I8254Config::default()).pio(0, 0x40).pio(1, 0x61), "irq", PIT_IRQ);
+    if pit {
+        wire(c, b.add("pit", I8254Config::default()).pio(0, 0x40).pio(1, 0x61), "irq", PIT_IRQ)?;
+    }
+    Ok(())
 }
 
 fn device_pin(device: &str, pin: &str) -> Dest {
@@ -154,7 +181,7 @@ fn add_devices(b: &mut Board, c: &BoardConfig) -> Result<String, MachineError> {
         let ports = if debugcon { 1 } else { SERIAL.len().min(c.serials.len().max(1)) };
         for (i, (port, n)) in SERIAL.iter().take(ports).enumerate() {
             let s = b.add(&format!("serial{i}"), Ns16550Config::default());
-            wire(c, s.pio(0, *port), "irq", *n);
+            wire(c, s.pio(0, *port), "irq", *n)?;
             s.chardev("chardev", c.serials.get(i).cloned().flatten());
         }
     }
@@ -163,10 +190,10 @@ fn add_devices(b: &mut Board, c: &BoardConfig) -> Result<String, MachineError> {
         d.pio(0, DEBUG_CONSOLE).chardev("chardev", c.serials.get(1).cloned().flatten());
     }
     if switch(c, "rtc", true)? {
-        wire(c, b.add("rtc", Mc146818Config::default()).pio(0, RTC.0), "irq", RTC.1);
+        wire(c, b.add("rtc", Mc146818Config::default()).pio(0, RTC.0), "irq", RTC.1)?;
     }
     let k = b.add("keyboard", I8042Config::default());
-    wire(c, k.pio(0, KEYBOARD.0).pio(1, KEYBOARD.1), "kbd", KEYBOARD.2);
+    wire(c, k.pio(0, KEYBOARD.0).pio(1, KEYBOARD.1), "kbd", KEYBOARD.2)?;
     if switch(c, "isa-debug-exit", false)? {
         b.add("debug-exit", IsaDebugExitConfig::default()).pio(0, DEBUG_EXIT);
     }
@@ -180,7 +207,7 @@ fn add_devices(b: &mut Board, c: &BoardConfig) -> Result<String, MachineError> {
     let mut line = String::new();
     for (i, (p, n)) in c.virtio.iter().zip(VIRTIO_IRQS).enumerate() {
         let base = VIRTIO + i as u64 * VIRTIO_STEP;
-        wire(c, b.plug(&p.id, p.config.as_ref(), &p.chardevs).mmio(0, base).dma(), "irq", n);
+        wire(c, b.plug(&p.id, p.config.as_ref(), &p.chardevs).mmio(0, base).dma(), "irq", n)?;
         line.push_str(&format!(" virtio_mmio.device=512@{base:#x}:{n}"));
     }
     Ok(line)
