@@ -27,6 +27,8 @@ const HEADER: usize = 12;
 const MIN_FRAME: usize = 14;
 /// The link is up, in the status of the config space.
 const LINK_UP: u16 = 1;
+/// The driver is to tell the network where it is, in the same field.
+const ANNOUNCE: u16 = 2;
 
 mod feature {
     pub(super) const CSUM: u64 = 1 << 0;
@@ -44,7 +46,9 @@ mod feature {
     pub(super) const STATUS: u64 = 1 << 16;
     pub(super) const CTRL_VQ: u64 = 1 << 17;
     pub(super) const CTRL_RX: u64 = 1 << 18;
+    pub(super) const CTRL_VLAN: u64 = 1 << 19;
     pub(super) const CTRL_RX_EXTRA: u64 = 1 << 20;
+    pub(super) const GUEST_ANNOUNCE: u64 = 1 << 21;
     pub(super) const MQ: u64 = 1 << 22;
     pub(super) const CTRL_MAC_ADDR: u64 = 1 << 23;
     /// What the guest takes from the host.
@@ -57,7 +61,10 @@ mod feature {
         (GUEST_ECN, GUEST_TSO4 | GUEST_TSO6),
         (HOST_TSO4 | HOST_TSO6, CSUM),
         (HOST_ECN, HOST_TSO4 | HOST_TSO6),
-        (CTRL_RX | CTRL_RX_EXTRA | MQ | CTRL_MAC_ADDR | CTRL_GUEST_OFFLOADS, CTRL_VQ),
+        (
+            CTRL_RX | CTRL_VLAN | CTRL_RX_EXTRA | GUEST_ANNOUNCE | MQ | CTRL_MAC_ADDR | CTRL_GUEST_OFFLOADS,
+            CTRL_VQ,
+        ),
     ];
 }
 
@@ -180,6 +187,10 @@ struct Rx {
     held: Option<Vec<u8>>,
     /// The backend was told to wait.
     blocked: bool,
+    /// The guest has come from elsewhere, and its driver is to tell the network so.
+    announce: bool,
+    /// It has not been interrupted for that yet.
+    arrived: bool,
 }
 
 /// What became of a frame.
@@ -229,6 +240,8 @@ impl Rx {
             offloads: None,
             held: None,
             blocked: false,
+            announce: false,
+            arrived: false,
         }
     }
 
@@ -415,7 +428,12 @@ impl VirtioDevice for Net {
 
     fn features(&self) -> u64 {
         let c = &self.config;
-        let control = feature::CTRL_VQ | feature::CTRL_RX | feature::CTRL_RX_EXTRA | feature::CTRL_MAC_ADDR;
+        let control = feature::CTRL_VQ
+            | feature::CTRL_RX
+            | feature::CTRL_RX_EXTRA
+            | feature::CTRL_MAC_ADDR
+            | feature::CTRL_VLAN
+            | feature::GUEST_ANNOUNCE;
         let optional = [
             (c.mrg_rxbuf, feature::MRG_RXBUF),
             (c.ctrl_vq, control),
@@ -444,7 +462,10 @@ impl VirtioDevice for Net {
     fn read_config(&self, offset: u64, data: &mut [u8]) {
         let mut space = [0; 12];
         space[..6].copy_from_slice(&self.shared.rx.lock().filter.mac.0);
-        let status = if self.shared.endpoint.is_up() { LINK_UP } else { 0 };
+        let mut status = if self.shared.endpoint.is_up() { LINK_UP } else { 0 };
+        if self.shared.rx.lock().announce {
+            status |= ANNOUNCE;
+        }
         space[6..8].copy_from_slice(&status.to_le_bytes());
         space[8..10].copy_from_slice(&self.config.queue_pairs.to_le_bytes());
         space[10..].copy_from_slice(&self.config.host_mtu.to_le_bytes());
@@ -461,6 +482,7 @@ impl VirtioDevice for Net {
             let mut rx = self.shared.rx.lock();
             rx.features = features;
             rx.active = true;
+            rx.filter.filters_vlans = features & feature::CTRL_VLAN != 0;
             rx.offloads.unwrap_or(features & feature::GUEST)
         };
         self.set_offloads(offloads);
@@ -539,7 +561,7 @@ impl VirtioDevice for Net {
         StateBlob::new(KIND, 1, &state)
     }
 
-    fn restore(&mut self, state: &StateBlob, _features: u64) -> Result<(), StateError> {
+    fn restore(&mut self, state: &StateBlob, features: u64) -> Result<(), StateError> {
         let state: V1 = state.decode(KIND, 1)?;
         if !(1..=self.config.queue_pairs).contains(&state.pairs) {
             let most = self.config.queue_pairs;
@@ -559,6 +581,9 @@ impl VirtioDevice for Net {
         rx.offloads = state.offloads;
         rx.held = state.held.map(|h| h.0);
         rx.active = false;
+        // Switches have learnt another place for the guest's address.
+        rx.announce = features & feature::GUEST_ANNOUNCE != 0;
+        rx.arrived = rx.announce;
         Ok(())
     }
 
@@ -569,7 +594,15 @@ impl VirtioDevice for Net {
 
     fn resume(&mut self) {
         self.paused = false;
-        self.shared.rx.lock().paused = false;
+        {
+            let mut rx = self.shared.rx.lock();
+            rx.paused = false;
+            if std::mem::take(&mut rx.arrived)
+                && let Some(notifier) = &rx.notifier
+            {
+                notifier.config_changed();
+            }
+        }
         self.shared.retry();
     }
 

@@ -18,6 +18,8 @@ const ERROR: u8 = 1;
 mod class {
     pub(super) const RX: u8 = 0;
     pub(super) const MAC: u8 = 1;
+    pub(super) const VLAN: u8 = 2;
+    pub(super) const ANNOUNCE: u8 = 3;
     pub(super) const MQ: u8 = 4;
     pub(super) const GUEST_OFFLOADS: u8 = 5;
 }
@@ -47,20 +49,53 @@ pub(super) struct Filter {
     mode: u8,
     unicast: Table,
     multicast: Table,
+    /// The driver has asked for VLANs one by one: tagged frames of others are not for it.
+    pub(super) filters_vlans: bool,
+    vlans: Vlans,
 }
+
+/// Networks by their 12-bit number.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Vlans([u64; 64]);
+
+impl Vlans {
+    const MASK: u16 = 0xfff;
+
+    fn set(&mut self, id: u16, on: bool) -> Option<()> {
+        let (word, bit) = (usize::from(id / 64), 1u64 << (id % 64));
+        let word = self.0.get_mut(word).filter(|_| id <= Self::MASK)?;
+        *word = if on { *word | bit } else { *word & !bit };
+        Some(())
+    }
+
+    fn has(&self, id: u16) -> bool {
+        self.0[usize::from(id & Self::MASK) / 64] >> (id % 64) & 1 != 0
+    }
+}
+
+/// Ethernet type of a tagged frame.
+const TAGGED: [u8; 2] = [0x81, 0x00];
 
 ::device::state! {
     /// Saved filter.
     pub(super) struct SavedFilter {
         1 => mac: ::device::Bytes, 2 => mode: u8, 3 => unicast: ::device::Bytes, 4 => all_unicast: bool,
         5 => multicast: ::device::Bytes, 6 => all_multicast: bool,
+        7 => filters_vlans: bool, 8 => vlans: Vec<u64>,
     }
 }
 
 impl Filter {
     /// Everything, until the driver says otherwise.
     pub(super) fn new(mac: MacAddr) -> Self {
-        Filter { mac, mode: mode::PROMISC, unicast: Table::default(), multicast: Table::default() }
+        Filter {
+            mac,
+            mode: mode::PROMISC,
+            unicast: Table::default(),
+            multicast: Table::default(),
+            filters_vlans: false,
+            vlans: Vlans([0; 64]),
+        }
     }
 
     fn on(&self, switch: u8) -> bool {
@@ -71,8 +106,14 @@ impl Filter {
     pub(super) fn admits(&self, frame: &[u8]) -> bool {
         let Some(&destination) = frame.first_chunk::<6>() else { return false };
         let to = MacAddr(destination);
+        let foreign = || match frame.get(12..16) {
+            Some(&[a, b, high, low]) if [a, b] == TAGGED => !self.vlans.has(u16::from_be_bytes([high, low])),
+            _ => false,
+        };
         if self.on(mode::PROMISC) {
             true
+        } else if self.filters_vlans && foreign() {
+            false
         } else if to.0 == [0xff; 6] {
             !self.on(mode::NO_BROADCAST)
         } else if to.is_multicast() {
@@ -98,6 +139,8 @@ impl Filter {
             all_unicast: self.unicast.overflown,
             multicast: flat(&self.multicast),
             all_multicast: self.multicast.overflown,
+            filters_vlans: self.filters_vlans,
+            vlans: if self.filters_vlans { self.vlans.0.to_vec() } else { Vec::new() },
         }
     }
 
@@ -109,12 +152,18 @@ impl Filter {
             }
             Ok(Table { addresses: addresses.iter().map(|&a| MacAddr(a)).collect(), overflown })
         };
+        let vlans = match saved.vlans.as_slice() {
+            [] => [0; 64],
+            words => words.try_into().map_err(|_| StateError::new("vlans", "expected 64 words"))?,
+        };
         let mac = saved.mac.0.as_slice().try_into();
         Ok(Filter {
             mac: MacAddr(mac.map_err(|_| StateError::new("mac", "expected 6 bytes"))?),
             mode: StateError::at_most("mode", saved.mode, (1 << mode::COUNT) - 1)?,
             unicast: table("unicast", &saved.unicast.0, saved.all_unicast)?,
             multicast: table("multicast", &saved.multicast.0, saved.all_multicast)?,
+            filters_vlans: saved.filters_vlans,
+            vlans: Vlans(vlans),
         })
     }
 }
@@ -158,6 +207,10 @@ impl Net {
                 (rx.filter.unicast, rx.filter.multicast) = (unicast, multicast);
             }
             (class::MAC, 1) if agreed(feature::CTRL_MAC_ADDR) => rx.filter.mac = MacAddr(chain.read_array()?),
+            (class::VLAN, 0 | 1) if agreed(feature::CTRL_VLAN) => {
+                rx.filter.vlans.set(u16::from_le_bytes(chain.read_array()?), command == 0)?;
+            }
+            (class::ANNOUNCE, 0) if agreed(feature::GUEST_ANNOUNCE) => rx.announce = false,
             (class::MQ, 0) if agreed(feature::MQ) => {
                 let pairs = u16::from_le_bytes(chain.read_array()?);
                 rx.pairs = Some(pairs).filter(|p| (1..=self.config.queue_pairs).contains(p))?;

@@ -213,8 +213,27 @@ fn the_control_queue_filters() {
     let many = vec![[9; 6]; 100];
     assert_eq!(command(1, 0, &[table(&many), table(&[])].concat()), 0);
     assert_eq!(admitted(), [true, true, true, false], "too many: all of the kind");
+    // Tagged frames are for the driver only if it has asked for their network.
+    assert_eq!(command(0, 5, &[0]), 0);
+    let tagged = |id: u16| {
+        let [high, low] = (0xe000 | id).to_be_bytes();
+        let frame = [&[0xff; 6][..], &[2, 0, 0, 0, 0, 9, 0x81, 0, high, low, 8, 0], &[0; 60]].concat();
+        bench.cell().with(|d| {
+            let net = d.as_any().unwrap().downcast_ref::<Net>().unwrap();
+            net.shared.rx.lock().filter.admits(&frame)
+        })
+    };
+    assert_eq!([tagged(5), tagged(4095)], [false, false]);
+    assert_eq!([command(2, 0, &[5, 0]), command(2, 0, &[0xff, 0x0f])], [0, 0]);
+    assert_eq!([tagged(5), tagged(4095), tagged(69)], [true, true, false]);
+    assert_eq!(command(2, 1, &[5, 0]), 0);
+    assert_eq!([tagged(5), tagged(4095)], [false, true]);
+    assert_eq!(admitted()[3], true);
     for (class, code, data) in [
-        (0, 6, &[1][..]),
+        (2, 0, &[0, 0x10][..]),
+        (2, 0, &[1]),
+        (2, 2, &[1, 0]),
+        (0, 6, &[1]),
         (0, 0, &[]),
         (1, 0, &[255, 255, 255, 255]),
         (4, 0, &[1, 0]),
@@ -291,6 +310,29 @@ fn flows_are_spread_over_queues() {
     // A driver without multiqueue has its control queue at 2.
     let mut driver = start(&bench, feature::MQ, 3);
     assert_eq!(driver.ask(2, &[Piece::Out(&[0, 0, 1]), Piece::In(1)]).0, [0]);
+}
+
+/// A guest that has moved is to tell the network where it is now.
+#[test]
+fn a_guest_that_has_moved_announces_itself() {
+    let config = card(NetConfig::default()).1;
+    let bench = Bench::new(config.clone());
+    let _driver = start(&bench, 0, 3);
+    assert_eq!(bench.read(0, 0x106, 2), 1);
+    let saved = bench.cell().save();
+    let moved = Bench::at(config, bench.now());
+    moved.cell().restore(&saved).unwrap();
+    assert!(!moved.line("irq"));
+    moved.cell().resume();
+    assert_eq!((moved.read(0, 0x106, 2), moved.read(0, 0x60, 4) & 2), (3, 2), "up, to be announced; told");
+    moved.cell().with(|d| {
+        let net = d.as_any().unwrap().downcast_mut::<Net>().unwrap();
+        net.shared.rx.lock().announce = false;
+    });
+    moved.cell().quiesce();
+    moved.write(0, 0x64, 4, 3);
+    moved.cell().resume();
+    assert_eq!((moved.read(0, 0x106, 2), moved.read(0, 0x60, 4)), (1, 0), "once");
 }
 
 /// Frames come while the card is saved and moved again and again: all arrive, in order.
