@@ -77,6 +77,7 @@ fn open(guest: GuestArch) -> Result<KvmFd, AccelError> {
     })?;
     match kvm.get_api_version() {
         12 => {}
+        v if v < 0 => return Err(unavailable("/dev/kvm is not KVM's device: it does not answer")),
         v => return Err(unavailable(format!("/dev/kvm speaks version {v} of its interface, expected 12"))),
     }
     if let Some((_, name)) = NEEDED.iter().find(|(cap, _)| !kvm.check_extension(*cap)) {

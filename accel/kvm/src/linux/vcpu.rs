@@ -218,6 +218,7 @@ impl Vcpu for KvmVcpu {
                     self.shared.kick();
                     return Ok(exit);
                 }
+                self.arch.stopping(&self.fd);
                 return Ok(Exit::Kicked);
             }
             match self.arch.before_run(&self.shared, self.index, &mut self.fd, io)? {

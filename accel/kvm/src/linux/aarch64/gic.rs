@@ -15,7 +15,7 @@ use kvm_bindings::{
 };
 use kvm_ioctls::{DeviceFd, VmFd};
 
-use super::super::refused;
+use super::super::{refused, slots::RING_PROPERTY};
 use super::state::encoding;
 use crate::NAME;
 
@@ -76,10 +76,12 @@ impl Config {
                             property(key, "expected a multiple of 32 from 64 to 1024".to_owned())
                         })?;
                 }
+                RING_PROPERTY => {}
                 _ => {
                     let known =
                         "gic-version, gic-distributor, gic-redistributor, gic-cpu-interface, gic-interrupts";
-                    return Err(property(key, format!("does not exist, expected {known}")));
+                    let problem = format!("does not exist, expected {known}, {RING_PROPERTY}");
+                    return Err(property(key, problem));
                 }
             }
         }

@@ -23,6 +23,10 @@ impl VcpuArch {
         Ok(Self { debug: Debug::new(vm.hw_breakpoints, vm.hw_watchpoints), vm: vm.clone() })
     }
 
+    /// There is no paravirtual clock to tell.
+    #[expect(clippy::unused_self, reason = "same shape on all hosts")]
+    pub(crate) fn stopping(&self, _fd: &VcpuFd) {}
+
     /// Nothing of a vCPU's controller is outside of KVM.
     #[expect(clippy::unused_self, reason = "same shape on all hosts")]
     pub(crate) fn after_run(&mut self, _index: u32, _fd: &mut VcpuFd, _io: &dyn VcpuIo) {}

@@ -106,8 +106,11 @@ impl Template {
             "" | "host" | "max" => None,
             name => Some(models.list.iter().find(|m| m.name == name).cloned().ok_or_else(|| {
                 let known: Vec<_> = models.list.iter().map(|m| m.name.as_str()).collect();
+                let hint =
+                    super::models::near(name, ["host", "max"].into_iter().chain(known.iter().copied()))
+                        .map_or_else(|| ",".to_owned(), |n| format!(", did you mean '{n}'?"));
                 AccelError::Cpu(format!(
-                    "model '{name}' does not exist, expected host, max, {}",
+                    "model '{name}' does not exist{hint} expected host, max, {}",
                     known.join(", ")
                 ))
             })?),
@@ -425,7 +428,11 @@ mod tests {
         let error = |r: Result<Template, AccelError>| r.err().unwrap().to_string();
         assert!(error(build("host", &[("avx3", "on")])).contains("did you mean 'avx"));
         assert!(error(build("host", &[("smep", "perhaps")])).contains("neither on nor off"));
-        assert!(error(build("Pentium", &[])).contains("model 'Pentium' does not exist"));
+        assert!(error(build("Pentium", &[])).contains("model 'Pentium' does not exist, expected host, max"));
+        assert!(error(build("EPIC", &[])).contains("did you mean 'EPYC'? expected host, max"));
+        assert!(
+            error(build("host", &[("svm", "on")])).contains("feature 'svm': SVM guests inside of a guest")
+        );
         assert!(error(build("host", &[("family", "6")])).contains("named model"));
         assert!(build("host", &[("phys-bits", "60")]).is_err());
     }

@@ -79,13 +79,13 @@ impl Models {
 
     /// The known feature whose name is most like `name`.
     pub(super) fn nearest(&self, name: &str) -> Option<&str> {
-        self.features
-            .iter()
-            .map(|f| (distance(&f.name, name), f.name.as_str()))
-            .min()
-            .filter(|(d, _)| *d <= 2)
-            .map(|(_, n)| n)
+        near(name, self.features.iter().map(|f| f.name.as_str()))
     }
+}
+
+/// The one of `known` that is most like `name`, if any is.
+pub(super) fn near<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    known.map(|n| (distance(n, name), n)).min().filter(|(d, _)| *d <= 2).map(|(_, n)| n)
 }
 
 /// Edits needed to turn one name into another.

@@ -144,6 +144,13 @@ impl VcpuArch {
         }
     }
 
+    /// The guest may stand still for long now: its watchdog is not to take that for a hang.
+    #[expect(clippy::unused_self, reason = "same shape on all hosts")]
+    pub(crate) fn stopping(&self, fd: &VcpuFd) {
+        // Refused as long as the guest does not use KVM's clock.
+        let _ = fd.kvmclock_ctrl();
+    }
+
     fn deliver_signals(&mut self, index: u32, fd: &mut VcpuFd, signals: u32) -> Result<(), VcpuError> {
         if signals & pending::INIT != 0 {
             self.init(index, fd)?;
