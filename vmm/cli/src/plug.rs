@@ -171,6 +171,10 @@ fn serial_port(
     let chardev = props.take_text("chardev")?.ok_or_else(|| anyhow!("needs chardev=ID"))?;
     let name = props.take_text("name")?;
     props.check_keys(&port.driver, &["chardev", "name"])?;
+    // Port 0 is the console; a serial port is one of the others.
+    if names.is_empty() && port.driver != PORTS[0] {
+        names.push(String::new());
+    }
     let n = names.len();
     let slot = if n == 0 { "chardev".to_owned() } else { format!("port{n}") };
     names.push(name.unwrap_or_else(|| slot.clone()));
