@@ -32,7 +32,10 @@ impl IoHandler for Nop {
 #[derive(Clone)]
 enum Kind {
     Container,
-    Ram(Arc<RamBlock>),
+    /// From an offset in the block.
+    Ram(Arc<RamBlock>, u64),
+    /// Whether reads come from the block.
+    RomDevice(Arc<RamBlock>, Arc<dyn IoHandler>, bool),
     Io(Arc<dyn IoHandler>),
     Alias(usize, u64),
 }
@@ -84,15 +87,25 @@ impl Model {
             match (&want, got) {
                 (None, None) => {}
                 (
-                    Some((Kind::Ram(a), offset, ro)),
+                    Some((Kind::RomDevice(a, x, true), offset, _)),
+                    Some((FlatRange { kind: RangeKind::RomDevice(b, y), read_only, .. }, at)),
+                ) => {
+                    let same = Arc::ptr_eq(a, b) && Arc::ptr_eq(x, y) && *offset == at && !read_only;
+                    assert!(same, "step {step} {gpa:#x}\n{view}");
+                }
+                (
+                    Some((Kind::Ram(a, skip), offset, ro)),
                     Some((FlatRange { kind: RangeKind::Ram(b), read_only, .. }, at)),
                 ) => {
                     assert!(
-                        Arc::ptr_eq(a, b) && (*offset, *ro) == (at, *read_only),
+                        Arc::ptr_eq(a, b) && (*skip + *offset, *ro) == (at, *read_only),
                         "step {step} {gpa:#x}\n{view}"
                     );
                 }
-                (Some((Kind::Io(a), offset, _)), Some((FlatRange { kind: RangeKind::Io(b), .. }, at))) => {
+                (
+                    Some((Kind::Io(a) | Kind::RomDevice(_, a, false), offset, _)),
+                    Some((FlatRange { kind: RangeKind::Io(b), .. }, at)),
+                ) => {
                     assert!(Arc::ptr_eq(a, b) && *offset == at, "step {step} {gpa:#x}\n{view}");
                 }
                 (want, got) => panic!("step {step} {gpa:#x}: {} {got:?}\n{view}", want.is_some()),
@@ -125,7 +138,7 @@ impl ViewListener for Follower {
 #[test]
 fn random_trees_match_the_oracle() {
     let mut rng = Rng(0x9e37_79b9_7f4a_7c15);
-    for _ in 0..40 {
+    for _ in 0..60 {
         let space = AddressSpace::new("fuzz", u128::from(SPACE), Unassigned::Fault);
         let follower = Arc::new(Follower::default());
         space.add_listener(follower).unwrap();
@@ -151,11 +164,24 @@ fn random_trees_match_the_oracle() {
                 0..5 => {
                     let size = 1 + rng.below(60);
                     let name = format!("r{}", model.0.len());
-                    let (kind, region) = match rng.below(5) {
+                    let (kind, region) = match rng.below(7) {
                         0 => (Kind::Container, Region::container(name, u128::from(size))),
                         1 | 2 => {
                             let block = RamBlock::anonymous(&name, size).unwrap();
-                            (Kind::Ram(block.clone()), Region::ram(name, block))
+                            (Kind::Ram(block.clone(), 0), Region::ram(name, block))
+                        }
+                        4 => {
+                            let skip = rng.below(40);
+                            let block = RamBlock::anonymous(&name, size + skip).unwrap();
+                            (Kind::Ram(block.clone(), skip), Region::ram_slice(name, block, skip, size))
+                        }
+                        5 => {
+                            let block = RamBlock::anonymous(&name, size).unwrap();
+                            let io: Arc<dyn IoHandler> = Arc::new(Nop);
+                            (
+                                Kind::RomDevice(block.clone(), io.clone(), true),
+                                Region::rom_device(name, block, io),
+                            )
                         }
                         3 => {
                             let io: Arc<dyn IoHandler> = Arc::new(Nop);
@@ -215,6 +241,11 @@ fn random_trees_match_the_oracle() {
                 }
                 8 => {
                     let to = rng.below(30);
+                    if tx.set_direct(target.id, to < 15).is_ok() {
+                        let Kind::RomDevice(_, _, direct) = &mut model.0[pick].kind else { panic!("no ROM") };
+                        *direct = to < 15;
+                    }
+                    let target = &model.0[pick];
                     if tx.set_alias_offset(target.id, to).is_ok() {
                         let Kind::Alias(_, offset) = &mut model.0[pick].kind else { panic!("not an alias") };
                         *offset = to;

@@ -5,8 +5,11 @@
 
 mod common;
 
+use std::time::Duration;
+
 use accel::IrqchipMode;
 use accel_conformance::x86::{Asm, Reg, gate};
+use machine::snapshot;
 
 use common::{EXIT, answer, exit_code, machine_with, pvh};
 
@@ -163,21 +166,27 @@ fn the_serial_port_comes_through_a_level_triggered_pin() {
     check("serial port, level-triggered", &code);
 }
 
+/// Puts code for real mode at 0x2000 and starts all other processors there.
+fn start_others(a: &mut Asm, code: &[u8]) {
+    let mut code = code.to_vec();
+    code.resize(code.len().next_multiple_of(4), 0x90);
+    for (i, word) in code.as_chunks::<4>().0.iter().enumerate() {
+        a.store_imm(0x2000 + 4 * i as u32, u32::from_le_bytes(*word));
+    }
+    a.store_imm(LAPIC + 0xf0, 0x1ff);
+    for command in [0xc_4500, 0xc_4602, 0xc_4602] {
+        a.store_imm(LAPIC + 0x300, command);
+    }
+}
+
 /// INIT and start-up messages bring the other processors up; each counts in real mode.
 #[test]
 fn four_processors_come_up() {
     let mut a = Asm::new(LOAD);
     let (top, end) = (a.label(), a.label());
     a.cli().store_imm(COUNT, 0);
-    // In real mode at 0x2000: lock inc word [COUNT]; cli; hlt; jmp to the hlt
-    let code = [0xf0, 0xff, 0x06, 0x00, 0x30, 0xfa, 0xf4, 0xeb, 0xfd, 0x90, 0x90, 0x90];
-    for (i, word) in code.as_chunks::<4>().0.iter().enumerate() {
-        a.store_imm(0x2000 + 4 * i as u32, u32::from_le_bytes(*word));
-    }
-    a.store_imm(LAPIC + 0xf0, 0x1ff);
-    a.store_imm(LAPIC + 0x300, 0xc_4500)
-        .store_imm(LAPIC + 0x300, 0xc_4602)
-        .store_imm(LAPIC + 0x300, 0xc_4602);
+    // lock inc word [COUNT]; cli; hlt; jmp to the hlt
+    start_others(&mut a, &[0xf0, 0xff, 0x06, 0x00, 0x30, 0xfa, 0xf4, 0xeb, 0xfd]);
     a.place(top).load(4, COUNT).cmp(3).jne(top);
     a.mov(Reg::Edx, EXIT.into()).out(1).place(end).hlt().jmp(end);
     let code = a.finish();
@@ -191,5 +200,52 @@ fn four_processors_come_up() {
             while events.try_recv().is_ok() {}
         }
         machine.stop();
+    }
+}
+
+/// Four processors saved while they run go on in another machine, where they were.
+#[test]
+fn four_processors_are_saved_and_go_on() {
+    const STARTED: u32 = 0x3004;
+    const GO: u32 = 0x3008;
+    const AFTER: u32 = 0x300c;
+    let mut a = Asm::new(LOAD);
+    let (top, again, end) = (a.label(), a.label(), a.label());
+    a.cli();
+    for cell in [COUNT, STARTED, GO, AFTER] {
+        a.store_imm(cell, 0);
+    }
+    // lock inc word [COUNT]; wait: cmp byte [GO], 0; je wait; lock inc word [AFTER]; cli; hlt; jmp to the hlt
+    let mut code = vec![0xf0, 0xff, 0x06, 0x00, 0x30, 0x80, 0x3e, 0x08, 0x30, 0x00, 0x74, 0xf9];
+    code.extend([0xf0, 0xff, 0x06, 0x0c, 0x30, 0xfa, 0xf4, 0xeb, 0xfd]);
+    start_others(&mut a, &code);
+    a.place(top).load(4, COUNT).cmp(3).jne(top).store_imm(STARTED, 1);
+    a.place(again).load(4, AFTER).cmp(3).jne(again);
+    a.mov(Reg::Edx, EXIT.into()).out(1).place(end).hlt().jmp(end);
+    let kernel = pvh(&a.finish());
+    let change = |c: &mut machines::BoardConfig| c.vcpus = 4;
+    for irqchip in MODES {
+        let Some((first, _events, _file)) = machine_with(&kernel, irqchip, "", change) else { return };
+        first.start();
+        let mut started = [0];
+        for _ in 0..20_000 {
+            std::thread::sleep(Duration::from_millis(1));
+            assert!(first.memory().read(STARTED.into(), &mut started).is_ok());
+            if started == [1] {
+                break;
+            }
+        }
+        assert_eq!(started, [1], "{irqchip:?}");
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("snapshot");
+        snapshot::save(&first, &path).unwrap();
+        drop(first);
+
+        let Some((second, events, _file)) = machine_with(&kernel, irqchip, "", change) else { return };
+        snapshot::load(&second, &path).unwrap();
+        assert!(second.memory().write(GO.into(), &[1]).is_ok());
+        second.start();
+        assert_eq!(answer(&events), exit_code(3), "{irqchip:?}");
+        second.stop();
     }
 }
