@@ -140,11 +140,11 @@ pub(crate) fn launch(
     let ram = config.memory.size.unwrap_or(board.default_ram);
     let dirs = config.data_dirs.clone();
     let mut properties = texts(&config.machine.properties);
-    let irqchip = take_irqchip(&mut properties)?.unwrap_or_default();
+    let wanted_irqchip = take_irqchip(&mut properties)?;
     let mut board_config = BoardConfig {
         arch,
         vcpus: topology.cpus,
-        irqchip,
+        irqchip: wanted_irqchip.unwrap_or_default(),
         ram,
         ram_config: ram_config(config)?,
         bios: match config.bios.as_deref() {
@@ -180,7 +180,16 @@ pub(crate) fn launch(
             tracing::warn!("{}: {}; using the next accelerator", accel.name(), caps.note);
             continue;
         }
-        let irqchip = take_irqchip(&mut accel_properties)?.unwrap_or(irqchip);
+        let wanted = take_irqchip(&mut accel_properties)?.or(wanted_irqchip);
+        let irqchip = match wanted {
+            Some(mode) if mode != IrqchipMode::User && !caps.kernel_irqchip => bail!(
+                "accelerator {} has no interrupt controllers of its own: kernel-irqchip is expected to be off",
+                accel.name()
+            ),
+            Some(mode) => mode,
+            None if caps.kernel_irqchip => IrqchipMode::Kernel,
+            None => IrqchipMode::User,
+        };
         board_config.irqchip = irqchip;
         let b = (board.build)(&board_config)?;
         let options = Options {

@@ -1,7 +1,6 @@
 //! Interrupts on the microvm board: wherever its controllers are, the guest sees the same machine.
 
 #![cfg(target_os = "linux")]
-#![expect(clippy::unwrap_used, reason = "a panic in a test is the report")]
 
 mod common;
 

@@ -86,6 +86,39 @@ pub(super) fn read_only(setup: &Setup<'_>) -> Result<Outcome, Failure> {
     Ok(Outcome::Passed(machine.transcript()))
 }
 
+/// Memory that begins and ends inside of pages, and its block's pages with it, is memory all the same; then it moves.
+pub(super) fn crooked(setup: &Setup<'_>) -> Result<Outcome, Failure> {
+    const SKEW: u64 = 8;
+    let block = RamBlock::anonymous("extra", 0x1800)?;
+    // What the guest sees at its cell: before the move, and after it, where the block lies 0x100 lower.
+    block.write(0x10 - SKEW, &0x1234_5678u32.to_le_bytes())?;
+    block.write(0x110 - SKEW, &0x8765_4321u32.to_le_bytes())?;
+    let base = extra_base(setup);
+    let machine = Machine::with(setup, 1, |m| {
+        m.add(Region::ram("extra", block.clone()).at(base + SKEW))?;
+        Ok(())
+    })?;
+    let memory = machine.memory.clone();
+    machine.on_write(CHANGE, move |io, _| {
+        let mut change = memory.update();
+        let moved = change
+            .find("extra")
+            .ok_or(())
+            .and_then(|id| change.set_offset(id, base + SKEW - 0x100).map_err(drop));
+        if moved.and_then(|()| change.commit().map_err(drop)).is_err() {
+            io.note(Event::Note("the memory could not be moved".to_owned()));
+        }
+    });
+    machine.load(&reader(setup, Some(0x55AA_55AA), CHANGE))?;
+    let mut vcpu = machine.start()?;
+    machine.finish(&mut *vcpu)?;
+    expect("values read", &seen(&machine), &vec![(SEEN, 0x1234_5678), (SEEN, 0x8765_4321)])?;
+    let mut written = [0; 4];
+    block.read(0x10 - SKEW, &mut written)?;
+    expect("value written", &u32::from_le_bytes(written), &0x55AA_55AA)?;
+    Ok(Outcome::Passed(machine.transcript()))
+}
+
 /// Memory removed while the guest runs is gone at once: x86 reads ones, RISC-V takes an access fault.
 pub(super) fn remove(setup: &Setup<'_>) -> Result<Outcome, Failure> {
     let block = extra_block(0x1234_5678)?;

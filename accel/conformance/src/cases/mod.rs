@@ -28,6 +28,7 @@ pub(crate) const ALL: &[Case] = &[
     Case { name: "clock", run: kernel::clock },
     Case { name: "dirty log", run: memory::dirty_log },
     Case { name: "read-only memory", run: memory::read_only },
+    Case { name: "crooked memory that moves", run: memory::crooked },
     Case { name: "remove memory", run: memory::remove },
     Case { name: "replace memory", run: memory::replace },
     Case { name: "breakpoint", run: debug::breakpoint },
