@@ -180,15 +180,15 @@ pub(crate) fn launch(
             tracing::warn!("{}: {}; using the next accelerator", accel.name(), caps.note);
             continue;
         }
-        let wanted = take_irqchip(&mut accel_properties)?.or(wanted_irqchip);
-        let irqchip = match wanted {
-            Some(mode) if mode != IrqchipMode::User && !caps.kernel_irqchip => bail!(
+        let own = take_irqchip(&mut accel_properties)?;
+        let irqchip = match own.or(wanted_irqchip) {
+            wanted if caps.kernel_irqchip => wanted.unwrap_or_default(),
+            // Said of the board, it is a wish for accelerators that can.
+            _ if own.is_none_or(|mode| mode == IrqchipMode::User) => IrqchipMode::User,
+            _ => bail!(
                 "accelerator {} has no interrupt controllers of its own: kernel-irqchip is expected to be off",
                 accel.name()
             ),
-            Some(mode) => mode,
-            None if caps.kernel_irqchip => IrqchipMode::Kernel,
-            None => IrqchipMode::User,
         };
         board_config.irqchip = irqchip;
         let b = (board.build)(&board_config)?;

@@ -1,7 +1,6 @@
 //! The microvm board on KVM with tiny kernels of our own: both ways to boot, all places for the controllers.
 
 #![cfg(target_os = "linux")]
-#![expect(clippy::unwrap_used, reason = "a panic in a test is the report")]
 
 mod common;
 

@@ -96,7 +96,7 @@ pub(crate) fn probe(kvm: &KvmFd) -> Result<Caps, AccelError> {
         _ => String::new(),
     };
     if probe.is_some_and(|p| !p.own_cpuid) {
-        speed.push_str(", guests see the host's CPUID whatever -cpu says");
+        speed.push_str(", guests see processor features that -cpu did not give them");
     }
     Ok(Caps {
         kernel_ns,

@@ -21,7 +21,7 @@ const TURNS: u32 = 300;
 pub(super) struct Probe {
     /// Nanoseconds per instruction.
     pub(super) ns: u64,
-    /// The guest's CPUID is what was set for it. Some hosts that emulate kernels show the host's own: their guests
+    /// The guest's CPUID is what was set for it. Some hosts that emulate kernels mix the host's own in: their guests
     /// find features that are not there.
     pub(super) own_cpuid: bool,
 }
