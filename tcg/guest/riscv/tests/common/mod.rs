@@ -2,6 +2,9 @@
 
 #![expect(dead_code, reason = "each test uses its part")]
 
+pub(crate) mod asm;
+pub(crate) mod oracle;
+
 use std::sync::{
     Arc,
     atomic::{AtomicU64, Ordering},
