@@ -104,7 +104,7 @@ fn fill<G: Guest>(cx: &mut Cx<'_, G>, gva: u64, access: Access, mmu: usize, m: &
     if m.exec {
         e.exec = page | flags.2;
     }
-    if cx.core.tlb.insert(gva, mmu, &e) {
+    if cx.core.tlb.insert(gva, mmu, &e, m.page_bits) {
         cx.core.publish();
     }
     from_entry(&e, gva, access)
@@ -161,9 +161,6 @@ fn write_place<G: Guest>(
 ) -> Result<(), Trap> {
     match p {
         Place::Ram { host, range, offset, slow } => {
-            if slow {
-                before_store(cx, range, offset, data.len() as u64);
-            }
             // SAFETY: as in `read_place`.
             unsafe { ram_write(host, data) };
             if slow {
@@ -178,21 +175,15 @@ fn write_place<G: Guest>(
     }
 }
 
-/// Drops the translations of code that a store is about to overwrite.
-fn before_store<G: Guest>(cx: &mut Cx<'_, G>, range: u32, offset: u64, len: u64) {
-    let view = cx.core.view.clone();
-    if let Some(block) = view.ranges().get(range as usize).and_then(|r| r.writable_ram())
-        && block.dirty().is_watched(offset, len)
-    {
-        cx.core.invalidate_code(block, offset, len);
-    }
-}
-
-/// Records a store, and takes the page off the slow path if nothing is left to record.
+/// Drops the translations of code that a store has overwritten, records the store, and takes the page off the slow path
+/// if nothing is left to record.
 fn after_store<G: Guest>(cx: &mut Cx<'_, G>, gva: u64, mmu: usize, range: u32, offset: u64, len: u64) {
     let view = cx.core.view.clone();
     if let Some(block) = view.ranges().get(range as usize).and_then(|r| r.writable_ram()) {
         let dirty = block.dirty();
+        if dirty.is_watched(offset, len) {
+            cx.core.invalidate_code(block, offset, len);
+        }
         dirty.mark_quiet(offset, len);
         if !dirty.tracking() && !dirty.is_watched(offset & !(PAGE - 1), PAGE) {
             cx.core.tlb.allow_fast_write(gva, mmu);
@@ -388,9 +379,6 @@ fn atomic<G: Guest>(
     let p = place(cx, gva, Access::Store, m.mmu())?;
     let old = match p {
         Place::Ram { host, range, offset, slow } => {
-            if slow {
-                before_store(cx, range, offset, n as u64);
-            }
             let f = |raw: u64| change(extend(unsigned, raw)).map(|v| to_memory(m, v));
             // SAFETY: as in `read_place`; aligned to the access by the check above (pages and blocks are page-aligned).
             let raw = unsafe {

@@ -4,6 +4,7 @@
 
 pub(crate) mod asm;
 pub(crate) mod oracle;
+pub(crate) mod smp;
 
 use std::sync::{
     Arc,
