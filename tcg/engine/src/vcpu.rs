@@ -460,7 +460,7 @@ impl<G: Guest> Vcpu<G> {
                 let block = self.core.view.ranges().get(range as usize).and_then(|r| r.readable_ram());
                 block.map(|b| UnitKey { block: block_ref(b), offset, key })
             }
-            Place::Bus(_) => None,
+            Place::Bus(..) => None,
         })
     }
 

@@ -333,8 +333,18 @@ fn cpus(t: &mut Fdt, c: &BoardConfig) -> Result<(), MachineError> {
             ("status", Prop::Str("okay".into())),
             ("compatible", Prop::Str("riscv".into())),
             ("riscv,isa", Prop::Str(c.riscv.isa.clone())),
+            ("riscv,isa-base", Prop::Str(if is_64(c) { "rv64i" } else { "rv32i" }.into())),
+            ("riscv,isa-extensions", Prop::Strings(c.riscv.extensions.clone())),
             ("mmu-type", Prop::Str(format!("riscv,{}", c.riscv.mmu))),
         ])?;
+        // Without these a kernel does not use the instructions.
+        for (name, block) in
+            ["riscv,cbom-block-size", "riscv,cboz-block-size"].into_iter().zip(c.riscv.cbo_blocks)
+        {
+            if let Some(block) = block {
+                t.prop(name, &Prop::U32(block))?;
+            }
+        }
         t.begin("interrupt-controller")?;
         t.props([
             ("#interrupt-cells", Prop::U32(1)),
