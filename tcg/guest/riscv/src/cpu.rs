@@ -173,7 +173,8 @@ const GENERAL: Ext = Ext::M
     .with(Ext::ZICNTR)
     .with(Ext::ZIHPM);
 
-/// What the generic models add: all that is implemented, without V.
+/// What the generic models add: all that is implemented, without V. Svade beside Svadu would tell firmware to leave
+/// updates by the walker off until a kernel asks for them.
 const MODERN: Ext = GENERAL
     .with(Ext::ZICOND)
     .with(Ext::ZAWRS)
@@ -192,7 +193,6 @@ const MODERN: Ext = GENERAL
     .with(Ext::SVPBMT)
     .with(Ext::SVINVAL)
     .with(Ext::SVNAPOT)
-    .with(Ext::SVADE)
     .with(Ext::SDTRIG)
     .with(Ext::ZICBOP)
     .with(Ext::ZIHINTNTL)
@@ -257,7 +257,7 @@ const MODELS: &[Model] = &[
 ];
 
 /// Extensions that translation implements; the others exist as names and are refused.
-const IMPLEMENTED: Ext = MODERN.with(Ext::V);
+const IMPLEMENTED: Ext = MODERN.with(Ext::V).with(Ext::SVADE);
 
 /// Models for a width, the default first, with a line about each.
 #[must_use]
@@ -479,7 +479,7 @@ mod tests {
     #[test]
     fn default_models() {
         let cpu = Cpu::new(64, "", &[]).unwrap();
-        assert!(cpu.ext.has(Ext::D.with(Ext::ZBB)));
+        assert!(cpu.ext.has(Ext::D.with(Ext::ZBB)) && !cpu.ext.has(Ext::SVADE));
         assert_eq!(cpu.misa(), 0x8000_0000_0014_112d);
         assert_eq!(Cpu::new(32, "", &[]).unwrap().misa(), 0x4014_112d);
         assert!(cpu.isa_string().starts_with("rv64imafdc_zicsr_zifencei_zicntr"), "{}", cpu.isa_string());
