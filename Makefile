@@ -30,6 +30,7 @@ cross-check: deps ## clippy for aarch64 Linux, aarch64 macOS and x86_64 Windows
 
 boot-tests: build guests ## the long whole-system tests
 	$(SCRIPTS)/deps.sh test
+	$(SCRIPTS)/guests.sh $(GUESTS) userland
 	cargo test --package rhea_tests --features long --test long -- --test-threads=1
 
 bench: build guests ## tables of boot cost, start-up, idle and translation speed against QEMU 10
@@ -39,7 +40,7 @@ bench: build guests ## tables of boot cost, start-up, idle and translation speed
 
 fuzz: deps ## longer runs of the random tests (FUZZ_CASES, default 20000)
 	$(SCRIPTS)/deps.sh test
-	PROPTEST_CASES=$(or $(FUZZ_CASES),20000) RHEA_FUZZ_CASES=$(or $(FUZZ_CASES),20000) cargo test --release --workspace fuzz
+	PROPTEST_CASES=$(or $(FUZZ_CASES),20000) RHEA_FUZZ=$$(($(or $(FUZZ_CASES),20000) / 1000 + 1)) RHEA_FUZZ_CASES=$(or $(FUZZ_CASES),20000) cargo test --release --workspace fuzz
 
 golden-bless: deps ## accept the present output as the golden text
 	RHEA_BLESS=1 cargo test --workspace golden

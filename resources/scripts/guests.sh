@@ -1,7 +1,8 @@
 #!/bin/bash
-# guests.sh [DIR]: fetches the real guests the boots use into DIR (build/guests) and makes their initramfs. Nothing of them is
-# ever committed. apt checks each package against Debian's signatures; MANIFEST keeps package, architecture, version and
-# SHA-256 of the packages, FILES the SHA-256 of the files taken out, which every later run checks again.
+# guests.sh [DIR [userland]]: fetches the real guests the boots use into DIR (build/guests) and makes their initramfs; with
+# `userland` also riscv64 programs for the long tests, into DIR/userland. Nothing of them is ever committed. apt checks
+# each package against Debian's signatures; MANIFEST keeps package, architecture, version and SHA-256 of the packages, FILES
+# the SHA-256 of the files taken out, which every later run checks again.
 # Ends with status 75 when the archive cannot be reached.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -52,6 +53,26 @@ fetch_all() {
     rm -rf "$work"
 }
 
+# The programs that resources/guest/programs runs, with what they depend on, unpacked over the links of a merged /usr.
+fetch_userland() {
+    work=$out/.work
+    tree=$out/userland
+    rm -rf "$work" "$tree" && mkdir -p "$work" "$tree.new"
+    private_apt "$work/apt" $suite riscv64
+    say "fetching riscv64 programs"
+    APT_CONFIG=$work/apt/apt.conf retry apt-get install -qq -y -d --no-install-recommends bash coreutils gawk perl-base python3 \
+        sqlite3 openssl lua5.4 jq >/dev/null
+    for directory in bin sbin lib; do
+        mkdir -p "$tree.new/usr/$directory"
+        ln -sfn "usr/$directory" "$tree.new/$directory"
+    done
+    for deb in "$work"/apt/cache/archives/*.deb; do
+        dpkg-deb --fsys-tarfile "$deb" | tar -x --no-same-owner --keep-directory-symlink -C "$tree.new"
+    done
+    rm -rf "$tree.new"/usr/share/{doc,man,locale,info,bash-completion,zoneinfo,lintian} "$work"
+    mv "$tree.new" "$tree"
+}
+
 if ! (cd "$out" && [ -s FILES ] && sha256sum --check --quiet --strict FILES >/dev/null 2>&1); then
     fetch_all
 fi
@@ -69,3 +90,7 @@ for arch in riscv64 x86_64; do
         mv "$out/$arch/initrd.new" "$out/$arch/initrd"
     fi
 done
+
+if [ "${2:-}" = userland ] && [ ! -e "$out/userland/usr/bin/python3" ]; then
+    fetch_userland
+fi

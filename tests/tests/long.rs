@@ -1,10 +1,17 @@
 //! The long boots (`make boot-tests`): Debian's installer to its first dialog, a reset and a second boot, Linux
-//! on `microvm` under KVM, and Linux on the interpreter.
+//! on `microvm` under KVM, Linux on the interpreter, and Debian's riscv64 programs compared with QEMU's user mode.
 #![cfg(target_os = "linux")]
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::Path,
+    process::{Command, Stdio},
+    time::Duration,
+};
 
-use rhea_tests::boot::{self, APPEND, STEP};
+use rhea_tests::{
+    boot::{self, APPEND, STEP, Scratch},
+    skip, workspace,
+};
 
 /// A boot that is slow by nature.
 const LONG: Duration = Duration::from_secs(1800);
@@ -136,4 +143,79 @@ fn x86_64_linux_on_microvm_under_kvm_ends() {
     guest.console.expect("GUEST-DONE", LONG).unwrap();
     let (status, _) = guest.wait(STEP).unwrap();
     assert_eq!(status.code(), Some(0));
+}
+
+/// The programs of `resources/guest/programs` say the same in a guest as under QEMU's user mode.
+#[test]
+fn riscv64_programs_say_what_they_say_elsewhere() {
+    let Some(python) = boot::guest("userland/usr/bin/python3") else { return };
+    let tree = python.ancestors().nth(3).expect("usr/bin/python3 is below it");
+    let programs = workspace::root().join("resources/guest/programs");
+    let Some(wanted) = programs_elsewhere(tree, &programs) else { return };
+    let scratch = Scratch::new("programs");
+    let initrd = scratch.path("initrd");
+    let (Some(firmware), Some(kernel), Some(busybox)) =
+        (boot::guest("riscv64/fw_dynamic.bin"), boot::guest("riscv64/linux"), boot::guest("riscv64/busybox"))
+    else {
+        return;
+    };
+    let made = Command::new(env!("CARGO_BIN_EXE_mkinitrd"))
+        .arg(&initrd)
+        .arg(workspace::root().join("resources/guest/init"))
+        .arg(&busybox)
+        .arg(format!("/={}", tree.display()))
+        .arg(format!("programs={}", programs.display()))
+        .status();
+    assert!(made.is_ok_and(|status| status.success()), "mkinitrd failed");
+    for cpu in ["rv64", "rv64,v=true,vlen=256", "rva22s64"] {
+        let arguments = [
+            "-cpu",
+            cpu,
+            "-m",
+            "1024",
+            "-smp",
+            "2",
+            "-bios",
+            text(&firmware),
+            "-kernel",
+            text(&kernel),
+            "-initrd",
+            text(&initrd),
+            "-append",
+            "console=ttyS0 panic=-1 quiet",
+        ];
+        let mut guest = boot::start("riscv64", "virt", &arguments).unwrap();
+        guest.console.expect("GUEST-IRQS", LONG).unwrap();
+        let said = guest.console.expect("PROGRAMS-END", LONG).unwrap().replace('\r', "");
+        let said = said.split_once("PROGRAM").expect("a program has run").1;
+        let wanted = wanted.split_once("PROGRAM").expect("a program has run").1;
+        for (line, (here, there)) in said.lines().zip(wanted.lines()).enumerate() {
+            assert_eq!(here, there, "-cpu {cpu}: line {}", line + 1);
+        }
+        assert_eq!(said.trim_end().lines().count(), wanted.trim_end().lines().count(), "-cpu {cpu}");
+        guest.console.expect("GUEST-DONE", LONG).unwrap();
+    }
+}
+
+/// What the programs say under `qemu-riscv64`; `None`, said aloud, if that is not installed.
+fn programs_elsewhere(tree: &Path, programs: &Path) -> Option<String> {
+    if Command::new("qemu-riscv64").arg("--version").output().is_err() {
+        skip("qemu-riscv64 is not installed, no programs were compared");
+        return None;
+    }
+    let script = "run() { echo \"PROGRAM $1\"; name=$1; shift; \
+        qemu-riscv64 -cpu max -L \"$TREE\" -E PYTHONHOME=/usr \"$TREE/usr/bin/$name\" \"$@\" 2>&1; echo \"STATUS $?\"; }; \
+        . \"$PROGRAMS\"";
+    let output = Command::new("sh")
+        .args(["-c", script])
+        .env("TREE", tree)
+        .env("PROGRAMS", programs)
+        .env("LC_ALL", "C")
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let failed = text.lines().filter(|line| line.starts_with("STATUS ") && *line != "STATUS 0").count();
+    assert_eq!(failed, 0, "programs failed under QEMU:\n{text}");
+    Some(text)
 }

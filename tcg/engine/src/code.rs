@@ -93,6 +93,15 @@ struct Maps {
     nodes: FxHashMap<usize, Node>,
     /// Host code ranges, ascending: start and unit.
     hosts: Vec<(u64, Arc<Unit>)>,
+    /// The translation that is under way.
+    reading: Reading,
+}
+
+/// Pages that a translation has read from, or is about to, and whether one was written meanwhile.
+#[derive(Default)]
+struct Reading {
+    pages: Vec<(BlockRef, u64)>,
+    written: bool,
 }
 
 fn id(u: &Arc<Unit>) -> usize {
@@ -139,17 +148,36 @@ impl CodeCache {
         unit.code.holds(address).then(|| unit.clone())
     }
 
-    pub(crate) fn insert(&self, unit: &Arc<Unit>) {
+    /// Begins a translation. The caller holds `translating` until the unit is in or given up.
+    pub(crate) fn begin(&self) {
+        self.maps.write().reading = Reading::default();
+    }
+
+    /// Notes that the translation is going to read code from a page, before it looks whether the page is watched.
+    pub(crate) fn reads(&self, block: BlockRef, offset: u64) {
+        self.maps.write().reading.pages.push((block, offset / PAGE_SIZE));
+    }
+
+    /// Makes a new unit known, if `keep`. One whose code was written while it was read is dropped at once: it may have been
+    /// made of what the write replaced, and is good for no more than one run. Its host code is known in any case.
+    pub(crate) fn insert(&self, unit: &Arc<Unit>, keep: bool) {
         let mut maps = self.maps.write();
-        for p in unit.pages() {
-            maps.pages.entry(p).or_default().push(unit.clone());
+        let keep = keep & !std::mem::take(&mut maps.reading).written;
+        if !keep {
+            unit.dropped.store(true, Ordering::SeqCst);
+        } else {
+            for p in unit.pages() {
+                maps.pages.entry(p).or_default().push(unit.clone());
+            }
         }
         if let Some(start) = unit.code.entry() {
             // Code memory is handed out upwards, so this is an append.
             let i = maps.hosts.partition_point(|(s, _)| *s < start);
             maps.hosts.insert(i, (start, unit.clone()));
         }
-        maps.units.insert(unit.at, unit.clone());
+        if keep {
+            maps.units.insert(unit.at, unit.clone());
+        }
     }
 
     /// Number of units.
@@ -174,7 +202,7 @@ impl CodeCache {
     }
 
     /// Drops the units that overlap `range` of `block`, and stops watching pages that hold none any more. True if there
-    /// were any.
+    /// were any. Called after the write: a unit that is made between the two may have read the old bytes.
     pub(crate) fn invalidate(&self, block: &Arc<RamBlock>, range: &Range<u64>) -> bool {
         let b = block_ref(block);
         let mut maps = self.maps.write();
@@ -189,7 +217,9 @@ impl CodeCache {
             remove(&mut maps, u);
         }
         for page in pages {
-            if maps.pages.get(&(b, page)).is_none_or(Vec::is_empty) {
+            if maps.reading.pages.contains(&(b, page)) {
+                maps.reading.written = true;
+            } else if maps.pages.get(&(b, page)).is_none_or(Vec::is_empty) {
                 maps.pages.remove(&(b, page));
                 block.unwatch(page * PAGE_SIZE, PAGE_SIZE);
             }

@@ -27,8 +27,8 @@ pub type Wide = [u8; 64];
 pub(crate) enum Place {
     /// RAM: host address; `slow` if stores must be recorded.
     Ram { host: *mut u8, range: u32, offset: u64, slow: bool },
-    /// Through the bus, at this guest physical address.
-    Bus(u64),
+    /// Through the bus, at this guest physical address; its rights hold in an aligned block of so many bits.
+    Bus(u64, u32),
 }
 
 /// Finds where `gva` leads, filling the TLB.
@@ -49,7 +49,7 @@ pub(crate) fn place<G: Guest>(
 fn from_entry(e: &Entry, gva: u64, access: Access) -> Place {
     let c = e.comparator(access);
     if c & tlb_flag::IO != 0 {
-        return Place::Bus(e.backing.gpa | gva & (PAGE - 1));
+        return Place::Bus(e.backing.gpa | gva & (PAGE - 1), PAGE_BITS);
     }
     Place::Ram {
         host: e.addend.wrapping_add(gva) as *mut u8,
@@ -61,7 +61,7 @@ fn from_entry(e: &Entry, gva: u64, access: Access) -> Place {
 
 fn fill<G: Guest>(cx: &mut Cx<'_, G>, gva: u64, access: Access, mmu: usize, m: &Mapping) -> Place {
     if m.page_bits < PAGE_BITS {
-        return Place::Bus(m.gpa);
+        return Place::Bus(m.gpa, m.page_bits);
     }
     let page = gva & !(PAGE - 1);
     let gpa = m.gpa & !(PAGE - 1);
@@ -104,7 +104,7 @@ fn fill<G: Guest>(cx: &mut Cx<'_, G>, gva: u64, access: Access, mmu: usize, m: &
     if m.exec {
         e.exec = page | flags.2;
     }
-    if cx.core.tlb.insert(gva, mmu, &e) {
+    if cx.core.tlb.insert(gva, mmu, &e, m.page_bits) {
         cx.core.publish();
     }
     from_entry(&e, gva, access)
@@ -145,7 +145,7 @@ fn read_place<G: Guest>(
             unsafe { ram_read(host, out) };
             Ok(())
         }
-        Place::Bus(gpa) => match cx.core.io().mmio_read(gpa, out) {
+        Place::Bus(gpa, _) => match cx.core.io().mmio_read(gpa, out) {
             IoResult::Ok => Ok(()),
             _ => Err(cx.guest.fault(BusFault::Bus, gva, access)),
         },
@@ -161,9 +161,6 @@ fn write_place<G: Guest>(
 ) -> Result<(), Trap> {
     match p {
         Place::Ram { host, range, offset, slow } => {
-            if slow {
-                before_store(cx, range, offset, data.len() as u64);
-            }
             // SAFETY: as in `read_place`.
             unsafe { ram_write(host, data) };
             if slow {
@@ -171,28 +168,22 @@ fn write_place<G: Guest>(
             }
             Ok(())
         }
-        Place::Bus(gpa) => match cx.core.io().mmio_write(gpa, data) {
+        Place::Bus(gpa, _) => match cx.core.io().mmio_write(gpa, data) {
             IoResult::Ok => Ok(()),
             _ => Err(cx.guest.fault(BusFault::Bus, gva, Access::Store)),
         },
     }
 }
 
-/// Drops the translations of code that a store is about to overwrite.
-fn before_store<G: Guest>(cx: &mut Cx<'_, G>, range: u32, offset: u64, len: u64) {
-    let view = cx.core.view.clone();
-    if let Some(block) = view.ranges().get(range as usize).and_then(|r| r.writable_ram())
-        && block.dirty().is_watched(offset, len)
-    {
-        cx.core.invalidate_code(block, offset, len);
-    }
-}
-
-/// Records a store, and takes the page off the slow path if nothing is left to record.
+/// Drops the translations of code that a store has overwritten, records the store, and takes the page off the slow path
+/// if nothing is left to record.
 fn after_store<G: Guest>(cx: &mut Cx<'_, G>, gva: u64, mmu: usize, range: u32, offset: u64, len: u64) {
     let view = cx.core.view.clone();
     if let Some(block) = view.ranges().get(range as usize).and_then(|r| r.writable_ram()) {
         let dirty = block.dirty();
+        if dirty.is_watched(offset, len) {
+            cx.core.invalidate_code(block, offset, len);
+        }
         dirty.mark_quiet(offset, len);
         if !dirty.tracking() && !dirty.is_watched(offset & !(PAGE - 1), PAGE) {
             cx.core.tlb.allow_fast_write(gva, mmu);
@@ -260,7 +251,7 @@ pub(crate) fn fetch<G: Guest>(
             let host = (host as usize & !low | offset) as *mut u8;
             Place::Ram { host, range, offset: o & !(PAGE - 1) | offset as u64, slow }
         }
-        Place::Bus(gpa) => Place::Bus(gpa & !(PAGE - 1) | offset as u64),
+        Place::Bus(gpa, bits) => Place::Bus(gpa & !(PAGE - 1) | offset as u64, bits),
     };
     if offset < low {
         return read_place(cx, at, gva, Access::Fetch, out);
@@ -268,15 +259,43 @@ pub(crate) fn fetch<G: Guest>(
     Err(cx.guest.fault(BusFault::Misaligned, gva, Access::Fetch))
 }
 
+/// Checks the rest of an access whose first byte is at `p`, where rights change inside the page: an aligned access must
+/// lie in one block, one that is not may be done in parts.
+fn check_blocks<G: Guest>(
+    cx: &mut Cx<'_, G>,
+    p: Place,
+    gva: u64,
+    len: u64,
+    access: Access,
+    mmu: usize,
+) -> Result<(), Trap> {
+    let Place::Bus(_, mut bits) = p else { return Ok(()) };
+    let last = gva.wrapping_add(len - 1);
+    let mut at = gva;
+    while bits < PAGE_BITS && at >> bits != last >> bits {
+        if len.is_power_of_two() && gva & (len - 1) == 0 {
+            return Err(cx.guest.fault(BusFault::Bus, gva, access));
+        }
+        at = ((at >> bits) + 1) << bits;
+        match place(cx, at, access, mmu)? {
+            Place::Bus(_, next) => bits = next,
+            Place::Ram { .. } => break,
+        }
+    }
+    Ok(())
+}
+
 /// Reads `out.len()` (at most 64) bytes at `gva`, over at most two pages.
 fn read_bytes<G: Guest>(cx: &mut Cx<'_, G>, gva: u64, mmu: usize, out: &mut [u8]) -> Result<(), Trap> {
     let first = (PAGE - (gva & (PAGE - 1))).min(out.len() as u64) as usize;
     let p = place(cx, gva, Access::Load, mmu)?;
+    check_blocks(cx, p, gva, first as u64, Access::Load, mmu)?;
     if first == out.len() {
         return read_place(cx, p, gva, Access::Load, out);
     }
     let gva2 = gva.wrapping_add(first as u64);
     let p2 = place(cx, gva2, Access::Load, mmu)?;
+    check_blocks(cx, p2, gva2, (out.len() - first) as u64, Access::Load, mmu)?;
     let (a, b) = out.split_at_mut(first);
     read_place(cx, p, gva, Access::Load, a)?;
     read_place(cx, p2, gva2, Access::Load, b)
@@ -285,11 +304,13 @@ fn read_bytes<G: Guest>(cx: &mut Cx<'_, G>, gva: u64, mmu: usize, out: &mut [u8]
 fn write_bytes<G: Guest>(cx: &mut Cx<'_, G>, gva: u64, mmu: usize, data: &[u8]) -> Result<(), Trap> {
     let first = (PAGE - (gva & (PAGE - 1))).min(data.len() as u64) as usize;
     let p = place(cx, gva, Access::Store, mmu)?;
+    check_blocks(cx, p, gva, first as u64, Access::Store, mmu)?;
     if first == data.len() {
         return write_place(cx, p, gva, mmu, data);
     }
     let gva2 = gva.wrapping_add(first as u64);
     let p2 = place(cx, gva2, Access::Store, mmu)?;
+    check_blocks(cx, p2, gva2, (data.len() - first) as u64, Access::Store, mmu)?;
     let (a, b) = data.split_at(first);
     write_place(cx, p, gva, mmu, a)?;
     write_place(cx, p2, gva2, mmu, b)
@@ -386,11 +407,9 @@ fn atomic<G: Guest>(
     cx.core.check_watch(gva, n as u64, true);
     let unsigned = MemOp(m.0 & !8);
     let p = place(cx, gva, Access::Store, m.mmu())?;
+    check_blocks(cx, p, gva, n as u64, Access::Store, m.mmu())?;
     let old = match p {
         Place::Ram { host, range, offset, slow } => {
-            if slow {
-                before_store(cx, range, offset, n as u64);
-            }
             let f = |raw: u64| change(extend(unsigned, raw)).map(|v| to_memory(m, v));
             // SAFETY: as in `read_place`; aligned to the access by the check above (pages and blocks are page-aligned).
             let raw = unsafe {
@@ -424,7 +443,7 @@ fn atomic<G: Guest>(
             }
             raw
         }
-        Place::Bus(_) => {
+        Place::Bus(..) => {
             // A device: read and write, as a bus without locked cycles does.
             let mut buf = [0; 8];
             read_place(cx, p, gva, Access::Store, &mut buf[..n])?;

@@ -197,6 +197,38 @@ impl Table {
     }
 }
 
+/// Where large pages lie that were cached piece by piece: a flush of one address in a large page is one of all of it.
+/// A few aligned ranges, as an address and a size in bits; when there are too many, two become one that holds both.
+#[derive(Default)]
+struct LargePages(Vec<(u64, u32)>);
+
+impl LargePages {
+    const MOST: usize = 8;
+
+    fn contains(&self, gva: u64) -> bool {
+        self.0.iter().any(|r| Self::holds(*r, gva))
+    }
+
+    fn holds((start, bits): (u64, u32), gva: u64) -> bool {
+        (start ^ gva).checked_shr(bits).unwrap_or(0) == 0
+    }
+
+    /// Notes the page of `bits` at `gva`.
+    fn note(&mut self, gva: u64, bits: u32) {
+        if self.0.iter().any(|r| r.1 >= bits && Self::holds(*r, gva)) {
+            return;
+        }
+        if self.0.len() < Self::MOST {
+            self.0.push((gva, bits));
+            return;
+        }
+        let reach = |(start, size): (u64, u32)| size.max(bits).max(64 - (start ^ gva).leading_zeros());
+        if let Some(r) = self.0.iter_mut().min_by_key(|r| reach(**r)) {
+            r.1 = reach(*r);
+        }
+    }
+}
+
 /// One address space.
 struct Space {
     tag: u64,
@@ -204,6 +236,7 @@ struct Space {
     jumps: Arc<Jumps>,
     /// Pages (by hash) that have entries in `jumps`.
     jump_pages: [u64; 16],
+    large: LargePages,
     last_used: u64,
 }
 
@@ -217,7 +250,14 @@ impl Space {
     fn new(tag: u64, miss: u64, shared: &VcpuShared) -> Self {
         let jumps = Arc::new(Jumps::new(miss));
         shared.add_jumps(jumps.clone());
-        Self { tag, tables: [const { None }; MMU_INDEXES], jumps, jump_pages: [0; 16], last_used: 0 }
+        Self {
+            tag,
+            tables: [const { None }; MMU_INDEXES],
+            jumps,
+            jump_pages: [0; 16],
+            large: LargePages::default(),
+            last_used: 0,
+        }
     }
 
     fn flush_jumps(&mut self) {
@@ -228,8 +268,9 @@ impl Space {
     }
 
     fn flush(&mut self, gva: Option<u64>) {
-        match gva {
+        match gva.filter(|gva| !self.large.contains(*gva)) {
             None => {
+                self.large = LargePages::default();
                 self.tables.iter_mut().flatten().for_each(Table::flush);
                 self.flush_jumps();
             }
@@ -345,9 +386,12 @@ impl Tlb {
         self.spaces[self.current].tables[mmu].as_mut()?.find(gva, access)
     }
 
-    /// Caches a page; true if descriptors must be published.
-    pub(crate) fn insert(&mut self, gva: u64, mmu: usize, new: &Entry) -> bool {
+    /// Caches a page, which is part of one of `bits`; true if descriptors must be published.
+    pub(crate) fn insert(&mut self, gva: u64, mmu: usize, new: &Entry, bits: u32) -> bool {
         self.fills += 1;
+        if bits > PAGE_BITS {
+            self.spaces[self.current].large.note(gva, bits);
+        }
         if new.write & PAGE_MASK == 0 {
             self.note_written(new.backing.gpa);
         }
@@ -415,5 +459,28 @@ impl Tlb {
         space.jumps.set(pc, key, code);
         let (w, b) = page_hash(pc);
         space.jump_pages[w] |= b;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn large_pages_are_held_even_when_ranges_become_one() {
+        let mut pages = LargePages::default();
+        pages.note(0x4000_5000, 21);
+        assert!(pages.contains(0x401f_ffff) && !pages.contains(0x4020_0000));
+        for n in 0..40_u64 {
+            pages.note(n << 33 | 0x1000, 21);
+            pages.note(u64::MAX << 40 | n << 30, 30);
+        }
+        assert!(pages.0.len() <= LargePages::MOST);
+        assert!(
+            (0..40_u64).all(|n| pages.contains(n << 33) && pages.contains(u64::MAX << 40 | n << 30 | 0xfff))
+        );
+        pages.note(1, 64);
+        pages.note(0, 12);
+        assert!(pages.contains(u64::MAX));
     }
 }

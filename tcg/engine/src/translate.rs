@@ -17,7 +17,7 @@ use tcg_ir::{
 use crate::profile::cpu_ns;
 use crate::{
     Access, CodeReader, Cx, Guest, Key, Limits, Trap, backend,
-    code::{BlockHook, BlockRef, Unit, UnitKey, block_ref},
+    code::{BlockHook, BlockRef, CodeCache, Unit, UnitKey, block_ref},
     memory::{self, Place},
     vcpu::Vcpu,
 };
@@ -41,6 +41,7 @@ struct Reader<'a, 'b, G: Guest> {
     /// First page and the one a unit may cross into.
     pages: Vec<Page>,
     hook: &'a dyn Fn(&Arc<guest_memory::RamBlock>),
+    cache: &'a CodeCache,
     others: &'a [Arc<crate::shared::VcpuShared>],
     bytes: Vec<u8>,
     first: u64,
@@ -61,6 +62,7 @@ impl<G: Guest> Reader<'_, '_, G> {
             {
                 let page = offset & !(PAGE_SIZE - 1);
                 at = Some((block_ref(block), page));
+                self.cache.reads(block_ref(block), page);
                 if !block.dirty().is_watched(page, PAGE_SIZE) {
                     (self.hook)(block);
                     block.watch(page, PAGE_SIZE);
@@ -125,6 +127,7 @@ pub(crate) fn translate<G: Guest>(
     {
         return Ok(u);
     }
+    cache.begin();
     let started = if vcpu.core.log.wants(LogItems::STATS) { cpu_ns() } else { 0 };
     let mut scratch = engine.scratch.lock();
     let Scratch { region, optimizer } = &mut *scratch;
@@ -143,6 +146,7 @@ pub(crate) fn translate<G: Guest>(
             mmu,
             pages: Vec::with_capacity(2),
             hook: &hook,
+            cache: &cache,
             others: &others,
             bytes: Vec::new(),
             first: key.pc,
@@ -197,7 +201,7 @@ pub(crate) fn translate<G: Guest>(
     let crosses = (key.pc & (PAGE_SIZE - 1)) + u64::from(region.guest_len) > PAGE_SIZE;
     let second = pages.iter().find(|p| p.gva != first).and_then(|p| p.at).filter(|_| crosses);
     let cacheable = at.is_some() && (!crosses || second.is_some());
-    let generation = if cacheable { cache.generation() } else { 0 };
+    let generation = if at.is_some() { cache.generation() } else { 0 };
     let at = at.unwrap_or(UnitKey { block: 0, offset: 0, key });
     let unit = Arc::new(Unit {
         at,
@@ -207,9 +211,7 @@ pub(crate) fn translate<G: Guest>(
         dropped: AtomicBool::new(false),
         code,
     });
-    if cacheable {
-        cache.insert(&unit);
-    }
+    cache.insert(&unit, cacheable);
     Ok(unit)
 }
 

@@ -137,9 +137,6 @@ impl Core {
         if offset % n != 0 || offset + n > block.size() {
             return None;
         }
-        if block.dirty().is_watched(offset, n) {
-            self.invalidate_code(block, offset, n);
-        }
         // SAFETY: in range and aligned by the checks above; the block lives as long as the view.
         let done = unsafe {
             let at = block.host_ptr().as_ptr().add(offset as usize);
@@ -151,6 +148,9 @@ impl Core {
                 a.compare_exchange(old, new, Ordering::SeqCst, Ordering::SeqCst).is_ok()
             }
         };
+        if block.dirty().is_watched(offset, n) {
+            self.invalidate_code(block, offset, n);
+        }
         block.dirty().mark_quiet(offset, n);
         Some(done)
     }
@@ -460,7 +460,7 @@ impl<G: Guest> Vcpu<G> {
                 let block = self.core.view.ranges().get(range as usize).and_then(|r| r.readable_ram());
                 block.map(|b| UnitKey { block: block_ref(b), offset, key })
             }
-            Place::Bus(_) => None,
+            Place::Bus(..) => None,
         })
     }
 

@@ -4,11 +4,15 @@
 //! The archive needs no root and no cpio program, and equal inputs give equal bytes (no times, inode
 //! numbers by position), so a boot can be repeated exactly.
 //!
-//! Usage: `mkinitrd OUT INIT BUSYBOX [NAME=FILE ...]` where each `NAME=FILE` puts an executable at `/NAME`.
+//! Usage: `mkinitrd OUT INIT BUSYBOX [NAME=FILE ...]` where each `NAME=FILE` puts an executable at `/NAME`, or all of a
+//! folder below it; `/=FOLDER` is the root itself, of which links that would hide the folders made here are left out.
 
-use std::{env, fs, process::ExitCode};
+use std::{env, fs, path::Path, process::ExitCode};
 
 const DIRECTORY: u32 = 0o040_755;
+/// What every archive has.
+const FOLDERS: [&str; 7] = ["bin", "sbin", "dev", "proc", "sys", "tmp", "root"];
+
 const EXECUTABLE: u32 = 0o100_755;
 const SYMLINK: u32 = 0o120_777;
 const CHAR_DEVICE: u32 = 0o020_600;
@@ -59,12 +63,38 @@ fn read(path: &str) -> Result<Vec<u8>, String> {
     fs::read(path).map_err(|error| format!("{path}: {error}"))
 }
 
+/// Adds what is in `folder` at `name`, in the order of names.
+fn add_folder(cpio: &mut Cpio, name: &str, folder: &Path) -> Result<(), String> {
+    let failed = |error: std::io::Error| format!("{}: {error}", folder.display());
+    let mut entries = fs::read_dir(folder).map_err(failed)?.collect::<Result<Vec<_>, _>>().map_err(failed)?;
+    entries.sort_by_key(fs::DirEntry::file_name);
+    for entry in entries {
+        let file_name = entry.file_name().to_string_lossy().into_owned();
+        let at = if name.is_empty() { file_name } else { format!("{name}/{file_name}") };
+        let kind = entry.file_type().map_err(failed)?;
+        if FOLDERS.contains(&at.as_str()) {
+            if kind.is_dir() {
+                add_folder(cpio, &at, &entry.path())?;
+            }
+        } else if kind.is_symlink() {
+            let target = fs::read_link(entry.path()).map_err(failed)?;
+            cpio.add(&at, SYMLINK, target.to_string_lossy().as_bytes(), (0, 0))?;
+        } else if kind.is_dir() {
+            cpio.add(&at, DIRECTORY, &[], (0, 0))?;
+            add_folder(cpio, &at, &entry.path())?;
+        } else {
+            cpio.add(&at, EXECUTABLE, &fs::read(entry.path()).map_err(failed)?, (0, 0))?;
+        }
+    }
+    Ok(())
+}
+
 fn run(args: &[String]) -> Result<(), String> {
     let [out, init, busybox, extra @ ..] = args else {
         return Err("usage: mkinitrd OUT INIT BUSYBOX [NAME=FILE ...]".to_owned());
     };
     let mut cpio = Cpio::new();
-    for directory in ["bin", "sbin", "dev", "proc", "sys", "tmp", "root"] {
+    for directory in FOLDERS {
         cpio.add(directory, DIRECTORY, &[], (0, 0))?;
     }
     // The kernel opens /dev/console before any program of ours could make it.
@@ -75,7 +105,12 @@ fn run(args: &[String]) -> Result<(), String> {
     cpio.add("init", EXECUTABLE, &read(init)?, (0, 0))?;
     for pair in extra {
         let (name, file) = pair.split_once('=').ok_or_else(|| format!("{pair}: expected NAME=FILE"))?;
-        cpio.add(name.trim_start_matches('/'), EXECUTABLE, &read(file)?, (0, 0))?;
+        let name = name.trim_start_matches('/');
+        if Path::new(file).is_dir() {
+            add_folder(&mut cpio, name, Path::new(file))?;
+        } else {
+            cpio.add(name, EXECUTABLE, &read(file)?, (0, 0))?;
+        }
     }
     fs::write(out, cpio.finish()?).map_err(|error| format!("{out}: {error}"))
 }

@@ -11,6 +11,7 @@ use control::{VmConfig, nearest};
 use guest_memory::{Backing, HugePages, RamConfig};
 use machine::{Machine, MachineEvent, Options, realize};
 use machines::{Bios, BoardConfig, BoardKind, RiscvCpu};
+use tcg_guest_riscv::{Cpu, cpu::Ext};
 
 use crate::chardevs::Chars;
 use crate::{accels, firmware, list, plug};
@@ -102,10 +103,11 @@ fn riscv_cpu(config: &VmConfig, arch: GuestArch) -> Result<RiscvCpu> {
         _ => return Ok(RiscvCpu::default()),
     };
     let model = cpu_model(config);
-    let cpu =
-        tcg_guest_riscv::Cpu::new(xlen, &model.name, &model.features).map_err(|e| anyhow!("cpu {e}"))?;
+    let cpu = Cpu::new(xlen, &model.name, &model.features).map_err(|e| anyhow!("cpu {e}"))?;
     let mmu = cpu.mmu_type().unwrap_or("none").trim_start_matches("riscv,").to_owned();
-    Ok(RiscvCpu { isa: cpu.isa_string(), mmu })
+    let block = |ext| cpu.ext.has(ext).then_some(cpu.cbo_block as u32);
+    let cbo_blocks = [block(Ext::ZICBOM), block(Ext::ZICBOZ)];
+    Ok(RiscvCpu { isa: cpu.isa_string(), extensions: cpu.extensions(), cbo_blocks, mmu })
 }
 
 fn cpu_model(config: &VmConfig) -> CpuModel {

@@ -32,6 +32,10 @@ pub enum Bios {
 pub struct RiscvCpu {
     /// ISA string as in `riscv,isa`.
     pub isa: String,
+    /// The same as names, the base first, as in `riscv,isa-extensions`.
+    pub extensions: Vec<&'static str>,
+    /// Bytes of a block of cbo.clean and relatives, and of cbo.zero, where they exist.
+    pub cbo_blocks: [Option<u32>; 2],
     /// Widest address translation, as in `mmu-type` after `riscv,`: `sv39`, `sv48`, ...
     pub mmu: String,
 }

@@ -183,7 +183,7 @@ fn place(b: &mut Board, c: &BoardConfig) -> Result<(), MachineError> {
     let kernel_at = free.div_ceil(align) * align;
     let kernel: Option<Loaded> =
         c.kernel.as_ref().map(|p| kernel::load(p, "kernel", kernel_at, image_size)).transpose()?;
-    let after = kernel.as_ref().map_or(kernel_at, |k| k.end);
+    let after = kernel.as_ref().map_or(free, |k| k.end);
     // High enough for any kernel, low enough for a 32-bit one's map.
     let fdt_room = 64 << 10;
     let fdt_at = (top.min(DRAM + (1 << 30)) - fdt_room) & !((2 << 20) - 1);
@@ -203,7 +203,7 @@ fn place(b: &mut Board, c: &BoardConfig) -> Result<(), MachineError> {
     }
     if after > fdt_at {
         return Err(MachineError::Board(format!(
-            "virt: the kernel does not fit into {} MiB of RAM",
+            "virt: {} MiB of RAM are too few for firmware, kernel and device tree",
             c.ram >> 20
         )));
     }
@@ -333,8 +333,18 @@ fn cpus(t: &mut Fdt, c: &BoardConfig) -> Result<(), MachineError> {
             ("status", Prop::Str("okay".into())),
             ("compatible", Prop::Str("riscv".into())),
             ("riscv,isa", Prop::Str(c.riscv.isa.clone())),
+            ("riscv,isa-base", Prop::Str(if is_64(c) { "rv64i" } else { "rv32i" }.into())),
+            ("riscv,isa-extensions", Prop::Strings(c.riscv.extensions.clone())),
             ("mmu-type", Prop::Str(format!("riscv,{}", c.riscv.mmu))),
         ])?;
+        // Without these a kernel does not use the instructions.
+        for (name, block) in
+            ["riscv,cbom-block-size", "riscv,cboz-block-size"].into_iter().zip(c.riscv.cbo_blocks)
+        {
+            if let Some(block) = block {
+                t.prop(name, &Prop::U32(block))?;
+            }
+        }
         t.begin("interrupt-controller")?;
         t.props([
             ("#interrupt-cells", Prop::U32(1)),
@@ -346,4 +356,58 @@ fn cpus(t: &mut Fdt, c: &BoardConfig) -> Result<(), MachineError> {
         t.end()?;
     }
     t.end()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::RiscvCpu;
+
+    fn config(arch: GuestArch) -> BoardConfig {
+        BoardConfig {
+            arch,
+            vcpus: 3,
+            irqchip: accel::IrqchipMode::User,
+            ram: 64 << 20,
+            ram_config: guest_memory::RamConfig::default(),
+            bios: Bios::None,
+            firmware: Box::new(|_| None),
+            kernel: None,
+            initrd: None,
+            append: "console=ttyS0".to_owned(),
+            dtb: None,
+            serials: Vec::new(),
+            virtio: Vec::new(),
+            properties: Vec::new(),
+            riscv: RiscvCpu {
+                isa: "rv64imac_zicbom".to_owned(),
+                extensions: vec!["i", "m", "a", "c", "zicbom"],
+                cbo_blocks: [Some(64), None],
+                mmu: "sv39".to_owned(),
+            },
+            seed: [0; 32],
+        }
+    }
+
+    #[test]
+    fn the_device_tree_tells_what_the_harts_are() {
+        let c = config(GuestArch::Riscv64);
+        let board = build(&c).expect("the board is complete");
+        let tree = device_tree(&board, &c, None).expect("the tree is well formed");
+        let has = |bytes: &[u8]| tree.windows(bytes.len()).filter(|w| *w == bytes).count();
+        assert_eq!(has(b"rv64imac_zicbom\0"), 3);
+        assert_eq!(has(b"i\0m\0a\0c\0zicbom\0"), 3);
+        assert_eq!((has(b"rv64i\0"), has(b"riscv,sv39\0"), has(b"console=ttyS0\0")), (3, 3, 1));
+        // Names stand once in the table of strings.
+        assert_eq!((has(b"riscv,cbom-block-size\0"), has(b"riscv,cboz-block-size\0")), (1, 0));
+        assert_eq!((has(b"riscv,isa-base\0"), has(b"riscv,isa-extensions\0")), (1, 1));
+    }
+
+    #[test]
+    fn more_memory_than_the_width_holds_is_refused() {
+        let mut c = config(GuestArch::Riscv32);
+        c.ram = 3 << 30;
+        let said = build(&c).map(|_| ()).expect_err("more than 32 bits hold").to_string();
+        assert!(said.contains("3072 MiB"), "{said}");
+    }
 }

@@ -282,7 +282,8 @@ impl Gen<'_> {
         let args = &[inst.a, inst.b, inst.c][..n];
         // A fused multiply-add's choice of NaN depends on its encoding.
         let native = attr.nan() == NanPolicy::X86 && inst.op != Op::Fma;
-        let soft = !native && attr.nan() != NanPolicy::Canonical;
+        // The host takes infinity * 0 + NaN for no invalid operation, others take it for one.
+        let soft = !native && (attr.nan() != NanPolicy::Canonical || inst.op == Op::Fma);
         let mut avoid = 0;
         let mut first = ANY;
         if soft {

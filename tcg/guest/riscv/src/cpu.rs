@@ -78,7 +78,27 @@ extensions! {
     SVINVAL "svinval" 27 Ext::S;
     SVNAPOT "svnapot" 28 Ext::S;
     SDTRIG "sdtrig" 29 Ext::ZICSR;
+    // Hints, which need no more than that their encodings do nothing.
+    ZICBOP "zicbop" 30 Ext::NONE;
+    ZIHINTNTL "zihintntl" 31 Ext::NONE;
+    // Names the profiles gave to what every hart here does: coherent memory, misaligned accesses, exact stval.
+    ZIC64B "zic64b" 32 Ext::NONE;
+    ZICCAMOA "ziccamoa" 33 Ext::A;
+    ZICCIF "ziccif" 34 Ext::NONE;
+    ZICCLSM "zicclsm" 35 Ext::NONE;
+    ZICCRSE "ziccrse" 36 Ext::A;
+    ZA64RS "za64rs" 37 Ext::A;
+    SSCCPTR "ssccptr" 38 Ext::S;
+    SSCOUNTERENW "sscounterenw" 39 Ext::S;
+    SSTVALA "sstvala" 40 Ext::S;
+    SSTVECD "sstvecd" 41 Ext::S;
+    SVADE "svade" 42 Ext::S;
 }
+
+/// `g` as a property: what "general purpose" stands for.
+const G: Ext = Ext::M.with(Ext::A).with(Ext::F).with(Ext::D).with(Ext::ZICSR).with(Ext::ZIFENCEI);
+/// `b` as a property.
+const B: Ext = Ext::ZBA.with(Ext::ZBB).with(Ext::ZBS);
 
 /// Deepest page tables a hart can walk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -126,6 +146,18 @@ struct Model {
     about: &'static str,
     xlen: &'static [u32],
     ext: Ext,
+    /// Deepest page tables, if it has S.
+    paging: Paging,
+}
+
+/// A model with the deepest page tables of its width.
+const fn model(name: &'static str, about: &'static str, xlen: &'static [u32], ext: Ext) -> Model {
+    Model { name, about, xlen, ext, paging: Paging::Sv57 }
+}
+
+/// A model with three levels.
+const fn sv39(name: &'static str, about: &'static str, ext: Ext) -> Model {
+    Model { name, about, xlen: &[64], ext, paging: Paging::Sv39 }
 }
 
 /// The general-purpose set: IMAFDC with privilege, timers and counters.
@@ -141,7 +173,8 @@ const GENERAL: Ext = Ext::M
     .with(Ext::ZICNTR)
     .with(Ext::ZIHPM);
 
-/// What the generic models add: all that is implemented, without V.
+/// What the generic models add: all that is implemented, without V. Svade beside Svadu would tell firmware to leave
+/// updates by the walker off until a kernel asks for them.
 const MODERN: Ext = GENERAL
     .with(Ext::ZICOND)
     .with(Ext::ZAWRS)
@@ -160,34 +193,71 @@ const MODERN: Ext = GENERAL
     .with(Ext::SVPBMT)
     .with(Ext::SVINVAL)
     .with(Ext::SVNAPOT)
-    .with(Ext::SDTRIG);
+    .with(Ext::SDTRIG)
+    .with(Ext::ZICBOP)
+    .with(Ext::ZIHINTNTL)
+    .with(MEMORY)
+    .with(Ext::SSCCPTR)
+    .with(Ext::SSCOUNTERENW)
+    .with(Ext::SSTVALA)
+    .with(Ext::SSTVECD);
+
+/// What the profiles call mandatory of main memory.
+const MEMORY: Ext =
+    Ext::ZIC64B.with(Ext::ZICCAMOA).with(Ext::ZICCIF).with(Ext::ZICCLSM).with(Ext::ZICCRSE).with(Ext::ZA64RS);
+
+/// RVA22U64 without Zkt: an emulator cannot promise that the time of an instruction tells nothing of its data.
+const RVA22U: Ext = G
+    .with(B)
+    .with(MEMORY)
+    .with(Ext::C)
+    .with(Ext::U)
+    .with(Ext::ZICNTR)
+    .with(Ext::ZIHPM)
+    .with(Ext::ZIHINTPAUSE)
+    .with(Ext::ZICBOM)
+    .with(Ext::ZICBOP)
+    .with(Ext::ZICBOZ)
+    .with(Ext::ZFHMIN);
+
+/// RVA22S64.
+const RVA22S: Ext = RVA22U
+    .with(Ext::S)
+    .with(Ext::SSCCPTR)
+    .with(Ext::SSCOUNTERENW)
+    .with(Ext::SSTVALA)
+    .with(Ext::SSTVECD)
+    .with(Ext::SVADE)
+    .with(Ext::SVPBMT)
+    .with(Ext::SVINVAL);
+
+/// SiFive's U54 and the E51 beside it, after their manuals.
+const E51: Ext = Ext::M
+    .with(Ext::A)
+    .with(Ext::C)
+    .with(Ext::U)
+    .with(Ext::ZICSR)
+    .with(Ext::ZIFENCEI)
+    .with(Ext::ZICNTR)
+    .with(Ext::ZIHPM);
+const U54: Ext = E51.with(Ext::F).with(Ext::D).with(Ext::S);
 
 const MODELS: &[Model] = &[
-    Model { name: "rv64", about: "generic 64-bit hart", xlen: &[64], ext: MODERN },
-    Model { name: "rv32", about: "generic 32-bit hart", xlen: &[32], ext: MODERN },
-    Model { name: "max", about: "everything that is implemented", xlen: &[32, 64], ext: MODERN.with(Ext::V) },
-    Model {
-        name: "rv64gc",
-        about: "64-bit hart with G, C and privilege only",
-        xlen: &[64],
-        ext: GENERAL.with(Ext::SDTRIG),
-    },
-    Model {
-        name: "rv64i",
-        about: "64-bit hart with the base instructions only",
-        xlen: &[64],
-        ext: Ext::ZICSR,
-    },
-    Model {
-        name: "rv32i",
-        about: "32-bit hart with the base instructions only",
-        xlen: &[32],
-        ext: Ext::ZICSR,
-    },
+    model("rv64", "generic 64-bit hart", &[64], MODERN),
+    model("rv32", "generic 32-bit hart", &[32], MODERN),
+    model("max", "everything that is implemented", &[32, 64], MODERN.with(Ext::V)),
+    model("rv64gc", "64-bit hart with G, C and privilege only", &[64], GENERAL.with(Ext::SDTRIG)),
+    model("rv32gc", "32-bit hart with G, C and privilege only", &[32], GENERAL.with(Ext::SDTRIG)),
+    model("rv64i", "64-bit hart with the base instructions only", &[64], Ext::ZICSR),
+    model("rv32i", "32-bit hart with the base instructions only", &[32], Ext::ZICSR),
+    sv39("rva22u64", "profile RVA22U64, without Zkt; no supervisor mode", RVA22U),
+    sv39("rva22s64", "profile RVA22S64, without Zkt", RVA22S),
+    sv39("sifive-u54", "SiFive U54: G, C, Sv39", U54),
+    sv39("sifive-e51", "SiFive E51: I, M, A, C, no supervisor mode", E51),
 ];
 
 /// Extensions that translation implements; the others exist as names and are refused.
-const IMPLEMENTED: Ext = MODERN.with(Ext::V);
+const IMPLEMENTED: Ext = MODERN.with(Ext::V).with(Ext::SVADE);
 
 /// Models for a width, the default first, with a line about each.
 #[must_use]
@@ -220,7 +290,7 @@ impl Cpu {
         let paging = match (model.ext.has(Ext::S), xlen) {
             (false, _) => Paging::Bare,
             (true, 32) => Paging::Sv32,
-            (true, _) => Paging::Sv57,
+            (true, _) => model.paging,
         };
         let mut cpu = Self { xlen, ext: model.ext, paging, pmp: 16, vlenb: 16, cbo_block: 64 };
         for (key, value) in features {
@@ -239,6 +309,8 @@ impl Cpu {
             "vlen" => self.vlenb = number(&[128, 256, 512, 1024])? as u32 / 8,
             // The only ELEN of V.
             "elen" => _ = number(&[64])?,
+            "vext_spec" if value == "v1.0" => {}
+            "vext_spec" => return Err(format!("property '{key}': '{value}' is not v1.0")),
             "cbom_blocksize" | "cboz_blocksize" => self.cbo_block = number(&[32, 64, 128, 256])?,
             "pmp" => {
                 self.pmp = match value {
@@ -253,10 +325,15 @@ impl Cpu {
                 if let Some((_, mode)) = PAGING.iter().find(|(name, _)| *name == key) {
                     return self.set_paging(*mode, on);
                 }
-                let Some((_, ext, _)) = EXTENSIONS.iter().find(|(name, ..)| *name == key) else {
+                let group = match key {
+                    "g" => Some(G),
+                    "b" => Some(B),
+                    _ => EXTENSIONS.iter().find(|(name, ..)| *name == key).map(|(_, ext, _)| *ext),
+                };
+                let Some(ext) = group else {
                     return Err(format!("property '{key}' is unknown{}", nearest(key)));
                 };
-                self.ext = if on { self.ext.with(*ext) } else { self.ext.without(*ext) };
+                self.ext = if on { self.ext.with(ext) } else { self.ext.without(ext) };
             }
         }
         Ok(())
@@ -297,6 +374,12 @@ impl Cpu {
             if !IMPLEMENTED.has(*ext) {
                 return Err(format!("property '{name}': this extension is not implemented"));
             }
+            if *ext == Ext::ZIC64B && self.cbo_block != 64 {
+                return Err(format!(
+                    "property '{name}=on' needs cache blocks of 64 bytes, not {}",
+                    self.cbo_block
+                ));
+            }
             if let Some((missing, ..)) =
                 EXTENSIONS.iter().find(|(_, e, _)| implies.has(*e) && !self.ext.has(*e))
             {
@@ -304,6 +387,19 @@ impl Cpu {
             }
         }
         Ok(())
+    }
+
+    /// Names of all extensions, as the device tree's `riscv,isa-extensions` lists them.
+    #[must_use]
+    pub fn extensions(&self) -> Vec<&'static str> {
+        let letters = ["m", "a", "f", "d", "c", "v"];
+        let has =
+            |wanted: &str| EXTENSIONS.iter().any(|(name, ext, _)| *name == wanted && self.ext.has(*ext));
+        let long = EXTENSIONS.iter().filter(|(name, ext, _)| name.len() > 1 && self.ext.has(*ext));
+        std::iter::once("i")
+            .chain(letters.into_iter().filter(|l| has(l)))
+            .chain(long.map(|(name, ..)| *name))
+            .collect()
     }
 
     /// `misa` of this hart.
@@ -324,17 +420,12 @@ impl Cpu {
     /// The ISA string of the device tree, such as `rv64imafdc_zicsr_...`.
     #[must_use]
     pub fn isa_string(&self) -> String {
-        let mut text = format!("rv{}i", self.xlen);
-        for letter in ["m", "a", "f", "d", "c", "v"] {
-            if EXTENSIONS.iter().any(|(name, ext, _)| *name == letter && self.ext.has(*ext)) {
-                text.push_str(letter);
-            }
-        }
-        for (name, ext, _) in EXTENSIONS {
-            if name.len() > 1 && self.ext.has(*ext) {
+        let mut text = format!("rv{}", self.xlen);
+        for name in self.extensions() {
+            if name.len() > 1 {
                 text.push('_');
-                text.push_str(name);
             }
+            text.push_str(name);
         }
         text
     }
@@ -388,14 +479,38 @@ mod tests {
     #[test]
     fn default_models() {
         let cpu = Cpu::new(64, "", &[]).unwrap();
-        assert!(cpu.ext.has(Ext::D.with(Ext::ZBB)));
+        assert!(cpu.ext.has(Ext::D.with(Ext::ZBB)) && !cpu.ext.has(Ext::SVADE));
         assert_eq!(cpu.misa(), 0x8000_0000_0014_112d);
         assert_eq!(Cpu::new(32, "", &[]).unwrap().misa(), 0x4014_112d);
         assert!(cpu.isa_string().starts_with("rv64imafdc_zicsr_zifencei_zicntr"), "{}", cpu.isa_string());
     }
 
     #[test]
+    fn all_models_are_consistent() {
+        for xlen in [32, 64] {
+            for (name, _) in models(xlen) {
+                let cpu = Cpu::new(xlen, &name, &[]).unwrap();
+                assert!(cpu.isa_string().starts_with(&format!("rv{xlen}i")));
+                assert_eq!(cpu.ext.has(Ext::S), cpu.paging != Paging::Bare, "{name}");
+            }
+        }
+        let cpu = Cpu::new(64, "rva22s64", &[]).unwrap();
+        assert_eq!(cpu.mmu_type(), Some("riscv,sv39"));
+        assert!(!cpu.ext.has_any(Ext::V.with(Ext::SVADU).with(Ext::ZFH)));
+        let text = cpu.isa_string();
+        assert!(
+            text.starts_with("rv64imafdc_") && text.contains("_zba_") && text.ends_with("_svade"),
+            "{text}"
+        );
+        assert_eq!(cpu.extensions().join("").len(), text.replace("_", "").len() - 4);
+    }
+
+    #[test]
     fn properties() {
+        let cpu = Cpu::new(64, "rv64i", &features("g=on,b=true,c=on")).unwrap();
+        assert!(cpu.isa_string().starts_with("rv64imafdc_zicsr_zifencei_zba_zbb_zbs"));
+        let cpu = Cpu::new(64, "rv64", &features("v=true,vlen=256,elen=64,vext_spec=v1.0")).unwrap();
+        assert_eq!((cpu.ext.has(Ext::V), cpu.vlenb), (true, 32));
         let cpu = Cpu::new(64, "rv64", &features("zba=off,sv57=off,pmp=off")).unwrap();
         assert!(!cpu.ext.has(Ext::ZBA));
         assert_eq!(cpu.paging, Paging::Sv48);
@@ -408,9 +523,14 @@ mod tests {
         assert_eq!(err("zbx=on"), "property 'zbx' is unknown, did you mean 'zbs'?");
         assert_eq!(err("zba=maybe"), "property 'zba': 'maybe' is neither on nor off");
         assert_eq!(err("f=off"), "property 'd=on' needs 'f=on'");
+        assert_eq!(err("vlen=96"), "property 'vlen': '96' is not one of [128, 256, 512, 1024]");
+        assert_eq!(err("vext_spec=v0.7"), "property 'vext_spec': 'v0.7' is not v1.0");
+        assert_eq!(err("sv32=on"), "property: Sv32 does not exist on rv64");
+        assert_eq!(err("cboz_blocksize=128"), "property 'zic64b=on' needs cache blocks of 64 bytes, not 128");
         assert_eq!(
             Cpu::new(64, "rv32", &[]).unwrap_err(),
-            "model 'rv32' is unknown for rv64, expected one of rv64, max, rv64gc, rv64i"
+            "model 'rv32' is unknown for rv64, expected one of rv64, max, rv64gc, rv64i, \
+             rva22u64, rva22s64, sifive-u54, sifive-e51"
         );
     }
 }

@@ -36,7 +36,13 @@ impl Listing for Printer<'_> {
 impl Printer<'_> {
     fn format(&self, name: &str, args: &[(&str, i64)]) -> String {
         let arg = |wanted: &str| args.iter().find(|(n, _)| *n == wanted).map(|(_, v)| *v);
-        let mnemonic = mnemonic(name, arg("aq") == Some(1), arg("rl") == Some(1));
+        let mnemonic = match arg("nf") {
+            Some(nf) => vector_memory(name, nf + 1),
+            None => mnemonic(name, arg("aq") == Some(1), arg("rl") == Some(1)),
+        };
+        // A carry in is v0 itself, not a mask.
+        let carry = name.starts_with("vmadc") || name.starts_with("vmsbc");
+        let mnemonic = if carry && arg("vm") == Some(0) { mnemonic + "m" } else { mnemonic };
         let mut operands: Vec<String> = Vec::new();
         let is_memory = memory(name);
         for (n, v) in args {
@@ -44,7 +50,12 @@ impl Printer<'_> {
                 "aq" | "rl" | "fm" => continue,
                 "nf" => continue,
                 "vm" if *v != 0 => continue,
+                "vm" if carry => "v0".to_owned(),
                 "vm" => "v0.t".to_owned(),
+                "rs1" if name.starts_with('v') && vector_address(name) => {
+                    format!("({})", X_NAMES[(*v & 31) as usize])
+                }
+                "zimm" if name.starts_with("vset") => vtype(*v as u64),
                 "vd" | "vs1" | "vs2" => format!("v{v}"),
                 "rm" if *v == 7 || fixed_rounding(name) => continue,
                 "rm" => {
@@ -70,8 +81,11 @@ impl Printer<'_> {
             };
             operands.push(text);
         }
-        if name.starts_with("csr") && operands.len() == 3 {
+        if name.starts_with("csr") && operands.len() == 3 || multiply_add(name) {
             operands.swap(1, 2);
+        }
+        if ["_vvm", "_vxm", "_vim", "_vfm"].iter().any(|form| name.ends_with(form)) {
+            operands.push("v0".to_owned());
         }
         // Stores name the data first, and so does this list; only the memory operand moves to the end already.
         if atomic(name) {
@@ -91,6 +105,43 @@ fn mnemonic(name: &str, aq: bool, rl: bool) -> String {
         (true, true) => ".aqrl",
     };
     format!("{}{order}", name.replace('_', "."))
+}
+
+/// Vector loads and stores carry the number of fields or registers in their names: `vlseg2e8.v`, `vl4re16.v`.
+fn vector_memory(name: &str, fields: i64) -> String {
+    let name = name.strip_suffix("_v").unwrap_or(name);
+    if let Some(width) = name.strip_prefix("vlre") {
+        return format!("vl{fields}re{width}.v");
+    }
+    match name.find('e') {
+        None => format!("vs{fields}r.v"),
+        Some(at) if fields > 1 => format!("{}seg{fields}{}.v", &name[..at], &name[at..]),
+        Some(_) => format!("{name}.v"),
+    }
+}
+
+/// True for vector loads and stores, whose `rs1` is an address.
+fn vector_address(name: &str) -> bool {
+    let stems =
+        ["vle", "vse", "vlse", "vsse", "vlux", "vlox", "vsux", "vsox", "vlm_", "vsm_", "vlre", "vsr_"];
+    // vsext is the one name that looks like them.
+    stems.iter().any(|stem| name.starts_with(stem)) && !name.starts_with("vset") && !name.starts_with("vsext")
+}
+
+/// `vd` is also an operand of these, and the multiplier comes before what `vs2` holds.
+fn multiply_add(name: &str) -> bool {
+    ["macc", "madd", "msac", "msub"].iter().any(|op| name.contains(op)) && name.starts_with('v')
+}
+
+/// `vtype` as assemblers write it.
+fn vtype(v: u64) -> String {
+    let lmul = ["m1", "m2", "m4", "m8", "", "mf8", "mf4", "mf2"][(v & 7) as usize];
+    if v >> 8 != 0 || v >> 3 & 7 > 3 || lmul.is_empty() {
+        return v.to_string();
+    }
+    let tail = if v >> 6 & 1 != 0 { "ta" } else { "tu" };
+    let mask = if v >> 7 & 1 != 0 { "ma" } else { "mu" };
+    format!("e{},{lmul},{tail},{mask}", 8 << (v >> 3 & 3))
 }
 
 /// Instructions whose `imm` is a displacement from `rs1`.
@@ -148,6 +199,8 @@ fn register(name: &str, arg: &str, n: i64) -> String {
         }
         "fcvt" => !is_integer(if arg == "rd" { to } else { from }),
         "fence" => false,
+        "vfmv" => arg == "rd" && to == Some("f") || arg == "rs1",
+        _ if stem.starts_with("vf") || stem.starts_with("vmf") => arg == "rs1",
         _ => stem.starts_with('f'),
     };
     if float { F_NAMES[n] } else { X_NAMES[n] }.to_owned()

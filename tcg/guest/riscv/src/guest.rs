@@ -14,7 +14,7 @@ use crate::{
     helpers, interrupts, mmu,
     mode::{self, Mode},
     snapshot,
-    state::{self, Hart},
+    state::{self, Hart, status},
     translate, vector,
 };
 
@@ -85,6 +85,14 @@ impl Guest for Riscv {
 
     fn reset(&self, index: u32) -> Hart {
         let mut hart = Hart::new(self.cpu.xlen, u64::from(index), RESET_PC);
+        // Fields of what the hart lacks: MPP can only be M, and there is no width of S or U.
+        if !self.cpu.ext.has(Ext::U) {
+            hart.mstatus |= status::MPP;
+            hart.mstatus &= !status::UXL;
+        }
+        if !self.cpu.ext.has(Ext::S) {
+            hart.mstatus &= !status::SXL;
+        }
         if self.cpu.ext.has(Ext::V) {
             hart.vcsrs[vector::VTYPE] = vector::VILL;
         }

@@ -267,8 +267,10 @@ fn protect(
         m.page_bits = 12;
         rights = ask(12);
     }
-    if !rights.uniform {
-        m.page_bits = 2;
+    // The largest block with one answer: an access must not leave the entry it matches.
+    while !rights.uniform && m.page_bits > 2 {
+        m.page_bits -= 1;
+        rights = ask(m.page_bits);
     }
     m.read &= rights.read;
     m.write &= rights.write;

@@ -130,6 +130,9 @@ fn check(cpu: &Cpu, s: &State) -> Result<(), VcpuError> {
     if !matches!(s.privilege, U | S | 3) {
         return bad("privilege", format!("{} is none", s.privilege));
     }
+    if s.mstatus >> 11 & 3 == 2 {
+        return bad("mstatus", format!("{:#x} has a previous privilege that does not exist", s.mstatus));
+    }
     let vector = cpu.ext.has(Ext::V);
     let wanted = if vector { vector_bytes(cpu) } else { 0 };
     if s.v.len() != wanted {

@@ -92,7 +92,7 @@ fn field<'a>(s: &'a mut State, name: &str) -> &'a mut u64 {
 }
 
 /// The number in `v0` to `v31`, of which a value is the lowest 8 bytes.
-fn vector(name: &str) -> Option<usize> {
+fn v_register(name: &str) -> Option<usize> {
     name.strip_prefix('v')?.parse().ok().filter(|n| *n < 32)
 }
 
@@ -113,8 +113,8 @@ fn apply(s: &mut State, mem: &mut u64, text: &str) {
                 s.mstatus &= !8;
                 s.privilege = 3;
             }
-            _ if vector(name).is_some() => {
-                let at = vector(name).unwrap() * s.v.len() / 32;
+            _ if v_register(name).is_some() => {
+                let at = v_register(name).unwrap() * s.v.len() / 32;
                 s.v[at..at + 8].copy_from_slice(&number(value).to_le_bytes());
             }
             "res" => {
@@ -218,22 +218,58 @@ fn file(name: &str, text: &str) {
     assert!(failures.is_empty(), "{} of {count} cases fail\n{}", failures.len(), failures.join("\n"));
 }
 
-#[test]
-fn integer() {
-    file("integer.ins", include_str!("integer.ins"));
+/// One test a file, so that they run side by side.
+macro_rules! files {
+    ($($name:ident)*) => {
+        $(#[test]
+        fn $name() {
+            file(concat!(stringify!($name), ".ins"), include_str!(concat!(stringify!($name), ".ins")));
+        })*
+
+        /// All cases.
+        const FILES: &[&str] = &[$(include_str!(concat!(stringify!($name), ".ins"))),*];
+    };
+}
+
+files! {
+    compressed float float_d float_h integer privileged scalar vector vector_float vector_integer vector_memory
+    vector_permute
+}
+
+/// Fixed bits and their mask of each pattern of a decode table, with its name.
+fn patterns(table: &str) -> Vec<(String, u32, u32)> {
+    let pattern = |line: &str| {
+        let mut tokens = line.split('#').next()?.split_whitespace();
+        let name = tokens.next().filter(|n| n.starts_with(|c: char| c.is_ascii_lowercase()))?;
+        let (mut fixed, mut mask) = (0_u64, 0_u64);
+        for t in tokens {
+            if t.chars().all(|c| "01.-".contains(c)) {
+                for c in t.chars() {
+                    fixed = fixed << 1 | u64::from(c == '1');
+                    mask = mask << 1 | u64::from(c == '0' || c == '1');
+                }
+            } else if let Some(len) = t.split(':').nth(1).and_then(|len| len.parse::<u32>().ok()) {
+                (fixed, mask) = (fixed << len, mask << len);
+            }
+        }
+        Some((name.to_owned(), fixed as u32, mask as u32))
+    };
+    table.lines().filter_map(pattern).collect()
 }
 
 #[test]
-fn float() {
-    file("float.ins", include_str!("float.ins"));
-}
-
-#[test]
-fn vector_extension() {
-    file("vector.ins", include_str!("vector.ins"));
-}
-
-#[test]
-fn privileged() {
-    file("privileged.ins", include_str!("privileged.ins"));
+fn every_instruction_has_a_case() {
+    let words: Vec<u32> = FILES
+        .iter()
+        .flat_map(|text| text.lines())
+        .filter_map(|line| u32::from_str_radix(line.split_once('|')?.0.trim(), 16).ok())
+        .collect();
+    let missing = |table: &str, short: bool| -> Vec<String> {
+        let has = |fixed: u32, mask: u32| words.iter().any(|w| (w & 3 != 3) == short && w & mask == fixed);
+        patterns(table).into_iter().filter(|(_, f, m)| !has(*f, *m)).map(|p| p.0).collect()
+    };
+    let long = [include_str!("../insn32.decode"), include_str!("../insn_v.decode")].concat();
+    assert_eq!(missing(&long, false), Vec::<String>::new());
+    assert_eq!(missing(include_str!("../insn16.decode"), true), Vec::<String>::new());
+    assert!(words.len() > 750, "{} cases", words.len());
 }

@@ -20,6 +20,9 @@ const LEAF: u64 = RAM + 0x20_2000;
 const TEST: u64 = 1 << 30;
 const USER: u64 = 2 << 30;
 
+/// Nothing is here, and S may look.
+const RAM_END: u64 = RAM + common::RAM_SIZE;
+
 const V: u64 = 1;
 const R: u64 = 2;
 const W: u64 = 4;
@@ -231,6 +234,126 @@ fn fences() {
     }
 }
 
+/// One fence at any address of a large page drops all of it.
+#[test]
+fn a_fence_inside_a_large_page() {
+    let mut t = Sv39::new(ALL);
+    let page = TEST + (2 << 20);
+    for (gpa, value) in [(0x8_0000, 1), (0x9_0000, 2), (0x28_0000, 3), (0x29_0000, 4)] {
+        t.put(gpa, value);
+    }
+    // a3 is the other address. ld a0,0(a3)
+    const OTHER: u32 = 0x0006_b503;
+    t.state.x[13] = page + 0x9_0000;
+    for fence in [FENCE_ALL, FENCE_ONE] {
+        t.put(MIDDLE + 8, (2 << 20) >> 12 << 10 | ALL);
+        assert_eq!(t.exec(OTHER, page + 0x8_0000), Done);
+        assert_eq!(t.rig.state().x[10], 4);
+        assert_eq!(t.again(LOAD), Done);
+        t.put(MIDDLE + 8, ALL);
+        assert_eq!(t.again(fence), Done);
+        assert_eq!(t.again(OTHER), Done);
+        assert_eq!(t.rig.state().x[10], 2, "{fence:#x}");
+    }
+}
+
+/// The same page at the end of four and five levels.
+#[test]
+fn deeper_tables() {
+    const DEEP: u64 = RAM + 0x20_3000;
+    const DEEPEST: u64 = RAM + 0x20_4000;
+    for (mode, bits, root) in [(9, 48, DEEP), (10, 57, DEEPEST)] {
+        let mut t = Sv39::new(ALL);
+        // The first entry of each level is the table of Sv39, so that code stays where it is; the last leads there too.
+        for (table, next) in [(DEEP, ROOT), (DEEPEST, DEEP)] {
+            t.put(table, next >> 12 << 10 | V);
+            t.put(table + 511 * 8, next >> 12 << 10 | V);
+        }
+        t.state.satp = mode << 60 | root >> 12;
+        assert_eq!(t.load(TEST), Done, "Sv{bits}");
+        let high = u64::MAX << (bits - 9) | TEST;
+        assert_eq!(t.load(high), Done, "Sv{bits}: the top of the address space");
+        assert_eq!(t.store(high + 8), Done);
+        // Not canonical, not mapped, a page of half a terabyte that is not aligned.
+        assert_eq!(t.load(1 << bits | TEST), Trap(13, 1 << bits | TEST), "Sv{bits}");
+        assert_eq!(t.load(1 << (bits - 9)), Trap(13, 1 << (bits - 9)));
+        t.put(root + 8, 1 << 10 | ALL);
+        assert_eq!(t.load(1 << (bits - 9)), Trap(13, 1 << (bits - 9)));
+        t.put(root + 8, ALL);
+        assert_eq!(t.load(1 << (bits - 9) | PAGE), Done, "Sv{bits}: the largest page");
+    }
+}
+
+#[test]
+fn sv32() {
+    let mut rig = Rig::new(GuestArch::Riscv32, &[], "jit");
+    let (root, leaf) = (RAM + 0x20_0000, RAM + 0x20_1000);
+    let put = |rig: &Rig, gpa: u64, value: u64| rig.write(gpa, &(value as u32).to_le_bytes());
+    put(&rig, root, ALL);
+    put(&rig, root + 4, leaf >> 12 << 10 | V);
+    put(&rig, leaf, PAGE >> 12 << 10 | ALL);
+    put(&rig, leaf + 4, PAGE >> 12 << 10 | V | R | A);
+    // A page beyond 4 GiB, where nothing is; a large page that is not aligned.
+    put(&rig, leaf + 8, (1 << 20) << 10 | ALL);
+    put(&rig, root + 8, 1 << 10 | ALL);
+    put(&rig, PAGE, 0x1234_5678);
+    put(&rig, HANDLER, 0x6f);
+    let mut state = rig.fresh.clone();
+    state.privilege = 1;
+    state.mtvec = HANDLER;
+    state.satp = 1 << 31 | root >> 12;
+    state.pmpcfg[0] = 0x1f;
+    state.pmpaddr[0] = u64::from(u32::MAX);
+    rig.vcpu.set_debug(&DebugConfig { single_step: true, ..DebugConfig::default() }).unwrap();
+    let mut exec = |word: u32, address: u64| {
+        put(&rig, CODE, word.into());
+        let mut s = state.clone();
+        (s.pc, s.x[11]) = (CODE, address);
+        rig.set_state(s);
+        assert!(matches!(rig.run(), Exit::Debug(DebugEvent::SingleStep)));
+        let s = rig.state();
+        if s.pc == HANDLER { Trap(s.mcause, s.mtval) } else { Done }
+    };
+    // lw a0,0(a1); sw a2,0(a1)
+    let (load, store) = (0x0005_a503, 0x00c5_a023);
+    let test = 4 << 20;
+    assert_eq!((exec(load, test), exec(store, test)), (Done, Done));
+    assert_eq!((exec(load, test + 0x1000), exec(store, test + 0x1000)), (Done, Trap(15, test + 0x1000)));
+    assert_eq!(exec(load, test + 0x2000), Trap(5, test + 0x2000));
+    assert_eq!(exec(load, test + 0x3000), Trap(13, test + 0x3000));
+    assert_eq!(exec(load, 8 << 20), Trap(13, 8 << 20));
+}
+
+#[test]
+fn faults_name_the_part_that_failed() {
+    let mut t = Sv39::new(ALL);
+    // The next page is not there: a load and a store over its edge, and an instruction.
+    let edge = TEST + 0xffe;
+    assert_eq!(t.load(edge), Trap(13, TEST + 0x1000));
+    t.put(PAGE + 0xff8, 0);
+    assert_eq!(t.store(edge), Trap(15, TEST + 0x1000));
+    assert_eq!(t.get(PAGE + 0xff8), 0, "nothing was written");
+    t.put(PAGE + 0xff8, 0x13_u64 << 48);
+    assert_eq!(t.exec(JUMP, edge), Done);
+    assert_eq!(t.step(), Trap(12, TEST + 0x1000));
+    assert_eq!(t.rig.state().mepc, edge);
+}
+
+#[test]
+fn atomics_fault_as_stores() {
+    // amoadd.d a0,a2,(a1); lr.d a0,(a1); sc.d a0,a2,(a1)
+    let (amo, lr, sc) = (0x00c5_b52f, 0x1005_b52f, 0x18c5_b52f);
+    let mut t = Sv39::new(V | R | A | D);
+    assert_eq!(t.exec(amo, TEST), Trap(15, TEST));
+    assert_eq!(t.exec(lr, TEST), Done);
+    assert_eq!(t.exec(amo, TEST + 4), Trap(6, TEST + 4));
+    assert_eq!(t.exec(lr, TEST + 4), Trap(4, TEST + 4));
+    assert_eq!(t.exec(sc, TEST + 4), Trap(6, TEST + 4));
+    assert_eq!(t.exec(lr, TEST + 0x1000), Trap(13, TEST + 0x1000));
+    assert_eq!(t.exec(amo, RAM_END), Trap(7, RAM_END));
+    assert_eq!(t.exec(lr, RAM_END), Trap(5, RAM_END));
+}
+
 #[test]
 fn mprv_uses_the_previous_privilege() {
     let mut t = Sv39::new(ALL);
@@ -257,4 +380,85 @@ fn pmp_inside_a_page() {
     assert_eq!(t.store(TEST + 8), Trap(7, TEST + 8));
     assert_eq!(t.load(TEST + 256), Done);
     assert_eq!(t.load(TEST + 248), Trap(5, TEST + 248));
+}
+
+/// Shape of a PMP entry.
+const TOR: u8 = 1 << 3;
+const NA4: u8 = 2 << 3;
+const NAPOT: u8 = 3 << 3;
+const RW: u8 = 3;
+const LOCKED: u8 = 0x80;
+const EVERYTHING: u64 = (1 << 54) - 1;
+
+fn pmp(entries: &[(u8, u64)], privilege: u8) -> Sv39 {
+    let mut t = Sv39::new(ALL);
+    t.state.privilege = privilege;
+    t.state.satp = 0;
+    t.state.pmpcfg[0] = 0;
+    for (n, (cfg, addr)) in entries.iter().enumerate() {
+        (t.state.pmpcfg[n], t.state.pmpaddr[n]) = (*cfg, *addr);
+    }
+    t
+}
+
+#[test]
+fn pmp_shapes() {
+    // Code is in reach of S by the last entry.
+    let code = (NAPOT | 4, EVERYTHING);
+    let mut t = pmp(&[(NAPOT | RW, (PAGE + 0x40) >> 2 | 7), code], 1);
+    assert_eq!((t.store(PAGE + 0x40), t.store(PAGE + 0x78)), (Done, Done));
+    assert_eq!((t.store(PAGE + 0x80), t.store(PAGE + 0x38)), (Trap(7, PAGE + 0x80), Trap(7, PAGE + 0x38)));
+    let mut t = pmp(&[(0, (PAGE + 8) >> 2), (TOR | RW, (PAGE + 24) >> 2), code], 1);
+    assert_eq!((t.store(PAGE + 8), t.store(PAGE + 16)), (Done, Done));
+    assert_eq!((t.store(PAGE), t.store(PAGE + 24)), (Trap(7, PAGE), Trap(7, PAGE + 24)));
+    // The first entry counts from 0; one that ends where it starts matches nothing.
+    let mut t = pmp(&[(TOR | RW | 4, PAGE >> 2), (TOR | RW, PAGE >> 2), code], 1);
+    assert_eq!((t.store(PAGE - 8), t.store(PAGE)), (Done, Trap(7, PAGE)));
+}
+
+/// An access must lie wholly in the entry that it matches, whatever that and the next allow.
+#[test]
+fn pmp_partial_matches() {
+    // lw a0,0(a1)
+    let word = 0x0005_a503;
+    for privilege in [1, 3] {
+        let mut t = pmp(&[(NA4 | RW, (PAGE + 4) >> 2), (NAPOT | 7, EVERYTHING)], privilege);
+        assert_eq!((t.exec(LOAD, PAGE), t.store(PAGE)), (Trap(5, PAGE), Trap(7, PAGE)));
+        assert_eq!((t.exec(LOAD, PAGE + 8), t.exec(word, PAGE), t.exec(word, PAGE + 4)), (Done, Done, Done));
+        // One that is not aligned may be done in parts.
+        assert_eq!(t.exec(word, PAGE + 2), Done);
+        assert_eq!(t.exec(0x00c5_b52f, PAGE), Trap(7, PAGE), "amoadd.d");
+    }
+    let mut t = pmp(&[(NA4, (PAGE + 4) >> 2), (NAPOT | 7, EVERYTHING)], 1);
+    assert_eq!((t.exec(word, PAGE), t.exec(word, PAGE + 2)), (Done, Trap(5, PAGE + 4)));
+}
+
+#[test]
+fn pmp_locks() {
+    let locked = [(0, PAGE >> 2), (TOR | LOCKED | 1, (PAGE + 0x100) >> 2), (NAPOT | 7, EVERYTHING)];
+    let mut t = pmp(&locked, 3);
+    assert_eq!((t.exec(LOAD, PAGE), t.store(PAGE), t.store(PAGE + 0x100)), (Done, Trap(7, PAGE), Done));
+    // Neither the entry nor the bound below it can be written: csrw pmpaddr0, a1; pmpaddr1; pmpcfg0.
+    for csr in [0x3b0, 0x3b1, 0x3a0] {
+        assert_eq!(t.exec(csr << 20 | 11 << 15 | 1 << 12 | 0x73, 0), Done);
+        let s = t.rig.state();
+        assert_eq!((s.pmpaddr[0], s.pmpaddr[1], s.pmpcfg[1]), (locked[0].1, locked[1].1, locked[1].0));
+    }
+    assert_eq!(t.rig.state().pmpcfg[2], 0, "the third is not locked");
+}
+
+/// Page tables are read as S does.
+#[test]
+fn pmp_and_page_tables() {
+    let mut t = Sv39::new(ALL);
+    t.state.pmpcfg = [0; 64];
+    (t.state.pmpcfg[0], t.state.pmpaddr[0]) = (NAPOT, LEAF >> 2 | 0x1ff);
+    (t.state.pmpcfg[1], t.state.pmpaddr[1]) = (NAPOT | 7, EVERYTHING);
+    assert_eq!((t.load(TEST), t.store(TEST)), (Trap(5, TEST), Trap(7, TEST)));
+    // The walker may read but not write: A cannot be set.
+    t.state.pmpcfg[0] = NAPOT | 1;
+    assert_eq!(t.load(TEST), Done);
+    t.put(LEAF, PAGE >> 12 << 10 | V | R | W);
+    t.state.menvcfg = ADUE;
+    assert_eq!(t.load(TEST), Trap(5, TEST));
 }

@@ -15,8 +15,8 @@ pub(super) const MIP: u16 = 0x344;
 
 /// Exceptions that can be delegated: all but ecall from M.
 const MEDELEG: u64 = 0xb3ff;
-/// FIOM, CBIE, CBCFE, CBZE, ADUE, PBMTE, STCE.
-const MENVCFG: u64 = 0xf1 | mmu::ADUE | mmu::PBMTE | interrupts::STCE;
+/// ADUE, PBMTE, STCE; the rest is [`super::envcfg`].
+const MENVCFG: u64 = mmu::ADUE | mmu::PBMTE | interrupts::STCE;
 
 pub(super) const ROWS: &[Row] = &[
     row(0x300, "mstatus", M, |c, _| with_sd(c.guest().cpu(), c.state, c.state.mstatus), set_mstatus),
@@ -82,7 +82,6 @@ pub(super) const ROWS: &[Row] = &[
         },
     ),
     row(0x323, "mhpmevent*", M, zero, ignore).many(29),
-    row(0x723, "mhpmevent*h", HIGH, zero, ignore).many(29),
     field!(0x340, "mscratch", M, mscratch, u64::MAX),
     row(0x341, "mepc", M, |c, _| c.state.mepc, |c, _, v| c.state.mepc = v & guest::pc_mask(c.guest().cpu())),
     field!(0x342, "mcause", M, mcause, u64::MAX),
@@ -137,8 +136,7 @@ pub(super) const ROWS: &[Row] = &[
         },
     ),
     row(0x7a3, "tdata3", SDTRIG, zero, ignore),
-    // Version 1 of Sdtrig; types 6 and 15.
-    row(0x7a4, "tinfo", SDTRIG, |_, _| 1 << 24 | 1 << 15 | 1 << 6, ignore),
+    row(0x7a4, "tinfo", SDTRIG, |_, _| triggers::INFO, ignore),
     row(
         0xb00,
         "mcycle",
@@ -234,7 +232,7 @@ pub(super) fn set_mstatus(c: C<'_, '_>, _: usize, v: u64) {
 
 fn set_menvcfg(c: C<'_, '_>, v: u64) {
     let ext = c.guest().cpu().ext;
-    let mut mask = MENVCFG;
+    let mut mask = MENVCFG | super::envcfg(ext);
     for (bit, needs) in [(mmu::ADUE, Ext::SVADU), (mmu::PBMTE, Ext::SVPBMT), (interrupts::STCE, Ext::SSTC)] {
         if !ext.has(needs) {
             mask &= !bit;

@@ -205,6 +205,18 @@ pub fn peek(cx: C<'_, '_>, csr: u16) -> Option<u64> {
     Some((row.read)(cx, n))
 }
 
+/// What `menvcfg` and `senvcfg` have in common: FIOM, and CBIE, CBCFE and CBZE of the cache block extensions.
+const fn envcfg(ext: Ext) -> u64 {
+    let mut mask = 1;
+    if ext.has(Ext::ZICBOM) {
+        mask |= 7 << 4;
+    }
+    if ext.has(Ext::ZICBOZ) {
+        mask |= 1 << 7;
+    }
+    mask
+}
+
 /// Sets the bit that says "state is dirty" in a status register as read: SD, at the top.
 fn with_sd(cpu: &Cpu, hart: &Hart, value: u64) -> u64 {
     use crate::state::status::{FS, VS};

@@ -24,7 +24,13 @@ pub(super) const ROWS: &[Row] = &[
     ),
     row(0x105, "stvec", SUP, |c, _| c.state.stvec, |c, _, v| c.state.stvec = v & !2),
     row(0x106, "scounteren", SUP, |c, _| c.state.scounteren, |c, _, v| c.state.scounteren = v & 0xffff_ffff),
-    field!(0x10a, "senvcfg", SUP, senvcfg, 0xf1),
+    row(
+        0x10a,
+        "senvcfg",
+        SUP,
+        |c, _| c.state.senvcfg,
+        |c, _, v| c.state.senvcfg = v & super::envcfg(c.guest().cpu().ext),
+    ),
     field!(0x140, "sscratch", SUP, sscratch, u64::MAX),
     row(
         0x141,

@@ -1,8 +1,8 @@
 //! A: atomic operations, and Zawrs.
 //!
 //! A reservation is the address and the value that LR saw. SC succeeds if memory still holds that value, by one
-//! compare-and-swap of the host: the manual allows it, as no instruction can tell that the value changed and came
-//! back.
+//! compare-and-swap of the host. What the manual asks for and this does not give: an SC after another hart's stores that
+//! brought the same value back (the ABA problem) succeeds here and would fail on a hart that watches its line.
 
 use tcg_ir::{Align, Atomicity, Cond, MemOp, Order, RmwOp, Type, Value};
 
@@ -10,6 +10,7 @@ use super::Translator;
 use crate::{
     cpu::Ext,
     decode::*,
+    exceptions::cause,
     helpers::{self, id},
     state::{self, NO_RESERVATION},
 };
@@ -86,7 +87,20 @@ impl Translator<'_, '_> {
         self.set_x(a.rd, failed);
         self.b.jump(on);
 
+        // A misaligned address is never reserved, but must fault.
         self.b.switch_to(fail);
+        let low = self.imm(if width == Width::W { 3 } else { 7 });
+        let low = self.b.and(addr, low);
+        let (misaligned, lost) = (self.b.new_block(), self.b.new_block());
+        self.b.branch(low, misaligned, lost, false);
+
+        self.b.switch_to(misaligned);
+        let cause = self.b.iconst(Type::I64, cause::STORE_MISALIGNED);
+        let tval = self.b.zext(Type::I64, addr);
+        self.b.call(id(helpers::RAISE), Type::Void, &[cause, tval]);
+        self.b.jump(lost);
+
+        self.b.switch_to(lost);
         let one = self.imm(1);
         self.drop_reservation();
         self.set_x(a.rd, one);

@@ -2,6 +2,10 @@
 
 #![expect(dead_code, reason = "each test uses its part")]
 
+pub(crate) mod asm;
+pub(crate) mod oracle;
+pub(crate) mod smp;
+
 use std::sync::{
     Arc,
     atomic::{AtomicU64, Ordering},
