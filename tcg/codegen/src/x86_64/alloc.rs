@@ -292,6 +292,13 @@ impl Gen<'_> {
         Ok(Gpr(r))
     }
 
+    /// A vector register for the current operation's own use.
+    pub(super) fn temp_xmm(&mut self) -> Result<Xmm, Too> {
+        let r = self.alloc(XMMS)?;
+        self.temps |= 1 << r;
+        Ok(Xmm(r - 16))
+    }
+
     /// The register whose value costs least to get rid of.
     fn victim(&mut self, mask: u32) -> Option<u8> {
         let mut best = None;

@@ -180,6 +180,8 @@ pub(super) struct Asm {
     labels: Vec<u32>,
     /// 4-byte displacements to fill in: where, which label.
     fixups: Vec<(u32, Label)>,
+    /// Vector constants, put behind the cold section.
+    pool: Vec<([u64; 4], Label)>,
 }
 
 impl Asm {
@@ -189,6 +191,7 @@ impl Asm {
         self.section = 0;
         self.labels.clear();
         self.fixups.clear();
+        self.pool.clear();
     }
 
     /// Writes on in the cold section, or in the hot one.
@@ -225,6 +228,11 @@ impl Asm {
 
     /// Puts the sections together and fills displacements in. Returns where the cold section starts.
     pub(super) fn finish(&mut self) -> u32 {
+        self.set_cold(true);
+        for (words, label) in std::mem::take(&mut self.pool) {
+            self.bind(label);
+            words.into_iter().for_each(|w| self.q(w));
+        }
         self.set_cold(false);
         let hot = self.buf.len() as u32;
         self.buf.extend_from_slice(&self.other);
@@ -707,6 +715,12 @@ impl Asm {
             Rm::Reg(r) => (0, r >> 3),
             Rm::Mem(m) => (m.index.map_or(0, |(i, _)| i.0 >> 3), m.base.0 >> 3),
         };
+        self.vex_prefix(v, reg, vvvv, x, b);
+        self.modrm(reg, rm);
+    }
+
+    /// Prefix and opcode.
+    fn vex_prefix(&mut self, v: V, reg: u8, vvvv: u8, x: u8, b: u8) {
         let tail = (!vvvv & 15) << 3 | u8::from(v.l) << 2 | v.pp;
         if x == 0 && b == 0 && v.map == 1 && !v.w {
             self.b(0xc5);
@@ -717,7 +731,6 @@ impl Asm {
             self.b(u8::from(v.w) << 7 | tail);
         }
         self.b(v.op);
-        self.modrm(reg, rm);
     }
 
     pub(super) fn vop(&mut self, v: V, d: Xmm, a: Xmm, b: impl Into<Rm>) {
@@ -727,6 +740,25 @@ impl Asm {
     pub(super) fn vop_imm(&mut self, v: V, d: Xmm, a: Xmm, b: impl Into<Rm>, imm: u8) {
         self.vex(v, d.0, a.0, b);
         self.b(imm);
+    }
+
+    /// A vector constant of 32 bytes; a 16-byte operand is its start.
+    pub(super) fn constant(&mut self, words: [u64; 4]) -> Label {
+        if let Some((_, l)) = self.pool.iter().find(|(w, _)| *w == words) {
+            return *l;
+        }
+        let l = self.label();
+        self.pool.push((words, l));
+        l
+    }
+
+    /// VEX instruction whose last operand is a constant of the pool. No immediate byte may follow.
+    pub(super) fn vop_const(&mut self, v: V, d: Xmm, a: Xmm, words: [u64; 4]) {
+        let l = self.constant(words);
+        // With base 0 the prefix is that of a memory operand without extensions; ModRM 00 and 101 mean `rip`.
+        self.vex_prefix(v, d.0, a.0, 0, 0);
+        self.b((d.0 & 7) << 3 | 5);
+        self.rel32(l);
     }
 
     /// Scalar or vector load by size in bytes (4 to 32); bits above are cleared.
