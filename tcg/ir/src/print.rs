@@ -181,7 +181,9 @@ fn fp_attr(s: &mut String, op: Op, a: FpAttr) {
     };
     match op {
         Op::Fcmp | Op::Vfcmp => put(true, FCond::from_bits(a.variant()).name()),
-        Op::Fmin | Op::Fmax | Op::Vfmin | Op::Vfmax => put(true, &format!("mm-{}", MinMax::from_bits(a.variant()).name())),
+        Op::Fmin | Op::Fmax | Op::Vfmin | Op::Vfmax => {
+            put(true, &format!("mm-{}", MinMax::from_bits(a.variant()).name()))
+        }
         Op::Ftoi | Op::Vftoi => put(true, &format!("to-{}", IntConv::from_bits(a.variant()).name())),
         _ => {}
     }

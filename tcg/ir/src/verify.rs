@@ -396,7 +396,10 @@ fn vector(i: &Inst, ty: Type, ta: Type, tb: Type, tc: Type) -> Rule {
         need(ta.is_vector() && ty.is_int() && ty.bytes() <= 8, "an integer from a vector")?;
         need(!float_lane, "integer lanes are asked for")?;
         if i.op == Op::Vbits {
-            return need(ty.bits() as usize >= ta.bytes() / lane.bytes(), "the integer has a bit for each lane");
+            return need(
+                ty.bits() as usize >= ta.bytes() / lane.bytes(),
+                "the integer has a bit for each lane",
+            );
         }
         let kind = i.sub >> 8;
         need(kind != 0 && kind < crate::RmwOp::ALL.len() as u16, "the combination exists")?;

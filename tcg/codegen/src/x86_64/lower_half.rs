@@ -13,7 +13,7 @@ use tcg_ir::{FCond, FpAttr, Inst, IntConv, MinMax, NanPolicy, Op, Rounding, Type
 
 use super::alloc::NO_REG;
 use super::asm::{Alu, Cc, V};
-use super::lower_vec::{ANY, p38, p3a};
+use super::lower_vec::{ANY, p3a, p38};
 use super::regs::*;
 use super::{Gen, Too};
 

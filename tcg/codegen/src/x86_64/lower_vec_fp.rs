@@ -7,7 +7,7 @@
 use tcg_ir::{FCond, FpAttr, Inst, IntConv, MinMax, NanPolicy, Op, Rounding, Value};
 
 use super::asm::{Cc, Mem, V};
-use super::lower_vec::{LOAD, ANY, Shape, all, p0f, p3a};
+use super::lower_vec::{ANY, LOAD, Shape, all, p0f, p3a};
 use super::regs::*;
 use super::{Gen, Too};
 
@@ -57,7 +57,7 @@ impl Gen<'_> {
             Op::Vfma => false,
             _ => attr.nan() == NanPolicy::X86,
         };
-        let soft = !exact && attr.nan() != NanPolicy::Canonical;
+        let soft = !exact && (attr.nan() != NanPolicy::Canonical || inst.op == Op::Vfma);
         let mut regs = [Xmm(0); 3];
         let mut avoid = 0;
         for (r, &a) in regs.iter_mut().zip(args) {

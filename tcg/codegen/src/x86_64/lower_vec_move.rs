@@ -4,7 +4,7 @@ use tcg_ir::{Inst, Lane, Op, RmwOp, Type, Value};
 
 use super::alloc::{Class, NO_REG, class};
 use super::asm::V;
-use super::lower_vec::{LOAD, ANY, Shape, p0f, p3a, p38};
+use super::lower_vec::{ANY, LOAD, Shape, p0f, p3a, p38};
 use super::regs::*;
 use super::{Gen, Too};
 
@@ -130,11 +130,8 @@ impl Gen<'_> {
     /// Selection by bits; by bytes where the mask is known to be a comparison's.
     pub(super) fn vselect(&mut self, v: Value, inst: &Inst, s: Shape) -> Result<(), Too> {
         let mask = self.root(inst.a);
-        let by_lanes = self
-            .r
-            .insts
-            .get(mask as usize)
-            .is_some_and(|i| matches!(i.op, Op::Vcmp | Op::Vfcmp | Op::Vmask));
+        let by_lanes =
+            self.r.insts.get(mask as usize).is_some_and(|i| matches!(i.op, Op::Vcmp | Op::Vfcmp | Op::Vmask));
         let m = self.use_xmm(inst.a)?;
         let b = self.use_xmm(inst.b)?;
         let c = self.use_xmm(inst.c)?;

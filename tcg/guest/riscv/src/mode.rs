@@ -1,13 +1,14 @@
 //! The mode bits of a unit's key: all state, besides the code, that translation looks at.
 //!
-//! Bits: 0-1 privilege, 2 FS is not off, 3-5 frm, 6-9 MMU index of loads and stores, 10 triggers are armed.
+//! Bits: 0-1 privilege, 2 FS is not off, 3-5 frm, 6-9 MMU index of loads and stores, 10 triggers are armed, 11 VS is not
+//! off, 12-17 a [`Full`] vector state, or 0.
 
 use tcg_ir::Rounding;
 
 use crate::{
-    cpu::Cpu,
+    cpu::{Cpu, Ext},
     state::{Hart, M, S, U, status},
-    triggers,
+    triggers, vector,
 };
 
 /// MMU index of accesses without translation.
@@ -36,6 +37,47 @@ pub const fn mmu_rights(index: usize) -> (u8, bool, bool) {
     }
 }
 
+/// A vector state of which translation knows everything: `vtype` is valid, `vl` is VLMAX, `vstart` 0 and VS not off.
+/// Nothing is known of any other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Full {
+    /// log2 of SEW's bytes.
+    pub sew: u32,
+    /// log2 of LMUL, -3 to 3.
+    pub lmul: i32,
+}
+
+impl Full {
+    /// Packed in 6 bits, of which the top one is set.
+    #[must_use]
+    pub const fn pack(self) -> u8 {
+        0x20 | (self.sew as u8 & 3) << 3 | self.lmul as u8 & 7
+    }
+
+    /// Unpacked; `None` for 0.
+    #[must_use]
+    pub const fn unpack(bits: u8) -> Option<Self> {
+        if bits & 0x20 == 0 {
+            return None;
+        }
+        let lmul = (bits & 7) as i32;
+        Some(Self { sew: (bits >> 3 & 3) as u32, lmul: if lmul < 4 { lmul } else { lmul - 8 } })
+    }
+
+    /// The state of a hart, packed; 0 if it is another.
+    fn of(cpu: &Cpu, hart: &Hart) -> u8 {
+        let vtype = hart.vcsrs[vector::VTYPE];
+        let full = hart.vcsrs[vector::VSTART] == 0
+            && vector::legal(vtype)
+            && hart.vcsrs[vector::VL] == vector::vlmax(cpu.vlenb, vtype);
+        if !full {
+            return 0;
+        }
+        let (sew, lmul) = vector::shape(vtype);
+        Self { sew: sew as u32, lmul }.pack()
+    }
+}
+
 /// Decoded mode bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mode {
@@ -49,18 +91,25 @@ pub struct Mode {
     pub mmu: usize,
     /// Debug triggers must be checked.
     pub triggers: bool,
+    /// Vectors are on.
+    pub vs: bool,
+    /// A packed [`Full`] vector state, or 0.
+    pub full: u8,
 }
 
 impl Mode {
     /// The mode of a hart.
     #[must_use]
     pub fn of(cpu: &Cpu, hart: &Hart) -> Self {
+        let vs = cpu.ext.has(Ext::V) && hart.mstatus & status::VS != 0;
         Self {
             privilege: hart.privilege,
             fs: hart.mstatus & status::FS != 0,
             frm: (hart.frm & 7) as u8,
             mmu: mmu_index(hart.data_privilege(), hart.mstatus),
             triggers: triggers::armed(cpu, hart),
+            vs,
+            full: if vs { Full::of(cpu, hart) } else { 0 },
         }
     }
 
@@ -72,6 +121,8 @@ impl Mode {
             | (self.frm as u64) << 3
             | (self.mmu as u64) << 6
             | (self.triggers as u64) << 10
+            | (self.vs as u64) << 11
+            | (self.full as u64) << 12
     }
 
     /// Unpacked.
@@ -83,6 +134,8 @@ impl Mode {
             frm: (bits >> 3 & 7) as u8,
             mmu: (bits >> 6 & 15) as usize,
             triggers: bits >> 10 & 1 != 0,
+            vs: bits >> 11 & 1 != 0,
+            full: (bits >> 12 & 0x3f) as u8,
         }
     }
 }
@@ -106,7 +159,11 @@ mod tests {
 
     #[test]
     fn bits_round_trip() {
-        let mode = Mode { privilege: 1, fs: true, frm: 4, mmu: 6, triggers: true };
+        let state = Full { sew: 3, lmul: -3 };
+        let full = state.pack();
+        assert_eq!(Full::unpack(full), Some(state));
+        assert_eq!(Full::unpack(0), None);
+        let mode = Mode { privilege: 1, fs: true, frm: 4, mmu: 6, triggers: true, vs: true, full };
         assert_eq!(Mode::from_bits(mode.bits()), mode);
         assert_eq!(mmu_rights(mmu_index(S, status::SUM | status::MXR)), (S, true, true));
         assert_eq!(mmu_index(M, status::MXR), MMU_BARE);

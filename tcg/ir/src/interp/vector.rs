@@ -47,7 +47,8 @@ pub(super) fn vector(inst: &Inst, types: [Type; 3], args: [&Val; 3], exc: &mut E
         }
         Op::Vreduce => {
             let (lanes, op) = (types[0].bytes() / l, RmwOp::from_bits(inst.sub >> 8));
-            let all = (1..lanes).fold(u128::from(a.lane(0, l)), |x, i| super::rmw(op, l, x, a.lane(i, l).into()));
+            let all =
+                (1..lanes).fold(u128::from(a.lane(0, l)), |x, i| super::rmw(op, l, x, a.lane(i, l).into()));
             return Some(Val::from_u64(all as u64 & scalar::low_mask(bits)));
         }
         _ => {}

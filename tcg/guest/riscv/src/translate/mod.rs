@@ -14,6 +14,11 @@ mod rvf;
 mod rvi;
 mod rvm;
 mod rvv;
+mod rvv_float;
+mod rvv_int;
+mod rvv_mask;
+mod rvv_mem;
+mod rvv_mode;
 mod zb;
 mod zcb;
 mod zfh;
@@ -66,10 +71,16 @@ pub(crate) struct Translator<'a, 'b> {
     flow: Flow,
     /// `mstatus.FS` has been set to dirty on this path.
     fs_dirty: bool,
+    /// The same of `mstatus.VS`.
+    vs_dirty: bool,
+    /// What is known of the vector state here, as in the key's mode.
+    full: u8,
+    /// The unit has made use of what its key says of the vector state.
+    relied: bool,
     /// Instructions of the path so far, this one included.
     insns: u32,
-    /// Blocks that leave to an address.
-    sides: Vec<(BlockId, u64)>,
+    /// Blocks that leave to an address, and what is known of the vector state there.
+    sides: Vec<(BlockId, u64, u8)>,
 }
 
 impl decode::Fields for Translator<'_, '_> {
@@ -99,6 +110,9 @@ pub(crate) fn unit(
         next: key.pc,
         flow: Flow::Next,
         fs_dirty: false,
+        vs_dirty: false,
+        full: Mode::from_bits(key.mode).full,
+        relied: false,
         insns: 0,
         sides: Vec::new(),
     };
@@ -144,14 +158,15 @@ pub(crate) fn unit(
         match fetched {
             Some((w, l)) if (t.pc % PAGE) + u64::from(l) <= PAGE => (word, len) = (w, l),
             _ => {
-                t.b.link(t.pc, Hint::None);
+                t.leave(t.pc, Hint::None);
                 break;
             }
         }
     }
-    for (block, pc) in std::mem::take(&mut t.sides) {
+    for (block, pc, full) in std::mem::take(&mut t.sides) {
         t.b.switch_to(block);
-        t.b.link(pc, Hint::None);
+        t.full = full;
+        t.leave(pc, Hint::None);
     }
     if let Some(budget) = budget {
         t.b.set_budget(budget, u64::from(t.insns));

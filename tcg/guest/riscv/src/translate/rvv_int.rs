@@ -1,0 +1,446 @@
+//! V inline: integer arithmetic, moves and merges, widening and narrowing, integer reductions.
+
+use tcg_ir::{Lane, Op, RmwOp, Type, Value};
+
+use super::Translator;
+use super::rvv_mode::{Shape, int_lane};
+use crate::{state, vector::form};
+
+/// The second source.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Second {
+    /// Elements of this group.
+    Group(u32),
+    /// A piece that has the scalar in every lane.
+    Splat(Value),
+}
+
+/// Where the scalar of the instruction comes from.
+fn immediate(word: u32) -> i64 {
+    i64::from(word as i32) << 44 >> 59
+}
+
+impl Translator<'_, '_> {
+    /// Translates an instruction of OPIVV to OPMVX. False if it has to go through its helper.
+    pub(super) fn v_inline_int(&mut self) -> bool {
+        self.relied = true;
+        let Some(s) = self.shape() else { return false };
+        let done = match s.insn.funct3() {
+            form::IVV | form::IVX | form::IVI => self.v_opi(&s),
+            _ => self.v_opm(&s),
+        };
+        if done.is_some() {
+            self.set_vs_dirty();
+        }
+        done.is_some()
+    }
+
+    /// The second source; the immediate as it is encoded if `unsigned`.
+    fn second(&mut self, s: &Shape, unsigned: bool) -> Second {
+        let field = s.insn.vs1();
+        let x = match s.insn.funct3() {
+            form::IVV | form::MVV => return Second::Group(field),
+            form::IVI if unsigned => self.b.iconst(Type::I64, u64::from(field)),
+            form::IVI => self.b.iconst(Type::I64, immediate(self.bits) as u64),
+            _ => self.x_wide(field as i32),
+        };
+        Second::Splat(self.vsplat(s, s.lane, x))
+    }
+
+    /// An integer register, sign-extended.
+    pub(super) fn x_wide(&mut self, n: i32) -> Value {
+        let x = self.x(n);
+        self.b.sext(Type::I64, x)
+    }
+
+    fn second_piece(&mut self, s: &Shape, b: Second, n: usize) -> Value {
+        match b {
+            Second::Group(reg) => self.vget(s, reg, n),
+            Second::Splat(v) => v,
+        }
+    }
+
+    /// The mask of piece `n` as lanes, or `None` if the instruction is not masked.
+    pub(super) fn v_lanes_mask(&mut self, s: &Shape, n: usize) -> Option<Value> {
+        if s.insn.vm() {
+            return None;
+        }
+        let bits = self.v_mask_bits(s, 0, n);
+        Some(self.b.vector(Op::Vmask, s.piece, s.lane, 0, [bits, Value::NONE, Value::NONE], 0))
+    }
+
+    /// The bits of mask register `reg` for piece `n`, lowest first, in an i32 that may have others above.
+    pub(super) fn v_mask_bits(&mut self, s: &Shape, reg: u32, n: usize) -> Value {
+        let per = s.per_piece();
+        let at = n * per;
+        let (lane, width) = match per {
+            32 => (Lane::I32, 32),
+            16 => (Lane::I16, 16),
+            _ => (Lane::I8, 8),
+        };
+        let in_piece = s.bytes * 8;
+        let v = self.vget(s, reg, at / in_piece);
+        let bits = self.vlane(v, lane, at % in_piece / width);
+        let shift = at % width;
+        if shift == 0 {
+            return bits;
+        }
+        let shift = self.b.iconst(Type::I32, shift as u64);
+        self.b.binary(Op::Shr, bits, shift)
+    }
+
+    /// Checks groups of SEW at `vd`, `vs2` and the second source, as `map2` of the helpers does: pieces, and bytes of the last.
+    fn v_groups(&self, s: &Shape, b: Second) -> Option<(usize, usize)> {
+        let (vd, vs2) = (s.insn.vd(), s.insn.vs2());
+        let size = s.group(vd, s.sew)?;
+        s.group(vs2, s.sew)?;
+        let mut low = vd == 0 || vs2 == 0;
+        if let Second::Group(reg) = b {
+            s.group(reg, s.sew)?;
+            low |= reg == 0;
+        }
+        (s.insn.vm() || !low).then_some(size)
+    }
+
+    /// Writes `f(vs2, second, vd)` to active elements.
+    pub(super) fn v_map(
+        &mut self,
+        s: &Shape,
+        b: Second,
+        mut f: impl FnMut(&mut Self, Value, Value, Value) -> Value,
+    ) -> Option<()> {
+        let (pieces, bytes) = self.v_groups(s, b)?;
+        let (vd, vs2) = (s.insn.vd(), s.insn.vs2());
+        for n in 0..pieces {
+            let a = self.vget(s, vs2, n);
+            let x = self.second_piece(s, b, n);
+            let old = self.vget(s, vd, n);
+            let mut v = f(self, a, x, old);
+            if let Some(mask) = self.v_lanes_mask(s, n) {
+                v = self.b.vector(Op::Vselect, s.piece, Lane::I64, 0, [mask, v, old], 0);
+            }
+            self.vset(s, vd, n, bytes, v);
+        }
+        Some(())
+    }
+
+    fn v_simple(&mut self, s: &Shape, op: Op, swap: bool, unsigned: bool) -> Option<()> {
+        let b = self.second(s, unsigned);
+        let lane = s.lane;
+        self.v_map(s, b, |t, a, x, _| if swap { t.vop(s, op, lane, x, a) } else { t.vop(s, op, lane, a, x) })
+    }
+
+    fn v_opi(&mut self, s: &Shape) -> Option<()> {
+        let shift_by = u64::from(s.insn.vs1()) & ((8 << s.sew) - 1);
+        let immediate = s.insn.funct3() == form::IVI;
+        let op = match s.insn.funct6() {
+            0x00 => Op::Vadd,
+            0x02 => Op::Vsub,
+            0x03 => return self.v_simple(s, Op::Vsub, true, false),
+            0x04 => Op::Vminu,
+            0x05 => Op::Vmin,
+            0x06 => Op::Vmaxu,
+            0x07 => Op::Vmax,
+            0x09 => Op::Vand,
+            0x0a => Op::Vor,
+            0x0b => Op::Vxor,
+            0x17 => return self.v_merge(s),
+            0x18..=0x1f => return self.v_compare(s),
+            n @ (0x25 | 0x28 | 0x29) if immediate => {
+                let op = match n {
+                    0x25 => Op::Vshli,
+                    0x28 => Op::Vshri,
+                    _ => Op::Vsari,
+                };
+                let none = Second::Splat(Value::NONE);
+                return self.v_map(s, none, |t, a, _, _| {
+                    t.b.vector(op, s.piece, s.lane, 0, [a, Value::NONE, Value::NONE], shift_by)
+                });
+            }
+            0x25 => return self.v_simple(s, Op::Vshl, false, true),
+            0x28 => return self.v_simple(s, Op::Vshr, false, true),
+            0x29 => return self.v_simple(s, Op::Vsar, false, true),
+            0x27 if immediate => return self.v_whole(s),
+            n @ (0x2c | 0x2d) => return self.v_narrowing_shift(s, n & 1 != 0),
+            n @ (0x30 | 0x31) => return self.v_wide_sum(s, n & 1 != 0),
+            _ => return None,
+        };
+        self.v_simple(s, op, false, false)
+    }
+
+    fn v_opm(&mut self, s: &Shape) -> Option<()> {
+        let vv = s.insn.funct3() == form::MVV;
+        match s.insn.funct6() {
+            n @ 0x00..=0x07 if vv => self.v_reduce(s, n),
+            0x10 if vv => self.v_to_scalar(s),
+            0x10 => {
+                // vmv.s.x
+                let x = self.x_wide(s.insn.vs1() as i32);
+                let v = self.vget(s, s.insn.vd(), 0);
+                let v = self.vput(v, s.lane, 0, x);
+                self.vset(s, s.insn.vd(), 0, s.bytes, v);
+                Some(())
+            }
+            0x12 if vv => self.v_extend(s),
+            0x14 if vv => self.v_mask_unary(s),
+            n @ 0x18..=0x1f if vv => self.v_mask_logical(s, n),
+            0x24 => self.v_simple(s, Op::Vmulhu, false, false),
+            0x25 => self.v_simple(s, Op::Vmul, false, false),
+            0x27 => self.v_simple(s, Op::Vmulhs, false, false),
+            n @ (0x29 | 0x2b | 0x2d | 0x2f) => {
+                let b = self.second(s, false);
+                let lane = s.lane;
+                self.v_map(s, b, |t, a, x, d| {
+                    let (factor, addend) = if n & 4 == 0 { (d, a) } else { (a, d) };
+                    let product = t.vop(s, Op::Vmul, lane, x, factor);
+                    let op = if n & 2 == 0 { Op::Vadd } else { Op::Vsub };
+                    t.vop(s, op, lane, addend, product)
+                })
+            }
+            n @ (0x30..=0x38 | 0x3b | 0x3c | 0x3d) => self.v_widening(s, n),
+            _ => None,
+        }
+    }
+
+    /// vmerge, vmv.v
+    fn v_merge(&mut self, s: &Shape) -> Option<()> {
+        let b = self.second(s, false);
+        // The first source is read where the mask is off, and is no operand of vmv.v.
+        let (vd, vs2) = (s.insn.vd(), s.insn.vs2());
+        let (pieces, bytes) = self.v_groups(s, b)?;
+        for n in 0..pieces {
+            let x = self.second_piece(s, b, n);
+            let v = match self.v_lanes_mask(s, n) {
+                Some(mask) => {
+                    let a = self.vget(s, vs2, n);
+                    self.b.vector(Op::Vselect, s.piece, Lane::I64, 0, [mask, x, a], 0)
+                }
+                None => x,
+            };
+            self.vset(s, vd, n, bytes, v);
+        }
+        Some(())
+    }
+
+    /// vmv1r to vmv8r.
+    fn v_whole(&mut self, s: &Shape) -> Option<()> {
+        let (vd, vs2, registers) = (s.insn.vd(), s.insn.vs2(), s.insn.vs1() + 1);
+        if (vd | vs2) & (registers - 1) != 0 {
+            return None;
+        }
+        for n in 0..registers as usize * self.cpu.vlenb as usize / s.bytes {
+            let v = self.vget(s, vs2, n);
+            self.vset(s, vd, n, s.bytes, v);
+        }
+        Some(())
+    }
+
+    /// One half of a piece, its lanes widened.
+    pub(super) fn v_widen(&mut self, s: &Shape, to: u32, signed: bool, high: bool, v: Value) -> Value {
+        let how = u16::from(signed) | u16::from(high) << 1;
+        self.b.vector(Op::Vwiden, s.piece, int_lane(to), how, [v, Value::NONE, Value::NONE], 0)
+    }
+
+    /// vzext, vsext
+    fn v_extend(&mut self, s: &Shape) -> Option<()> {
+        let (vd, vs2, kind) = (s.insn.vd(), s.insn.vs2(), s.insn.vs1());
+        let steps = 4_u32.checked_sub(kind >> 1)?;
+        let from = s.sew.checked_sub(steps)?;
+        let (pieces, bytes) = s.group(vd, s.sew)?;
+        s.group(vs2, from)?;
+        let low = vd == 0 || vs2 == 0;
+        if !s.insn.vm() && low || !s.may_overwrite((vd, s.sew), (vs2, from)) {
+            return None;
+        }
+        for n in 0..pieces {
+            let mut v = self.vget(s, vs2, n >> steps);
+            for step in 0..steps {
+                let high = n >> (steps - 1 - step) & 1 != 0;
+                v = self.v_widen(s, from + step + 1, kind & 1 != 0, high, v);
+            }
+            if let Some(mask) = self.v_lanes_mask(s, n) {
+                let old = self.vget(s, vd, n);
+                v = self.b.vector(Op::Vselect, s.piece, Lane::I64, 0, [mask, v, old], 0);
+            }
+            self.vset(s, vd, n, bytes, v);
+        }
+        Some(())
+    }
+
+    /// vnsrl, vnsra, without a mask.
+    fn v_narrowing_shift(&mut self, s: &Shape, signed: bool) -> Option<()> {
+        let (vd, vs2, wide) = (s.insn.vd(), s.insn.vs2(), s.sew + 1);
+        let (pieces, bytes) = s.group(vd, s.sew)?;
+        s.group(vs2, wide)?;
+        // Counts in a register are of the narrow width: left to the helper.
+        if !s.insn.vm() || s.insn.funct3() == form::IVV || !s.may_overwrite((vd, s.sew), (vs2, wide)) {
+            return None;
+        }
+        let count = if s.insn.funct3() == form::IVI {
+            self.b.iconst(Type::I64, u64::from(s.insn.vs1()))
+        } else {
+            self.x_wide(s.insn.vs1() as i32)
+        };
+        let lane = int_lane(wide);
+        let count = self.vsplat(s, lane, count);
+        let sources = s.group(vs2, wide)?.0;
+        for n in 0..pieces {
+            let mut half = [Value::NONE; 2];
+            for (i, h) in half.iter_mut().enumerate() {
+                // With a fractional group there is no second piece.
+                let v = self.vget(s, vs2, (2 * n + i).min(sources - 1));
+                *h = self.vop(s, if signed { Op::Vsar } else { Op::Vshr }, lane, v, count);
+            }
+            let v = self.vop(s, Op::Vnarrow, s.lane, half[0], half[1]);
+            self.vset(s, vd, n, bytes, v);
+        }
+        Some(())
+    }
+
+    /// vwadd to vwmacc where both sources have one signedness, without a mask.
+    fn v_widening(&mut self, s: &Shape, funct6: u32) -> Option<()> {
+        let (vd, vs2, wide) = (s.insn.vd(), s.insn.vs2(), s.sew + 1);
+        let vs2_wide = matches!(funct6, 0x34..=0x37);
+        let eew2 = if vs2_wide { wide } else { s.sew };
+        let signed = match funct6 {
+            0x38 | 0x3c => false,
+            0x3b | 0x3d => true,
+            n => n & 1 != 0,
+        };
+        let (pieces, bytes) = s.group(vd, wide)?;
+        s.group(vs2, eew2)?;
+        let accumulates = funct6 >= 0x3c;
+        let overlaps = |vs: u32| vs < vd + s.registers(wide) && vd < vs + s.registers(s.sew);
+        if !s.insn.vm() || !s.may_overwrite((vd, wide), (vs2, eew2)) || accumulates && overlaps(vs2) {
+            return None;
+        }
+        let b = self.second(s, false);
+        if let Second::Group(vs1) = b {
+            s.group(vs1, s.sew)?;
+            let meets = vs2_wide && vs1 < vs2 + s.registers(wide) && vs2 < vs1 + s.registers(s.sew);
+            if !s.may_overwrite((vd, wide), (vs1, s.sew)) || meets || accumulates && overlaps(vs1) {
+                return None;
+            }
+        }
+        let lane = int_lane(wide);
+        for n in 0..pieces {
+            let high = n & 1 != 0;
+            let x = self.second_piece(s, b, n / 2);
+            let x = self.v_widen(s, wide, signed, high, x);
+            let a = if vs2_wide {
+                self.vget(s, vs2, n)
+            } else {
+                let a = self.vget(s, vs2, n / 2);
+                self.v_widen(s, wide, signed, high, a)
+            };
+            let op = match funct6 {
+                0x30 | 0x31 | 0x34 | 0x35 => Op::Vadd,
+                0x32 | 0x33 | 0x36 | 0x37 => Op::Vsub,
+                _ => Op::Vmul,
+            };
+            let mut v = self.vop(s, op, lane, a, x);
+            if accumulates {
+                let old = self.vget(s, vd, n);
+                v = self.vop(s, Op::Vadd, lane, old, v);
+            }
+            self.vset(s, vd, n, bytes, v);
+        }
+        Some(())
+    }
+
+    /// Combines the lanes of `v` with element 0 of `vs1` into element 0 of `vd`.
+    fn v_fold(&mut self, s: &Shape, lane: Lane, op: (RmwOp, Op), v: Value) {
+        let ty = if lane.bytes() == 8 { Type::I64 } else { Type::I32 };
+        let all = self.b.vector(Op::Vreduce, ty, lane, op.0 as u16, [v, Value::NONE, Value::NONE], 0);
+        // In a lane of its own, so that the operation of the lanes does the last step too.
+        let first = self.vget(s, s.insn.vs1(), 0);
+        let all = self.vsplat(s, lane, all);
+        let sum = self.vop(s, op.1, lane, all, first);
+        let sum = self.vlane(sum, lane, 0);
+        let old = self.vget(s, s.insn.vd(), 0);
+        let v = self.vput(old, lane, 0, sum);
+        self.vset(s, s.insn.vd(), 0, s.bytes, v);
+    }
+
+    /// vredsum to vredmax, of whole pieces and without a mask.
+    fn v_reduce(&mut self, s: &Shape, funct6: u32) -> Option<()> {
+        let (pieces, bytes) = s.group(s.insn.vs2(), s.sew)?;
+        if !s.insn.vm() || bytes != s.bytes {
+            return None;
+        }
+        let op = match funct6 {
+            0 => (RmwOp::Add, Op::Vadd),
+            1 => (RmwOp::And, Op::Vand),
+            2 => (RmwOp::Or, Op::Vor),
+            3 => (RmwOp::Xor, Op::Vxor),
+            4 => (RmwOp::Minu, Op::Vminu),
+            5 => (RmwOp::Min, Op::Vmin),
+            6 => (RmwOp::Maxu, Op::Vmaxu),
+            _ => (RmwOp::Max, Op::Vmax),
+        };
+        let mut v = self.vget(s, s.insn.vs2(), 0);
+        for n in 1..pieces {
+            let x = self.vget(s, s.insn.vs2(), n);
+            v = self.vop(s, op.1, s.lane, v, x);
+        }
+        self.v_fold(s, s.lane, op, v);
+        Some(())
+    }
+
+    /// vwredsumu, vwredsum, likewise.
+    fn v_wide_sum(&mut self, s: &Shape, signed: bool) -> Option<()> {
+        let (pieces, bytes) = s.group(s.insn.vs2(), s.sew)?;
+        if !s.insn.vm() || bytes != s.bytes || s.sew == 3 {
+            return None;
+        }
+        let lane = int_lane(s.sew + 1);
+        let mut sum = None;
+        for n in 0..pieces {
+            let x = self.vget(s, s.insn.vs2(), n);
+            for high in [false, true] {
+                let x = self.v_widen(s, s.sew + 1, signed, high, x);
+                sum = Some(match sum {
+                    Some(v) => self.vop(s, Op::Vadd, lane, v, x),
+                    None => x,
+                });
+            }
+        }
+        self.v_fold(s, lane, (RmwOp::Add, Op::Vadd), sum?);
+        Some(())
+    }
+
+    /// vmv.x.s, vcpop, vfirst
+    fn v_to_scalar(&mut self, s: &Shape) -> Option<()> {
+        if s.insn.vs1() != 0 {
+            return self.v_mask_to_scalar(s);
+        }
+        let v = self.vget(s, s.insn.vs2(), 0);
+        let x = self.vlane(v, s.lane, 0);
+        let x = match s.sew {
+            3 => x,
+            2 => self.b.sext(Type::I64, x),
+            n => {
+                let x = self.b.sextract(x, 0, 8 << n);
+                self.b.sext(Type::I64, x)
+            }
+        };
+        let x = self.b.trunc(self.xt, x);
+        self.set_x(s.insn.vd() as i32, x);
+        Some(())
+    }
+
+    /// Reads a slot of V's CSRs, for `csrr`.
+    pub(super) fn v_csr(&mut self, csr: u16) -> Option<Value> {
+        if !self.has(crate::cpu::Ext::V) || !self.mode.vs {
+            return None;
+        }
+        match csr {
+            0xc20 => {
+                let vl = self.get64(state::VL);
+                Some(self.b.trunc(self.xt, vl))
+            }
+            0xc22 => Some(self.imm(i64::from(self.cpu.vlenb))),
+            _ => None,
+        }
+    }
+}
