@@ -135,7 +135,7 @@ impl Gen<'_> {
         let at = self.address(&inst)?;
         let wide = bytes > 8;
         let vector = class(inst.ty) == Class::Xmm;
-        let always_slow = wide && (m.big_endian() && !vector || bytes > 32);
+        let always_slow = wide && (m.big_endian() && !vector || bytes > 32 && !vector);
         if vector {
             // Behind the check nothing may be emitted that the slow path would miss.
             self.reserve(XMMS)?;
@@ -214,11 +214,7 @@ impl Gen<'_> {
                     (stub, body),
                     |_| Ok(()),
                     |g| {
-                        if wide {
-                            g.asm.vload(n.min(32), d, buffer)
-                        } else {
-                            g.asm.gpr_to_xmm(bytes == 8, d, RAX)
-                        }
+                        if wide { g.asm.vload(n, d, buffer) } else { g.asm.gpr_to_xmm(bytes == 8, d, RAX) }
                     },
                 )?;
             }
@@ -280,10 +276,18 @@ impl Gen<'_> {
         Ok(())
     }
 
-    /// The bytes of a vector of 16 or 32 in reverse order.
+    /// The bytes of a vector in reverse order.
     fn reverse_bytes(&mut self, bytes: usize, d: Xmm, s: Xmm) {
         let (low, high) = (0x0809_0a0b_0c0d_0e0f, 0x0001_0203_0405_0607);
         let y = bytes == 32;
+        if bytes == 64 {
+            // Inside each quarter, then the quarters.
+            self.asm.vop_const(V::new(0, 1, 0x10).l(true), X14, Xmm(0), [low, high, low, high]);
+            self.asm.vop_imm(V::new(1, 3, 0x3a).w(true).z(), X14, X14, X14, 1);
+            self.asm.vop(V::new(1, 2, 0x00).z(), d, s, X14);
+            self.asm.vop_imm(V::new(1, 3, 0x43).w(true).z(), d, d, d, 0x1b);
+            return;
+        }
         self.asm.vop_const(V::new(1, 2, 0x00).l(y), d, s, [low, high, low, high]);
         if y {
             self.asm.vop_imm(V::new(1, 3, 0x00).w(true).l(true), d, Xmm(0), d, 0x4e);
@@ -328,7 +332,8 @@ impl Gen<'_> {
             src = t.0;
         }
         let in_xmm = src != NO_REG && src >= 16;
-        let always_slow = wide && (m.big_endian() && !in_xmm || bytes > 32 || src != NO_REG && !in_xmm);
+        let always_slow =
+            wide && (m.big_endian() && !in_xmm || bytes > 32 && !in_xmm || src != NO_REG && !in_xmm);
         if always_slow {
             self.asm.jmp(slow);
         } else {

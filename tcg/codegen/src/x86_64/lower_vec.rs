@@ -1,11 +1,11 @@
-//! Vector operations of 64 to 256 bits on AVX2: the choice of a recipe. What has none goes through the soft fallback.
+//! Vector operations of 64 to 256 bits on AVX2 and of 512 on AVX-512: the choice of a recipe. What has none goes through the soft fallback.
 //!
 //! A 64-bit vector is the low half of a register whose upper half is garbage, which integer recipes compute along and
 //! floating-point ones replace, since it would raise exceptions.
 
 use tcg_ir::{Effect, FpAttr, Inst, Lane, Op, Type, Value};
 
-use super::alloc::NO_REG;
+use super::alloc::{Class, NO_REG, class};
 use super::asm::V;
 use super::regs::*;
 use super::{Gen, Too};
@@ -71,10 +71,13 @@ impl Gen<'_> {
         }
         let from_vector = matches!(inst.op, Op::Vextract | Op::Vbits | Op::Vreduce);
         let ty = if from_vector { self.r.inst(inst.a).ty } else { inst.ty };
-        if !matches!(ty, Type::V64 | Type::V128 | Type::V256) {
+        if class(ty) != Class::Xmm {
             return Ok(false);
         }
         let s = Shape::new(Lane::from_bits(inst.sub & 0xff), ty);
+        if ty == Type::V512 {
+            return self.lower_vec_512(v, &inst, s);
+        }
         if inst.op.info().effect == Effect::Fp {
             return self.lower_vec_fp(v, &inst, s, FpAttr(inst.imm as u16));
         }

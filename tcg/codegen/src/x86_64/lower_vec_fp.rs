@@ -79,20 +79,16 @@ impl Gen<'_> {
                 regs[i] = to[i];
             }
         }
-        if attr.quiet() {
-            self.asm.stmxcsr(Mem::env(QUIET_WORD));
-        }
         let own = rounds && inst.op != Op::Vfrint && attr.rounding() != self.rounding;
-        if own {
-            self.set_rounding(attr.rounding());
-        }
-        self.vfp(inst, s, attr, d, regs);
-        if own {
-            self.reset_rounding();
-        }
-        if attr.quiet() {
-            self.asm.ldmxcsr(Mem::env(QUIET_WORD));
-        }
+        self.quietly(attr, |g| {
+            if own {
+                g.set_rounding(attr.rounding());
+            }
+            g.vfp(inst, s, attr, d, regs);
+            if own {
+                g.reset_rounding();
+            }
+        });
         if exact {
             return Ok(true);
         }
@@ -113,6 +109,17 @@ impl Gen<'_> {
             Ok(())
         })?;
         Ok(true)
+    }
+
+    /// Emits something whose exceptions are dropped if the attribute says so.
+    pub(super) fn quietly(&mut self, attr: FpAttr, emit: impl FnOnce(&mut Self)) {
+        if attr.quiet() {
+            self.asm.stmxcsr(Mem::env(QUIET_WORD));
+        }
+        emit(self);
+        if attr.quiet() {
+            self.asm.ldmxcsr(Mem::env(QUIET_WORD));
+        }
     }
 
     /// Jumps to `to` if a lane of mask `x` is set.
@@ -250,13 +257,9 @@ impl Gen<'_> {
             self.asm.vop(p0f(0x6c), X15, a, a);
             x = X15;
         }
-        if attr.quiet() {
-            self.asm.stmxcsr(Mem::env(QUIET_WORD));
-        }
-        self.asm.vop(V::new(if truncates { 2 } else { 1 }, 1, 0x5b).l(s.y), d, Xmm(0), x);
-        if attr.quiet() {
-            self.asm.ldmxcsr(Mem::env(QUIET_WORD));
-        }
+        self.quietly(attr, |g| {
+            g.asm.vop(V::new(if truncates { 2 } else { 1 }, 1, 0x5b).l(s.y), d, Xmm(0), x);
+        });
         if indefinite {
             return Ok(true);
         }

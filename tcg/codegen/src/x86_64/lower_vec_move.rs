@@ -1,6 +1,6 @@
 //! Vector recipes that move lanes: between scalars and vectors, between masks and bits, selections, reductions.
 
-use tcg_ir::{Inst, Lane, Op, RmwOp, Type, Value};
+use tcg_ir::{Inst, Op, RmwOp, Value};
 
 use super::alloc::{Class, NO_REG, class};
 use super::asm::V;
@@ -64,6 +64,11 @@ impl Gen<'_> {
             n -= per_half;
         }
         self.done(inst.a);
+        self.extract_lane(v, inst, s, a, n)
+    }
+
+    /// Lane `n` of 128 bits.
+    pub(super) fn extract_lane(&mut self, v: Value, inst: &Inst, s: Shape, a: Xmm, n: u8) -> Result<(), Too> {
         if class(inst.ty) == Class::Xmm {
             let d = self.define_xmm(v, a, 0)?;
             match (s.log2, n) {
@@ -218,7 +223,17 @@ impl Gen<'_> {
     }
 
     pub(super) fn vreduce(&mut self, v: Value, inst: &Inst, s: Shape) -> Result<(), Too> {
-        let op = match RmwOp::from_bits(inst.sub >> 8) {
+        let a = self.use_xmm(inst.a)?;
+        let temps = (self.temp_xmm()?, self.temp_xmm()?);
+        self.done(inst.a);
+        let d = self.define_gpr(v, Gpr(NO_REG), 0)?;
+        self.reduce_to(RmwOp::from_bits(inst.sub >> 8), inst, s, (d, v), a, temps);
+        Ok(())
+    }
+
+    /// Emits `d = a op b` by lanes.
+    pub(super) fn reduce_with(&mut self, op: RmwOp, inst: &Inst, s: Shape, d: Xmm, a: Xmm, b: Xmm) {
+        let op = match op {
             RmwOp::Add => Op::Vadd,
             RmwOp::And => Op::Vand,
             RmwOp::Or => Op::Vor,
@@ -228,22 +243,30 @@ impl Gen<'_> {
             RmwOp::Minu => Op::Vminu,
             _ => Op::Vmaxu,
         };
-        let a = self.use_xmm(inst.a)?;
-        let (sum, t) = (self.temp_xmm()?, self.temp_xmm()?);
-        self.done(inst.a);
-        let d = self.define_gpr(v, Gpr(NO_REG), 0)?;
-        let step = Inst { op, ..*inst };
+        self.vint(&Inst { op, ..*inst }, s, d, a, b, X15);
+    }
+
+    /// Halves `a` until one lane is left, which goes to `d`.
+    pub(super) fn reduce_to(
+        &mut self,
+        op: RmwOp,
+        inst: &Inst,
+        s: Shape,
+        (d, v): (Gpr, Value),
+        a: Xmm,
+        (sum, t): (Xmm, Xmm),
+    ) {
         let low = Shape { y: false, ..s };
         let mut from = a;
         let fold = |g: &mut Self, from: &mut Xmm| {
-            g.vint(&step, low, sum, *from, t, X15);
+            g.reduce_with(op, inst, low, sum, *from, t);
             *from = sum;
         };
         if s.y {
             self.upper_half(t, from);
             fold(self, &mut from);
         }
-        if !s.half && s.log2 <= 3 {
+        if !s.half {
             self.asm.vop_imm(p0f(0x70), t, Xmm(0), from, 0xee);
             fold(self, &mut from);
         }
@@ -264,7 +287,5 @@ impl Gen<'_> {
             self.asm.extend(false, s.bits(), false, d, d);
         }
         self.vals[v.index()].zx = s.bits() as u8;
-        debug_assert!(Lane::from_bits(inst.sub & 0xff).bytes() == 1 << s.log2 && inst.ty != Type::Void);
-        Ok(())
     }
 }

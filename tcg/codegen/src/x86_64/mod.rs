@@ -15,6 +15,7 @@ mod lower_half;
 mod lower_int;
 mod lower_mem;
 mod lower_vec;
+mod lower_vec_512;
 mod lower_vec_fp;
 mod lower_vec_int;
 mod lower_vec_move;
