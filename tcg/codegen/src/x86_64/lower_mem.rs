@@ -135,7 +135,7 @@ impl Gen<'_> {
         let at = self.address(&inst)?;
         let wide = bytes > 8;
         let vector = class(inst.ty) == Class::Xmm;
-        let always_slow = wide && (m.big_endian() && !vector || bytes > 32 && !vector);
+        let always_slow = wide && !vector && (m.big_endian() || bytes > 32);
         if vector {
             // Behind the check nothing may be emitted that the slow path would miss.
             self.reserve(XMMS)?;
@@ -332,8 +332,7 @@ impl Gen<'_> {
             src = t.0;
         }
         let in_xmm = src != NO_REG && src >= 16;
-        let always_slow =
-            wide && (m.big_endian() && !in_xmm || bytes > 32 && !in_xmm || src != NO_REG && !in_xmm);
+        let always_slow = wide && !in_xmm && (m.big_endian() || bytes > 32 || src != NO_REG);
         if always_slow {
             self.asm.jmp(slow);
         } else {

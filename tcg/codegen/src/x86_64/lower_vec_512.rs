@@ -321,13 +321,8 @@ impl Gen<'_> {
                 self.zshift(1, 6, X15, a, 8);
                 self.zshift(1, 6, t, t, 8);
                 self.zshift(1, 2, t, t, 8);
-                if op == Op::Vshl {
-                    self.zop(words, X15, X15, t);
-                    self.zshift(1, 2, X15, X15, 8);
-                } else {
-                    self.zop(words, X15, X15, t);
-                    self.zshift(1, 2, X15, X15, 8);
-                }
+                self.zop(words, X15, X15, t);
+                self.zshift(1, 2, X15, X15, 8);
                 self.zop(p0f(0xeb).w(true), d, X14, X15);
             }
             1 => self.zop(words, d, a, t),

@@ -86,7 +86,7 @@ impl Translator<'_, '_> {
     pub(super) fn v_mask_sources(&self, s: &Shape, reg: Option<u32>) -> Option<usize> {
         let (vd, vs2) = (s.insn.vd(), s.insn.vs2());
         let (pieces, _) = s.group(vs2, s.sew)?;
-        let clear = |vs: u32| vd == vs || vd < vs || vd >= vs + s.registers(s.sew);
+        let clear = |vs: u32| vd <= vs || vd >= vs + s.registers(s.sew);
         if let Some(reg) = reg {
             s.group(reg, s.sew)?;
             if !clear(reg) {
