@@ -1,7 +1,8 @@
 //! The mode bits of a unit's key: all state, besides the code, that translation looks at.
 //!
 //! Bits: 0-1 privilege, 2 FS is not off, 3-5 frm, 6-9 MMU index of loads and stores, 10 triggers are armed, 11 VS is not
-//! off, 12-17 a [`Full`] vector state, or 0.
+//! off, 12-18 a [`Known`] vector
+//! state, or 0.
 
 use tcg_ir::Rounding;
 
@@ -37,21 +38,22 @@ pub const fn mmu_rights(index: usize) -> (u8, bool, bool) {
     }
 }
 
-/// A vector state of which translation knows everything: `vtype` is valid, `vl` is VLMAX, `vstart` 0 and VS not off.
-/// Nothing is known of any other.
+/// A vector state with a valid `vtype`, `vstart` 0 and VS not off. Nothing is known of any other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Full {
+pub struct Known {
     /// log2 of SEW's bytes.
     pub sew: u32,
     /// log2 of LMUL, -3 to 3.
     pub lmul: i32,
+    /// `vl` is VLMAX. It is less otherwise.
+    pub full: bool,
 }
 
-impl Full {
-    /// Packed in 6 bits, of which the top one is set.
+impl Known {
+    /// Packed in 7 bits; not 0.
     #[must_use]
     pub const fn pack(self) -> u8 {
-        0x20 | (self.sew as u8 & 3) << 3 | self.lmul as u8 & 7
+        (if self.full { 0x60 } else { 0x20 }) | (self.sew as u8 & 3) << 3 | self.lmul as u8 & 7
     }
 
     /// Unpacked; `None` for 0.
@@ -61,20 +63,19 @@ impl Full {
             return None;
         }
         let lmul = (bits & 7) as i32;
-        Some(Self { sew: (bits >> 3 & 3) as u32, lmul: if lmul < 4 { lmul } else { lmul - 8 } })
+        let lmul = if lmul < 4 { lmul } else { lmul - 8 };
+        Some(Self { sew: (bits >> 3 & 3) as u32, lmul, full: bits & 0x40 != 0 })
     }
 
     /// The state of a hart, packed; 0 if it is another.
     fn of(cpu: &Cpu, hart: &Hart) -> u8 {
         let vtype = hart.vcsrs[vector::VTYPE];
-        let full = hart.vcsrs[vector::VSTART] == 0
-            && vector::legal(vtype)
-            && hart.vcsrs[vector::VL] == vector::vlmax(cpu.vlenb, vtype);
-        if !full {
+        if hart.vcsrs[vector::VSTART] != 0 || !vector::legal(vtype) {
             return 0;
         }
         let (sew, lmul) = vector::shape(vtype);
-        Self { sew: sew as u32, lmul }.pack()
+        let full = hart.vcsrs[vector::VL] == vector::vlmax(cpu.vlenb, vtype);
+        Self { sew: sew as u32, lmul, full }.pack()
     }
 }
 
@@ -93,8 +94,8 @@ pub struct Mode {
     pub triggers: bool,
     /// Vectors are on.
     pub vs: bool,
-    /// A packed [`Full`] vector state, or 0.
-    pub full: u8,
+    /// A packed [`Known`] vector state, or 0.
+    pub vector: u8,
 }
 
 impl Mode {
@@ -109,7 +110,7 @@ impl Mode {
             mmu: mmu_index(hart.data_privilege(), hart.mstatus),
             triggers: triggers::armed(cpu, hart),
             vs,
-            full: if vs { Full::of(cpu, hart) } else { 0 },
+            vector: if vs { Known::of(cpu, hart) } else { 0 },
         }
     }
 
@@ -122,7 +123,7 @@ impl Mode {
             | (self.mmu as u64) << 6
             | (self.triggers as u64) << 10
             | (self.vs as u64) << 11
-            | (self.full as u64) << 12
+            | (self.vector as u64) << 12
     }
 
     /// Unpacked.
@@ -135,7 +136,7 @@ impl Mode {
             mmu: (bits >> 6 & 15) as usize,
             triggers: bits >> 10 & 1 != 0,
             vs: bits >> 11 & 1 != 0,
-            full: (bits >> 12 & 0x3f) as u8,
+            vector: (bits >> 12 & 0x7f) as u8,
         }
     }
 }
@@ -159,11 +160,11 @@ mod tests {
 
     #[test]
     fn bits_round_trip() {
-        let state = Full { sew: 3, lmul: -3 };
-        let full = state.pack();
-        assert_eq!(Full::unpack(full), Some(state));
-        assert_eq!(Full::unpack(0), None);
-        let mode = Mode { privilege: 1, fs: true, frm: 4, mmu: 6, triggers: true, vs: true, full };
+        let state = Known { sew: 3, lmul: -3, full: true };
+        let vector = state.pack();
+        assert_eq!(Known::unpack(vector), Some(state));
+        assert_eq!(Known::unpack(0), None);
+        let mode = Mode { privilege: 1, fs: true, frm: 4, mmu: 6, triggers: true, vs: true, vector };
         assert_eq!(Mode::from_bits(mode.bits()), mode);
         assert_eq!(mmu_rights(mmu_index(S, status::SUM | status::MXR)), (S, true, true));
         assert_eq!(mmu_index(M, status::MXR), MMU_BARE);

@@ -104,7 +104,7 @@ impl Translator<'_, '_> {
             let side = self.b.new_block();
             // Backward branches are mostly loops and taken.
             self.b.branch(taken, side, on, target <= self.pc);
-            self.sides.push((side, target, self.full));
+            self.sides.push((side, target, self.vector));
         }
         self.b.switch_to(on);
         self.flow = Flow::Next;

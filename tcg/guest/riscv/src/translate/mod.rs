@@ -74,7 +74,9 @@ pub(crate) struct Translator<'a, 'b> {
     /// The same of `mstatus.VS`.
     vs_dirty: bool,
     /// What is known of the vector state here, as in the key's mode.
-    full: u8,
+    vector: u8,
+    /// Words of the mask of elements below `vl`, as far as this instruction has made them.
+    tails: Vec<Value>,
     /// The unit has made use of what its key says of the vector state.
     relied: bool,
     /// Instructions of the path so far, this one included.
@@ -111,7 +113,8 @@ pub(crate) fn unit(
         flow: Flow::Next,
         fs_dirty: false,
         vs_dirty: false,
-        full: Mode::from_bits(key.mode).full,
+        vector: Mode::from_bits(key.mode).vector,
+        tails: Vec::new(),
         relied: false,
         insns: 0,
         sides: Vec::new(),
@@ -163,9 +166,9 @@ pub(crate) fn unit(
             }
         }
     }
-    for (block, pc, full) in std::mem::take(&mut t.sides) {
+    for (block, pc, vector) in std::mem::take(&mut t.sides) {
         t.b.switch_to(block);
-        t.full = full;
+        t.vector = vector;
         t.leave(pc, Hint::None);
     }
     if let Some(budget) = budget {

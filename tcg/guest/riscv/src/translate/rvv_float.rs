@@ -1,5 +1,5 @@
-//! V inline: floating point of 32 and 64 bits, in whole pieces. Masked arithmetic goes through the helper, since elements
-//! that are masked off raise nothing.
+//! V inline: floating point of 32 and 64 bits, in whole pieces. Elements that are not active raise nothing: their operands
+//! are made zero, and divisors one.
 
 use tcg_ir::{FCond, FpAttr, Lane, MinMax, Op, Type, Value};
 
@@ -55,8 +55,6 @@ impl Translator<'_, '_> {
             0x10 => return self.v_float_scalar(s, vf),
             0x17 if vf => return self.v_float_merge(s),
             0x18..=0x1f => return self.v_float_compare(s, attr),
-            0x08..=0x0a => {}
-            _ if !s.insn.vm() => return None,
             _ => {}
         }
         let (op, swap) = match funct6 {
@@ -74,16 +72,33 @@ impl Translator<'_, '_> {
             0x12 if !vf => return self.v_float_convert(s, attr),
             0x13 if !vf && s.insn.vs1() == 0 => {
                 let second = Second::Splat(none);
-                return self.v_map(s, second, |t, a, _, _| t.vfp(s, Op::Vfsqrt, attr, [a, none, none]));
+                return self.v_map(s, second, |t, [a, ..], mask| {
+                    let a = t.clean(s, mask, a);
+                    t.vfp(s, Op::Vfsqrt, attr, [a, none, none])
+                });
             }
             _ => return None,
         };
         let attr = attr.with_variant(MinMax::Number as u16);
         let b = self.float_second(s);
-        self.v_map(s, b, |t, a, x, _| {
+        self.v_map(s, b, |t, [a, x, _], mask| {
             let (a, x) = if swap { (x, a) } else { (a, x) };
+            let (a, mut x) = (t.clean(s, mask, a), t.clean(s, mask, x));
+            if let (Op::Vfdiv, Some(mask)) = (op, mask) {
+                let one = t.vconst(s, s.lane, if s.sew == 2 { 0x3f80_0000 } else { 0x3ff0_0000_0000_0000 });
+                let one = t.vop(s, Op::Vandc, s.lane, one, mask);
+                x = t.vop(s, Op::Vor, s.lane, x, one);
+            }
             t.vfp(s, op, attr, [a, x, none])
         })
+    }
+
+    /// `v` with zeros in elements that are not active.
+    fn clean(&mut self, s: &Shape, active: Option<Value>, v: Value) -> Value {
+        match active {
+            Some(mask) => self.vop(s, Op::Vand, s.lane, v, mask),
+            None => v,
+        }
     }
 
     /// vfmadd to vfnmsac
@@ -92,7 +107,8 @@ impl Translator<'_, '_> {
             [(false, false), (true, true), (false, true), (true, false)][funct6 as usize & 3];
         let attr = attr.with_negate(product, addend);
         let b = self.float_second(s);
-        self.v_map(s, b, |t, a, x, d| {
+        self.v_map(s, b, |t, args, mask| {
+            let [a, x, d] = args.map(|v| t.clean(s, mask, v));
             let (factor, c) = if funct6 & 4 != 0 { (a, d) } else { (d, a) };
             t.vfp(s, Op::Vfma, attr, [x, factor, c])
         })
@@ -102,7 +118,7 @@ impl Translator<'_, '_> {
     fn v_float_sign(&mut self, s: &Shape, kind: u32) -> Option<()> {
         let sign = self.vconst(s, s.lane, 1 << ((8 << s.sew) - 1));
         let b = self.float_second(s);
-        self.v_map(s, b, |t, a, x, _| {
+        self.v_map(s, b, |t, [a, x, _], _| {
             let x = if kind == 1 {
                 t.vop(s, Op::Vandc, s.lane, sign, x)
             } else {
@@ -126,10 +142,6 @@ impl Translator<'_, '_> {
             0x1f => (FCond::Le, true, true),
             _ => return None,
         };
-        // Elements that are masked off raise nothing.
-        if !s.insn.vm() {
-            return None;
-        }
         let attr = attr.with_variant(cond as u16).with_flag(signalling);
         let group = (s.insn.funct3() != form::FVF).then_some(s.insn.vs1());
         if swap && group.is_some() {
@@ -143,6 +155,8 @@ impl Translator<'_, '_> {
                 Second::Group(reg) => t.vget(s, reg, n),
                 Second::Splat(v) => v,
             };
+            let mask = t.v_active(s, n);
+            let (a, x) = (t.clean(s, mask, a), t.clean(s, mask, x));
             let (a, x) = if swap { (x, a) } else { (a, x) };
             t.vfp(s, Op::Vfcmp, attr, [a, x, Value::NONE])
         });
@@ -171,6 +185,7 @@ impl Translator<'_, '_> {
                 let a = self.vget(s, vs2, n);
                 v = self.b.vector(Op::Vselect, s.piece, Lane::I64, 0, [mask, x, a], 0);
             }
+            let v = self.v_keep_tail(s, vd, n, v);
             self.vset(s, vd, n, bytes, v);
         }
         Some(())
@@ -179,6 +194,9 @@ impl Translator<'_, '_> {
     /// vfmv.s.f, vfmv.f.s
     fn v_float_scalar(&mut self, s: &Shape, in_: bool) -> Option<()> {
         let (lane, ty) = Self::v_float_lane(s);
+        if in_ && !s.full {
+            return None;
+        }
         if in_ {
             let x = self.f(s.insn.vs1() as i32, ty);
             let old = self.vget(s, s.insn.vd(), 0);
@@ -199,7 +217,7 @@ impl Translator<'_, '_> {
 
     /// Sums in order, minimum and maximum, of few elements.
     fn v_float_reduce(&mut self, s: &Shape, attr: FpAttr, funct6: u32) -> Option<()> {
-        if s.vlmax > MAX_ORDERED {
+        if s.vlmax > MAX_ORDERED || !s.full || !s.insn.vm() {
             return None;
         }
         s.group(s.insn.vs2(), s.sew)?;
@@ -234,7 +252,10 @@ impl Translator<'_, '_> {
         };
         let attr = attr.with_flag(unsigned);
         let none = Value::NONE;
-        self.v_map(s, Second::Splat(none), |t, a, _, _| t.vfp(s, op, attr, [a, none, none]))
+        self.v_map(s, Second::Splat(none), |t, [a, ..], mask| {
+            let a = t.clean(s, mask, a);
+            t.vfp(s, op, attr, [a, none, none])
+        })
     }
 }
 

@@ -1,10 +1,13 @@
 //! V inline: integer arithmetic, moves and merges, widening and narrowing, integer reductions.
 
-use tcg_ir::{Lane, Op, RmwOp, Type, Value};
+use tcg_ir::{Cond, Lane, Op, RmwOp, Type, Value};
 
 use super::Translator;
 use super::rvv_mode::{Shape, int_lane};
-use crate::{state, vector::form};
+use crate::{
+    state,
+    vector::{Insn, form},
+};
 
 /// The second source.
 #[derive(Debug, Clone, Copy)]
@@ -25,6 +28,9 @@ impl Translator<'_, '_> {
     pub(super) fn v_inline_int(&mut self) -> bool {
         self.relied = true;
         let Some(s) = self.shape() else { return false };
+        if !s.full && !Self::v_maps(s.insn) {
+            return false;
+        }
         let done = match s.insn.funct3() {
             form::IVV | form::IVX | form::IVI => self.v_opi(&s),
             _ => self.v_opm(&s),
@@ -60,13 +66,78 @@ impl Translator<'_, '_> {
         }
     }
 
+    /// True for instructions that are lane-wise, or do not look at `vl`.
+    fn v_maps(insn: Insn) -> bool {
+        match (insn.funct3(), insn.funct6()) {
+            (form::IVV | form::IVX | form::IVI, n) => {
+                matches!(n, 0..=0x0b | 0x17..=0x1f | 0x25 | 0x28 | 0x29 | 0x27)
+            }
+            (form::MVV, 0x10) => insn.vs1() == 0,
+            (_, n) => matches!(n, 0x24..=0x2f),
+        }
+    }
+
+    /// Word `w` of the mask of elements below `vl`.
+    pub(super) fn v_tail_word(&mut self, w: usize) -> Value {
+        while self.tails.len() <= w {
+            // Elements in this word: the mask has as many ones, if there are fewer than 64.
+            let first = self.tails.len() as i64 * 64;
+            let vl = self.get64(state::VL);
+            let count = self.b.addi(vl, -first);
+            let one = self.b.iconst(Type::I64, 1);
+            let bits = self.b.shl(one, count);
+            let bits = self.b.addi(bits, -1);
+            let (ones, zero) = (self.b.iconst(Type::I64, u64::MAX), self.b.iconst(Type::I64, 0));
+            let all = self.b.iconst(Type::I64, 64);
+            let whole = self.b.setcc(Type::I64, Cond::Ge, count, all);
+            let bits = self.b.select(whole, ones, bits);
+            let none = self.b.setcc(Type::I64, Cond::Le, count, zero);
+            let bits = self.b.select(none, zero, bits);
+            self.tails.push(bits);
+        }
+        self.tails[w]
+    }
+
+    /// Elements of piece `n` that are below `vl` as lanes, or `None` if all are.
+    pub(super) fn v_body(&mut self, s: &Shape, n: usize) -> Option<Value> {
+        (!s.full).then(|| {
+            let bits = self.v_tail_bits(s, n);
+            self.v_mask_lanes(s, bits)
+        })
+    }
+
+    fn v_tail_bits(&mut self, s: &Shape, n: usize) -> Value {
+        let at = n * s.per_piece();
+        let word = self.v_tail_word(at / 64);
+        if at % 64 == 0 {
+            return word;
+        }
+        let shift = self.b.iconst(Type::I64, at as u64 % 64);
+        self.b.binary(Op::Shr, word, shift)
+    }
+
+    fn v_mask_lanes(&mut self, s: &Shape, bits: Value) -> Value {
+        self.b.vector(Op::Vmask, s.piece, s.lane, 0, [bits, Value::NONE, Value::NONE], 0)
+    }
+
     /// The mask of piece `n` as lanes, or `None` if the instruction is not masked.
     pub(super) fn v_lanes_mask(&mut self, s: &Shape, n: usize) -> Option<Value> {
-        if s.insn.vm() {
-            return None;
+        (!s.insn.vm()).then(|| {
+            let bits = self.v_mask_bits(s, 0, n);
+            self.v_mask_lanes(s, bits)
+        })
+    }
+
+    /// Active elements of piece `n` as lanes, or `None` if all are.
+    pub(super) fn v_active(&mut self, s: &Shape, n: usize) -> Option<Value> {
+        if s.full || s.insn.vm() {
+            return if s.full { self.v_lanes_mask(s, n) } else { self.v_body(s, n) };
         }
-        let bits = self.v_mask_bits(s, 0, n);
-        Some(self.b.vector(Op::Vmask, s.piece, s.lane, 0, [bits, Value::NONE, Value::NONE], 0))
+        let mask = self.v_mask_bits(s, 0, n);
+        let mask = self.b.zext(Type::I64, mask);
+        let body = self.v_tail_bits(s, n);
+        let bits = self.b.and(mask, body);
+        Some(self.v_mask_lanes(s, bits))
     }
 
     /// The bits of mask register `reg` for piece `n`, lowest first, in an i32 that may have others above.
@@ -102,12 +173,12 @@ impl Translator<'_, '_> {
         (s.insn.vm() || !low).then_some(size)
     }
 
-    /// Writes `f(vs2, second, vd)` to active elements.
+    /// Writes `f([vs2, second, vd], active)` to active elements.
     pub(super) fn v_map(
         &mut self,
         s: &Shape,
         b: Second,
-        mut f: impl FnMut(&mut Self, Value, Value, Value) -> Value,
+        mut f: impl FnMut(&mut Self, [Value; 3], Option<Value>) -> Value,
     ) -> Option<()> {
         let (pieces, bytes) = self.v_groups(s, b)?;
         let (vd, vs2) = (s.insn.vd(), s.insn.vs2());
@@ -115,8 +186,9 @@ impl Translator<'_, '_> {
             let a = self.vget(s, vs2, n);
             let x = self.second_piece(s, b, n);
             let old = self.vget(s, vd, n);
-            let mut v = f(self, a, x, old);
-            if let Some(mask) = self.v_lanes_mask(s, n) {
+            let mask = self.v_active(s, n);
+            let mut v = f(self, [a, x, old], mask);
+            if let Some(mask) = mask {
                 v = self.b.vector(Op::Vselect, s.piece, Lane::I64, 0, [mask, v, old], 0);
             }
             self.vset(s, vd, n, bytes, v);
@@ -127,7 +199,11 @@ impl Translator<'_, '_> {
     fn v_simple(&mut self, s: &Shape, op: Op, swap: bool, unsigned: bool) -> Option<()> {
         let b = self.second(s, unsigned);
         let lane = s.lane;
-        self.v_map(s, b, |t, a, x, _| if swap { t.vop(s, op, lane, x, a) } else { t.vop(s, op, lane, a, x) })
+        self.v_map(
+            s,
+            b,
+            |t, [a, x, _], _| if swap { t.vop(s, op, lane, x, a) } else { t.vop(s, op, lane, a, x) },
+        )
     }
 
     fn v_opi(&mut self, s: &Shape) -> Option<()> {
@@ -153,7 +229,7 @@ impl Translator<'_, '_> {
                     _ => Op::Vsari,
                 };
                 let none = Second::Splat(Value::NONE);
-                return self.v_map(s, none, |t, a, _, _| {
+                return self.v_map(s, none, |t, [a, ..], _| {
                     t.b.vector(op, s.piece, s.lane, 0, [a, Value::NONE, Value::NONE], shift_by)
                 });
             }
@@ -190,7 +266,7 @@ impl Translator<'_, '_> {
             n @ (0x29 | 0x2b | 0x2d | 0x2f) => {
                 let b = self.second(s, false);
                 let lane = s.lane;
-                self.v_map(s, b, |t, a, x, d| {
+                self.v_map(s, b, |t, [a, x, d], _| {
                     let (factor, addend) = if n & 4 == 0 { (d, a) } else { (a, d) };
                     let product = t.vop(s, Op::Vmul, lane, x, factor);
                     let op = if n & 2 == 0 { Op::Vadd } else { Op::Vsub };
@@ -199,6 +275,17 @@ impl Translator<'_, '_> {
             }
             n @ (0x30..=0x38 | 0x3b | 0x3c | 0x3d) => self.v_widening(s, n),
             _ => None,
+        }
+    }
+
+    /// `v`, with what is in `vd` from `vl` on.
+    pub(super) fn v_keep_tail(&mut self, s: &Shape, vd: u32, n: usize, v: Value) -> Value {
+        match self.v_body(s, n) {
+            Some(body) => {
+                let old = self.vget(s, vd, n);
+                self.b.vector(Op::Vselect, s.piece, Lane::I64, 0, [body, v, old], 0)
+            }
+            None => v,
         }
     }
 
@@ -217,6 +304,7 @@ impl Translator<'_, '_> {
                 }
                 None => x,
             };
+            let v = self.v_keep_tail(s, vd, n, v);
             self.vset(s, vd, n, bytes, v);
         }
         Some(())

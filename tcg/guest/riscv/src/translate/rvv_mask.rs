@@ -46,8 +46,16 @@ impl Translator<'_, '_> {
         let vd = s.insn.vd();
         for (w, &new) in words.iter().enumerate() {
             let mut v = new;
-            if !s.insn.vm() {
-                let (mask, old) = (self.v_mask_word(s, 0, w), self.v_mask_word(s, vd, w));
+            let mut active = (!s.insn.vm()).then(|| self.v_mask_word(s, 0, w));
+            if !s.full {
+                let body = self.v_tail_word(w);
+                active = Some(match active {
+                    Some(mask) => self.b.and(mask, body),
+                    None => body,
+                });
+            }
+            if let Some(mask) = active {
+                let old = self.v_mask_word(s, vd, w);
                 let kept = self.b.binary(Op::Andc, old, mask);
                 let taken = self.b.and(v, mask);
                 v = self.b.or(kept, taken);

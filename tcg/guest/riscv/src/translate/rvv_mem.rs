@@ -7,7 +7,7 @@
 use tcg_ir::{Cond, Type, Value};
 
 use super::Translator;
-use crate::{helpers::id, state, vector};
+use crate::{helpers::id, mode::Known, state, vector};
 
 impl Translator<'_, '_> {
     /// Translates a load or store. False if it has to go through its helper.
@@ -17,7 +17,7 @@ impl Translator<'_, '_> {
     }
 
     fn v_memory_pieces(&mut self) -> Option<()> {
-        let s = self.shape()?;
+        let s = self.shape().filter(|s| s.full)?;
         let word = self.bits;
         let store = word & 0x7f == 0x27;
         let eew = match word >> 12 & 7 {
@@ -114,13 +114,14 @@ impl Translator<'_, '_> {
         self.b.call(id(vector::MEMORY), Type::Void, &[word, base, stride, mmu]);
     }
 
-    /// Behind a load that may have made `vl` smaller: leaves if it has.
+    /// Behind a load that may have made `vl` smaller: leaves if that makes a difference.
     pub(super) fn v_check_vl(&mut self) {
-        let Some(s) = self.shape() else { return };
+        let Some(s) = self.shape().filter(|s| s.full) else { return };
         let vl = self.get64(state::VL);
         let max = self.b.iconst(Type::I64, s.vlmax as u64);
         let same = self.b.setcc(Type::I64, Cond::Eq, vl, max);
-        let on = self.v_side(same, |t| t.full = 0);
+        let less = Known { sew: s.sew, lmul: s.lmul, full: false }.pack();
+        let on = self.v_side(same, |t| t.vector = less);
         self.b.switch_to(on);
     }
 }

@@ -1,9 +1,10 @@
 //! V inline: what the unit's key says of `vtype` and `vl`, and the instructions that set them.
 //!
-//! Where `vl` is VLMAX and `vstart` 0 (*full*), an instruction is a fixed number of IR vector operations on whole pieces
-//! of registers. All else goes through the helpers, as does any word that is not legal: they find out what is wrong.
-//! `vsetvli` goes on in the same unit with the new `vtype`, provided that `avl` reaches VLMAX, which all but the last
-//! round of a strip-mined loop fulfils; what is shorter leaves. A unit whose `vtype` is no longer that of its key leaves
+//! Where `vtype` is known and `vstart` 0, an instruction is a fixed number of IR vector operations on whole pieces of
+//! registers. Where `vl` is less than VLMAX the elements below it are a mask, and only lane-wise arithmetic is inline. All else
+//! goes through the helpers, as does any word that is not legal: they find out what is wrong. `vsetvli` goes on in the same unit
+//! with the new `vtype`, provided that `avl` reaches VLMAX, which all but the last round of a strip-mined loop fulfils; what
+//! is shorter leaves. A unit whose `vtype` is no longer that of its key leaves
 //! through a lookup, since links go to units of the same key. If nothing in it relied on the key before the first
 //! `vsetvli`, its own loop may go on inside nevertheless.
 
@@ -12,7 +13,7 @@ use tcg_ir::{BlockId, Cond, Hint, Lane, Op, SlotId, Type, Value};
 use super::{Flow, Translator};
 use crate::{
     decode::*,
-    mode::Full,
+    mode::Known,
     state::{self, status},
     vector::{self, Insn, legal, vlmax},
 };
@@ -31,6 +32,8 @@ pub(super) struct Shape {
     /// Type of a piece of a register, and its bytes.
     pub(super) piece: Type,
     pub(super) bytes: usize,
+    /// `vl` is VLMAX.
+    pub(super) full: bool,
 }
 
 /// The integer lane of `1 << log2` bytes.
@@ -80,9 +83,10 @@ impl Shape {
 }
 
 impl Translator<'_, '_> {
-    /// The shape of the present instruction, if the state is known to be full.
+    /// The shape of the present instruction, if the state is known.
     pub(super) fn shape(&mut self) -> Option<Shape> {
-        let Full { sew, lmul } = Full::unpack(self.full)?;
+        let Known { sew, lmul, full } = Known::unpack(self.vector)?;
+        self.tails.clear();
         let vtype = u64::from(lmul as u32 & 7 | sew << 3);
         let bytes = (self.cpu.vlenb as usize).min(32);
         Some(Shape {
@@ -93,6 +97,7 @@ impl Translator<'_, '_> {
             vlmax: vlmax(self.cpu.vlenb, vtype) as usize,
             piece: if bytes == 16 { Type::V128 } else { Type::V256 },
             bytes,
+            full,
         })
     }
 
@@ -170,7 +175,7 @@ impl Translator<'_, '_> {
 
     /// True if units of the key are not made for the state as it is now.
     pub(super) fn moved(&self) -> bool {
-        self.full != self.mode.full
+        self.vector != self.mode.vector
     }
 
     /// True if the unit may go on at its head.
@@ -216,16 +221,23 @@ impl Translator<'_, '_> {
         }
         let max = vlmax(self.cpu.vlenb, vtype);
         let (sew, lmul) = vector::shape(vtype);
-        let full = Full { sew: sew as u32, lmul }.pack();
-        let known = match avl {
+        let known = |full: bool| Known { sew: sew as u32, lmul, full }.pack();
+        let vl = match avl {
             Ok(n) => n,
             Err(0) if rd != 0 => u64::MAX,
             Err(0) => {
-                // `vl` stays as far as it can: known if it is known now.
+                // `vl` stays as far as it can.
                 self.relied = true;
                 match self.shape() {
-                    Some(s) => s.vlmax as u64,
-                    None => return false,
+                    Some(s) if s.full => s.vlmax as u64,
+                    Some(s) if max >= s.vlmax as u64 => {
+                        self.set_vs_dirty();
+                        let vtype = self.b.iconst(Type::I64, vtype);
+                        self.b.set(state::VTYPE, vtype);
+                        self.vector = known(false);
+                        return true;
+                    }
+                    _ => return false,
                 }
             }
             Err(rs1) => {
@@ -235,16 +247,16 @@ impl Translator<'_, '_> {
                 let enough = self.b.setcc(self.xt, Cond::Geu, x, limit);
                 let on = self.v_side(enough, |t| {
                     t.set_config(rd, x, vtype);
-                    t.full = 0;
+                    t.vector = known(false);
                 });
                 self.b.switch_to(on);
                 u64::MAX
             }
         };
         self.set_vs_dirty();
-        let vl = self.imm(known.min(max) as i64);
-        self.set_config(rd, vl, vtype);
-        self.full = if known >= max { full } else { 0 };
+        let value = self.imm(vl.min(max) as i64);
+        self.set_config(rd, value, vtype);
+        self.vector = known(vl >= max);
         true
     }
 
@@ -253,10 +265,10 @@ impl Translator<'_, '_> {
         let (on, side) = (self.b.new_block(), self.b.new_block());
         self.b.branch(good, on, side, true);
         self.b.switch_to(side);
-        let full = self.full;
+        let vector = self.vector;
         f(self);
         self.leave(self.next, Hint::None);
-        self.full = full;
+        self.vector = vector;
         on
     }
 
