@@ -19,6 +19,7 @@ mod rvv_int;
 mod rvv_mask;
 mod rvv_mem;
 mod rvv_mode;
+mod rvv_wide;
 mod zb;
 mod zcb;
 mod zfh;

@@ -6,7 +6,7 @@ use tcg_ir::{FCond, FpAttr, Lane, MinMax, Op, Type, Value};
 use super::Translator;
 use super::rvv_int::Second;
 use super::rvv_mode::Shape;
-use crate::{cpu::Ext, state, vector::form};
+use crate::{cpu::Ext, vector::form};
 
 /// The most elements that a sum in order is written out for.
 const MAX_ORDERED: usize = 16;
@@ -258,5 +258,3 @@ impl Translator<'_, '_> {
         })
     }
 }
-
-const _: () = assert!(state::VSTART.0 < state::VL.0);
