@@ -40,6 +40,9 @@ use crate::{
 /// Bytes of a page: units do not leave the one they start in.
 const PAGE: u64 = 1 << tcg_ir::abi::PAGE_BITS;
 
+/// A unit that has this many operations ends: one vector instruction may be hundreds.
+const MAX_OPERATIONS: usize = 3000;
+
 /// How the instruction that was just translated leaves the unit's path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Flow {
@@ -155,7 +158,8 @@ pub(crate) fn unit(
             Flow::Goto(pc) => pc,
         };
         // Go on only inside the page, and with the whole of the next instruction in it.
-        let fetched = match t.insns < limits.max_insns && t.pc >> 12 == key.pc >> 12 {
+        let room = t.insns < limits.max_insns && t.b.region().insts.len() < MAX_OPERATIONS;
+        let fetched = match room && t.pc >> 12 == key.pc >> 12 {
             true => fetch(cpu, code, t.pc).ok(),
             false => None,
         };
