@@ -191,6 +191,19 @@ fn after_store<G: Guest>(cx: &mut Cx<'_, G>, gva: u64, mmu: usize, range: u32, o
     }
 }
 
+/// The largest unit of at most 8 bytes that divides an address and a length: what longer accesses are made of, so that the
+/// elements of an aligned vector are single.
+const fn unit(at: usize, len: usize) -> usize {
+    let both = at | len;
+    if both & 7 == 0 {
+        8
+    } else if both & 3 == 0 {
+        4
+    } else {
+        1
+    }
+}
+
 /// Copies out of guest RAM; naturally aligned accesses of 1, 2, 4 or 8 bytes are single.
 ///
 /// # Safety
@@ -203,6 +216,12 @@ unsafe fn ram_read(host: *mut u8, out: &mut [u8]) {
             2 if at & 1 == 0 => out.copy_from_slice(&(*host.cast::<AtomicU16>()).load(SeqCst).to_le_bytes()),
             4 if at & 3 == 0 => out.copy_from_slice(&(*host.cast::<AtomicU32>()).load(SeqCst).to_le_bytes()),
             8 if at & 7 == 0 => out.copy_from_slice(&(*host.cast::<AtomicU64>()).load(SeqCst).to_le_bytes()),
+            n if n > 8 && unit(at, n) > 1 => {
+                let step = unit(at, n);
+                for (i, part) in out.chunks_exact_mut(step).enumerate() {
+                    ram_read(host.add(i * step), part);
+                }
+            }
             _ => {
                 for (i, b) in out.iter_mut().enumerate() {
                     *b = (*host.add(i).cast::<AtomicU8>()).load(SeqCst);
@@ -227,6 +246,12 @@ unsafe fn ram_write(host: *mut u8, data: &[u8]) {
             }
             [a, b, c, d, e, f, g, h] if at & 7 == 0 => {
                 (*host.cast::<AtomicU64>()).store(u64::from_le_bytes([a, b, c, d, e, f, g, h]), SeqCst);
+            }
+            _ if data.len() > 8 && unit(at, data.len()) > 1 => {
+                let step = unit(at, data.len());
+                for (i, part) in data.chunks_exact(step).enumerate() {
+                    ram_write(host.add(i * step), part);
+                }
             }
             _ => {
                 for (i, b) in data.iter().enumerate() {

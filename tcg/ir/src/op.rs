@@ -299,4 +299,31 @@ ops! {
     Vfsqrt "vfsqrt" 1 Fp;
     /// Lane-wise fused a * b + c.
     Vfma "vfma" 3 Fp;
+    /// Lane-wise minimum by the attribute's `MinMax`.
+    Vfmin "vfmin" 2 Fp;
+    /// Lane-wise maximum by the attribute's `MinMax`.
+    Vfmax "vfmax" 2 Fp;
+    /// Lane-wise all ones if `a FCond b` holds, else zero.
+    Vfcmp "vfcmp" 2 Fp;
+    /// Lane-wise rounding to an integral value.
+    Vfrint "vfrint" 1 Fp;
+    /// Lane-wise integer of the lane's size from float, as `ftoi`.
+    Vftoi "vftoi" 1 Fp;
+    /// Lane-wise float from integer of the lane's size, as `itof`.
+    Vitof "vitof" 1 Fp;
+    /// Lane-wise high half of the unsigned product.
+    Vmulhu "vmulhu" 2 Pure;
+    /// Lane-wise high half of the signed product.
+    Vmulhs "vmulhs" 2 Pure;
+    /// The integer whose bit `i` is the top bit of lane `i` of `a`.
+    Vbits "vbits" 1 Pure;
+    /// Lane `i` is all ones if bit `i` of integer `a` is set, else zero.
+    Vmask "vmask" 1 Pure;
+    /// All lanes of `a` combined by `RmwOp` (high byte of `sub`, not `swap`) to a zero-extended integer.
+    Vreduce "vreduce" 1 Pure;
+    /// Lanes of one half of `a`, which are half as wide as the result's, extended (high byte of `sub`: 1 with their sign,
+    /// 2 the high half).
+    Vwiden "vwiden" 1 Pure;
+    /// Lanes of `a`, then of `b`, which are twice as wide as the result's, truncated.
+    Vnarrow "vnarrow" 2 Pure;
 }

@@ -5,7 +5,7 @@
 
 use thiserror::Error;
 
-use crate::print::{Tables, flag_name, is_scalar_fp, is_vector};
+use crate::print::{Tables, WIDEN, flag_name, is_scalar_fp, is_vector};
 use crate::{
     Align, Atomicity, Block, BlockId, Cond, Edge, Effect, FCond, FlagKind, FpAttr, Hint, Inst, IntConv, Lane,
     MemOp, MinMax, NanPolicy, Op, Order, Region, RmwOp, Rounding, Terminator, Type, Value,
@@ -351,6 +351,14 @@ fn suffix(c: &mut Cursor<'_>, i: &mut Inst) -> Result<()> {
                 c.dot()?;
                 i.sub |= (c.cond()? as u16) << 8;
             }
+            if op == Op::Vreduce {
+                c.dot()?;
+                i.sub |= (c.named(RmwOp::ALL, RmwOp::name, "combination")? as u16) << 8;
+            }
+            if op == Op::Vwiden {
+                c.dot()?;
+                i.sub |= c.named(&[0u16, 1, 2, 3], |n| WIDEN[n as usize], "half and signedness")? << 8;
+            }
             if op.info().effect == Effect::Fp {
                 i.imm = u64::from(fp_attr(c, op)?.0);
             }
@@ -363,16 +371,16 @@ fn suffix(c: &mut Cursor<'_>, i: &mut Inst) -> Result<()> {
 fn fp_attr(c: &mut Cursor<'_>, op: Op) -> Result<FpAttr> {
     let mut a = FpAttr(0);
     match op {
-        Op::Fcmp => {
+        Op::Fcmp | Op::Vfcmp => {
             c.dot()?;
             a = a.with_variant(c.named(FCond::ALL, FCond::name, "comparison")? as u16);
         }
-        Op::Fmin | Op::Fmax => {
+        Op::Fmin | Op::Fmax | Op::Vfmin | Op::Vfmax => {
             c.dot()?;
             let names = |m: MinMax| ["mm-num", "mm-nan", "mm-x86"][m as usize];
             a = a.with_variant(c.named(MinMax::ALL, names, "minimum rule")? as u16);
         }
-        Op::Ftoi => {
+        Op::Ftoi | Op::Vftoi => {
             c.dot()?;
             let names = |m: IntConv| ["to-satmax", "to-sat0", "to-indef"][m as usize];
             a = a.with_variant(c.named(IntConv::ALL, names, "out-of-range rule")? as u16);

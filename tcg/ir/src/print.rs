@@ -130,6 +130,12 @@ fn suffix(s: &mut String, i: &Inst) {
             if op == Op::Vcmp {
                 let _ = write!(s, ".{}", Cond::from_bits(sub >> 8).name());
             }
+            if op == Op::Vreduce {
+                let _ = write!(s, ".{}", crate::RmwOp::from_bits(sub >> 8).name());
+            }
+            if op == Op::Vwiden {
+                let _ = write!(s, ".{}", WIDEN[(sub >> 8 & 3) as usize]);
+            }
             if op.info().effect == crate::Effect::Fp {
                 fp_attr(s, op, FpAttr(i.imm as u16));
             }
@@ -138,6 +144,9 @@ fn suffix(s: &mut String, i: &Inst) {
         _ => Ok(()),
     };
 }
+
+/// Names of what `vwiden` takes, by the high byte of `sub`.
+pub(crate) const WIDEN: [&str; 4] = ["ulo", "slo", "uhi", "shi"];
 
 /// True for operations with a lane in `sub`.
 #[must_use]
@@ -156,9 +165,9 @@ pub(crate) const fn is_scalar_fp(op: Op) -> bool {
 pub(crate) const fn fp_mask(op: Op) -> u16 {
     match op {
         Op::Fma | Op::Vfma => 0x0fff,
-        Op::Fmin | Op::Fmax => 0x33ff,
-        Op::Fcmp | Op::Ftoi => 0x73ff,
-        Op::Itof | Op::Frint => 0x43ff,
+        Op::Fmin | Op::Fmax | Op::Vfmin | Op::Vfmax => 0x33ff,
+        Op::Fcmp | Op::Ftoi | Op::Vfcmp | Op::Vftoi => 0x73ff,
+        Op::Itof | Op::Frint | Op::Vitof | Op::Vfrint => 0x43ff,
         _ => 0x03ff,
     }
 }
@@ -171,9 +180,11 @@ fn fp_attr(s: &mut String, op: Op, a: FpAttr) {
         }
     };
     match op {
-        Op::Fcmp => put(true, FCond::from_bits(a.variant()).name()),
-        Op::Fmin | Op::Fmax => put(true, &format!("mm-{}", MinMax::from_bits(a.variant()).name())),
-        Op::Ftoi => put(true, &format!("to-{}", IntConv::from_bits(a.variant()).name())),
+        Op::Fcmp | Op::Vfcmp => put(true, FCond::from_bits(a.variant()).name()),
+        Op::Fmin | Op::Fmax | Op::Vfmin | Op::Vfmax => {
+            put(true, &format!("mm-{}", MinMax::from_bits(a.variant()).name()))
+        }
+        Op::Ftoi | Op::Vftoi => put(true, &format!("to-{}", IntConv::from_bits(a.variant()).name())),
         _ => {}
     }
     put(a.rounding() != Rounding::NearestEven, a.rounding().name());
@@ -191,8 +202,8 @@ fn fp_attr(s: &mut String, op: Op, a: FpAttr) {
 /// Name of `FpAttr::flag`.
 pub(crate) const fn flag_name(op: Op) -> &'static str {
     match op {
-        Op::Fcmp => "sig",
-        Op::Frint => "noinex",
+        Op::Fcmp | Op::Vfcmp => "sig",
+        Op::Frint | Op::Vfrint => "noinex",
         _ => "u",
     }
 }

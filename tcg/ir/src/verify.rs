@@ -372,8 +372,8 @@ fn fp_attr(op: Op, a: FpAttr) -> Rule {
     need(a.0 & 7 < Rounding::ALL.len() as u16, "the rounding exists")?;
     need(a.0 >> 3 & 7 < crate::NanPolicy::ALL.len() as u16, "the NaN policy exists")?;
     let variants = match op {
-        Op::Fmin | Op::Fmax => MinMax::ALL.len(),
-        Op::Ftoi => IntConv::ALL.len(),
+        Op::Fmin | Op::Fmax | Op::Vfmin | Op::Vfmax => MinMax::ALL.len(),
+        Op::Ftoi | Op::Vftoi => IntConv::ALL.len(),
         _ => 4,
     };
     need(fp_mask(op) & 3 << 12 == 0 || a.variant() < variants as u16, "the variant exists")
@@ -392,6 +392,19 @@ fn vector(i: &Inst, ty: Type, ta: Type, tb: Type, tc: Type) -> Rule {
         need(ta.is_vector() && scalar(ty), "a scalar that holds the lane, from a vector")?;
         return need(i.imm < (ta.bytes() / lane.bytes()) as u64, "the lane number is inside the vector");
     }
+    if matches!(i.op, Op::Vbits | Op::Vreduce) {
+        need(ta.is_vector() && ty.is_int() && ty.bytes() <= 8, "an integer from a vector")?;
+        need(!float_lane, "integer lanes are asked for")?;
+        if i.op == Op::Vbits {
+            return need(
+                ty.bits() as usize >= ta.bytes() / lane.bytes(),
+                "the integer has a bit for each lane",
+            );
+        }
+        let kind = i.sub >> 8;
+        need(kind != 0 && kind < crate::RmwOp::ALL.len() as u16, "the combination exists")?;
+        return need(ty.bytes() >= lane.bytes(), "the integer holds the lane");
+    }
     need(ty.is_vector(), "the result is a vector")?;
     let n = i.op.info().args;
     let same = ta == ty && (n < 2 || tb == ty) && (n < 3 || tc == ty);
@@ -401,6 +414,15 @@ fn vector(i: &Inst, ty: Type, ta: Type, tb: Type, tc: Type) -> Rule {
             need(ta == ty && scalar(tb), "a vector and a scalar that holds the lane")?;
             return need(i.imm < (ty.bytes() / lane.bytes()) as u64, "the lane number is inside the vector");
         }
+        Op::Vmask => {
+            need(!float_lane, "integer lanes are asked for")?;
+            return need(ta.is_int() && ta.bytes() <= 8, "the operand is an integer");
+        }
+        Op::Vwiden => {
+            need(matches!(lane, Lane::I16 | Lane::I32 | Lane::I64), "the lane has a half")?;
+            need(i.sub >> 8 < 4, "a half and a signedness")?;
+        }
+        Op::Vnarrow => need(matches!(lane, Lane::I8 | Lane::I16 | Lane::I32), "the lane has a double")?,
         Op::Vand | Op::Vor | Op::Vxor | Op::Vandc | Op::Vnot | Op::Vselect | Op::Vtbl => {}
         Op::Vcmp => {
             need(i.sub >> 8 <= Cond::TestNz as u16, "the condition is one of comparisons")?;

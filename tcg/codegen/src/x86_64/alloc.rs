@@ -27,12 +27,20 @@ pub(super) enum Class {
     Mem,
 }
 
-pub(super) const fn class(ty: Type) -> Class {
+pub(super) fn class(ty: Type) -> Class {
     match ty {
+        Type::V512 if avx512() => Class::Xmm,
         Type::Void | Type::I8 | Type::I16 | Type::I32 | Type::I64 | Type::F16 => Class::Gpr,
         Type::F32 | Type::F64 | Type::V64 | Type::V128 | Type::V256 => Class::Xmm,
         Type::I128 | Type::V512 | Type::Flags => Class::Mem,
     }
+}
+
+/// True if the host has what 512-bit recipes need.
+pub(super) fn avx512() -> bool {
+    is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512dq")
 }
 
 /// Flags of [`Val::fl`].
@@ -290,6 +298,13 @@ impl Gen<'_> {
         let r = self.alloc(GPRS)?;
         self.temps |= 1 << r;
         Ok(Gpr(r))
+    }
+
+    /// A vector register for the current operation's own use.
+    pub(super) fn temp_xmm(&mut self) -> Result<Xmm, Too> {
+        let r = self.alloc(XMMS)?;
+        self.temps |= 1 << r;
+        Ok(Xmm(r - 16))
     }
 
     /// The register whose value costs least to get rid of.
@@ -879,8 +894,8 @@ impl Gen<'_> {
 
     pub(super) fn move_reg(&mut self, from: u8, to: u8) {
         if to >= 16 {
-            let wide = self.vals[self.st.regs[from as usize] as usize].ty == Type::V256;
-            self.asm.vmov(wide, Xmm(to - 16), Xmm(from - 16));
+            let bytes = self.vals[self.st.regs[from as usize] as usize].ty.bytes();
+            self.asm.vmov_bytes(bytes, Xmm(to - 16), Xmm(from - 16));
         } else {
             self.asm.mov(true, Gpr(to), Gpr(from));
         }

@@ -128,7 +128,7 @@ impl Cc {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Label(pub(super) u32);
 
-/// Opcode map and mandatory prefix of a VEX instruction.
+/// Opcode map and mandatory prefix of a VEX instruction, or EVEX with 512 bits.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct V {
     /// 0 none, 1 66, 2 F3, 3 F2.
@@ -139,13 +139,15 @@ pub(super) struct V {
     pub(super) w: bool,
     /// 256 bits.
     pub(super) l: bool,
+    /// 512 bits, with this mask register (0 for none) that leaves elements of the destination as they are.
+    pub(super) z: Option<u8>,
     /// Opcode.
     pub(super) op: u8,
 }
 
 impl V {
     pub(super) const fn new(pp: u8, map: u8, op: u8) -> Self {
-        Self { pp, map, w: false, l: false, op }
+        Self { pp, map, w: false, l: false, z: None, op }
     }
 
     pub(super) const fn w(self, w: bool) -> Self {
@@ -154,6 +156,14 @@ impl V {
 
     pub(super) const fn l(self, l: bool) -> Self {
         Self { l, ..self }
+    }
+
+    pub(super) const fn z(self) -> Self {
+        Self { z: Some(0), ..self }
+    }
+
+    pub(super) const fn masked(self, k: u8) -> Self {
+        Self { z: Some(k), ..self }
     }
 }
 
@@ -180,6 +190,8 @@ pub(super) struct Asm {
     labels: Vec<u32>,
     /// 4-byte displacements to fill in: where, which label.
     fixups: Vec<(u32, Label)>,
+    /// Vector constants, put behind the cold section.
+    pool: Vec<([u64; 4], Label)>,
 }
 
 impl Asm {
@@ -189,6 +201,7 @@ impl Asm {
         self.section = 0;
         self.labels.clear();
         self.fixups.clear();
+        self.pool.clear();
     }
 
     /// Writes on in the cold section, or in the hot one.
@@ -225,6 +238,11 @@ impl Asm {
 
     /// Puts the sections together and fills displacements in. Returns where the cold section starts.
     pub(super) fn finish(&mut self) -> u32 {
+        self.set_cold(true);
+        for (words, label) in std::mem::take(&mut self.pool) {
+            self.bind(label);
+            words.into_iter().for_each(|w| self.q(w));
+        }
         self.set_cold(false);
         let hot = self.buf.len() as u32;
         self.buf.extend_from_slice(&self.other);
@@ -249,6 +267,24 @@ impl Asm {
 
     pub(super) fn q(&mut self, v: u64) {
         self.buf.extend_from_slice(&v.to_le_bytes());
+    }
+
+    /// ModRM of a memory operand with a displacement of 4 bytes.
+    fn modrm_long(&mut self, reg: u8, m: Mem) {
+        let reg = (reg & 7) << 3;
+        let base = m.base.0 & 7;
+        match m.index {
+            Some((i, scale)) => {
+                self.b(0x84 | reg);
+                self.b(scale << 6 | (i.0 & 7) << 3 | base);
+            }
+            None if base == 4 => {
+                self.b(0x84 | reg);
+                self.b(0x24);
+            }
+            None => self.b(0x80 | reg | base),
+        }
+        self.d(m.disp as u32);
     }
 
     fn modrm(&mut self, reg: u8, rm: Rm) {
@@ -707,6 +743,24 @@ impl Asm {
             Rm::Reg(r) => (0, r >> 3),
             Rm::Mem(m) => (m.index.map_or(0, |(i, _)| i.0 >> 3), m.base.0 >> 3),
         };
+        self.vex_prefix(v, reg, vvvv, x, b);
+        match rm {
+            // Short displacements count in vectors: none is used.
+            Rm::Mem(m) if v.z.is_some() => self.modrm_long(reg, m),
+            _ => self.modrm(reg, rm),
+        }
+    }
+
+    /// Prefix and opcode.
+    fn vex_prefix(&mut self, v: V, reg: u8, vvvv: u8, x: u8, b: u8) {
+        if let Some(k) = v.z {
+            self.b(0x62);
+            self.b((!(reg >> 3) & 1) << 7 | (!x & 1) << 6 | (!b & 1) << 5 | 0x10 | v.map);
+            self.b(u8::from(v.w) << 7 | (!vvvv & 15) << 3 | 4 | v.pp);
+            self.b(0x48 | k);
+            self.b(v.op);
+            return;
+        }
         let tail = (!vvvv & 15) << 3 | u8::from(v.l) << 2 | v.pp;
         if x == 0 && b == 0 && v.map == 1 && !v.w {
             self.b(0xc5);
@@ -717,7 +771,6 @@ impl Asm {
             self.b(u8::from(v.w) << 7 | tail);
         }
         self.b(v.op);
-        self.modrm(reg, rm);
     }
 
     pub(super) fn vop(&mut self, v: V, d: Xmm, a: Xmm, b: impl Into<Rm>) {
@@ -729,13 +782,33 @@ impl Asm {
         self.b(imm);
     }
 
-    /// Scalar or vector load by size in bytes (4 to 32); bits above are cleared.
+    /// A vector constant of 32 bytes; a 16-byte operand is its start.
+    pub(super) fn constant(&mut self, words: [u64; 4]) -> Label {
+        if let Some((_, l)) = self.pool.iter().find(|(w, _)| *w == words) {
+            return *l;
+        }
+        let l = self.label();
+        self.pool.push((words, l));
+        l
+    }
+
+    /// VEX instruction whose last operand is a constant of the pool. No immediate byte may follow.
+    pub(super) fn vop_const(&mut self, v: V, d: Xmm, a: Xmm, words: [u64; 4]) {
+        let l = self.constant(words);
+        // With base 0 the prefix is that of a memory operand without extensions; ModRM 00 and 101 mean `rip`.
+        self.vex_prefix(v, d.0, a.0, 0, 0);
+        self.b((d.0 & 7) << 3 | 5);
+        self.rel32(l);
+    }
+
+    /// Scalar or vector load by size in bytes (4 to 64); bits above are cleared.
     pub(super) fn vload(&mut self, bytes: usize, d: Xmm, m: Mem) {
         match bytes {
             4 => self.vex(V::new(2, 1, 0x10), d.0, 0, m),
             8 => self.vex(V::new(2, 1, 0x7e), d.0, 0, m),
             16 => self.vex(V::new(0, 1, 0x10), d.0, 0, m),
-            _ => self.vex(V::new(0, 1, 0x10).l(true), d.0, 0, m),
+            32 => self.vex(V::new(0, 1, 0x10).l(true), d.0, 0, m),
+            _ => self.vex(V::new(0, 1, 0x10).z(), d.0, 0, m),
         }
     }
 
@@ -744,7 +817,17 @@ impl Asm {
             4 => self.vex(V::new(2, 1, 0x11), s.0, 0, m),
             8 => self.vex(V::new(1, 1, 0xd6), s.0, 0, m),
             16 => self.vex(V::new(0, 1, 0x11), s.0, 0, m),
-            _ => self.vex(V::new(0, 1, 0x11).l(true), s.0, 0, m),
+            32 => self.vex(V::new(0, 1, 0x11).l(true), s.0, 0, m),
+            _ => self.vex(V::new(0, 1, 0x11).z(), s.0, 0, m),
+        }
+    }
+
+    /// The part of a register that holds a value of `bytes`.
+    pub(super) fn vmov_bytes(&mut self, bytes: usize, d: Xmm, s: Xmm) {
+        if bytes == 64 {
+            self.vex(V::new(0, 1, 0x28).z(), d.0, 0, s);
+        } else {
+            self.vmov(bytes == 32, d, s);
         }
     }
 

@@ -47,7 +47,7 @@ impl Gen<'_> {
     pub(super) fn copy_reg(&mut self, ty: Type, to: u8, from: u8) {
         if to == from {
         } else if to >= 16 {
-            self.asm.vmov(ty == Type::V256, Xmm(to - 16), Xmm(from - 16));
+            self.asm.vmov_bytes(ty.bytes(), Xmm(to - 16), Xmm(from - 16));
         } else {
             self.asm.mov(true, Gpr(to), Gpr(from));
         }

@@ -82,9 +82,8 @@ impl Gen<'_> {
             || attr.quiet()
             || attr.flush()
             || attr.daz()
-            || from == Type::F16
-            || ty == Type::F16
             || ty.is_vector()
+            || from.is_vector()
             || ty == Type::I128
             || from == Type::I128
         {
@@ -97,6 +96,9 @@ impl Gen<'_> {
         // Underflow is signalled for results that round up to the least normal number or not.
         if attr.tiny_before() && matches!(inst.op, Op::Fmul | Op::Fdiv | Op::Fma | Op::Fcvt) {
             return Ok(false);
+        }
+        if from == Type::F16 || ty == Type::F16 {
+            return self.lower_half(v, &inst, attr);
         }
         match inst.op {
             Op::Fadd | Op::Fsub | Op::Fmul | Op::Fdiv => {
@@ -243,7 +245,7 @@ impl Gen<'_> {
     }
 
     /// Runs the next operation under another rounding. Clobbers `eax`.
-    fn set_rounding(&mut self, r: Rounding) {
+    pub(super) fn set_rounding(&mut self, r: Rounding) {
         let rc = match r {
             Rounding::Down => 1,
             Rounding::Up => 2,
@@ -261,7 +263,7 @@ impl Gen<'_> {
     }
 
     /// Back to the unit's rounding, with the exceptions raised meanwhile.
-    fn reset_rounding(&mut self) {
+    pub(super) fn reset_rounding(&mut self) {
         self.asm.stmxcsr(Mem::env(SCRATCH_WORD));
         self.asm.mov(false, RAX, Mem::env(SCRATCH_WORD));
         self.asm.alu_imm(false, Alu::And, RAX, 0x3f);
@@ -282,7 +284,7 @@ impl Gen<'_> {
         let args = &[inst.a, inst.b, inst.c][..n];
         // A fused multiply-add's choice of NaN depends on its encoding.
         let native = attr.nan() == NanPolicy::X86 && inst.op != Op::Fma;
-        // The host takes infinity * 0 + NaN for no invalid operation, others take it for one.
+        // The product of zero and infinity raises "invalid" also when a quiet NaN is added, which the host lets pass.
         let soft = !native && (attr.nan() != NanPolicy::Canonical || inst.op == Op::Fma);
         let mut avoid = 0;
         let mut first = ANY;
@@ -336,7 +338,7 @@ impl Gen<'_> {
 
     /// Emits a call of the soft fallback with operands in registers, at a point where the allocation knows nothing of them
     /// any more. All vector registers are preserved.
-    fn soft_from(&mut self, inst: &Inst, n: usize, regs: [u8; 3]) -> Result<(), Too> {
+    pub(super) fn soft_from(&mut self, inst: &Inst, n: usize, regs: [u8; 3]) -> Result<(), Too> {
         use super::soft::{SoftCall, what};
         use super::stubs::Stub;
         use std::mem::offset_of;

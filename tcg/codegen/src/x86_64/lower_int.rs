@@ -793,7 +793,7 @@ impl Gen<'_> {
                 self.vals[v.index()].zx = zx as u8;
             }
             Class::Xmm => {
-                let wide = inst.ty == Type::V256;
+                let bytes = inst.ty.bytes();
                 let rb = self.use_xmm(inst.b)?;
                 let rc = self.use_xmm(inst.c)?;
                 let cc = self.condition(inst.a)?;
@@ -803,13 +803,13 @@ impl Gen<'_> {
                 let end = self.asm.label();
                 if d == rb {
                     self.asm.jcc(cc, end);
-                    self.asm.vmov(wide, d, rc);
+                    self.asm.vmov_bytes(bytes, d, rc);
                 } else {
                     if d != rc {
-                        self.asm.vmov(wide, d, rc);
+                        self.asm.vmov_bytes(bytes, d, rc);
                     }
                     self.asm.jcc(cc.negate(), end);
-                    self.asm.vmov(wide, d, rb);
+                    self.asm.vmov_bytes(bytes, d, rb);
                 }
                 self.asm.bind(end);
             }

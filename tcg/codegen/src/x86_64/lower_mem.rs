@@ -8,7 +8,7 @@ use std::mem::offset_of;
 use tcg_ir::abi::TlbEntry;
 
 use super::alloc::{Class, NO_REG, Place, class, fl};
-use super::asm::{Alu, Cc, Label, Mem, Shift};
+use super::asm::{Alu, Cc, Label, Mem, Shift, V};
 use super::regs::*;
 use super::stubs::Stub;
 use super::{Gen, Too};
@@ -134,14 +134,15 @@ impl Gen<'_> {
         let (slow, back) = (self.asm.label(), self.asm.label());
         let at = self.address(&inst)?;
         let wide = bytes > 8;
-        let always_slow = wide && (m.big_endian() || bytes > 32);
+        let vector = class(inst.ty) == Class::Xmm;
+        let always_slow = wide && !vector && (m.big_endian() || bytes > 32);
+        if vector {
+            // Behind the check nothing may be emitted that the slow path would miss.
+            self.reserve(XMMS)?;
+        }
         if always_slow {
             self.asm.jmp(slow);
         } else {
-            if class(inst.ty) == Class::Xmm {
-                // Behind the check nothing may be emitted that the slow path would miss.
-                self.reserve(XMMS)?;
-            }
             let t = self.temp_gpr()?;
             self.tlb(m, at, false, t, slow);
             self.temps &= !(1 << t.0);
@@ -194,6 +195,9 @@ impl Gen<'_> {
                 let d = self.define_xmm(v, Xmm(NO_REG - 16), 0)?;
                 let n = bytes.max(4);
                 if always_slow {
+                } else if wide && m.big_endian() {
+                    self.asm.vload(n, d, at.host());
+                    self.reverse_bytes(bytes, d, d);
                 } else if m.big_endian() && bytes > 1 {
                     self.asm.movbe_load(bytes as u32 * 8, RAX, at.host());
                     self.asm.gpr_to_xmm(bytes == 8, d, RAX);
@@ -210,11 +214,7 @@ impl Gen<'_> {
                     (stub, body),
                     |_| Ok(()),
                     |g| {
-                        if wide {
-                            g.asm.vload(n.min(32), d, buffer)
-                        } else {
-                            g.asm.gpr_to_xmm(bytes == 8, d, RAX)
-                        }
+                        if wide { g.asm.vload(n, d, buffer) } else { g.asm.gpr_to_xmm(bytes == 8, d, RAX) }
                     },
                 )?;
             }
@@ -276,6 +276,24 @@ impl Gen<'_> {
         Ok(())
     }
 
+    /// The bytes of a vector in reverse order.
+    fn reverse_bytes(&mut self, bytes: usize, d: Xmm, s: Xmm) {
+        let (low, high) = (0x0809_0a0b_0c0d_0e0f, 0x0001_0203_0405_0607);
+        let y = bytes == 32;
+        if bytes == 64 {
+            // Inside each quarter, then the quarters.
+            self.asm.vop_const(V::new(0, 1, 0x10).l(true), X14, Xmm(0), [low, high, low, high]);
+            self.asm.vop_imm(V::new(1, 3, 0x3a).w(true).z(), X14, X14, X14, 1);
+            self.asm.vop(V::new(1, 2, 0x00).z(), d, s, X14);
+            self.asm.vop_imm(V::new(1, 3, 0x43).w(true).z(), d, d, d, 0x1b);
+            return;
+        }
+        self.asm.vop_const(V::new(1, 2, 0x00).l(y), d, s, [low, high, low, high]);
+        if y {
+            self.asm.vop_imm(V::new(1, 3, 0x00).w(true).l(true), d, Xmm(0), d, 0x4e);
+        }
+    }
+
     pub(super) fn store(&mut self, v: Value) -> Result<(), Too> {
         let inst = *self.r.inst(v);
         let m = inst.memop();
@@ -313,7 +331,8 @@ impl Gen<'_> {
             self.asm.xmm_to_gpr(size >= 8, t, Xmm(src - 16));
             src = t.0;
         }
-        let always_slow = wide && (m.big_endian() || bytes > 32 || (src != NO_REG && src < 16));
+        let in_xmm = src != NO_REG && src >= 16;
+        let always_slow = wide && !in_xmm && (m.big_endian() || bytes > 32 || src != NO_REG);
         if always_slow {
             self.asm.jmp(slow);
         } else {
@@ -324,6 +343,9 @@ impl Gen<'_> {
                 if src == NO_REG {
                     let Place::Mem(from) = self.place(root) else { return Err(Too) };
                     self.copy(bytes, to, from);
+                } else if m.big_endian() {
+                    self.reverse_bytes(bytes, X15, Xmm(src - 16));
+                    self.asm.vstore(bytes, to, X15);
                 } else {
                     self.asm.vstore(bytes, to, Xmm(src - 16));
                 }

@@ -11,9 +11,14 @@ mod alloc;
 mod asm;
 mod lower_ctl;
 mod lower_fp;
+mod lower_half;
 mod lower_int;
 mod lower_mem;
 mod lower_vec;
+mod lower_vec_512;
+mod lower_vec_fp;
+mod lower_vec_int;
+mod lower_vec_move;
 mod plan;
 mod regs;
 mod soft;
@@ -153,6 +158,7 @@ impl Compiler {
             && is_x86_feature_detected!("bmi1")
             && is_x86_feature_detected!("bmi2")
             && is_x86_feature_detected!("fma")
+            && is_x86_feature_detected!("f16c")
             && is_x86_feature_detected!("lzcnt")
             && is_x86_feature_detected!("popcnt")
             && is_x86_feature_detected!("movbe");

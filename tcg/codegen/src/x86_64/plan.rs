@@ -179,7 +179,7 @@ impl Gen<'_> {
                 }
                 let inst = r.inst(v);
                 self.has_calls |= inst.op == Op::Call;
-                self.wide |= inst.ty == Type::V256;
+                self.wide |= matches!(inst.ty, Type::V256 | Type::V512);
                 for o in r.operands(inst) {
                     self.count(o, b)?;
                 }

@@ -6,6 +6,7 @@
 
 use tcg_ir::HelperDesc;
 
+use super::alloc::avx512;
 use super::asm::{Alu, Asm, Cc, Label, Mem, Shift};
 use super::regs::*;
 use crate::{CodeSpace, CompileError, RuntimeFns, raw_exit};
@@ -91,6 +92,8 @@ struct Maker {
     asm: Asm,
     /// Offset of the table.
     table: u32,
+    /// Bytes of a whole vector register.
+    whole: usize,
 }
 
 /// Which vector registers a thunk preserves.
@@ -166,7 +169,7 @@ impl Maker {
             self.asm.store(true, saved(r), Gpr(r));
         }
         for r in 0..14 {
-            self.asm.vstore(32, Mem::env(saved_xmm(r)), Xmm(r));
+            self.asm.vstore(self.whole, Mem::env(saved_xmm(r)), Xmm(r));
         }
     }
 
@@ -204,7 +207,7 @@ impl Maker {
             match v {
                 Vectors::None => {}
                 Vectors::Low => self.asm.vstore(16, Mem::env(saved_xmm(r)), Xmm(r)),
-                Vectors::Whole => self.asm.vstore(32, Mem::env(saved_xmm(r)), Xmm(r)),
+                Vectors::Whole => self.asm.vstore(self.whole, Mem::env(saved_xmm(r)), Xmm(r)),
             }
         }
         let a = &mut self.asm;
@@ -220,6 +223,7 @@ impl Maker {
         }
         args(a, pad + 8);
         self.call(f);
+        let whole = self.whole;
         let a = &mut self.asm;
         if pad != 0 {
             a.lea(true, RSP, Mem::at(RSP, pad));
@@ -236,7 +240,7 @@ impl Maker {
             match v {
                 Vectors::None => {}
                 Vectors::Low => a.vload(16, Xmm(r), Mem::env(saved_xmm(r))),
-                Vectors::Whole => a.vload(32, Xmm(r), Mem::env(saved_xmm(r))),
+                Vectors::Whole => a.vload(whole, Xmm(r), Mem::env(saved_xmm(r))),
             }
         }
         for r in caller_saved() {
@@ -306,7 +310,8 @@ pub(super) fn make(
     pc_wide: bool,
     space: &CodeSpace,
 ) -> Result<Stubs, CompileError> {
-    let mut m = Maker { asm: Asm::default(), table: 0 };
+    let whole = if avx512() { 64 } else { 32 };
+    let mut m = Maker { asm: Asm::default(), table: 0, whole };
     let table: [u64; FNS] = [
         fns.load as usize as u64,
         fns.store as usize as u64,

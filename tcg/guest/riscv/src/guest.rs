@@ -49,8 +49,9 @@ impl Riscv {
     /// A guest with this CPU.
     #[must_use]
     pub fn with_cpu(cpu: Cpu) -> Self {
-        let slots = state::slots(cpu.xlen);
-        Self { cpu, slots, helpers: helpers::table() }
+        let slots = state::slots(&cpu);
+        let helpers = helpers::table(state::pieces(&cpu));
+        Self { cpu, slots, helpers }
     }
 
     /// The CPU model.

@@ -57,6 +57,10 @@ const CSR_SLOTS: SlotSet = SlotSet::Only(&[
     state::MSCRATCH,
     state::SCAUSE,
     state::STVAL,
+    state::VSTART,
+    state::VCSR,
+    state::VL,
+    state::VTYPE,
 ]);
 /// Slots that a return from a trap changes.
 const RETURN_SLOTS: SlotSet = SlotSet::Only(&[state::PC, state::MSTATUS, state::RES_ADDR]);
@@ -68,7 +72,7 @@ pub(crate) const fn id(helper: usize) -> HelperId {
 }
 
 /// The table, in the order of the numbers above.
-pub(crate) fn table() -> Vec<HelperDesc> {
+pub(crate) fn table(pieces: usize) -> Vec<HelperDesc> {
     let mut table = vec![
         helper::<Riscv, Raise>(),
         helper::<Riscv, CsrRead>(),
@@ -85,7 +89,7 @@ pub(crate) fn table() -> Vec<HelperDesc> {
         helper::<Riscv, CheckInterrupts>(),
     ];
     debug_assert_eq!(table.len(), VECTOR);
-    table.extend(vector::helpers());
+    table.extend(vector::helpers(pieces));
     table
 }
 

@@ -1,13 +1,15 @@
 //! The mode bits of a unit's key: all state, besides the code, that translation looks at.
 //!
-//! Bits: 0-1 privilege, 2 FS is not off, 3-5 frm, 6-9 MMU index of loads and stores, 10 triggers are armed.
+//! Bits: 0-1 privilege, 2 FS is not off, 3-5 frm, 6-9 MMU index of loads and stores, 10 triggers are armed, 11 VS is not
+//! off, 12-18 a [`Known`] vector
+//! state, or 0.
 
 use tcg_ir::Rounding;
 
 use crate::{
-    cpu::Cpu,
+    cpu::{Cpu, Ext},
     state::{Hart, M, S, U, status},
-    triggers,
+    triggers, vector,
 };
 
 /// MMU index of accesses without translation.
@@ -36,6 +38,47 @@ pub const fn mmu_rights(index: usize) -> (u8, bool, bool) {
     }
 }
 
+/// A vector state with a valid `vtype`, `vstart` 0 and VS not off. Nothing is known of any other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Known {
+    /// log2 of SEW's bytes.
+    pub sew: u32,
+    /// log2 of LMUL, -3 to 3.
+    pub lmul: i32,
+    /// `vl` is VLMAX. It is less otherwise.
+    pub full: bool,
+}
+
+impl Known {
+    /// Packed in 7 bits; not 0.
+    #[must_use]
+    pub const fn pack(self) -> u8 {
+        (if self.full { 0x60 } else { 0x20 }) | (self.sew as u8 & 3) << 3 | self.lmul as u8 & 7
+    }
+
+    /// Unpacked; `None` for 0.
+    #[must_use]
+    pub const fn unpack(bits: u8) -> Option<Self> {
+        if bits & 0x20 == 0 {
+            return None;
+        }
+        let lmul = (bits & 7) as i32;
+        let lmul = if lmul < 4 { lmul } else { lmul - 8 };
+        Some(Self { sew: (bits >> 3 & 3) as u32, lmul, full: bits & 0x40 != 0 })
+    }
+
+    /// The state of a hart, packed; 0 if it is another.
+    fn of(cpu: &Cpu, hart: &Hart) -> u8 {
+        let vtype = hart.vcsrs[vector::VTYPE];
+        if hart.vcsrs[vector::VSTART] != 0 || !vector::legal(vtype) {
+            return 0;
+        }
+        let (sew, lmul) = vector::shape(vtype);
+        let full = hart.vcsrs[vector::VL] == vector::vlmax(cpu.vlenb, vtype);
+        Self { sew: sew as u32, lmul, full }.pack()
+    }
+}
+
 /// Decoded mode bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mode {
@@ -49,18 +92,25 @@ pub struct Mode {
     pub mmu: usize,
     /// Debug triggers must be checked.
     pub triggers: bool,
+    /// Vectors are on.
+    pub vs: bool,
+    /// A packed [`Known`] vector state, or 0.
+    pub vector: u8,
 }
 
 impl Mode {
     /// The mode of a hart.
     #[must_use]
     pub fn of(cpu: &Cpu, hart: &Hart) -> Self {
+        let vs = cpu.ext.has(Ext::V) && hart.mstatus & status::VS != 0;
         Self {
             privilege: hart.privilege,
             fs: hart.mstatus & status::FS != 0,
             frm: (hart.frm & 7) as u8,
             mmu: mmu_index(hart.data_privilege(), hart.mstatus),
             triggers: triggers::armed(cpu, hart),
+            vs,
+            vector: if vs { Known::of(cpu, hart) } else { 0 },
         }
     }
 
@@ -72,6 +122,8 @@ impl Mode {
             | (self.frm as u64) << 3
             | (self.mmu as u64) << 6
             | (self.triggers as u64) << 10
+            | (self.vs as u64) << 11
+            | (self.vector as u64) << 12
     }
 
     /// Unpacked.
@@ -83,6 +135,8 @@ impl Mode {
             frm: (bits >> 3 & 7) as u8,
             mmu: (bits >> 6 & 15) as usize,
             triggers: bits >> 10 & 1 != 0,
+            vs: bits >> 11 & 1 != 0,
+            vector: (bits >> 12 & 0x7f) as u8,
         }
     }
 }
@@ -106,7 +160,11 @@ mod tests {
 
     #[test]
     fn bits_round_trip() {
-        let mode = Mode { privilege: 1, fs: true, frm: 4, mmu: 6, triggers: true };
+        let state = Known { sew: 3, lmul: -3, full: true };
+        let vector = state.pack();
+        assert_eq!(Known::unpack(vector), Some(state));
+        assert_eq!(Known::unpack(0), None);
+        let mode = Mode { privilege: 1, fs: true, frm: 4, mmu: 6, triggers: true, vs: true, vector };
         assert_eq!(Mode::from_bits(mode.bits()), mode);
         assert_eq!(mmu_rights(mmu_index(S, status::SUM | status::MXR)), (S, true, true));
         assert_eq!(mmu_index(M, status::MXR), MMU_BARE);

@@ -8,7 +8,10 @@ use std::mem::offset_of;
 use accel::arch::riscv as neutral;
 use tcg_ir::{SlotId, SlotTable, Type};
 
-use crate::vector::MAX_VLENB;
+use crate::{
+    cpu::{Cpu, Ext},
+    vector::MAX_VLENB,
+};
 pub use neutral::{PMP_ENTRIES, TRIGGERS, Trigger};
 
 /// Privilege of user mode.
@@ -222,6 +225,27 @@ pub const STVAL: SlotId = SlotId(70);
 /// Slot of `frm`.
 pub const FRM: SlotId = SlotId(71);
 
+/// Slot of `vstart`.
+pub const VSTART: SlotId = SlotId(72);
+/// Slot of `vcsr`.
+pub const VCSR: SlotId = SlotId(73);
+/// Slot of `vl`.
+pub const VL: SlotId = SlotId(74);
+/// Slot of `vtype`.
+pub const VTYPE: SlotId = SlotId(75);
+
+/// Slot of piece `n` of the vector registers, counted through all of them: a register of up to 256 bits, or 256 bits of one.
+#[must_use]
+pub const fn piece(n: usize) -> SlotId {
+    SlotId(76 + n as u16)
+}
+
+/// Number of these pieces; none without V.
+#[must_use]
+pub fn pieces(cpu: &Cpu) -> usize {
+    if cpu.ext.has(Ext::V) { 32 * cpu.vlenb.div_ceil(32) as usize } else { 0 }
+}
+
 /// Slot of integer register `n`, 1 to 31.
 #[must_use]
 pub const fn x(n: u16) -> SlotId {
@@ -233,6 +257,21 @@ pub const fn x(n: u16) -> SlotId {
 pub const fn f(n: u16) -> SlotId {
     SlotId(32 + n)
 }
+
+/// Names of the pieces of the vector registers in printed IR.
+const PIECE_NAMES: [&str; 128] = [
+    "v.0", "v.1", "v.2", "v.3", "v.4", "v.5", "v.6", "v.7", "v.8", "v.9", "v.10", "v.11", "v.12", "v.13",
+    "v.14", "v.15", "v.16", "v.17", "v.18", "v.19", "v.20", "v.21", "v.22", "v.23", "v.24", "v.25", "v.26",
+    "v.27", "v.28", "v.29", "v.30", "v.31", "v.32", "v.33", "v.34", "v.35", "v.36", "v.37", "v.38", "v.39",
+    "v.40", "v.41", "v.42", "v.43", "v.44", "v.45", "v.46", "v.47", "v.48", "v.49", "v.50", "v.51", "v.52",
+    "v.53", "v.54", "v.55", "v.56", "v.57", "v.58", "v.59", "v.60", "v.61", "v.62", "v.63", "v.64", "v.65",
+    "v.66", "v.67", "v.68", "v.69", "v.70", "v.71", "v.72", "v.73", "v.74", "v.75", "v.76", "v.77", "v.78",
+    "v.79", "v.80", "v.81", "v.82", "v.83", "v.84", "v.85", "v.86", "v.87", "v.88", "v.89", "v.90", "v.91",
+    "v.92", "v.93", "v.94", "v.95", "v.96", "v.97", "v.98", "v.99", "v.100", "v.101", "v.102", "v.103",
+    "v.104", "v.105", "v.106", "v.107", "v.108", "v.109", "v.110", "v.111", "v.112", "v.113", "v.114",
+    "v.115", "v.116", "v.117", "v.118", "v.119", "v.120", "v.121", "v.122", "v.123", "v.124", "v.125",
+    "v.126", "v.127",
+];
 
 /// ABI names of the integer registers.
 pub const X_NAMES: [&str; 32] = [
@@ -247,10 +286,10 @@ pub const F_NAMES: [&str; 32] = [
     "ft9", "ft10", "ft11",
 ];
 
-/// The slot table of a width.
+/// The slot table of a CPU.
 #[must_use]
-pub fn slots(xlen: u32) -> SlotTable {
-    let xt = if xlen == 32 { Type::I32 } else { Type::I64 };
+pub fn slots(cpu: &Cpu) -> SlotTable {
+    let xt = if cpu.xlen == 32 { Type::I32 } else { Type::I64 };
     let mut table = SlotTable::new();
     let pc = table.add("pc", offset_of!(Hart, pc), xt);
     table.set_pc(pc);
@@ -268,6 +307,13 @@ pub fn slots(xlen: u32) -> SlotTable {
     table.add("scause", offset_of!(Hart, scause), xt);
     table.add("stval", offset_of!(Hart, stval), xt);
     table.add("frm", offset_of!(Hart, frm), Type::I64);
+    for (n, name) in ["vstart", "vcsr", "vl", "vtype"].iter().enumerate() {
+        table.add(name, offset_of!(Hart, vcsrs) + 8 * n, Type::I64);
+    }
+    let (ty, bytes) = if cpu.vlenb == 16 { (Type::V128, 16) } else { (Type::V256, 32) };
+    for (n, name) in PIECE_NAMES.iter().enumerate().take(pieces(cpu)) {
+        table.add(name, offset_of!(Hart, v) + bytes * n, ty);
+    }
     table
 }
 
@@ -277,8 +323,10 @@ mod tests {
 
     #[test]
     fn slot_numbers_match_the_table() {
-        for xlen in [32, 64] {
-            let table = slots(xlen);
+        for (xlen, vlen) in [(32, "128"), (64, "128"), (64, "256"), (64, "1024")] {
+            let features = [("v", "on"), ("vlen", vlen)].map(|(k, v)| (k.to_owned(), v.to_owned()));
+            let cpu = Cpu::new(xlen, "", &features).unwrap();
+            let table = slots(&cpu);
             let name = |s: SlotId| table.get(s).name;
             assert_eq!(name(PC), "pc");
             assert_eq!(name(x(2)), "sp");
@@ -288,6 +336,9 @@ mod tests {
             assert_eq!(name(MSTATUS), "mstatus");
             assert_eq!(name(RES_ADDR), "res_addr");
             assert_eq!(name(STVAL), "stval");
+            assert_eq!(name(VTYPE), "vtype");
+            assert_eq!(name(piece(31)), "v.31");
+            assert_eq!(table.len(), 76 + pieces(&cpu));
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Lane-wise operations.
 
 use super::{Val, float, scalar};
-use crate::{Cond, Exceptions, FpAttr, Inst, Lane, Op, Type};
+use crate::{Cond, Effect, Exceptions, FpAttr, Inst, Lane, Op, RmwOp, Type};
 
 impl Val {
     /// Lane `i` of `bytes` bytes, zero-extended; lane 0 is the least significant.
@@ -39,6 +39,20 @@ pub(super) fn vector(inst: &Inst, types: [Type; 3], args: [&Val; 3], exc: &mut E
         let i = if count == 0 { 0 } else { inst.imm as usize % count };
         return Some(Val::from_u64(a.lane(i, l)));
     }
+    match inst.op {
+        Op::Vbits => {
+            let lanes = types[0].bytes() / l;
+            let bit = |i: usize| (a.lane(i, l) >> (bits - 1) & 1) << i;
+            return Some(Val::from_u64((0..lanes).map(bit).fold(0, |x, y| x | y)));
+        }
+        Op::Vreduce => {
+            let (lanes, op) = (types[0].bytes() / l, RmwOp::from_bits(inst.sub >> 8));
+            let all =
+                (1..lanes).fold(u128::from(a.lane(0, l)), |x, i| super::rmw(op, l, x, a.lane(i, l).into()));
+            return Some(Val::from_u64(all as u64 & scalar::low_mask(bits)));
+        }
+        _ => {}
+    }
     let words = inst.ty.bytes().div_ceil(8);
     let count = inst.ty.bytes() / l;
     let mut each = |f: &mut dyn FnMut(u64, u64) -> u64| {
@@ -52,6 +66,8 @@ pub(super) fn vector(inst: &Inst, types: [Type; 3], args: [&Val; 3], exc: &mut E
         Op::Vadd => each(&mut |x, y| x.wrapping_add(y)),
         Op::Vsub => each(&mut |x, y| x.wrapping_sub(y)),
         Op::Vmul => each(&mut |x, y| x.wrapping_mul(y)),
+        Op::Vmulhu => each(&mut |x, y| ((u128::from(x) * u128::from(y)) >> bits) as u64),
+        Op::Vmulhs => each(&mut |x, y| ((i128::from(sx(x)) * i128::from(sx(y))) >> bits) as u64),
         Op::Vneg => each(&mut |x, _| x.wrapping_neg()),
         Op::Vmin => each(&mut |x, y| pick(sx(x) < sx(y), x, y)),
         Op::Vmax => each(&mut |x, y| pick(sx(x) > sx(y), x, y)),
@@ -87,19 +103,44 @@ pub(super) fn vector(inst: &Inst, types: [Type; 3], args: [&Val; 3], exc: &mut E
                 r.set_lane(i, 1, if j < n { a.lane(j, 1) } else { 0 });
             }
         }
-        Op::Vfadd | Op::Vfsub | Op::Vfmul | Op::Vfdiv | Op::Vfsqrt | Op::Vfma => {
+        Op::Vmask => (0..count).for_each(|i| r.set_lane(i, l, 0u64.wrapping_sub(a.0[0] >> i & 1))),
+        Op::Vwiden => {
+            let (from, n) = (l / 2, bits / 2);
+            let first = if inst.sub >> 9 & 1 != 0 { count } else { 0 };
+            for i in 0..count {
+                let v = a.lane(first + i, from);
+                r.set_lane(i, l, if inst.sub >> 8 & 1 != 0 { scalar::sext(v, n) as u64 } else { v });
+            }
+        }
+        Op::Vnarrow => {
+            for i in 0..count {
+                let from = if i < count / 2 { a } else { b };
+                r.set_lane(i, l, from.lane(i % (count / 2), 2 * l));
+            }
+        }
+        op if op.info().effect == Effect::Fp => {
             let op = match inst.op {
                 Op::Vfadd => Op::Fadd,
                 Op::Vfsub => Op::Fsub,
                 Op::Vfmul => Op::Fmul,
                 Op::Vfdiv => Op::Fdiv,
                 Op::Vfsqrt => Op::Fsqrt,
+                Op::Vfmin => Op::Fmin,
+                Op::Vfmax => Op::Fmax,
+                Op::Vfcmp => Op::Fcmp,
+                Op::Vfrint => Op::Frint,
+                Op::Vftoi => Op::Ftoi,
+                Op::Vitof => Op::Itof,
                 _ => Op::Fma,
             };
             let (ty, attr) = (float_type(lane), FpAttr(inst.imm as u16));
+            let int = if l == 8 { Type::I64 } else { Type::I32 };
+            let to = if op == Op::Ftoi { int } else { ty };
+            let from = if op == Op::Itof { int } else { ty };
             for i in 0..count {
-                let v = float::float(op, attr, ty, ty, [a.lane(i, l), b.lane(i, l), c.lane(i, l)], exc);
-                r.set_lane(i, l, v.unwrap_or(0));
+                let v = float::float(op, attr, to, from, [a.lane(i, l), b.lane(i, l), c.lane(i, l)], exc);
+                let v = v.unwrap_or(0);
+                r.set_lane(i, l, if op == Op::Fcmp { 0u64.wrapping_sub(v) } else { v });
             }
         }
         _ => return None,

@@ -590,7 +590,11 @@ impl Gen<'_, '_> {
                 | Op::Vextract
                 | Op::Vinsert
         );
-        let lane = self.lane(|l| bits || fp == matches!(l, Lane::F32 | Lane::F64));
+        let lane = self.lane(|l| match op {
+            Op::Vwiden => matches!(l, Lane::I16 | Lane::I32 | Lane::I64),
+            Op::Vnarrow => matches!(l, Lane::I8 | Lane::I16 | Lane::I32),
+            _ => bits || fp == matches!(l, Lane::F32 | Lane::F64),
+        });
         let ty = self.ty(Type::is_vector)?;
         let none = Value::NONE;
         let width = lane.bytes() * 8;
@@ -607,6 +611,18 @@ impl Gen<'_, '_> {
                 imm = self.rng.below(lanes) as u64;
                 (self.ty(fits)?, [self.value(ty), none, none])
             }
+            Op::Vbits => {
+                let fits = |t: Type| t.is_int() && t.bytes() <= 8 && t.bits() as usize >= lanes;
+                (self.ty(fits)?, [self.value(ty), none, none])
+            }
+            Op::Vreduce => {
+                let fits = |t: Type| t.is_int() && t.bytes() <= 8 && t.bytes() >= lane.bytes();
+                (self.ty(fits)?, [self.value(ty), none, none])
+            }
+            Op::Vmask => {
+                let from = self.ty(|t| t.is_int() && t.bytes() <= 8)?;
+                (ty, [self.value(from), none, none])
+            }
             Op::Vinsert => {
                 imm = self.rng.below(lanes) as u64;
                 (ty, [self.value(ty), self.lane_scalar(lane), none])
@@ -614,8 +630,13 @@ impl Gen<'_, '_> {
             _ => (ty, self.args(op, ty)),
         };
         match op {
+            Op::Vreduce => sub |= (1 + self.rng.below(RmwOp::ALL.len() - 1) as u16) << 8,
+            Op::Vwiden => sub |= (self.rng.below(4) as u16) << 8,
             Op::Vcmp => sub |= (self.rng.below(12) as u16) << 8,
             Op::Vshli | Op::Vshri | Op::Vsari => imm = self.rng.below(width) as u64,
+            Op::Vfcmp => {
+                imm = u64::from(self.attr(op).0 & 0x4fff) | (self.rng.below(4) as u64) << 12;
+            }
             _ if fp => imm = u64::from(self.attr(op).0),
             _ => {}
         }

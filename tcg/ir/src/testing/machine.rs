@@ -73,7 +73,11 @@ pub fn random_slots(rng: &mut Rng, slots: &SlotTable, state: &mut [u8]) {
         match slot.ty {
             Type::F16 | Type::F32 | Type::F64 => v.0[0] = rng.float(slot.ty),
             Type::V64 | Type::V128 | Type::V256 | Type::V512 if rng.one_in(2) => {
-                v.0 = v.0.map(|_| rng.float(Type::F64));
+                let single = rng.one_in(2);
+                v.0 = v.0.map(|_| match single {
+                    true => rng.float(Type::F32) | rng.float(Type::F32) << 32,
+                    false => rng.float(Type::F64),
+                });
             }
             Type::Flags => {
                 let ty = [Type::I8, Type::I16, Type::I32, Type::I64][rng.below(4)];

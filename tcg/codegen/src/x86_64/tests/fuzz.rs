@@ -143,3 +143,29 @@ fn floats() {
     let cfg = GenConfig { ops, types: vec![I32, I64, F32, F64], ..GenConfig::default() };
     run(&cfg, 2);
 }
+
+/// Vectors of all widths and what moves between them and scalars, in regions long enough to run out of registers.
+#[test]
+fn vectors() {
+    use tcg_ir::Type::*;
+    let ops = Op::ALL.iter().copied().filter(|o| (*o as u8) >= Op::Vadd as u8);
+    let mut ops: Vec<_> = ops.chain([Op::Load, Op::Store, Op::Select, Op::Bitcast]).collect();
+    for _ in 0..8 {
+        ops.extend([Op::Get, Op::Set]);
+    }
+    let types = vec![I8, I16, I32, I64, F32, F64, V64, V128, V256, V512];
+    run(&GenConfig { ops, types, insts: 40, ..GenConfig::default() }, 5);
+}
+
+/// Binary16 through the wider formats, with the rounding modes of the host.
+#[test]
+fn halves() {
+    use tcg_ir::Effect;
+    use tcg_ir::Type::*;
+    let fp = Op::ALL.iter().copied().filter(|o| o.info().effect == Effect::Fp && (*o as u8) < Op::Vadd as u8);
+    let mut ops: Vec<_> = fp.collect();
+    for _ in 0..3 {
+        ops.extend([Op::Get, Op::Set]);
+    }
+    run(&GenConfig { ops, types: vec![I32, I64, F16, F32], ..GenConfig::default() }, 6);
+}

@@ -1,6 +1,6 @@
 //! Emitted code as text, for small regions in which every byte counts.
 
-use tcg_ir::{Builder, Cond, Hint, MemOp, Op, Region, Rounding, SlotId, Type};
+use tcg_ir::{Builder, Cond, Hint, Lane, MemOp, Op, Region, Rounding, SlotId, Type, Value};
 
 use super::Bench;
 
@@ -9,6 +9,8 @@ const X1: SlotId = SlotId(2);
 const X2: SlotId = SlotId(3);
 const D0: SlotId = SlotId(10);
 const D1: SlotId = SlotId(11);
+const V0: SlotId = SlotId(32);
+const V1: SlotId = SlotId(33);
 
 /// The hot part of a region's code, up to and with its first jump that is not conditional.
 fn code(bench: &mut Bench, make: impl FnOnce(&mut Builder<'_>)) -> String {
@@ -31,7 +33,10 @@ fn check(make: impl FnOnce(&mut Builder<'_>), want: &[&str]) {
     let Some(mut bench) = Bench::new() else { return };
     let got = code(&mut bench, make);
     let pads = |l: &&str| !l.contains("nop") && !l.starts_with("jmp") && *l != "xchg ax, ax";
-    let cut = |l| if str::starts_with(l, "jp ") { "jp" } else { l };
+    let cut = |l| match str::split_once(l, ' ') {
+        Some((jump @ ("jp" | "jne"), _)) => jump,
+        _ => l,
+    };
     let got: Vec<&str> = got.lines().map(str::trim).filter(pads).map(cut).collect();
     assert_eq!(got, want);
 }
@@ -187,4 +192,91 @@ fn load_size() {
     let text = bench.disassemble(&r, Rounding::NearestEven);
     let at: Vec<&str> = text.lines().collect();
     assert!(at.len() <= 26, "{text}");
+}
+
+/// A binary vector operation on the slots `v0` and `v1`, to `v0`.
+fn vector(op: Op, lane: Lane, extra: u16, imm: u64, want: &[&str]) {
+    check(
+        |b| {
+            b.insn(0x4000, 4);
+            let (x, y) = (b.get(V0, Type::V128), b.get(V1, Type::V128));
+            let y = if op.info().args > 1 { y } else { Value::NONE };
+            let z = b.vector(op, Type::V128, lane, extra, [x, y, Value::NONE], imm);
+            b.set(V0, z);
+            b.link(0x4004, Hint::None);
+        },
+        want,
+    );
+}
+
+const LOAD_BOTH: [&str; 2] = ["vmovups xmm0, [rbp+0x50]", "vmovups xmm1, [rbp+0x60]"];
+
+/// The lines of a recipe between the loads of its operands and the store of its result; constants are cut off.
+fn recipe(op: Op, lane: Lane, extra: u16, imm: u64, want: &[&str]) {
+    let loads = &LOAD_BOTH[..op.info().args as usize];
+    let all = [loads, want, &["vmovups [rbp+0x50], xmm0"]].concat();
+    vector(op, lane, extra, imm, &all);
+}
+
+#[test]
+fn vector_add() {
+    recipe(Op::Vadd, Lane::I16, 0, 0, &["vpaddw xmm0, xmm0, xmm1"]);
+}
+
+#[test]
+fn vector_compare_unsigned() {
+    recipe(
+        Op::Vcmp,
+        Lane::I8,
+        Cond::Leu as u16,
+        0,
+        &["vpminub xmm15, xmm0, xmm1", "vpcmpeqb xmm0, xmm15, xmm0"],
+    );
+}
+
+#[test]
+fn vector_product_of_quadwords() {
+    recipe(
+        Op::Vmul,
+        Lane::I64,
+        0,
+        0,
+        &[
+            "vpshufd xmm15, xmm1, 0xb1",
+            "vpmulld xmm15, xmm15, xmm0",
+            "vpsrlq xmm14, xmm15, 0x20",
+            "vpaddd xmm15, xmm15, xmm14",
+            "vpsllq xmm15, xmm15, 0x20",
+            "vpmuludq xmm14, xmm0, xmm1",
+            "vpaddq xmm0, xmm14, xmm15",
+        ],
+    );
+}
+
+#[test]
+fn vector_arithmetic_shift_of_quadwords() {
+    recipe(
+        Op::Vsari,
+        Lane::I64,
+        0,
+        7,
+        &[
+            "vpxor xmm15, xmm15, xmm15",
+            "vpcmpgtq xmm15, xmm15, xmm0",
+            "vpxor xmm14, xmm0, xmm15",
+            "vpsrlq xmm14, xmm14, 7",
+            "vpxor xmm0, xmm14, xmm15",
+        ],
+    );
+}
+
+#[test]
+fn vector_float_product() {
+    recipe(
+        Op::Vfmul,
+        Lane::F32,
+        0,
+        0,
+        &["vmulps xmm0, xmm0, xmm1", "vcmpunordps xmm15, xmm0, xmm0", "vtestps xmm15, xmm15", "jne"],
+    );
 }

@@ -4,6 +4,7 @@
 mod fuzz;
 mod golden;
 mod links;
+mod vectors;
 
 use std::ffi::c_void;
 

@@ -21,9 +21,10 @@ impl Translator<'_, '_> {
             self.set_x(a.rd, link);
         }
         if is_link(a.rd) {
-            self.b.link(target, Hint::Call(self.next));
+            self.leave(target, Hint::Call(self.next));
             self.flow = Flow::End;
         } else if target == self.head
+            && self.may_loop()
             && let Some(head) = self.head_block
         {
             self.b.jump(head);
@@ -31,7 +32,7 @@ impl Translator<'_, '_> {
         } else if target > self.pc && target / PAGE == self.pc / PAGE && !self.limits.straight {
             self.flow = Flow::Goto(target);
         } else {
-            self.b.link(target, Hint::None);
+            self.leave(target, Hint::None);
             self.flow = Flow::End;
         }
         true
@@ -54,7 +55,7 @@ impl Translator<'_, '_> {
             (false, true) => Hint::Return,
             (false, false) => Hint::None,
         };
-        self.b.indirect(target, hint);
+        self.leave_to(target, hint);
         self.flow = Flow::End;
         true
     }
@@ -95,6 +96,7 @@ impl Translator<'_, '_> {
             self.b.switch_to(side);
             self.check_target(target);
         } else if target == self.head
+            && self.may_loop()
             && let Some(head) = self.head_block
         {
             self.b.branch(taken, head, on, true);
@@ -102,12 +104,12 @@ impl Translator<'_, '_> {
             let side = self.b.new_block();
             // Backward branches are mostly loops and taken.
             self.b.branch(taken, side, on, target <= self.pc);
-            self.sides.push((side, target));
+            self.sides.push((side, target, self.vector));
         }
         self.b.switch_to(on);
         self.flow = Flow::Next;
         if self.limits.straight {
-            self.b.link(self.next, Hint::None);
+            self.leave(self.next, Hint::None);
             self.flow = Flow::End;
         }
         true

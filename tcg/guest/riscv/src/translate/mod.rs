@@ -14,6 +14,12 @@ mod rvf;
 mod rvi;
 mod rvm;
 mod rvv;
+mod rvv_float;
+mod rvv_int;
+mod rvv_mask;
+mod rvv_mem;
+mod rvv_mode;
+mod rvv_wide;
 mod zb;
 mod zcb;
 mod zfh;
@@ -33,6 +39,9 @@ use crate::{
 
 /// Bytes of a page: units do not leave the one they start in.
 const PAGE: u64 = 1 << tcg_ir::abi::PAGE_BITS;
+
+/// A unit that has this many operations ends: one vector instruction may be hundreds.
+const MAX_OPERATIONS: usize = 3000;
 
 /// How the instruction that was just translated leaves the unit's path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,10 +75,18 @@ pub(crate) struct Translator<'a, 'b> {
     flow: Flow,
     /// `mstatus.FS` has been set to dirty on this path.
     fs_dirty: bool,
+    /// The same of `mstatus.VS`.
+    vs_dirty: bool,
+    /// What is known of the vector state here, as in the key's mode.
+    vector: u8,
+    /// Words of the mask of elements below `vl`, as far as this instruction has made them.
+    tails: Vec<Value>,
+    /// The unit has made use of what its key says of the vector state.
+    relied: bool,
     /// Instructions of the path so far, this one included.
     insns: u32,
-    /// Blocks that leave to an address.
-    sides: Vec<(BlockId, u64)>,
+    /// Blocks that leave to an address, and what is known of the vector state there.
+    sides: Vec<(BlockId, u64, u8)>,
 }
 
 impl decode::Fields for Translator<'_, '_> {
@@ -99,6 +116,10 @@ pub(crate) fn unit(
         next: key.pc,
         flow: Flow::Next,
         fs_dirty: false,
+        vs_dirty: false,
+        vector: Mode::from_bits(key.mode).vector,
+        tails: Vec::new(),
+        relied: false,
         insns: 0,
         sides: Vec::new(),
     };
@@ -137,21 +158,23 @@ pub(crate) fn unit(
             Flow::Goto(pc) => pc,
         };
         // Go on only inside the page, and with the whole of the next instruction in it.
-        let fetched = match t.insns < limits.max_insns && t.pc >> 12 == key.pc >> 12 {
+        let room = t.insns < limits.max_insns && t.b.region().insts.len() < MAX_OPERATIONS;
+        let fetched = match room && t.pc >> 12 == key.pc >> 12 {
             true => fetch(cpu, code, t.pc).ok(),
             false => None,
         };
         match fetched {
             Some((w, l)) if (t.pc % PAGE) + u64::from(l) <= PAGE => (word, len) = (w, l),
             _ => {
-                t.b.link(t.pc, Hint::None);
+                t.leave(t.pc, Hint::None);
                 break;
             }
         }
     }
-    for (block, pc) in std::mem::take(&mut t.sides) {
+    for (block, pc, vector) in std::mem::take(&mut t.sides) {
         t.b.switch_to(block);
-        t.b.link(pc, Hint::None);
+        t.vector = vector;
+        t.leave(pc, Hint::None);
     }
     if let Some(budget) = budget {
         t.b.set_budget(budget, u64::from(t.insns));

@@ -1,7 +1,8 @@
-//! V: every instruction is a call of one of the helpers of `vector/`, which read its word again.
+//! V: an instruction is a call of one of the helpers of `vector/`, which read its word again, unless `rvv_mode.rs` and its
+//! siblings translate it.
 //!
-//! The helpers check `mstatus.VS`, `vtype` and the registers, since all of these are state and no part of the unit's
-//! key; what is left to do here is to pass scalars and to write scalar results.
+//! The helpers check `mstatus.VS`, `vtype` and the registers, since the unit's key need not say
+//! anything of them; what is left to do here is to pass scalars and to write scalar results.
 
 use tcg_ir::{Type, Value};
 
@@ -149,7 +150,7 @@ scalars! {
 }
 
 impl Translator<'_, '_> {
-    fn word(&mut self) -> Value {
+    pub(super) fn word(&mut self) -> Value {
         self.b.iconst(Type::I64, u64::from(self.bits))
     }
 
@@ -159,17 +160,26 @@ impl Translator<'_, '_> {
     }
 
     fn v_int<A>(&mut self, _: &A) {
+        if self.v_inline_int() {
+            return;
+        }
         let zero = self.b.iconst(Type::I64, 0);
         self.v_call(vector::INTEGER, zero);
     }
 
     fn v_int_x(&mut self, a: &impl Scalar) {
+        if self.v_inline_int() {
+            return;
+        }
         let x = self.x(a.register());
         let x = self.b.sext(Type::I64, x);
         self.v_call(vector::INTEGER, x);
     }
 
     fn v_to_x(&mut self, a: &impl Scalar) {
+        if self.v_inline_int() {
+            return;
+        }
         let zero = self.b.iconst(Type::I64, 0);
         let v = self.v_call(vector::INTEGER, zero);
         let v = self.b.trunc(self.xt, v);
@@ -177,16 +187,25 @@ impl Translator<'_, '_> {
     }
 
     fn v_float<A>(&mut self, _: &A) {
+        if self.v_inline_float() {
+            return;
+        }
         let zero = self.b.iconst(Type::I64, 0);
         self.v_call(vector::FLOAT, zero);
     }
 
     fn v_float_f(&mut self, a: &impl Scalar) {
+        if self.v_inline_float() {
+            return;
+        }
         let f = self.f_bits(a.register());
         self.v_call(vector::FLOAT, f);
     }
 
     fn v_to_f(&mut self, a: &impl Scalar) {
+        if self.v_inline_float() {
+            return;
+        }
         let zero = self.b.iconst(Type::I64, 0);
         let v = self.v_call(vector::FLOAT, zero);
         let v = self.b.bitcast(Type::F64, v);
@@ -195,45 +214,24 @@ impl Translator<'_, '_> {
 
     fn v_access(&mut self, rs1: i32, stride: Value) {
         let base = self.x(rs1);
-        let base = self.b.zext(Type::I64, base);
-        let word = self.word();
-        let mmu = self.b.iconst(Type::I64, self.mode.mmu as u64);
-        self.b.call(id(vector::MEMORY), Type::Void, &[word, base, stride, mmu]);
+        self.v_access_call(base, stride);
     }
 
     fn v_memory(&mut self, a: &impl Scalar) {
+        if self.v_inline_memory() {
+            return;
+        }
         let none = self.b.iconst(Type::I64, 0);
         self.v_access(a.register(), none);
+        // Fault-only-first loads may have made `vl` smaller.
+        if self.bits >> 20 & 31 == 16 && self.bits >> 26 & 3 == 0 && self.bits & 0x7f == 0x07 {
+            self.v_check_vl();
+        }
     }
 
     fn v_strided(&mut self, a: &ArgVmems) {
         let stride = self.x(a.rs2);
         let stride = self.b.sext(Type::I64, stride);
         self.v_access(a.rs1, stride);
-    }
-
-    fn v_config(&mut self, rd: i32, avl: Value, vtype: Value) -> bool {
-        let word = self.word();
-        let avl = self.b.zext(Type::I64, avl);
-        let vtype = self.b.zext(Type::I64, vtype);
-        let vl = self.b.call(id(vector::CONFIG), Type::I64, &[word, avl, vtype]);
-        let vl = self.b.trunc(self.xt, vl);
-        self.set_x(rd, vl);
-        true
-    }
-
-    pub(crate) fn trans_vsetvli(&mut self, a: &ArgVsetvli) -> bool {
-        let (avl, vtype) = (self.x(a.rs1), self.imm(i64::from(a.zimm)));
-        self.v_config(a.rd, avl, vtype)
-    }
-
-    pub(crate) fn trans_vsetivli(&mut self, a: &ArgVsetivli) -> bool {
-        let (avl, vtype) = (self.imm(i64::from(a.uimm)), self.imm(i64::from(a.zimm)));
-        self.v_config(a.rd, avl, vtype)
-    }
-
-    pub(crate) fn trans_vsetvl(&mut self, a: &ArgVsetvl) -> bool {
-        let (avl, vtype) = (self.x(a.rs1), self.x(a.rs2));
-        self.v_config(a.rd, avl, vtype)
     }
 }

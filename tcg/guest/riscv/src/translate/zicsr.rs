@@ -62,7 +62,13 @@ impl Translator<'_, '_> {
             n @ (num::FFLAGS | num::FRM | num::FCSR) => self.csr_fp(n, rd, update, v, writes),
             n => match self.plain_slot(n) {
                 Some(slot) => self.csr_slot(slot, rd, update, v, writes),
-                None => self.csr_helper(n, rd, update, v, writes),
+                None => match self.v_csr(n).filter(|_| !writes) {
+                    Some(v) => {
+                        self.set_x(rd, v);
+                        true
+                    }
+                    None => self.csr_helper(n, rd, update, v, writes),
+                },
             },
         }
     }

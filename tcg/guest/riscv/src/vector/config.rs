@@ -9,7 +9,7 @@ use crate::{guest::Riscv, state::status};
 pub(crate) const VILL: u64 = 1 << 63;
 
 /// log2 of SEW's bytes and log2 of LMUL in a valid `vtype`.
-pub(super) const fn shape(vtype: u64) -> (i32, i32) {
+pub(crate) const fn shape(vtype: u64) -> (i32, i32) {
     let sew = (vtype >> 3 & 3) as i32;
     let lmul = (vtype & 7) as i32;
     (sew, if lmul < 4 { lmul } else { lmul - 8 })

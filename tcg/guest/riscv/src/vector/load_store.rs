@@ -13,6 +13,8 @@ use crate::{
     triggers,
 };
 
+const PAGE: u64 = 1 << tcg_ir::abi::PAGE_BITS;
+
 /// Where elements lie.
 #[derive(Debug, Clone, Copy)]
 enum Place {
@@ -144,7 +146,7 @@ impl Access<'_> {
                 continue;
             }
             let done = match self.run_of(i) {
-                Some(n) => self.together(cx, i).map(|()| n),
+                Some(log2) => self.together(cx, i, log2).map(|()| 1 << (log2 - p.eew as u32)),
                 None => self.element(cx, i).map(|()| 1),
             };
             match done {
@@ -166,22 +168,36 @@ impl Access<'_> {
         if self.xlen == 32 { gva & 0xffff_ffff } else { gva }
     }
 
-    /// How many elements from `i` on one aligned access of 8 bytes covers: 2 or more, without masks and gaps. Such an
-    /// access faults as a whole, so its first element is the one that faults.
-    fn run_of(&self, i: usize) -> Option<usize> {
+    /// log2 of the bytes from element `i` on that one access covers: 2 elements or more, without masks and gaps, in one page.
+    /// Such an access faults as a whole, so its first element is the one that faults.
+    fn run_of(&self, i: usize) -> Option<u32> {
         let p = self.plan;
-        let n = 8 >> p.eew;
         let dense = p.vm && p.fields == 1 && matches!(p.place, Place::Stride(s) if s == 1 << p.eew);
         let gva = self.base.wrapping_add((i as u64) << p.eew);
-        (dense && n > 1 && p.count - i >= n && gva & 7 == 0).then_some(n)
+        let room = (PAGE - (gva & (PAGE - 1))).min(64) as usize;
+        let log2 = room.min((p.count - i) << p.eew).checked_ilog2()?;
+        (dense && log2 > p.eew as u32).then_some(log2)
     }
 
     /// The elements of [`run_of`](Self::run_of).
-    fn together(&self, cx: &mut Cx<'_, Riscv>, i: usize) -> Result<(), Trap> {
+    fn together(&self, cx: &mut Cx<'_, Riscv>, i: usize, log2: u32) -> Result<(), Trap> {
         let p = self.plan;
         let gva = self.wrap(self.base.wrapping_add((i as u64) << p.eew));
         let at = p.vd as usize * self.vlenb + (i << p.eew);
-        self.one(cx, gva, at, 3)
+        if log2 <= 3 {
+            return self.one(cx, gva, at, log2);
+        }
+        let m = MemOp::new(log2).with_mmu(self.mmu);
+        let n = 1 << log2;
+        if p.store {
+            let mut bytes = [0; 64];
+            bytes[..n].copy_from_slice(&cx.state.v[at..at + n]);
+            cx.store_wide(gva, m, &bytes)
+        } else {
+            let bytes = cx.load_wide(gva, m)?;
+            cx.state.v[at..at + n].copy_from_slice(&bytes[..n]);
+            Ok(())
+        }
     }
 
     /// One element, all fields.

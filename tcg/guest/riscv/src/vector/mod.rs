@@ -18,7 +18,7 @@ mod mask;
 mod permute;
 mod reduce;
 
-pub(crate) use config::{VILL, legal, vlmax};
+pub(crate) use config::{VILL, legal, shape, vlmax};
 
 use tcg_engine::{Cx, Helper, Trap, helper};
 use tcg_ir::{Effects, HelperDesc, SlotId, SlotSet, Type};
@@ -53,17 +53,35 @@ pub(crate) const INTEGER: usize = FIRST + 2;
 /// `v_float(word, scalar)`: what goes to a floating-point register, if anything does.
 pub(crate) const FLOAT: usize = FIRST + 3;
 
-/// Slots that all of them look at, and change.
-const SLOTS: &[SlotId] = &[state::MSTATUS, state::FRM];
+/// Slots that all of them look at, and change: some CSRs, then the pieces of the vector registers, as many as there are.
+const SLOTS: [SlotId; CSRS + MAX_PIECES] = {
+    let csrs = [state::MSTATUS, state::FRM, state::VSTART, state::VCSR, state::VL, state::VTYPE];
+    let mut all = [state::PC; CSRS + MAX_PIECES];
+    let mut n = 0;
+    while n < all.len() {
+        all[n] = if n < CSRS { csrs[n] } else { state::piece(n - CSRS) };
+        n += 1;
+    }
+    all
+};
+static ALL_SLOTS: [SlotId; CSRS + MAX_PIECES] = SLOTS;
+const CSRS: usize = 6;
+const MAX_PIECES: usize = 32 * MAX_VLENB / 32;
+
+/// The slots of a hart with `pieces` pieces of vector registers.
+fn slots(pieces: usize) -> SlotSet {
+    SlotSet::Only(&ALL_SLOTS[..CSRS + pieces.min(MAX_PIECES)])
+}
 
 /// The helpers' table, in the order of the numbers above.
-pub(crate) fn helpers() -> [HelperDesc; 4] {
+pub(crate) fn helpers(pieces: usize) -> [HelperDesc; 4] {
     [
         helper::<Riscv, Config>(),
         helper::<Riscv, Memory>(),
         helper::<Riscv, Integer>(),
         helper::<Riscv, Float>(),
     ]
+    .map(|h| HelperDesc { reads: slots(pieces), writes: slots(pieces), ..h })
 }
 
 macro_rules! vector_helpers {
@@ -75,8 +93,8 @@ macro_rules! vector_helpers {
             const NAME: &'static str = $name;
             const ARGS: u8 = $args;
             const RESULT: Type = Type::$result;
-            const READS: SlotSet = SlotSet::Only(SLOTS);
-            const WRITES: SlotSet = SlotSet::Only(SLOTS);
+            const READS: SlotSet = SlotSet::None;
+            const WRITES: SlotSet = SlotSet::None;
             const EFFECTS: Effects = $effects;
 
             fn call(cx: &mut Cx<'_, Riscv>, args: [u64; 4]) -> Result<u64, Trap> {
@@ -107,26 +125,26 @@ fn check(condition: bool) -> Check {
 
 /// The fields of a vector instruction.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Insn(u32);
+pub(crate) struct Insn(pub(crate) u32);
 
 impl Insn {
-    fn funct6(self) -> u32 {
+    pub(crate) fn funct6(self) -> u32 {
         self.0 >> 26
     }
-    fn funct3(self) -> u32 {
+    pub(crate) fn funct3(self) -> u32 {
         self.0 >> 12 & 7
     }
-    fn vd(self) -> u32 {
+    pub(crate) fn vd(self) -> u32 {
         self.0 >> 7 & 31
     }
-    fn vs1(self) -> u32 {
+    pub(crate) fn vs1(self) -> u32 {
         self.0 >> 15 & 31
     }
-    fn vs2(self) -> u32 {
+    pub(crate) fn vs2(self) -> u32 {
         self.0 >> 20 & 31
     }
     /// Not masked.
-    fn vm(self) -> bool {
+    pub(crate) fn vm(self) -> bool {
         self.0 >> 25 & 1 != 0
     }
     fn simm(self) -> u64 {
@@ -136,12 +154,12 @@ impl Insn {
 }
 
 /// Major forms of OP-V, by `funct3`.
-mod form {
-    pub(super) const IVV: u32 = 0;
-    pub(super) const MVV: u32 = 2;
-    pub(super) const IVI: u32 = 3;
-    pub(super) const IVX: u32 = 4;
-    pub(super) const FVF: u32 = 5;
+pub(crate) mod form {
+    pub(crate) const IVV: u32 = 0;
+    pub(crate) const MVV: u32 = 2;
+    pub(crate) const IVI: u32 = 3;
+    pub(crate) const IVX: u32 = 4;
+    pub(crate) const FVF: u32 = 5;
 }
 
 /// A group of registers as an operand.

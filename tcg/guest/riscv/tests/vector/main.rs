@@ -19,7 +19,8 @@ use accel::{
     arch::{GuestArch, riscv::State},
 };
 use common::{
-    RAM, Rig,
+    RAM, RAM_SIZE, Rig, STOP,
+    asm::{emit, li, s_type, vsetvli},
     oracle::{self, Rng},
 };
 use image::{DATA, HANDLER, Image, Layout, NAMES, image};
@@ -122,4 +123,48 @@ fn fuzz_vlen_512_as_in_qemu() {
 #[test]
 fn fuzz_vlen_1024_as_in_qemu() {
     fuzz(128, 1);
+}
+
+/// A load or store that faults in the middle names its element, as it does in a helper.
+#[test]
+fn faults_name_their_element() {
+    // vsetvli x0, x0+rd e8,m8; then the access at x10.
+    let load = 0x0205_0007 | 8 << 7;
+    let store = load | 0x20;
+    let end = RAM + RAM_SIZE;
+    for (word, mcause) in [(load, 5), (store, 7)] {
+        for (base, element) in [(end - 40, 40), (end, 0), (end - 4096 - 8, u64::MAX), (end - 128, u64::MAX)] {
+            for backend in ["interp", "jit"] {
+                let mut rig = Rig::new(GuestArch::Riscv64, &[("v", "on")], backend);
+                let mut code = Vec::new();
+                emit(&mut code, vsetvli(1, 0, 3));
+                emit(&mut code, word);
+                li(&mut code, 5, STOP);
+                emit(&mut code, s_type(0x23, 3, 5, 0, 0));
+                emit(&mut code, 0x6f);
+                rig.write(RAM, &code);
+                let mut handler = Vec::new();
+                li(&mut handler, 5, STOP);
+                emit(&mut handler, s_type(0x23, 3, 5, 0, 0));
+                emit(&mut handler, 0x6f);
+                rig.write(HANDLER, &handler);
+                let mut start = State {
+                    pc: RAM,
+                    mtvec: HANDLER,
+                    mstatus: rig.fresh.mstatus | 1 << 9,
+                    ..rig.fresh.clone()
+                };
+                start.x[10] = base;
+                rig.set_state(start);
+                assert_eq!(rig.run(), Exit::Kicked);
+                let s = rig.state();
+                if element == u64::MAX {
+                    assert_eq!(s.mcause, 0, "{backend} {base:#x}");
+                } else {
+                    let got = (s.mcause, s.mtval, s.mepc, s.vcsrs[0]);
+                    assert_eq!(got, (mcause, end, RAM + 4, element), "{backend} {word:#x} {base:#x}");
+                }
+            }
+        }
+    }
 }
