@@ -1,9 +1,6 @@
 //! From guest code to a unit: fetch through the MMU, translate, optimise, generate.
 
-use std::{
-    sync::Arc,
-    sync::atomic::{AtomicBool, Ordering},
-};
+use std::sync::{Arc, atomic::Ordering};
 
 use accel::LogItems;
 use guest_memory::PAGE_SIZE;
@@ -16,14 +13,15 @@ use tcg_ir::{
 
 use crate::profile::cpu_ns;
 use crate::{
-    Access, CodeReader, Cx, Guest, Key, Limits, Trap, backend,
-    code::{BlockHook, BlockRef, Unit, UnitKey, block_ref},
+    Access, CodeReader, Cx, Guest, Key, Limits, Trap,
+    backend::Code,
+    code::{BlockHook, BlockRef, Tier, Unit, UnitKey, block_ref},
     memory::{self, Place},
     vcpu::Vcpu,
 };
 
-/// Most guest instructions in one unit.
-const MAX_INSNS: u32 = 96;
+/// Most guest instructions in one unit of each tier.
+const MAX_INSNS: [u32; 2] = [64, 96];
 
 /// One page as the reader sees it.
 #[derive(Clone, Copy)]
@@ -113,6 +111,7 @@ pub(crate) fn translate<G: Guest>(
     vcpu: &mut Vcpu<G>,
     key: Key,
     at: Option<UnitKey>,
+    tier: Tier,
     debugging: bool,
 ) -> Result<Arc<Unit>, Trap> {
     let engine = vcpu.engine.clone();
@@ -122,6 +121,7 @@ pub(crate) fn translate<G: Guest>(
     if let Some(at) = &at
         && let Some(u) = cache.find(at)
         && u.second.is_none()
+        && (u.tier == tier || u.tier == Tier::Second)
     {
         return Ok(u);
     }
@@ -129,7 +129,8 @@ pub(crate) fn translate<G: Guest>(
     let mut scratch = engine.scratch.lock();
     let Scratch { region, optimizer } = &mut *scratch;
     let single = debugging || at.is_none();
-    let limits = Limits { max_insns: if single { 1 } else { MAX_INSNS }, straight: single };
+    let max_insns = if single { 1 } else { MAX_INSNS[tier as usize] };
+    let limits = Limits { max_insns, straight: single || tier == Tier::First };
     let guest_key = Key { pc: key.pc, mode: key.mode & !(1 << 63) };
     let others: Vec<_> = engine.others(vcpu.core.index);
     let hook = |block: &Arc<guest_memory::RamBlock>| {
@@ -165,28 +166,30 @@ pub(crate) fn translate<G: Guest>(
         log.write(format_args!("IR after passes:\n{}\n", tcg_ir::print::region(region, tables)));
     }
     let rounding = engine.guest.rounding(guest_key);
-    let code = match &at {
-        None => backend::Code::Interp(Box::new(region.clone())),
-        Some(_) => match engine.backend.make(region, key, rounding) {
-            Ok(code) => code,
+    let backend = &cache.backend;
+    let interp = || (Code::Interp(Box::new(region.clone())), Box::default());
+    if at.is_some() && cache.is_full() {
+        empty_cache(&engine);
+    }
+    let (code, links) = match &at {
+        None => interp(),
+        Some(_) => match backend.make(region, key, rounding, tier) {
+            Ok(made) => made,
             Err(CompileError::Full) => {
                 empty_cache(&engine);
-                match engine.backend.make(region, key, rounding) {
-                    Ok(code) => code,
-                    Err(_) => backend::Code::Interp(Box::new(region.clone())),
-                }
+                backend.make(region, key, rounding, tier).unwrap_or_else(|_| interp())
             }
-            Err(_) => backend::Code::Interp(Box::new(region.clone())),
+            Err(_) => interp(),
         },
     };
     if log.wants(LogItems::OUT_ASM)
-        && let Some(text) = code.disassemble()
+        && let Some(text) = backend.disassemble(&code)
     {
         log.write(format_args!("OUT: {} bytes\n{text}\n", code.len()));
     }
-    engine.profile.add(key, &code);
+    engine.profile.add(key, backend, &code);
     let s = &engine.stats;
-    s.units.fetch_add(1, Ordering::Relaxed);
+    s.units[tier as usize].fetch_add(1, Ordering::Relaxed);
     s.guest_bytes.fetch_add(u64::from(region.guest_len), Ordering::Relaxed);
     s.guest_insns.fetch_add(u64::from(region.guest_insns), Ordering::Relaxed);
     s.host_bytes.fetch_add(code.len() as u64, Ordering::Relaxed);
@@ -199,14 +202,12 @@ pub(crate) fn translate<G: Guest>(
     let cacheable = at.is_some() && (!crosses || second.is_some());
     let generation = if cacheable { cache.generation() } else { 0 };
     let at = at.unwrap_or(UnitKey { block: 0, offset: 0, key });
-    let unit = Arc::new(Unit {
-        at,
-        len: region.guest_len,
-        second,
-        generation,
-        dropped: AtomicBool::new(false),
-        code,
-    });
+    // What has no host code is not made again for the other tier.
+    let tier = if code.is_host() { tier } else { Tier::Second };
+    let mut unit = Unit::new(at, region.guest_len, tier, code, links);
+    unit.second = second.map(Box::new);
+    unit.generation = generation;
+    let unit = Arc::new(unit);
     if cacheable {
         cache.insert(&unit);
     }
@@ -237,7 +238,7 @@ fn empty_cache<G: Guest>(engine: &crate::engine::Engine<G>) {
     engine.cache.stop_all();
     let _alone = engine.cache.exec.write();
     engine.cache.clear();
-    engine.backend.reset();
+    engine.cache.backend.reset();
     engine.stats.cache_resets.fetch_add(1, Ordering::Relaxed);
 }
 

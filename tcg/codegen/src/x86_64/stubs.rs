@@ -16,10 +16,8 @@ use crate::{CodeSpace, CompileError, RuntimeFns, raw_exit};
 pub(super) enum Stub {
     /// Way in.
     Enter,
-    /// `call`ed with the guest pc in `rcx` and the index in `eax`: leaves with `Link`.
+    /// `call`ed: leaves with `Link`. The address it is called from says which link it is.
     Link,
-    /// The same for a link that may not be patched, with the key in `rdx`: goes through the jump cache first.
-    FarLink,
     /// Jumped to with the guest pc in `rcx`: leaves with `Budget`.
     Budget,
     /// Jumped to with the raw exit in `rax`.
@@ -276,8 +274,7 @@ pub(super) enum KeyOperand {
 }
 
 /// Goes through the jump cache to the guest pc in `rcx`, or to `miss`: entry `(pc >> 1 ^ pc >> 13) & mask`. Clobbers `t`.
-/// With `called`, a return address is on the stack, which is dropped on the way out.
-pub(super) fn probe(a: &mut Asm, t: Gpr, key: KeyOperand, called: bool, miss: Label) {
+pub(super) fn probe(a: &mut Asm, t: Gpr, key: KeyOperand, miss: Label) {
     a.mov(true, t, RCX);
     a.shift_imm(true, Shift::Shr, t, 12);
     a.alu(true, Alu::Xor, t, RCX);
@@ -292,9 +289,6 @@ pub(super) fn probe(a: &mut Asm, t: Gpr, key: KeyOperand, called: bool, miss: La
         KeyOperand::Reg(k) => a.alu(true, Alu::Cmp, k, Mem::at(t, 8)),
     }
     a.jcc(Cc::Ne, miss);
-    if called {
-        a.lea(true, RSP, Mem::at(RSP, 8));
-    }
     a.jmp_rm(Mem::at(t, 16));
 }
 
@@ -334,16 +328,10 @@ pub(super) fn make(
     m.asm.store(pc_wide, Mem::env(pc_disp), RCX);
     m.asm.mov_imm(RAX, raw_exit::BUDGET);
     m.jmp_to(exit);
-    mark(Stub::FarLink, &m);
-    let miss = m.asm.label();
-    probe(&mut m.asm, RSI, KeyOperand::Reg(RDX), true, miss);
     mark(Stub::Link, &m);
-    m.asm.bind(miss);
     m.asm.pop(RSI);
     m.asm.store(true, Mem::env(EXIT_SITE), RSI);
-    m.asm.store(pc_wide, Mem::env(pc_disp), RCX);
-    m.asm.shift_imm(true, Shift::Shl, RAX, 32);
-    m.asm.alu_imm(true, Alu::Or, RAX, raw_exit::LINK as i32);
+    m.asm.mov_imm(RAX, raw_exit::LINK);
     m.jmp_to(exit);
     mark(Stub::Fault, &m);
     m.fault(exit, false);
@@ -418,7 +406,7 @@ pub(super) fn make(
     }
     m.asm.finish();
     let code = &m.asm.buf;
-    let offset = space.alloc(code.len()).ok_or(CompileError::Full)?;
+    let offset = space.alloc(code.len(), 32).ok_or(CompileError::Full)?;
     space.write(offset, code);
     let base = space.rx_base() + offset as u64;
     Ok(Stubs { at: at.map(|o| base + u64::from(o)), helpers: base + FNS as u64 * 8 })
