@@ -46,6 +46,12 @@ pub(crate) struct UnitKey {
     pub(crate) key: Key,
 }
 
+/// log2 of the stretches in which the unit at a host address is looked for.
+const STRETCH_BITS: u32 = 12;
+
+/// Bytes no instruction of any guest is longer than.
+const LONGEST_INSN: u16 = 16;
+
 /// No unit, or no link.
 const NONE: u32 = u32::MAX;
 
@@ -190,6 +196,8 @@ struct Maps {
     units: Vec<Option<Arc<Unit>>>,
     /// Where the host code of each number starts, ascending, as offsets in the code memory.
     hosts: Vec<u32>,
+    /// The first number of each stretch of the code memory.
+    stretches: Vec<u32>,
     /// Numbers of dropped units without host code.
     unused: Vec<u32>,
     live: usize,
@@ -324,6 +332,27 @@ impl CodeCache {
         self.maps.read().find(at).cloned()
     }
 
+    /// Addresses on a page where units begin that a new one at `at` does well to end before: those of its own tier or a
+    /// better one, under the same key. Offsets in the page, ascending. What may still be the unit's first instruction is not
+    /// among them.
+    pub(crate) fn stops(&self, at: &UnitKey, tier: Tier, out: &mut Vec<u16>) {
+        out.clear();
+        let maps = self.maps.read();
+        let Some(page) = maps.pages.get(&(at.block, at.offset / PAGE_SIZE)) else { return };
+        let first = page.starts.partition_point(|(o, _)| *o < page_offset(at.offset) + LONGEST_INSN);
+        for &(offset, id) in &page.starts[first..] {
+            let fits = maps.unit(id).is_some_and(|u| {
+                u.at.key.mode == at.key.mode
+                    && u.at.key.pc.wrapping_sub(at.key.pc) == u.at.offset.wrapping_sub(at.offset)
+                    && u.second.is_none()
+                    && (u.tier == tier || u.tier == Tier::Second)
+            });
+            if fits && out.last() != Some(&offset) {
+                out.push(offset);
+            }
+        }
+    }
+
     /// True if no more units may be made before the cache is emptied.
     pub(crate) fn is_full(&self) -> bool {
         self.maps.read().units.len() >= self.limit
@@ -333,7 +362,10 @@ impl CodeCache {
     pub(crate) fn by_host(&self, address: u64) -> Option<Arc<Unit>> {
         let offset = self.backend.offset(address)?;
         let maps = self.maps.read();
-        let mut i = maps.hosts.partition_point(|start| *start <= offset);
+        let stretch = (offset >> STRETCH_BITS) as usize;
+        let bound = |s: usize| maps.stretches.get(s).map_or(maps.hosts.len(), |id| *id as usize);
+        let (first, end) = (bound(stretch), bound(stretch + 1));
+        let mut i = first + maps.hosts[first..end].partition_point(|start| *start <= offset);
         // Units without host code share their neighbour's start.
         while i > 0 && maps.hosts[i - 1] <= offset {
             i -= 1;
@@ -360,7 +392,11 @@ impl CodeCache {
                 // Code memory is handed out upwards, so this is an append.
                 maps.units.push(Some(unit.clone()));
                 maps.hosts.push(start);
-                maps.units.len() as u32 - 1
+                let id = maps.units.len() as u32 - 1;
+                while maps.stretches.len() <= (start >> STRETCH_BITS) as usize {
+                    maps.stretches.push(id);
+                }
+                id
             }
         };
         unit.id.store(id, Relaxed);

@@ -40,8 +40,11 @@ struct Reader<'a, 'b, G: Guest> {
     pages: Vec<Page>,
     hook: &'a dyn Fn(&Arc<guest_memory::RamBlock>),
     others: &'a [Arc<crate::shared::VcpuShared>],
-    bytes: Vec<u8>,
+    /// The code as read, for the log.
+    bytes: Option<&'a mut Vec<u8>>,
     first: u64,
+    /// Offsets in the first page where other units begin, which this one leads to instead of having their code again.
+    stops: &'a [u16],
 }
 
 impl<G: Guest> Reader<'_, '_, G> {
@@ -79,15 +82,22 @@ impl<G: Guest> Reader<'_, '_, G> {
 impl<G: Guest> CodeReader for Reader<'_, '_, G> {
     fn fetch16(&mut self, pc: u64) -> Result<u16, Trap> {
         let page = self.page(pc)?;
+        if !self.stops.is_empty()
+            && (pc ^ self.first) & !(PAGE_SIZE - 1) == 0
+            && self.stops.binary_search(&((pc & (PAGE_SIZE - 1)) as u16)).is_ok()
+        {
+            // Never the first instruction: nobody gets to see this.
+            return Err(Trap { code: 0, value: 0 });
+        }
         let offset = (pc & (PAGE_SIZE - 1)) as usize;
         let mut b = [0; 2];
         memory::fetch(self.cx, page.place, offset, pc, &mut b)?;
         let end = pc.wrapping_sub(self.first).wrapping_add(2) as usize;
-        if end <= 4096 + 16 {
-            if self.bytes.len() < end {
-                self.bytes.resize(end, 0);
+        if let Some(bytes) = self.bytes.as_mut().filter(|_| end <= 4096 + 16) {
+            if bytes.len() < end {
+                bytes.resize(end, 0);
             }
-            self.bytes[end - 2..end].copy_from_slice(&b);
+            bytes[end - 2..end].copy_from_slice(&b);
         }
         Ok(u16::from_le_bytes(b))
     }
@@ -97,11 +107,18 @@ impl<G: Guest> CodeReader for Reader<'_, '_, G> {
 pub(crate) struct Scratch {
     region: Region,
     pub(crate) optimizer: Optimizer,
+    stops: Vec<u16>,
+    bytes: Vec<u8>,
 }
 
 impl Scratch {
     pub(crate) fn new(passes: PassSet) -> Self {
-        Self { region: Region::default(), optimizer: Optimizer::new(passes) }
+        Self {
+            region: Region::default(),
+            optimizer: Optimizer::new(passes),
+            stops: Vec::new(),
+            bytes: Vec::new(),
+        }
     }
 }
 
@@ -117,8 +134,9 @@ pub(crate) fn translate<G: Guest>(
     let engine = vcpu.engine.clone();
     let cache = engine.cache.clone();
     let _one = cache.translating.lock();
+    let others: Vec<_> = engine.others(vcpu.core.index);
     // Another vCPU may have been here first.
-    if let Some(at) = &at
+    if let Some(at) = at.as_ref().filter(|_| !others.is_empty())
         && let Some(u) = cache.find(at)
         && u.second.is_none()
         && (u.tier == tier || u.tier == Tier::Second)
@@ -127,17 +145,22 @@ pub(crate) fn translate<G: Guest>(
     }
     let started = if vcpu.core.log.wants(LogItems::STATS) { cpu_ns() } else { 0 };
     let mut scratch = engine.scratch.lock();
-    let Scratch { region, optimizer } = &mut *scratch;
+    let Scratch { region, optimizer, stops, bytes } = &mut *scratch;
+    bytes.clear();
     let single = debugging || at.is_none();
     let max_insns = if single { 1 } else { MAX_INSNS[tier as usize] };
     let limits = Limits { max_insns, straight: single || tier == Tier::First };
     let guest_key = Key { pc: key.pc, mode: key.mode & !(1 << 63) };
-    let others: Vec<_> = engine.others(vcpu.core.index);
     let hook = |block: &Arc<guest_memory::RamBlock>| {
         engine
             .hook_block(block, || Arc::new(BlockHook { cache: cache.clone(), block: Arc::downgrade(block) }));
     };
-    let (pages, bytes) = vcpu.with(|g, cx| {
+    stops.clear();
+    if let Some(at) = at.as_ref().filter(|_| !single) {
+        cache.stops(at, tier, stops);
+    }
+    let wants_bytes = vcpu.core.log.wants(LogItems::IN_ASM);
+    let pages = vcpu.with(|g, cx| {
         let mmu = g.fetch_mmu(cx.state);
         let mut reader = Reader {
             cx,
@@ -145,14 +168,15 @@ pub(crate) fn translate<G: Guest>(
             pages: Vec::with_capacity(2),
             hook: &hook,
             others: &others,
-            bytes: Vec::new(),
+            bytes: wants_bytes.then_some(&mut *bytes),
             first: key.pc,
+            stops,
         };
         let mut b = Builder::new(region, key.pc);
         g.translate(guest_key, limits, &mut reader, &mut b)?;
-        Ok((reader.pages, reader.bytes))
+        Ok(reader.pages)
     })?;
-    log_guest_code(&engine, vcpu, key, region.guest_len, &bytes);
+    log_guest_code(&engine, vcpu, key, region.guest_len, bytes);
     let tables = Tables { slots: engine.guest.slots(), helpers: engine.guest.helpers() };
     let log = &vcpu.core.log;
     if log.wants(LogItems::IR) {

@@ -210,7 +210,7 @@ pub(crate) struct Vcpu<G: Guest> {
 pub(crate) const EXIT_KINDS: [&str; 7] = ["link", "lookup", "budget", "fault", "helper", "code", "miss"];
 
 /// Times a unit of the first tier is asked for before its code is translated again.
-const WARM: u32 = 12;
+const WARM: u32 = 24;
 
 /// Notes that a unit of the first tier was asked for; true if that was often enough.
 fn is_warm(unit: &Unit) -> bool {
@@ -515,7 +515,8 @@ impl<G: Guest> Vcpu<G> {
         if unit.tier == Tier::Second
             && let Some(entry) = self.engine.cache.backend.entry(&unit.code)
         {
-            self.core.tlb.set_jump(key.pc, key.mode, entry);
+            let mmu = self.engine.guest.fetch_mmu(self.env.state());
+            self.core.tlb.set_jump(key.pc, mmu, key.mode, entry);
             // Whoever drops the unit says so first and strikes entries then: one of us sees the other.
             fence(Ordering::SeqCst);
             if unit.dropped.load(Ordering::SeqCst) {
@@ -535,6 +536,10 @@ impl<G: Guest> Vcpu<G> {
         // The mode may have changed, and the rounding with it.
         let rounding = self.engine.guest.rounding(key);
         self.core.header_mut().guest_fpcr = crate::backend::mxcsr(rounding);
+        // State that says where to go comes here without a look at the jump caches.
+        if let Some(code) = self.core.tlb.jump(key.pc, key.mode) {
+            return code;
+        }
         let Ok(Some(at)) = self.locate(key) else { return 0 };
         let Ok(Some(unit)) = self.cached(&at) else { return 0 };
         if unit.tier == Tier::First && is_warm(&unit) {

@@ -21,6 +21,8 @@ pub struct CodeSpace {
     map: os::Mapping,
     size: usize,
     used: AtomicUsize,
+    /// Patches since writable pages were last given back.
+    patches: AtomicUsize,
 }
 
 impl CodeSpace {
@@ -31,6 +33,8 @@ impl CodeSpace {
     /// Code that has been written is not written again but for links, so its writable pages are given back in chunks.
     const CHUNK: usize = 1 << 20;
     const PAGE: usize = 4096;
+    /// Patches of older code after which its writable pages are given back: at most so many of them are resident.
+    const PATCHES: usize = 256;
 
     /// Reserves `size` bytes (at most 1 GiB, so that everything is in reach of a relative jump).
     ///
@@ -38,7 +42,12 @@ impl CodeSpace {
     /// What the host says if it does not give the memory.
     pub fn new(size: usize) -> io::Result<Self> {
         let size = size.clamp(1 << 16, 1 << 30).next_multiple_of(1 << 16);
-        Ok(Self { map: os::Mapping::new(size)?, size, used: AtomicUsize::new(0) })
+        Ok(Self {
+            map: os::Mapping::new(size)?,
+            size,
+            used: AtomicUsize::new(0),
+            patches: AtomicUsize::new(0),
+        })
     }
 
     /// Host address of the executable mapping.
@@ -98,6 +107,11 @@ impl CodeSpace {
         // SAFETY: inside the mapping and aligned by the check above; all writers after publication use atomic stores.
         let cell = unsafe { AtomicU32::from_ptr(self.map.rw.add(offset).cast()) };
         cell.store(value, Ordering::Release);
+        let old = self.used() / Self::CHUNK * Self::CHUNK;
+        if offset < old && self.patches.fetch_add(1, Ordering::Relaxed) >= Self::PATCHES {
+            self.patches.store(0, Ordering::Relaxed);
+            self.map.settle(0..old);
+        }
         true
     }
 

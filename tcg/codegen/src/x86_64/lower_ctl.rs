@@ -598,10 +598,13 @@ impl Gen<'_> {
                 KeyOperand::Reg(RDX)
             }
         };
-        probe(&mut self.asm, RAX, key, miss);
+        probe(&mut self.asm, RAX, key, JUMP_CACHE, miss);
         self.done(pc);
         self.cold(|g| {
             g.asm.bind(miss);
+            if matches!(key, KeyOperand::Imm(_)) {
+                g.asm.mov_imm(RDX, g.key);
+            }
             g.go_stub(false, Stub::Miss);
             Ok(())
         })

@@ -156,14 +156,8 @@ fn store(a: &mut Asm, m: MemOp) {
 
 fn indirect(a: &mut Asm, key: u64) {
     let miss = a.label();
-    let key = match i32::try_from(key as i64) {
-        Ok(key) => KeyOperand::Imm(key),
-        Err(_) => {
-            a.mov_imm64(RDX, key);
-            KeyOperand::Reg(RDX)
-        }
-    };
-    probe(a, RAX, key, miss);
+    a.mov_imm(RDX, key);
+    probe(a, RAX, KeyOperand::Reg(RDX), JUMP_CACHE, miss);
     a.bind(miss);
 }
 

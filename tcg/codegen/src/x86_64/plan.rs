@@ -89,7 +89,7 @@ impl Gen<'_> {
         }
         // Blocks that leave behind unlikely branches go to the end.
         let (mut hot, mut cold) = (Vec::new(), Vec::new());
-        if self.order.iter().any(|b| self.blocks[*b as usize].cold) {
+        if !self.first && self.order.iter().any(|b| self.blocks[*b as usize].cold) {
             for &b in &self.order {
                 if self.blocks[b as usize].cold { cold.push(b) } else { hot.push(b) }
             }

@@ -68,7 +68,7 @@ header! {
     STATUS status
     EXIT_SITE exit_site
     JUMP_CACHE jump_cache
-    JUMP_MASK jump_mask
+    SHARED_JUMPS shared_jumps
     TLB tlb
     HOST_FPCR host_fpcr
     GUEST_FPCR guest_fpcr

@@ -26,7 +26,8 @@ pub(super) enum Stub {
     Fault,
     /// The same, but status 2 leaves with `HelperExit`.
     HelperFault,
-    /// Jumped to with the guest pc in `rcx`: stores it, looks the unit up, goes there or leaves.
+    /// Jumped to with the guest pc in `rcx` and the key in `rdx`: looks into the jump cache that all address spaces share,
+    /// then stores the pc, looks the unit up, goes there or leaves.
     Miss,
     /// The unit for the state as it stands, whose pc slot is set.
     Next,
@@ -168,6 +169,30 @@ impl Maker {
         }
     }
 
+    /// Goes through the jump cache that all address spaces share, and copies what it finds to the current space's. Whoever
+    /// strikes an entry strikes the shared one first: if it is still there after the copy has been made, the copy is good.
+    fn shared_jump(&mut self) {
+        let a = &mut self.asm;
+        let (miss, gone) = (a.label(), a.label());
+        find(a, RAX, KeyOperand::Reg(RDX), SHARED_JUMPS, miss);
+        let to = |field| Mem::at(RSI, field);
+        a.mov(true, RDI, Mem::at(RAX, 16));
+        a.mov(true, RSI, RAX);
+        a.alu(true, Alu::Sub, RSI, Mem::env(SHARED_JUMPS));
+        a.alu(true, Alu::Add, RSI, Mem::env(JUMP_CACHE));
+        a.store_imm(true, to(0), -1);
+        a.store(true, to(8), RDX);
+        a.store(true, to(16), RDI);
+        a.store(true, to(0), RCX);
+        a.mfence();
+        a.alu(true, Alu::Cmp, RCX, Mem::at(RAX, 0));
+        a.jcc(Cc::Ne, gone);
+        a.jmp_rm(RDI);
+        a.bind(gone);
+        a.store_imm(true, to(0), -1);
+        a.bind(miss);
+    }
+
     /// Entered by `call`; status in `rdx`.
     fn fault(&mut self, exit: u32, or_helper_exit: bool) {
         self.save_all();
@@ -273,15 +298,22 @@ pub(super) enum KeyOperand {
     Imm(i32),
 }
 
-/// Goes through the jump cache to the guest pc in `rcx`, or to `miss`: entry `(pc >> 1 ^ pc >> 13) & mask`. Clobbers `t`.
-pub(super) fn probe(a: &mut Asm, t: Gpr, key: KeyOperand, miss: Label) {
+/// Goes through a jump cache (its field in the header; the mask is behind it) to the guest pc in `rcx`, or to `miss`: entry
+/// `(pc >> 1 ^ pc >> 13) & mask`. Clobbers `t`.
+pub(super) fn probe(a: &mut Asm, t: Gpr, key: KeyOperand, cache: i32, miss: Label) {
+    find(a, t, key, cache, miss);
+    a.jmp_rm(Mem::at(t, 16));
+}
+
+/// The first part of it: `t` is the address of the entry that hits.
+fn find(a: &mut Asm, t: Gpr, key: KeyOperand, cache: i32, miss: Label) {
     a.mov(true, t, RCX);
     a.shift_imm(true, Shift::Shr, t, 12);
     a.alu(true, Alu::Xor, t, RCX);
     // Entries have 32 bytes and the mask is a multiple of that.
     a.shift_imm(true, Shift::Shl, t, 4);
-    a.alu(true, Alu::And, t, Mem::env(JUMP_MASK));
-    a.alu(true, Alu::Add, t, Mem::env(JUMP_CACHE));
+    a.alu(true, Alu::And, t, Mem::env(cache + 8));
+    a.alu(true, Alu::Add, t, Mem::env(cache));
     a.alu(true, Alu::Cmp, RCX, Mem::at(t, 0));
     a.jcc(Cc::Ne, miss);
     match key {
@@ -289,7 +321,6 @@ pub(super) fn probe(a: &mut Asm, t: Gpr, key: KeyOperand, miss: Label) {
         KeyOperand::Reg(k) => a.alu(true, Alu::Cmp, k, Mem::at(t, 8)),
     }
     a.jcc(Cc::Ne, miss);
-    a.jmp_rm(Mem::at(t, 16));
 }
 
 /// Emits the stubs and the table of entry points into `space`.
@@ -338,6 +369,7 @@ pub(super) fn make(
     mark(Stub::HelperFault, &m);
     m.fault(exit, true);
     mark(Stub::Miss, &m);
+    m.shared_jump();
     m.asm.store(pc_wide, Mem::env(pc_disp), RCX);
     mark(Stub::Next, &m);
     m.leave_fp();

@@ -90,3 +90,24 @@ fn exit_sites_lie_inside() {
         }
     });
 }
+
+/// What the second jump cache knows is copied to the first.
+#[test]
+fn shared_jumps_are_copied() {
+    both(|bench| {
+        let a = unit(bench, 0x4000, 1, |b| {
+            let to = b.get(SlotId(2), Type::I64);
+            b.indirect(to, Hint::None);
+        });
+        let b = unit(bench, 0x5000, 16, |b| b.exit(5));
+        let jumps = bench.empty_jumps();
+        let mut shared = bench.empty_jumps();
+        remember(&mut shared, 0x5000, 7, b.entry);
+        bench.shared = shared.as_ptr() as u64;
+        assert_eq!(bench.run_units(&a, &jumps, 0x5000).0, UnitExit::Code(5));
+        bench.shared = 0;
+        // This time the second is the first.
+        assert_eq!(bench.run_units(&a, &jumps, 0x5000).0, UnitExit::Code(5));
+        assert_eq!(bench.run_units(&a, &bench.empty_jumps(), 0x5000).0, UnitExit::Lookup);
+    });
+}

@@ -116,6 +116,8 @@ struct Bench {
     compiler: Compiler,
     /// Of units made in pieces.
     tier: Tier,
+    /// Address of the second jump cache; 0 for that of the first.
+    shared: u64,
     env: Box<Env>,
     interp: interp::Interp,
 }
@@ -175,6 +177,7 @@ impl Bench {
             base,
             compiler,
             tier: Tier::Second,
+            shared: 0,
             env,
             interp: interp::Interp::new(),
         })
@@ -219,6 +222,8 @@ impl Bench {
         h.vcpu = std::ptr::from_mut(&mut v) as u64;
         h.jump_cache = jumps.as_ptr() as u64;
         h.jump_mask = (JUMP_SIZE as u64 - 1) * 32;
+        h.shared_jumps = h.jump_cache;
+        h.shared_mask = h.jump_mask;
         h.tlb = [TlbDesc { mask: (TLB_SIZE as u64 - 1) * 32, table: tlb.as_ptr() as u64 }; MMU_INDEXES];
         self.env.bytes[STATE_OFFSET..].copy_from_slice(&start.state);
         let env = std::ptr::from_mut(&mut *self.env).cast::<EnvHeader>();
@@ -256,11 +261,14 @@ impl Bench {
         let enter = self.compiler.enter_fn();
         self.env.bytes[STATE_OFFSET..].fill(0);
         self.env.bytes[STATE_OFFSET + 16..STATE_OFFSET + 24].copy_from_slice(&x1.to_le_bytes());
+        let shared = self.shared;
         let h = self.header();
         h.guest_fpcr = mxcsr(Rounding::NearestEven);
         h.vcpu = std::ptr::from_mut(&mut v) as u64;
         h.jump_cache = jumps.as_ptr() as u64;
         h.jump_mask = (JUMP_SIZE as u64 - 1) * 32;
+        h.shared_jumps = if shared == 0 { h.jump_cache } else { shared };
+        h.shared_mask = h.jump_mask;
         let env = std::ptr::from_mut(&mut *self.env).cast::<EnvHeader>();
         // SAFETY: the unit was made for this environment's slots, and all tables it uses live until it returns.
         let raw = unsafe { enter(env, unit.entry) };
