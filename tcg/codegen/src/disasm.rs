@@ -5,7 +5,8 @@ use std::fmt::Write as _;
 use iced_x86::{Decoder, DecoderOptions, Formatter, IntelFormatter};
 
 /// A line an instruction: address, instruction. `address` is that of the first byte.
-pub(crate) fn disassemble(code: &[u8], address: u64) -> String {
+#[must_use]
+pub fn disassemble(code: &[u8], address: u64) -> String {
     let mut formatter = IntelFormatter::new();
     let options = formatter.options_mut();
     options.set_hex_prefix("0x");

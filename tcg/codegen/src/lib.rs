@@ -33,6 +33,7 @@ use tcg_ir::abi::{EnvHeader, UnitExit};
 use tcg_ir::{HelperResult, Hint};
 
 pub use buffer::CodeSpace;
+pub use disasm::disassemble;
 pub use host::Compiler;
 
 /// Entry points of the engine that generated code calls. The first argument of each is [`EnvHeader::vcpu`]; `memop`
@@ -84,6 +85,17 @@ pub enum CompileError {
     UnsupportedHost,
 }
 
+/// How much work goes into a unit's code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tier {
+    /// Small and made fast, for code that may never run again: accesses and indirect jumps are calls of code that all units
+    /// share. Budgets are only counted: a unit of this tier does not look for exit requests, so whoever links units sees to
+    /// it that no loop consists of them alone.
+    First,
+    /// Everything inline.
+    Second,
+}
+
 /// How generated code is entered: `env` is an environment, `code` a [`CompiledUnit::entry`] of a unit made for its
 /// slots; returns what [`Compiler::decode_exit`] understands.
 pub type EnterFn = unsafe extern "C" fn(env: *mut EnvHeader, code: u64) -> u64;
@@ -106,6 +118,8 @@ pub struct LinkSite {
 pub enum RelocKind {
     /// 4-byte displacement to a common stub; the addend is the stub's number.
     Stub,
+    /// 4-byte displacement to code made on demand; the addend describes it.
+    Shared,
     /// 4-byte displacement to the slot of a helper in the common address table; the addend is the helper's number.
     Helper,
     /// 8 bytes: the guest address of the region plus the addend.
@@ -134,10 +148,10 @@ pub struct CompiledUnit {
     pub entry: u64,
     /// Bytes of code, from `entry` on.
     pub len: u32,
-    /// Its links; [`UnitExit::Link`] gives an index into this.
+    /// Bytes of exit maps, behind the code.
+    pub maps_len: u32,
+    /// Its links.
     pub links: Vec<LinkSite>,
-    /// Exit maps.
-    pub maps: Box<[u8]>,
     /// Relocations.
     pub relocs: Box<[Reloc]>,
 }
@@ -147,23 +161,28 @@ impl CompiledUnit {
     /// registers, and the pc slot. `exit_site` is [`EnvHeader::exit_site`]; `state` is the guest's state structure
     /// (the bytes from [`tcg_ir::abi::STATE_OFFSET`] on). Returns the guest address of the instruction that faulted; `None`
     /// if `exit_site` is not in this unit.
-    pub fn restore(&self, exit_site: u64, env: &EnvHeader, state: &mut [u8]) -> Option<u64> {
-        let site = u32::try_from(exit_site.checked_sub(self.entry)?).ok()?;
-        maps::restore(&self.maps, site, &env.scratch, state)
+    pub fn restore(
+        &self,
+        space: &CodeSpace,
+        exit_site: u64,
+        env: &EnvHeader,
+        state: &mut [u8],
+    ) -> Option<u64> {
+        restore_at(space, self.entry, (self.len, self.maps_len), exit_site, env, state)
     }
 
     /// Like [`CompiledUnit::restore`], without writing anything: the guest address of the instruction at `exit_site`.
     #[must_use]
-    pub fn pc_at(&self, exit_site: u64) -> Option<u64> {
+    pub fn pc_at(&self, space: &CodeSpace, exit_site: u64) -> Option<u64> {
         let site = u32::try_from(exit_site.checked_sub(self.entry)?).ok()?;
-        maps::pc_at(&self.maps, site)
+        let maps = space.read(self.entry + u64::from(self.len), self.maps_len as usize)?;
+        maps::pc_at(&maps, site)
     }
 
-    /// Text of the unit's code as it stands in `space`, a line an instruction: address, bytes, Intel syntax.
+    /// The link through which a unit was left with `exit_site`: generated code gives no index.
     #[must_use]
-    pub fn disassemble(&self, space: &CodeSpace) -> String {
-        let code = space.read(self.entry, self.len as usize).unwrap_or_default();
-        disasm::disassemble(&code, self.entry)
+    pub fn link_at(&self, exit_site: u64) -> Option<usize> {
+        self.links.iter().position(|l| l.stub + LINK_STUB == exit_site)
     }
 
     /// True if host address `at` lies in the unit; return addresses of all its calls do.
@@ -173,12 +192,34 @@ impl CompiledUnit {
     }
 }
 
+/// Bytes from a link's stub to the exit site it leaves with.
+pub const LINK_STUB: u64 = 5;
+
+/// [`CompiledUnit::restore`] for a unit of which only its place is kept: entry, and bytes of code and of exit maps.
+pub fn restore_at(
+    space: &CodeSpace,
+    entry: u64,
+    (len, maps_len): (u32, u32),
+    exit_site: u64,
+    env: &EnvHeader,
+    state: &mut [u8],
+) -> Option<u64> {
+    let site = u32::try_from(exit_site.checked_sub(entry)?).ok()?;
+    let maps = space.read(entry + u64::from(len), maps_len as usize)?;
+    maps::restore(&maps, site, &env.scratch, state)
+}
+
 /// Makes a link go to the unit at host address `dest`; running code sees the old or the new destination. False if
 /// `dest` is too far away.
 pub fn patch_link(space: &CodeSpace, link: &LinkSite, dest: u64) -> bool {
-    let rel = (dest as i64).wrapping_sub(link.site as i64 + 4);
+    patch_jump(space, link.site, dest)
+}
+
+/// Makes the jump whose displacement is at host address `site` go to `dest`.
+pub fn patch_jump(space: &CodeSpace, site: u64, dest: u64) -> bool {
+    let rel = (dest as i64).wrapping_sub(site as i64 + 4);
     match i32::try_from(rel) {
-        Ok(rel) => space.patch_u32(link.site, rel as u32),
+        Ok(rel) => space.patch_u32(site, rel as u32),
         Err(_) => false,
     }
 }
@@ -202,7 +243,8 @@ pub(crate) mod raw_exit {
 pub(crate) fn decode_exit(raw: u64) -> UnitExit {
     let payload = (raw >> 32) as u32;
     match raw & 0xff {
-        raw_exit::LINK => UnitExit::Link { index: payload },
+        // Which one it was, its site tells.
+        raw_exit::LINK => UnitExit::Link { index: 0 },
         raw_exit::BUDGET => UnitExit::Budget,
         raw_exit::FAULT => UnitExit::Fault,
         raw_exit::HELPER => UnitExit::HelperExit,

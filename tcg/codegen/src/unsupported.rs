@@ -3,7 +3,7 @@
 use tcg_ir::abi::UnitExit;
 use tcg_ir::{HelperDesc, Region, Rounding, SlotTable};
 
-use crate::{CodeSpace, CompileError, CompiledUnit, EnterFn, Options, RuntimeFns};
+use crate::{CodeSpace, CompileError, CompiledUnit, EnterFn, Options, RuntimeFns, Tier};
 
 /// Never made: [`Compiler::new`] fails on this host.
 #[derive(Debug)]
@@ -27,8 +27,14 @@ impl Compiler {
         _region: &Region,
         _key: u64,
         _rounding: Rounding,
+        _tier: Tier,
         _space: &CodeSpace,
     ) -> Result<CompiledUnit, CompileError> {
+        match self.0 {}
+    }
+
+    /// Forgets code made on demand.
+    pub fn forget(&mut self) {
         match self.0 {}
     }
 

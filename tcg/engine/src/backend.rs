@@ -1,22 +1,23 @@
 //! What executes a unit: host code, or the IR interpreter.
 #![expect(unsafe_code, reason = "enters generated code")]
 
-use std::sync::Arc;
-
 use parking_lot::Mutex;
-use tcg_codegen::{
-    CodeSpace, CompileError, CompiledUnit, Compiler, EnterFn, Options, patch_link, unpatch_link,
-};
-use tcg_ir::{HelperDesc, Region, Rounding, SlotTable, abi::UnitExit};
+use tcg_codegen::{CodeSpace, CompileError, Compiler, EnterFn, LinkSite, Options, patch_jump, restore_at};
+use tcg_ir::{HelperDesc, Hint, Region, Rounding, SlotTable, abi::UnitExit};
 
-use crate::{Guest, Key, interp, runtime, vcpu::Vcpu};
+use crate::{
+    Guest, Key,
+    code::{Link, Tier},
+    interp, runtime,
+    vcpu::Vcpu,
+};
 
 /// Host address in empty jump cache entries when nothing is generated; never jumped to.
 const NO_CODE: u64 = 0;
 
 /// The code generator of a partition and its memory.
 pub(crate) struct Jit {
-    space: Arc<CodeSpace>,
+    space: CodeSpace,
     compiler: Mutex<Compiler>,
     enter: EnterFn,
     miss: u64,
@@ -44,13 +45,7 @@ impl Backend {
         let compiler = Compiler::new(slots, helpers, runtime::functions::<G>(), Options::default(), &space)
             .map_err(|e| e.to_string())?;
         let (enter, miss, stubs) = (compiler.enter_fn(), compiler.miss_stub(), space.used());
-        Ok(Self::Jit(Box::new(Jit {
-            space: Arc::new(space),
-            compiler: Mutex::new(compiler),
-            enter,
-            miss,
-            stubs,
-        })))
+        Ok(Self::Jit(Box::new(Jit { space, compiler: Mutex::new(compiler), enter, miss, stubs })))
     }
 
     pub(crate) fn miss_address(&self) -> u64 {
@@ -60,24 +55,130 @@ impl Backend {
         }
     }
 
-    /// Makes a unit's code. `Err` if the memory is full.
-    pub(crate) fn make(&self, region: &Region, key: Key, rounding: Rounding) -> Result<Code, CompileError> {
-        let Self::Jit(j) = self else { return Ok(Code::Interp(Box::new(region.clone()))) };
-        match j.compiler.lock().compile(region, key.mode, rounding, &j.space) {
-            Ok(mut unit) => {
-                // Nothing loads units from elsewhere yet.
-                unit.relocs = Box::default();
-                unit.links.shrink_to_fit();
-                Ok(Code::Host { unit, space: j.space.clone(), enter: j.enter })
+    /// True if guest code is worth making twice.
+    pub(crate) fn has_tiers(&self) -> bool {
+        matches!(self, Self::Jit(_))
+    }
+
+    /// Makes a unit's code and its links. `Err` if the memory is full.
+    pub(crate) fn make(
+        &self,
+        region: &Region,
+        key: Key,
+        rounding: Rounding,
+        tier: Tier,
+    ) -> Result<(Code, Box<[Link]>), CompileError> {
+        let interp = || Ok((Code::Interp(Box::new(region.clone())), Box::default()));
+        let Self::Jit(j) = self else { return interp() };
+        let effort = match tier {
+            Tier::First => tcg_codegen::Tier::First,
+            Tier::Second => tcg_codegen::Tier::Second,
+        };
+        match j.compiler.lock().compile(region, key.mode, rounding, effort, &j.space) {
+            Ok(unit) => {
+                let base = j.space.rx_base();
+                let offset = |at: u64| (at - base) as u32;
+                let link = |l: &LinkSite| {
+                    Link::new(l.pc, offset(l.site), offset(l.stub), matches!(l.hint, Hint::Call(_)))
+                };
+                let code = Code::Host { start: offset(unit.entry), len: unit.len, maps_len: unit.maps_len };
+                Ok((code, unit.links.iter().map(link).collect()))
             }
             Err(CompileError::Full) => Err(CompileError::Full),
-            Err(_) => Ok(Code::Interp(Box::new(region.clone()))),
+            Err(_) => interp(),
+        }
+    }
+
+    /// Offset of a host address in the code memory.
+    pub(crate) fn offset(&self, address: u64) -> Option<u32> {
+        match self {
+            Self::Jit(j) => u32::try_from(address.checked_sub(j.space.rx_base())?).ok(),
+            Self::Interp => None,
+        }
+    }
+
+    /// Size of the code memory.
+    pub(crate) fn size(&self) -> usize {
+        match self {
+            Self::Jit(j) => j.space.size(),
+            Self::Interp => CodeSpace::DEFAULT_SIZE,
+        }
+    }
+
+    /// Host address to jump to.
+    pub(crate) fn entry(&self, code: &Code) -> Option<u64> {
+        match (self, code) {
+            (Self::Jit(j), Code::Host { start, .. }) => Some(j.space.rx_base() + u64::from(*start)),
+            _ => None,
+        }
+    }
+
+    /// The host code itself.
+    pub(crate) fn bytes(&self, code: &Code) -> Option<Vec<u8>> {
+        match (self, code) {
+            (Self::Jit(j), Code::Host { len, .. }) => j.space.read(self.entry(code)?, *len as usize),
+            _ => None,
+        }
+    }
+
+    /// The host code in readable form, an instruction a line.
+    pub(crate) fn disassemble(&self, code: &Code) -> Option<String> {
+        Some(tcg_codegen::disassemble(&self.bytes(code)?, self.entry(code)?))
+    }
+
+    /// Makes a link jump to `dest`; false if that has no host code.
+    pub(crate) fn link(&self, link: &Link, dest: &Code) -> bool {
+        match (self, self.entry(dest)) {
+            (Self::Jit(j), Some(entry)) => {
+                patch_jump(&j.space, j.space.rx_base() + u64::from(link.site()), entry)
+            }
+            _ => false,
+        }
+    }
+
+    /// Makes a link leave again.
+    pub(crate) fn unlink(&self, link: &Link) {
+        if let Self::Jit(j) = self {
+            let base = j.space.rx_base();
+            patch_jump(&j.space, base + u64::from(link.site()), base + u64::from(link.stub()));
+        }
+    }
+
+    /// Writes to the state what host registers held at a fault.
+    pub(crate) fn restore<G: Guest>(&self, code: &Code, site: u64, vcpu: &mut Vcpu<G>) {
+        if let (Self::Jit(j), Code::Host { len, maps_len, .. }) = (self, code)
+            && let Some(entry) = self.entry(code)
+        {
+            let (header, state) = vcpu.env.parts();
+            restore_at(&j.space, entry, (*len, *maps_len), site, header, state);
+        }
+    }
+
+    /// Runs until the unit (or one chained to it) leaves.
+    pub(crate) fn run<G: Guest>(&self, code: &Code, vcpu: &mut Vcpu<G>, key: Key) -> UnitExit {
+        match (self, code) {
+            (_, Code::Interp(region)) => interp::run(vcpu, region),
+            (Self::Jit(j), Code::Host { start, .. }) => {
+                let rounding = vcpu.engine.guest.rounding(key);
+                let header = vcpu.env.header_ptr();
+                let (enter, entry) = (j.enter, j.space.rx_base() + u64::from(*start));
+                // SAFETY: `header` is this vCPU's environment, whose fields the constructor filled in; `entry` is a unit of
+                // the same partition that the caller's hold on `exec` keeps in place. No reference into the
+                // environment or the vCPU is used until it returns.
+                let raw = unsafe {
+                    (*header).guest_fpcr = mxcsr(rounding);
+                    enter(header, entry)
+                };
+                Compiler::decode_exit(raw)
+            }
+            (Self::Interp, Code::Host { .. }) => UnitExit::Lookup,
         }
     }
 
     /// Empties the code memory. No vCPU may be inside translated code.
     pub(crate) fn reset(&self) {
         if let Self::Jit(j) = self {
+            j.compiler.lock().forget();
             j.space.reset(j.stubs);
         }
     }
@@ -95,8 +196,8 @@ impl Backend {
 pub(crate) enum Code {
     /// For the interpreter.
     Interp(Box<Region>),
-    /// For the host.
-    Host { unit: CompiledUnit, space: Arc<CodeSpace>, enter: EnterFn },
+    /// For the host: offset in the code memory, bytes of code and of exit maps.
+    Host { start: u32, len: u32, maps_len: u32 },
 }
 
 impl Code {
@@ -104,10 +205,10 @@ impl Code {
         matches!(self, Self::Host { .. })
     }
 
-    /// Host address to jump to.
-    pub(crate) fn entry(&self) -> Option<u64> {
+    /// Offset in the code memory.
+    pub(crate) fn start(&self) -> Option<u32> {
         match self {
-            Self::Host { unit, .. } => Some(unit.entry),
+            Self::Host { start, .. } => Some(*start),
             Self::Interp(_) => None,
         }
     }
@@ -115,83 +216,14 @@ impl Code {
     /// Bytes of host code.
     pub(crate) fn len(&self) -> usize {
         match self {
-            Self::Host { unit, .. } => unit.len as usize,
+            Self::Host { len, .. } => *len as usize,
             Self::Interp(_) => 0,
         }
     }
 
-    /// The host code itself.
-    pub(crate) fn bytes(&self) -> Option<Vec<u8>> {
-        match self {
-            Self::Host { unit, space, .. } => space.read(unit.entry, unit.len as usize),
-            Self::Interp(_) => None,
-        }
-    }
-
-    /// The host code in readable form, an instruction a line.
-    pub(crate) fn disassemble(&self) -> Option<String> {
-        match self {
-            Self::Host { unit, space, .. } => Some(unit.disassemble(space)),
-            Self::Interp(_) => None,
-        }
-    }
-
-    pub(crate) fn holds(&self, address: u64) -> bool {
-        matches!(self, Self::Host { unit, .. } if unit.contains(address))
-    }
-
-    /// Number of the link whose exit stub `site` names.
-    pub(crate) fn link_pc(&self, index: u32) -> Option<u64> {
-        match self {
-            Self::Host { unit, .. } => unit.links.get(index as usize).map(|l| l.pc),
-            Self::Interp(_) => None,
-        }
-    }
-
-    /// Makes a link jump to `dest`.
-    pub(crate) fn link(&self, index: u32, dest: &Self) {
-        if let (Self::Host { unit, space, .. }, Some(entry)) = (self, dest.entry())
-            && let Some(l) = unit.links.get(index as usize)
-        {
-            patch_link(space, l, entry);
-        }
-    }
-
-    /// Makes a link leave again.
-    pub(crate) fn unlink(&self, index: u32) {
-        if let Self::Host { unit, space, .. } = self
-            && let Some(l) = unit.links.get(index as usize)
-        {
-            unpatch_link(space, l);
-        }
-    }
-
-    /// Writes to the state what host registers held at a fault.
-    pub(crate) fn restore<G: Guest>(&self, site: u64, vcpu: &mut Vcpu<G>) {
-        if let Self::Host { unit, .. } = self {
-            let (header, state) = vcpu.env.parts();
-            unit.restore(site, header, state);
-        }
-    }
-
-    /// Runs until the unit (or one chained to it) leaves.
-    pub(crate) fn run<G: Guest>(&self, vcpu: &mut Vcpu<G>, key: Key) -> UnitExit {
-        match self {
-            Self::Interp(region) => interp::run(vcpu, region),
-            Self::Host { unit, enter, .. } => {
-                let rounding = vcpu.engine.guest.rounding(key);
-                let header = vcpu.env.header_ptr();
-                let (enter, entry) = (*enter, unit.entry);
-                // SAFETY: `header` is this vCPU's environment, whose fields the constructor filled in; `entry` is a unit of
-                // the same partition that the caller's hold on `exec` keeps in place. No reference into the
-                // environment or the vCPU is used until it returns.
-                let raw = unsafe {
-                    (*header).guest_fpcr = mxcsr(rounding);
-                    enter(header, entry)
-                };
-                Compiler::decode_exit(raw)
-            }
-        }
+    /// True if an offset in the code memory lies in it.
+    pub(crate) fn holds(&self, offset: u32) -> bool {
+        matches!(self, Self::Host { start, len, .. } if offset.wrapping_sub(*start) < *len)
     }
 }
 

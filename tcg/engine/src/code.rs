@@ -4,13 +4,19 @@
 //! [`Key`], so address-space switches and remappings keep it. Pages that hold translated code are *watched* in their
 //! RAM block; a write to one drops the units that overlap it.
 //!
+//! A unit of the second tier takes the place of the first's and gets its links. Only the second tier's units are in jump
+//! caches, and no loop consists of patched links between units of the first alone: those do not look for exit requests.
+//!
 //! Lock order: translator, exec, maps. Nobody waits for another vCPU while holding `maps`.
 
 use std::{
     ops::Range,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{
+            AtomicBool, AtomicU32, AtomicU64, Ordering,
+            Ordering::{Relaxed, SeqCst},
+        },
     },
 };
 
@@ -20,7 +26,7 @@ use rustc_hash::FxHashMap;
 
 use crate::{
     Key,
-    backend::Code,
+    backend::{Backend, Code},
     shared::{VcpuShared, request},
 };
 
@@ -40,21 +46,107 @@ pub(crate) struct UnitKey {
     pub(crate) key: Key,
 }
 
+/// log2 of the stretches in which the unit at a host address is looked for.
+const STRETCH_BITS: u32 = 12;
+
+/// Bytes no instruction of any guest is longer than.
+const LONGEST_INSN: u16 = 16;
+
+/// No unit, or no link.
+const NONE: u32 = u32::MAX;
+
+/// Most units at once; their numbers share a word with the number of a link.
+const MAX_UNITS: usize = 1 << 24;
+
+/// How much work went into a unit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Tier {
+    /// One block, made when its code first runs.
+    First,
+    /// A stretch with loops, made when its code has run several times.
+    Second,
+}
+
+/// One of a unit's links. `dest` and `next` change only under the lock of the maps.
+pub(crate) struct Link {
+    /// Guest address it goes to.
+    pub(crate) pc: u64,
+    /// Offset of its displacement in the code memory.
+    site: u32,
+    /// Offset of its exit stub; the top bit says that it is a call.
+    stub: u32,
+    /// Number of the unit it is patched to go to.
+    dest: AtomicU32,
+    /// The next link into the same unit.
+    next: AtomicU32,
+}
+
+const CALL: u32 = 1 << 31;
+
+impl Link {
+    pub(crate) fn new(pc: u64, site: u32, stub: u32, call: bool) -> Self {
+        let stub = stub | if call { CALL } else { 0 };
+        Self { pc, site, stub, dest: AtomicU32::new(NONE), next: AtomicU32::new(NONE) }
+    }
+
+    pub(crate) fn is_call(&self) -> bool {
+        self.stub & CALL != 0
+    }
+
+    pub(crate) fn site(&self) -> u32 {
+        self.site
+    }
+
+    pub(crate) fn stub(&self) -> u32 {
+        self.stub & !CALL
+    }
+}
+
 /// A translated unit.
 pub(crate) struct Unit {
     pub(crate) at: UnitKey,
+    /// Page (block and offset) of the bytes behind the first page's end, if it crosses one.
+    pub(crate) second: Option<Box<(BlockRef, u64)>>,
+    pub(crate) links: Box<[Link]>,
+    pub(crate) code: Code,
     /// Guest bytes it was made from.
     pub(crate) len: u32,
-    /// Page (block and offset) of the bytes behind the first page's end, if it crosses one.
-    pub(crate) second: Option<(BlockRef, u64)>,
-    /// Cache generation it belongs to.
-    pub(crate) generation: u64,
+    /// Cache generation it belongs to; 0 if it is in no cache.
+    pub(crate) generation: u32,
+    /// Its number in the cache.
+    id: AtomicU32,
+    /// First link into it.
+    incoming: AtomicU32,
+    /// Times the engine has been asked for it.
+    pub(crate) heat: AtomicU32,
+    pub(crate) tier: Tier,
     /// Set before its jump cache entries are struck.
     pub(crate) dropped: AtomicBool,
-    pub(crate) code: Code,
 }
 
 impl Unit {
+    pub(crate) fn new(at: UnitKey, len: u32, tier: Tier, code: Code, links: Box<[Link]>) -> Self {
+        Self {
+            at,
+            second: None,
+            links,
+            code,
+            len,
+            generation: 0,
+            id: AtomicU32::new(NONE),
+            incoming: AtomicU32::new(NONE),
+            heat: AtomicU32::new(0),
+            tier,
+            dropped: AtomicBool::new(false),
+        }
+    }
+
+    /// The link whose exit stub ends at `site`, an offset in the code memory.
+    pub(crate) fn link_at(&self, site: u32) -> Option<u32> {
+        let stub = site.wrapping_sub(tcg_codegen::LINK_STUB as u32);
+        self.links.iter().position(|l| l.stub() == stub).map(|i| i as u32)
+    }
+
     /// Address range in its first block, cut at the page's end.
     fn first_part(&self) -> Range<u64> {
         let end = (self.at.offset / PAGE_SIZE + 1) * PAGE_SIZE;
@@ -64,7 +156,7 @@ impl Unit {
     fn overlaps(&self, block: BlockRef, range: &Range<u64>) -> bool {
         let first = self.first_part();
         (self.at.block == block && first.start < range.end && range.start < first.end)
-            || self.second.is_some_and(|(b, page)| {
+            || self.second.as_deref().is_some_and(|&(b, page)| {
                 let len = u64::from(self.len) - (first.end - first.start);
                 b == block && page < range.end && range.start < page + len
             })
@@ -72,27 +164,43 @@ impl Unit {
 
     fn pages(&self) -> impl Iterator<Item = (BlockRef, u64)> {
         std::iter::once((self.at.block, self.at.offset / PAGE_SIZE))
-            .chain(self.second.map(|(b, page)| (b, page / PAGE_SIZE)))
+            .chain(self.second.as_deref().map(|&(b, page)| (b, page / PAGE_SIZE)))
     }
 }
 
-/// A unit's place among its neighbours.
+/// The units that begin on a page, or reach into it.
 #[derive(Default)]
-struct Node {
-    /// Links into this unit: who, and which of its links.
-    incoming: Vec<(Arc<Unit>, u32)>,
-    /// Links out of it that are patched.
-    outgoing: Vec<(u32, Arc<Unit>)>,
+struct Page {
+    /// Offset in the page and number, ascending by offset.
+    starts: Vec<(u16, u32)>,
+    /// Numbers of units that begin on another page.
+    reaching: Vec<u32>,
+}
+
+impl Page {
+    fn at(&self, offset: u16) -> impl Iterator<Item = u32> {
+        let first = self.starts.partition_point(|(o, _)| *o < offset);
+        self.starts[first..].iter().take_while(move |(o, _)| *o == offset).map(|(_, id)| *id)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.starts.is_empty() && self.reaching.is_empty()
+    }
 }
 
 #[derive(Default)]
 struct Maps {
-    units: FxHashMap<UnitKey, Arc<Unit>>,
-    pages: FxHashMap<(BlockRef, u64), Vec<Arc<Unit>>>,
-    /// Link graph, by the unit's address.
-    nodes: FxHashMap<usize, Node>,
-    /// Host code ranges, ascending: start and unit.
-    hosts: Vec<(u64, Arc<Unit>)>,
+    pages: FxHashMap<(BlockRef, u64), Page>,
+    /// Units by number. Those with host code stay until the cache is emptied, also if they have been dropped: somebody may
+    /// be inside.
+    units: Vec<Option<Arc<Unit>>>,
+    /// Where the host code of each number starts, ascending, as offsets in the code memory.
+    hosts: Vec<u32>,
+    /// The first number of each stretch of the code memory.
+    stretches: Vec<u32>,
+    /// Numbers of dropped units without host code.
+    unused: Vec<u32>,
+    live: usize,
     /// The translation that is under way.
     reading: Reading,
 }
@@ -104,14 +212,104 @@ struct Reading {
     written: bool,
 }
 
-fn id(u: &Arc<Unit>) -> usize {
-    Arc::as_ptr(u) as usize
+const fn page_offset(offset: u64) -> u16 {
+    (offset & (PAGE_SIZE - 1)) as u16
+}
+
+impl Maps {
+    fn unit(&self, id: u32) -> Option<&Arc<Unit>> {
+        self.units.get(id as usize)?.as_ref()
+    }
+
+    fn find(&self, at: &UnitKey) -> Option<&Arc<Unit>> {
+        let page = self.pages.get(&(at.block, at.offset / PAGE_SIZE))?;
+        page.at(page_offset(at.offset)).filter_map(|id| self.unit(id)).find(|u| u.at == *at)
+    }
+
+    /// A link by its number.
+    fn link(&self, name: u32) -> Option<(&Arc<Unit>, &Link)> {
+        let unit = self.unit(name >> 8)?;
+        Some((unit, unit.links.get(name as usize & 0xff)?))
+    }
+
+    /// Notes that link `name` goes to `to`.
+    fn join(&self, name: u32, to: &Unit) {
+        if let Some((_, l)) = self.link(name) {
+            l.dest.store(to.id.load(Relaxed), Relaxed);
+            l.next.store(to.incoming.swap(name, Relaxed), Relaxed);
+        }
+    }
+
+    /// Takes all links into `to`, which lead nowhere then.
+    fn take_incoming(&self, to: &Unit) -> Vec<u32> {
+        let mut names = Vec::new();
+        let mut name = to.incoming.swap(NONE, Relaxed);
+        while let Some((_, l)) = self.link(name) {
+            names.push(name);
+            l.dest.store(NONE, Relaxed);
+            name = l.next.swap(NONE, Relaxed);
+        }
+        names
+    }
+
+    /// Takes link `name` out of the list of those into its destination.
+    fn part(&self, name: u32) {
+        let Some((_, link)) = self.link(name) else { return };
+        let dest = link.dest.swap(NONE, Relaxed);
+        let after = link.next.swap(NONE, Relaxed);
+        let Some(to) = self.unit(dest) else { return };
+        let mut at = to.incoming.load(Relaxed);
+        if at == name {
+            to.incoming.store(after, Relaxed);
+            return;
+        }
+        while let Some((_, l)) = self.link(at) {
+            at = l.next.load(Relaxed);
+            if at == name {
+                l.next.store(after, Relaxed);
+                return;
+            }
+        }
+    }
+
+    /// Takes a unit out of everything, so that nothing leads to it but jump caches. Its own links lead out of it again.
+    fn remove(&mut self, backend: &Backend, u: &Arc<Unit>) {
+        u.dropped.store(true, SeqCst);
+        let id = u.id.load(Relaxed);
+        for key in u.pages() {
+            if let Some(p) = self.pages.get_mut(&key) {
+                p.starts.retain(|(_, x)| *x != id);
+                p.reaching.retain(|x| *x != id);
+            }
+        }
+        for name in self.take_incoming(u) {
+            if let Some((_, l)) = self.link(name) {
+                backend.unlink(l);
+            }
+        }
+        for (i, l) in u.links.iter().enumerate() {
+            if l.dest.load(Relaxed) != NONE {
+                backend.unlink(l);
+                self.part(id << 8 | i as u32);
+            }
+        }
+        self.live -= 1;
+        if !u.code.is_host()
+            && let Some(place) = self.units.get_mut(id as usize)
+        {
+            *place = None;
+            self.unused.push(id);
+        }
+    }
 }
 
 /// The cache of one partition.
 pub(crate) struct CodeCache {
+    pub(crate) backend: Backend,
     maps: RwLock<Maps>,
-    generation: AtomicU64,
+    generation: AtomicU32,
+    /// Most units at once.
+    limit: usize,
     /// Held for reading while translated code runs, for writing while the code memory is emptied.
     pub(crate) exec: RwLock<()>,
     /// Held while translating.
@@ -121,10 +319,13 @@ pub(crate) struct CodeCache {
 }
 
 impl CodeCache {
-    pub(crate) fn new(vcpus: Vec<Arc<VcpuShared>>) -> Self {
+    pub(crate) fn new(backend: Backend, vcpus: Vec<Arc<VcpuShared>>) -> Self {
+        let limit = (backend.size() / 64).clamp(1 << 12, MAX_UNITS - 1);
         Self {
+            backend,
             maps: RwLock::default(),
-            generation: AtomicU64::new(1),
+            generation: AtomicU32::new(1),
+            limit,
             exec: RwLock::new(()),
             translating: Mutex::new(()),
             vcpus,
@@ -132,20 +333,58 @@ impl CodeCache {
         }
     }
 
-    pub(crate) fn generation(&self) -> u64 {
+    pub(crate) fn generation(&self) -> u32 {
         self.generation.load(Ordering::Acquire)
     }
 
     pub(crate) fn find(&self, at: &UnitKey) -> Option<Arc<Unit>> {
-        self.maps.read().units.get(at).cloned()
+        self.maps.read().find(at).cloned()
+    }
+
+    /// Addresses on a page where units begin that a new one at `at` does well to end before: those of its own tier or a
+    /// better one, under the same key. Offsets in the page, ascending. What may still be the unit's first instruction is not
+    /// among them.
+    pub(crate) fn stops(&self, at: &UnitKey, tier: Tier, out: &mut Vec<u16>) {
+        out.clear();
+        let maps = self.maps.read();
+        let Some(page) = maps.pages.get(&(at.block, at.offset / PAGE_SIZE)) else { return };
+        let first = page.starts.partition_point(|(o, _)| *o < page_offset(at.offset) + LONGEST_INSN);
+        for &(offset, id) in &page.starts[first..] {
+            let fits = maps.unit(id).is_some_and(|u| {
+                u.at.key.mode == at.key.mode
+                    && u.at.key.pc.wrapping_sub(at.key.pc) == u.at.offset.wrapping_sub(at.offset)
+                    && u.second.is_none()
+                    && (u.tier == tier || u.tier == Tier::Second)
+            });
+            if fits && out.last() != Some(&offset) {
+                out.push(offset);
+            }
+        }
+    }
+
+    /// True if no more units may be made before the cache is emptied.
+    pub(crate) fn is_full(&self) -> bool {
+        self.maps.read().units.len() >= self.limit
     }
 
     /// The unit whose host code holds `address`, also if it has been dropped since.
     pub(crate) fn by_host(&self, address: u64) -> Option<Arc<Unit>> {
+        let offset = self.backend.offset(address)?;
         let maps = self.maps.read();
-        let i = maps.hosts.partition_point(|(start, _)| *start <= address);
-        let (_, unit) = maps.hosts.get(i.checked_sub(1)?)?;
-        unit.code.holds(address).then(|| unit.clone())
+        let stretch = (offset >> STRETCH_BITS) as usize;
+        let bound = |s: usize| maps.stretches.get(s).map_or(maps.hosts.len(), |id| *id as usize);
+        let (first, end) = (bound(stretch), bound(stretch + 1));
+        let mut i = first + maps.hosts[first..end].partition_point(|start| *start <= offset);
+        // Units without host code share their neighbour's start.
+        while i > 0 && maps.hosts[i - 1] <= offset {
+            i -= 1;
+            if let Some(u) = &maps.units[i]
+                && u.code.is_host()
+            {
+                return u.code.holds(offset).then(|| u.clone());
+            }
+        }
+        None
     }
 
     /// Begins a translation. The caller holds `translating` until the unit is in or given up.
@@ -158,47 +397,92 @@ impl CodeCache {
         self.maps.write().reading.pages.push((block, offset / PAGE_SIZE));
     }
 
-    /// Makes a new unit known, if `keep`. One whose code was written while it was read is dropped at once: it may have been
-    /// made of what the write replaced, and is good for no more than one run. Its host code is known in any case.
+    /// Makes a new unit known, if `keep`, in place of one that may be there. One whose code was written while it was read is
+    /// dropped at once: it may have been made of what the write replaced, and is good for no more than one run. Its host code
+    /// is known in any case.
     pub(crate) fn insert(&self, unit: &Arc<Unit>, keep: bool) {
         let mut maps = self.maps.write();
         let keep = keep & !std::mem::take(&mut maps.reading).written;
         if !keep {
-            unit.dropped.store(true, Ordering::SeqCst);
-        } else {
-            for p in unit.pages() {
-                maps.pages.entry(p).or_default().push(unit.clone());
+            unit.dropped.store(true, SeqCst);
+            if !unit.code.is_host() {
+                return;
             }
         }
-        if let Some(start) = unit.code.entry() {
-            // Code memory is handed out upwards, so this is an append.
-            let i = maps.hosts.partition_point(|(s, _)| *s < start);
-            maps.hosts.insert(i, (start, unit.clone()));
+        let start = unit.code.start().or(maps.hosts.last().copied()).unwrap_or(0);
+        let unused = if unit.code.is_host() { None } else { maps.unused.pop() };
+        let id = match unused {
+            Some(id) => {
+                maps.units[id as usize] = Some(unit.clone());
+                id
+            }
+            None => {
+                // Code memory is handed out upwards, so this is an append.
+                maps.units.push(Some(unit.clone()));
+                maps.hosts.push(start);
+                let id = maps.units.len() as u32 - 1;
+                while maps.stretches.len() <= (start >> STRETCH_BITS) as usize {
+                    maps.stretches.push(id);
+                }
+                id
+            }
+        };
+        unit.id.store(id, Relaxed);
+        if !keep {
+            return;
         }
-        if keep {
-            maps.units.insert(unit.at, unit.clone());
+        maps.live += 1;
+        let old = maps.find(&unit.at).cloned();
+        if let Some(old) = &old {
+            for name in maps.take_incoming(old) {
+                let Some((_, l)) = maps.link(name) else { continue };
+                if unit.second.is_none() && self.backend.link(l, &unit.code) {
+                    maps.join(name, unit);
+                } else {
+                    self.backend.unlink(l);
+                }
+            }
+            maps.remove(&self.backend, old);
+        }
+        let mut pages = unit.pages();
+        if let Some(key) = pages.next() {
+            let starts = &mut maps.pages.entry(key).or_default().starts;
+            let offset = page_offset(unit.at.offset);
+            let i = starts.partition_point(|(o, _)| *o < offset);
+            starts.insert(i, (offset, id));
+        }
+        for key in pages {
+            maps.pages.entry(key).or_default().reaching.push(id);
+        }
+        drop(maps);
+        if let Some(old) = old {
+            self.strike(&old);
+        }
+    }
+
+    /// Strikes a dropped unit from the jump caches.
+    fn strike(&self, u: &Unit) {
+        if let (Tier::Second, Some(code)) = (u.tier, self.backend.entry(&u.code)) {
+            self.vcpus.iter().for_each(|v| v.strike_jump(u.at.key.pc, code));
         }
     }
 
     /// Number of units.
     pub(crate) fn len(&self) -> usize {
-        self.maps.read().units.len()
+        self.maps.read().live
     }
 
-    /// Patches link `index` of `from` to jump to `to`, unless either has been dropped.
-    pub(crate) fn link(&self, from: &Arc<Unit>, index: u32, to: &Arc<Unit>, patch: impl FnOnce()) {
-        let mut maps = self.maps.write();
-        let alive = |u: &Arc<Unit>| maps.units.get(&u.at).is_some_and(|x| Arc::ptr_eq(x, u));
-        if !alive(from) || !alive(to) {
-            return;
+    /// Patches link `index` of `from` to jump to `to`, unless either has been dropped. True if it did.
+    pub(crate) fn link(&self, from: &Arc<Unit>, index: u32, to: &Arc<Unit>) -> bool {
+        let maps = self.maps.write();
+        let generation = self.generation();
+        let alive = |u: &Unit| u.generation == generation && !u.dropped.load(Relaxed);
+        let Some(l) = from.links.get(index as usize).filter(|_| index < 256) else { return false };
+        if !alive(from) || !alive(to) || l.dest.load(Relaxed) != NONE || !self.backend.link(l, &to.code) {
+            return false;
         }
-        let out = &mut maps.nodes.entry(id(from)).or_default().outgoing;
-        if out.iter().any(|(i, _)| *i == index) {
-            return;
-        }
-        out.push((index, to.clone()));
-        maps.nodes.entry(id(to)).or_default().incoming.push((from.clone(), index));
-        patch();
+        maps.join(from.id.load(Relaxed) << 8 | index, to);
+        true
     }
 
     /// Drops the units that overlap `range` of `block`, and stops watching pages that hold none any more. True if there
@@ -208,18 +492,25 @@ impl CodeCache {
         let mut maps = self.maps.write();
         let mut dropped = Vec::new();
         let pages = range.start / PAGE_SIZE..=range.end.saturating_sub(1) / PAGE_SIZE;
-        for page in pages.clone() {
-            if let Some(list) = maps.pages.get(&(b, page)) {
-                dropped.extend(list.iter().filter(|u| u.overlaps(b, range)).cloned());
+        for number in pages.clone() {
+            if let Some(page) = maps.pages.get(&(b, number)) {
+                let ids = page.starts.iter().map(|(_, id)| *id).chain(page.reaching.iter().copied());
+                let units = ids.filter_map(|id| maps.unit(id));
+                dropped.extend(units.filter(|u| u.overlaps(b, range)).cloned());
             }
         }
-        for u in &dropped {
-            remove(&mut maps, u);
-        }
+        // One that lies on two of the pages is there twice.
+        dropped.retain(|u| {
+            let first = !u.dropped.load(Relaxed);
+            if first {
+                maps.remove(&self.backend, u);
+            }
+            first
+        });
         for page in pages {
             if maps.reading.pages.contains(&(b, page)) {
                 maps.reading.written = true;
-            } else if maps.pages.get(&(b, page)).is_none_or(Vec::is_empty) {
+            } else if maps.pages.get(&(b, page)).is_none_or(Page::is_empty) {
                 maps.pages.remove(&(b, page));
                 block.unwatch(page * PAGE_SIZE, PAGE_SIZE);
             }
@@ -228,20 +519,16 @@ impl CodeCache {
         if dropped.is_empty() {
             return false;
         }
-        self.invalidations.fetch_add(dropped.len() as u64, Ordering::Relaxed);
-        for u in &dropped {
-            u.dropped.store(true, Ordering::SeqCst);
-            if let Some(code) = u.code.entry() {
-                self.vcpus.iter().for_each(|v| v.strike_jump(u.at.key.pc, code));
-            }
-        }
+        self.invalidations.fetch_add(dropped.len() as u64, Relaxed);
+        dropped.iter().for_each(|u| self.strike(u));
         true
     }
 
     /// Drops everything. The caller holds `exec` for writing: no vCPU is inside translated code.
     pub(crate) fn clear(&self) {
         let mut maps = self.maps.write();
-        *maps = Maps::default();
+        let reading = std::mem::take(&mut maps.reading);
+        *maps = Maps { reading, ..Maps::default() };
         self.generation.fetch_add(1, Ordering::AcqRel);
     }
 
@@ -249,30 +536,6 @@ impl CodeCache {
     pub(crate) fn stop_all(&self) {
         for v in &self.vcpus {
             v.request(request::FLUSH_JUMPS);
-        }
-    }
-}
-
-fn remove(maps: &mut Maps, u: &Arc<Unit>) {
-    if maps.units.get(&u.at).is_some_and(|x| Arc::ptr_eq(x, u)) {
-        maps.units.remove(&u.at);
-    }
-    for p in u.pages() {
-        if let Some(list) = maps.pages.get_mut(&p) {
-            list.retain(|x| !Arc::ptr_eq(x, u));
-        }
-    }
-    let Some(node) = maps.nodes.remove(&id(u)) else { return };
-    for (from, index) in node.incoming {
-        from.code.unlink(index);
-        if let Some(n) = maps.nodes.get_mut(&id(&from)) {
-            n.outgoing.retain(|(i, _)| *i != index);
-        }
-    }
-    for (index, to) in node.outgoing {
-        u.code.unlink(index);
-        if let Some(n) = maps.nodes.get_mut(&id(&to)) {
-            n.incoming.retain(|(f, i)| !(Arc::ptr_eq(f, u) && *i == index));
         }
     }
 }

@@ -79,7 +79,7 @@ impl<'a, G: Guest> Cx<'a, G> {
     }
 
     /// Drops cached translations: those of every address space whose tag `space` accepts, of all pages or of the page at
-    /// `gva`.
+    /// `gva`. The tag `u64::MAX` stands for what all address spaces share ([`Mapping::global`](crate::Mapping::global)).
     pub fn flush_tlb(&mut self, gva: Option<u64>, space: impl Fn(u64) -> bool) {
         self.core.flush_tlb(gva, space);
     }

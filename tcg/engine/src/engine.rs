@@ -10,12 +10,13 @@ use accel::{
 };
 use guest_memory::{AddressSpace, ListenerId, RamBlock, ViewChange, ViewListener, WriteHook};
 use parking_lot::Mutex;
+use tcg_ir::abi::PAGE_BITS;
 use tcg_ir::passes::PassSet;
 
 use crate::{
     Guest,
     backend::Backend,
-    code::{CodeCache, Unit, block_ref},
+    code::{CodeCache, Link, Tier, Unit, block_ref},
     env::EnvBox,
     profile::Profile,
     shared::{Lines, VcpuShared, request},
@@ -27,7 +28,6 @@ use crate::{
 /// Shared by the vCPUs of a partition.
 pub(crate) struct Engine<G: Guest> {
     pub(crate) guest: Arc<G>,
-    pub(crate) backend: Backend,
     pub(crate) cache: Arc<CodeCache>,
     pub(crate) stats: Stats,
     pub(crate) profile: Profile,
@@ -65,22 +65,35 @@ impl<G: Guest> Engine<G> {
         });
     }
 
-    /// The unit that left through link `index`, which may have been chained behind `entered`.
-    pub(crate) fn link_source(&self, entered: &Arc<Unit>, site: u64, index: u32) -> Option<(Arc<Unit>, u32)> {
-        let unit = if entered.code.holds(site) { entered.clone() } else { self.cache.by_host(site)? };
-        unit.code.link_pc(index)?;
+    /// The unit whose code left at `site`, which may have been chained behind `entered`.
+    pub(crate) fn unit_at(&self, entered: &Arc<Unit>, site: u64) -> Option<Arc<Unit>> {
+        let offset = self.cache.backend.offset(site)?;
+        if entered.code.holds(offset) { Some(entered.clone()) } else { self.cache.by_host(site) }
+    }
+
+    /// The unit that left through a link at `site`, and the link's number.
+    pub(crate) fn link_source(&self, entered: &Arc<Unit>, site: u64) -> Option<(Arc<Unit>, u32)> {
+        let unit = self.unit_at(entered, site)?;
+        let index = unit.link_at(self.cache.backend.offset(site)?)?;
         Some((unit, index))
+    }
+
+    /// True if a link is one that may be patched before its destination has proved to be warm: one that does not lead
+    /// back, between units of the first tier. Calls lead to what others call too.
+    pub(crate) fn chains_cold(from: &Unit, link: &Link) -> bool {
+        from.tier == Tier::First && link.pc > from.at.key.pc && !link.is_call()
     }
 
     /// Chains a link to the unit it leads to, if that lies on the same page (another page may be mapped elsewhere
     /// tomorrow, and only the indirect cache is flushed with the TLB).
     pub(crate) fn chain(&self, from: &Arc<Unit>, index: u32, to: &Arc<Unit>) {
-        let same = |pc: u64| pc >> 12 == from.at.key.pc >> 12;
-        let fits = from.code.link_pc(index) == Some(to.at.key.pc)
-            && same(to.at.key.pc)
-            && from.at.key.mode == to.at.key.mode;
-        if fits && from.generation == to.generation && to.code.is_host() {
-            self.cache.link(from, index, to, || from.code.link(index, &to.code));
+        let Some(link) = from.links.get(index as usize) else { return };
+        let fits = link.pc == to.at.key.pc
+            && link.pc >> PAGE_BITS == from.at.key.pc >> PAGE_BITS
+            && from.at.key.mode == to.at.key.mode
+            && to.second.is_none()
+            && (to.tier == Tier::Second || Self::chains_cold(from, link));
+        if fits && self.cache.link(from, index, to) {
             self.stats.links.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -143,8 +156,7 @@ pub(crate) fn create<G: Guest>(
     let entries = guest.helpers().iter().map(|h| h.entry as usize).collect();
     let engine = Arc::new(Engine {
         guest,
-        backend,
-        cache: Arc::new(CodeCache::new(shared.clone())),
+        cache: Arc::new(CodeCache::new(backend, shared.clone())),
         stats: Stats::default(),
         profile: opts.profile,
         scratch: Mutex::new(Scratch::new(passes)),
@@ -191,7 +203,7 @@ impl<G: Guest> Partition for TcgPartition<G> {
 
     fn stats(&self) -> String {
         let e = &self.engine;
-        e.stats.text(e.cache.len(), e.backend.used(), e.cache.invalidations.load(Ordering::Relaxed))
+        e.stats.text(e.cache.len(), e.cache.backend.used(), e.cache.invalidations.load(Ordering::Relaxed))
     }
 }
 

@@ -71,6 +71,8 @@ impl<S: Send + 'static> EnvBox<S> {
             exit_site: 0,
             jump_cache: 0,
             jump_mask: 0,
+            shared_jumps: 0,
+            shared_mask: 0,
             return_top: 0,
             return_stack: [ReturnEntry::default(); RETURN_STACK],
             tlb: [TlbDesc::default(); MMU_INDEXES],

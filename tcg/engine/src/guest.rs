@@ -35,6 +35,8 @@ pub struct Mapping {
     pub write: bool,
     /// Fetches are allowed without another walk.
     pub exec: bool,
+    /// Every address space has this mapping, until a flush that accepts the tag `u64::MAX` (see [`Cx::flush_tlb`]).
+    pub global: bool,
     /// log2 of the page's size. Below 12 (a protection boundary inside a page) nothing is cached.
     pub page_bits: u32,
 }

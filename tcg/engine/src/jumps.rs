@@ -62,6 +62,13 @@ impl Jumps {
         e.pc.store(pc, Relaxed);
     }
 
+    /// Where a jump leads, if it is remembered.
+    pub(crate) fn get(&self, pc: u64, key: u64) -> Option<u64> {
+        let e = &self.0[index(pc)];
+        let hit = e.pc.load(Relaxed) == pc && e.key.load(Relaxed) == key;
+        hit.then(|| e.code.load(Relaxed))
+    }
+
     /// Strikes the entry that leads from `pc` to `code`, if there is one.
     pub(crate) fn strike(&self, pc: u64, code: u64) {
         let e = &self.0[index(pc)];

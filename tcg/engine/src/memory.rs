@@ -41,6 +41,12 @@ pub(crate) fn place<G: Guest>(
     if let Some(e) = cx.core.tlb.find(gva, access, mmu) {
         return Ok(from_entry(&e, gva, access));
     }
+    if let Some((e, moved)) = cx.core.tlb.fill_shared(gva, access, mmu) {
+        if moved {
+            cx.core.publish();
+        }
+        return Ok(from_entry(&e, gva, access));
+    }
     let guest = cx.guest;
     let m = guest.walk(cx, gva, access, mmu)?;
     Ok(fill(cx, gva, access, mmu, &m))
@@ -70,7 +76,7 @@ fn fill<G: Guest>(cx: &mut Cx<'_, G>, gva: u64, access: Access, mmu: usize, m: &
         write: u64::MAX,
         exec: u64::MAX,
         addend: 0,
-        backing: Backing { gpa, range: NO_RANGE, offset: 0 },
+        backing: Backing { gpa, range: NO_RANGE, global: m.global, offset: 0 },
     };
     let mut flags = (tlb_flag::IO, tlb_flag::IO, tlb_flag::IO);
     let view = cx.core.view.clone();
@@ -82,7 +88,7 @@ fn fill<G: Guest>(cx: &mut Cx<'_, G>, gva: u64, access: Access, mmu: usize, m: &
         let host = block.host_ptr().as_ptr() as u64 + offset;
         e.addend = host.wrapping_sub(page);
         let index = view.ranges().iter().position(|r| std::ptr::eq(r, range)).unwrap_or(0);
-        e.backing = Backing { gpa, range: index as u32, offset };
+        e.backing = Backing { gpa, range: index as u32, global: m.global, offset };
         flags.0 = 0;
         flags.2 = 0;
         if range.writable_ram().is_some() {

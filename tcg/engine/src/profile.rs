@@ -8,7 +8,10 @@ use std::path::Path;
 use parking_lot::Mutex;
 use tcg_codegen::perf::{JitDump, PerfMap};
 
-use crate::{Key, backend::Code};
+use crate::{
+    Key,
+    backend::{Backend, Code},
+};
 
 /// The files that are being written.
 #[derive(Default)]
@@ -33,16 +36,16 @@ impl Profile {
     }
 
     /// Names a unit's code. A file that cannot be written any more is no reason to stop a guest.
-    pub(crate) fn add(&self, key: Key, code: &Code) {
+    pub(crate) fn add(&self, key: Key, backend: &Backend, code: &Code) {
         if self.map.is_none() && self.dump.is_none() {
             return;
         }
-        let Some(entry) = code.entry() else { return };
+        let Some(entry) = backend.entry(code) else { return };
         let name = format!("guest:{:#x}", key.pc);
         if let Some(m) = &self.map {
             let _ = m.lock().add(entry, code.len() as u32, &name);
         }
-        if let (Some(d), Some(bytes)) = (&self.dump, code.bytes()) {
+        if let (Some(d), Some(bytes)) = (&self.dump, backend.bytes(code)) {
             let _ = d.lock().0.add(host::now(), host::thread(), entry, &bytes, &name);
         }
     }

@@ -4,7 +4,7 @@ use std::{
     collections::VecDeque,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence},
     },
     time::Duration,
 };
@@ -107,9 +107,14 @@ impl VcpuShared {
         self.jumps.lock().push(jumps);
     }
 
-    /// Strikes what leads from `pc` to the unit at `code` from all jump caches.
+    /// Strikes what leads from `pc` to the unit at `code` from all jump caches. The first is the one from which generated code
+    /// copies to the others, and looks whether what it has copied is still there: either it sees that it is not, or we see
+    /// the copy.
     pub(crate) fn strike_jump(&self, pc: u64, code: u64) {
-        self.jumps.lock().iter().for_each(|j| j.strike(pc, code));
+        for j in self.jumps.lock().iter() {
+            j.strike(pc, code);
+            fence(Ordering::SeqCst);
+        }
     }
 
     pub(crate) fn take_protect(&self) -> Vec<u64> {

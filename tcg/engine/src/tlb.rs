@@ -2,7 +2,9 @@
 //!
 //! Each address space the guest has used lately (an ASID and root table, a PCID, a VMID: whatever the guest names
 //! it by) keeps its own tables and its own jump cache, so a switch of page tables flushes nothing. Inside a space
-//! there is one direct-mapped table an MMU index, with a small victim cache behind it, growing with pressure.
+//! there is one direct-mapped table an MMU index, with a small victim cache behind it, growing with pressure. What all
+//! spaces share (global pages, as a kernel's are) is kept once more, in tables of its own from which a space's are filled
+//! without a walk, and in a jump cache behind the space's own.
 //!
 //! Invariant: the descriptors in the environment header always point at the current space's tables, which are
 //! never reallocated without being published again.
@@ -31,11 +33,19 @@ pub(crate) struct Backing {
     pub(crate) gpa: u64,
     /// Index of its range in the memory view, or [`NO_RANGE`].
     pub(crate) range: u32,
+    /// All spaces have it.
+    pub(crate) global: bool,
     /// Offset of the page in its RAM block.
     pub(crate) offset: u64,
 }
 
-const NOTHING: Backing = Backing { gpa: 0, range: NO_RANGE, offset: 0 };
+const NOTHING: Backing = Backing { gpa: 0, range: NO_RANGE, global: false, offset: 0 };
+
+/// The tag that a flush accepts if it is to reach what all spaces share.
+const SHARED: u64 = u64::MAX;
+
+/// Words of a set of pages, by hash.
+const PAGE_WORDS: usize = 128;
 
 /// Comparators and addend of one page, as a value.
 #[derive(Debug, Clone, Copy)]
@@ -206,7 +216,12 @@ impl LargePages {
     const MOST: usize = 8;
 
     fn contains(&self, gva: u64) -> bool {
-        self.0.iter().any(|r| Self::holds(*r, gva))
+        self.bits_of(gva).is_some()
+    }
+
+    /// The size in bits of a range that holds an address.
+    fn bits_of(&self, gva: u64) -> Option<u32> {
+        self.0.iter().find(|r| Self::holds(**r, gva)).map(|r| r.1)
     }
 
     fn holds((start, bits): (u64, u32), gva: u64) -> bool {
@@ -235,14 +250,16 @@ struct Space {
     tables: [Option<Table>; MMU_INDEXES],
     jumps: Arc<Jumps>,
     /// Pages (by hash) that have entries in `jumps`.
-    jump_pages: [u64; 16],
+    jump_pages: [u64; PAGE_WORDS],
     large: LargePages,
+    /// Generated code may have copied entries from the cache that all spaces share, or the engine put some in.
+    touched: bool,
     last_used: u64,
 }
 
 fn page_hash(gva: u64) -> (usize, u64) {
     let p = gva >> PAGE_BITS;
-    let h = (p ^ p >> 10) & 1023;
+    let h = (p ^ p >> 13) & (PAGE_WORDS as u64 * 64 - 1);
     ((h >> 6) as usize, 1 << (h & 63))
 }
 
@@ -254,21 +271,23 @@ impl Space {
             tag,
             tables: [const { None }; MMU_INDEXES],
             jumps,
-            jump_pages: [0; 16],
+            jump_pages: [0; PAGE_WORDS],
             large: LargePages::default(),
+            touched: true,
             last_used: 0,
         }
     }
 
     fn flush_jumps(&mut self) {
-        if self.jump_pages != [0; 16] {
+        if std::mem::take(&mut self.touched) {
             self.jumps.clear();
-            self.jump_pages = [0; 16];
+            self.jump_pages = [0; PAGE_WORDS];
         }
     }
 
-    fn flush(&mut self, gva: Option<u64>) {
-        match gva.filter(|gva| !self.large.contains(*gva)) {
+    /// `also`: pages that may have entries besides its own.
+    fn flush(&mut self, gva: Option<u64>, also: &[u64; PAGE_WORDS]) {
+        match gva {
             None => {
                 self.large = LargePages::default();
                 self.tables.iter_mut().flatten().for_each(Table::flush);
@@ -279,7 +298,7 @@ impl Space {
                 // A unit may begin on the page before and reach into this one.
                 for page in [gva, gva.wrapping_sub(1 << PAGE_BITS)] {
                     let (w, b) = page_hash(page);
-                    if self.jump_pages[w] & b != 0 {
+                    if (self.jump_pages[w] | also[w]) & b != 0 {
                         self.jumps.strike_page(page);
                     }
                 }
@@ -288,9 +307,31 @@ impl Space {
     }
 }
 
+/// Puts an entry into a table, which is made or grows if need be; true if it has moved.
+fn insert(slot: &mut Option<Table>, gva: u64, new: &Entry) -> bool {
+    let mut moved = false;
+    let table = match slot {
+        Some(t) => {
+            if t.pressure > t.entries.len() && t.entries.len() < MAX_ENTRIES {
+                *t = Table::new(t.entries.len() * 4);
+                moved = true;
+            }
+            t
+        }
+        None => {
+            moved = true;
+            slot.insert(Table::new(MIN_ENTRIES))
+        }
+    };
+    table.insert(gva, new);
+    moved
+}
+
 /// All address spaces of one vCPU.
 pub(crate) struct Tlb {
     spaces: Vec<Space>,
+    /// What all spaces share; its tables are not seen by generated code.
+    shared_space: Space,
     current: usize,
     ticks: u64,
     /// What unused descriptors point at.
@@ -315,8 +356,11 @@ fn written_hash(gpa: u64) -> (usize, u64) {
 impl Tlb {
     /// `miss` is the host address in empty jump entries.
     pub(crate) fn new(miss: u64, shared: &Arc<VcpuShared>) -> Self {
+        // The first cache a vCPU has is the one it copies from: see `VcpuShared::strike_jump`.
+        let shared_space = Space::new(SHARED, miss, shared);
         Self {
             spaces: vec![Space::new(0, miss, shared)],
+            shared_space,
             shared: shared.clone(),
             current: 0,
             ticks: 0,
@@ -337,6 +381,8 @@ impl Tlb {
         }
         header.jump_cache = space.jumps.address();
         header.jump_mask = space.jumps.mask();
+        header.shared_jumps = self.shared_space.jumps.address();
+        header.shared_mask = self.shared_space.jumps.mask();
         header.return_top = 0;
         for r in &mut header.return_stack {
             r.pc = u64::MAX;
@@ -359,31 +405,66 @@ impl Tlb {
             None => {
                 let oldest = (0..self.spaces.len()).min_by_key(|i| self.spaces[*i].last_used).unwrap_or(0);
                 let space = &mut self.spaces[oldest];
-                space.flush(None);
+                space.flush(None, &[0; PAGE_WORDS]);
                 space.tag = tag;
                 self.flushes += 1;
                 oldest
             }
         };
         self.spaces[self.current].last_used = self.ticks;
+        self.spaces[self.current].touched = true;
         true
     }
 
     pub(crate) fn flush(&mut self, gva: Option<u64>, accept: impl Fn(u64) -> bool) {
+        // One address of a large page stands for all of it.
+        let all = self.spaces.iter().chain(std::iter::once(&self.shared_space));
+        let large = |gva: u64| all.clone().any(|s| accept(s.tag) && s.large.contains(gva));
+        let gva = gva.filter(|gva| !large(*gva));
         if gva.is_none() {
             self.flushes += 1;
         }
-        for s in self.spaces.iter_mut().filter(|s| accept(s.tag)) {
-            s.flush(gva);
+        let copied = self.shared_space.jump_pages;
+        for s in self.spaces.iter_mut() {
+            if accept(s.tag) {
+                s.flush(gva, &copied);
+            }
+            if gva.is_none() {
+                // What was copied may outlive what it was copied from.
+                s.jump_pages.iter_mut().zip(&copied).for_each(|(a, b)| *a |= b);
+            }
+        }
+        if accept(SHARED) {
+            self.shared_space.flush(gva, &copied);
+        }
+        if gva.is_none() {
+            self.spaces[self.current].touched = true;
         }
     }
 
     pub(crate) fn flush_jumps(&mut self) {
         self.spaces.iter_mut().for_each(Space::flush_jumps);
+        self.shared_space.flush_jumps();
+        self.spaces[self.current].touched = true;
     }
 
     pub(crate) fn find(&mut self, gva: u64, access: Access, mmu: usize) -> Option<Entry> {
         self.spaces[self.current].tables[mmu].as_mut()?.find(gva, access)
+    }
+
+    /// The entry of a page that all spaces share, if it is known.
+    fn find_shared(&mut self, gva: u64, access: Access, mmu: usize) -> Option<Entry> {
+        self.shared_space.tables[mmu].as_mut()?.find(gva, access)
+    }
+
+    /// Puts a page that all spaces share into the current one, if it is known: its entry, and whether descriptors must be
+    /// published.
+    pub(crate) fn fill_shared(&mut self, gva: u64, access: Access, mmu: usize) -> Option<(Entry, bool)> {
+        let e = self.find_shared(gva, access, mmu)?;
+        if let Some(bits) = self.shared_space.large.bits_of(gva) {
+            self.spaces[self.current].large.note(gva, bits);
+        }
+        Some((e, insert(&mut self.spaces[self.current].tables[mmu], gva, &e)))
     }
 
     /// Caches a page, which is part of one of `bits`; true if descriptors must be published.
@@ -391,38 +472,29 @@ impl Tlb {
         self.fills += 1;
         if bits > PAGE_BITS {
             self.spaces[self.current].large.note(gva, bits);
+            if new.backing.global {
+                self.shared_space.large.note(gva, bits);
+            }
         }
         if new.write & PAGE_MASK == 0 {
             self.note_written(new.backing.gpa);
         }
-        let slot = &mut self.spaces[self.current].tables[mmu];
-        let mut moved = false;
-        let table = match slot {
-            Some(t) => {
-                if t.pressure > t.entries.len() && t.entries.len() < MAX_ENTRIES {
-                    *t = Table::new(t.entries.len() * 4);
-                    moved = true;
-                }
-                t
-            }
-            None => {
-                moved = true;
-                slot.insert(Table::new(MIN_ENTRIES))
-            }
-        };
-        table.insert(gva, new);
-        moved
+        if new.backing.global {
+            insert(&mut self.shared_space.tables[mmu], gva, new);
+        }
+        insert(&mut self.spaces[self.current].tables[mmu], gva, new)
     }
 
     /// Makes stores to a cached page take the fast path from now on.
     pub(crate) fn allow_fast_write(&mut self, gva: u64, mmu: usize) {
-        if let Some(t) = self.spaces[self.current].tables[mmu].as_mut() {
+        for space in [&mut self.spaces[self.current], &mut self.shared_space] {
+            let Some(t) = space.tables[mmu].as_mut() else { continue };
             let i = t.index(gva);
             let e = t.entry(i);
             if e.write & !PAGE_MASK == gva & !PAGE_MASK && e.write & tlb_flag::INVALID == 0 {
                 t.entries[i].write.store(e.write & !tlb_flag::NOT_DIRTY, Relaxed);
-                let gpa = e.backing.gpa;
-                self.note_written(gpa);
+                let (w, b) = written_hash(e.backing.gpa);
+                self.written[w] |= b;
             }
         }
     }
@@ -438,7 +510,8 @@ impl Tlb {
         if self.written[w] & b == 0 {
             return;
         }
-        for t in self.spaces.iter_mut().flat_map(|s| s.tables.iter_mut().flatten()) {
+        let all = self.spaces.iter_mut().chain(std::iter::once(&mut self.shared_space));
+        for t in all.flat_map(|s| s.tables.iter_mut().flatten()) {
             for i in 0..t.entries.len() {
                 if t.backing[i].gpa == gpa && t.backing[i].range != NO_RANGE {
                     let e = t.entries[i].write.load(Relaxed);
@@ -453,18 +526,60 @@ impl Tlb {
         }
     }
 
+    /// Where a jump to `pc` under `key` leads, if it is remembered.
+    pub(crate) fn jump(&self, pc: u64, key: u64) -> Option<u64> {
+        let space = &self.spaces[self.current];
+        space.jumps.get(pc, key).or_else(|| self.shared_space.jumps.get(pc, key))
+    }
+
     /// Remembers where a jump to `pc` under `key` leads.
-    pub(crate) fn set_jump(&mut self, pc: u64, key: u64, code: u64) {
-        let space = &mut self.spaces[self.current];
-        space.jumps.set(pc, key, code);
+    pub(crate) fn set_jump(&mut self, pc: u64, mmu: usize, key: u64, code: u64) {
         let (w, b) = page_hash(pc);
-        space.jump_pages[w] |= b;
+        let shared = self.find_shared(pc, Access::Fetch, mmu).is_some();
+        let shared = shared.then_some(&mut self.shared_space);
+        for space in shared.into_iter().chain(std::iter::once(&mut self.spaces[self.current])) {
+            space.touched = true;
+            space.jumps.set(pc, key, code);
+            space.jump_pages[w] |= b;
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::env::EnvBox;
+
+    #[test]
+    fn global_pages_outlive_a_switch_and_a_flush_of_one_space() {
+        let env = EnvBox::new(0u64);
+        let shared = Arc::new(VcpuShared::new(env.exit_request()));
+        let mut tlb = Tlb::new(7, &shared);
+        let page = 0xffff_ffff_8000_0000;
+        let backing = Backing { gpa: 0x8000_0000, range: 0, global: true, offset: 0 };
+        let e = Entry { read: page, write: page, exec: page, addend: 0, backing };
+        tlb.set_space(1);
+        tlb.insert(page, 1, &e, 12);
+        tlb.set_jump(page + 4, 1, 9, 0x1234);
+        tlb.set_jump(0x4000, 1, 9, 0x5678);
+        tlb.set_space(2);
+        assert!(tlb.find(page, Access::Fetch, 1).is_none());
+        assert!(tlb.fill_shared(page, Access::Load, 0).is_none(), "another MMU index");
+        assert!(tlb.fill_shared(page, Access::Load, 1).is_some());
+        assert!(tlb.find(page, Access::Load, 1).is_some());
+        assert_eq!(tlb.jump(page + 4, 9), Some(0x1234));
+        assert_eq!(tlb.jump(page + 4, 8), None);
+        assert_eq!(tlb.jump(0x4000, 9), None, "not on a page that all have");
+        tlb.flush(None, |tag| tag == 2);
+        assert!(tlb.fill_shared(page, Access::Store, 1).is_some());
+        tlb.protect_page(0x8000_0000);
+        tlb.flush(None, |tag| tag == 2);
+        let (e, _) = tlb.fill_shared(page, Access::Store, 1).unwrap();
+        assert_eq!(e.write & tlb_flag::NOT_DIRTY, tlb_flag::NOT_DIRTY);
+        tlb.flush(Some(page), |_| true);
+        assert!(tlb.fill_shared(page, Access::Load, 1).is_none());
+        assert_eq!(tlb.jump(page + 4, 9), None);
+    }
 
     #[test]
     fn large_pages_are_held_even_when_ranges_become_one() {

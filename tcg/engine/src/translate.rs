@@ -1,9 +1,6 @@
 //! From guest code to a unit: fetch through the MMU, translate, optimise, generate.
 
-use std::{
-    sync::Arc,
-    sync::atomic::{AtomicBool, Ordering},
-};
+use std::sync::{Arc, atomic::Ordering};
 
 use accel::LogItems;
 use guest_memory::PAGE_SIZE;
@@ -16,14 +13,15 @@ use tcg_ir::{
 
 use crate::profile::cpu_ns;
 use crate::{
-    Access, CodeReader, Cx, Guest, Key, Limits, Trap, backend,
-    code::{BlockHook, BlockRef, CodeCache, Unit, UnitKey, block_ref},
+    Access, CodeReader, Cx, Guest, Key, Limits, Trap,
+    backend::Code,
+    code::{BlockHook, BlockRef, CodeCache, Tier, Unit, UnitKey, block_ref},
     memory::{self, Place},
     vcpu::Vcpu,
 };
 
-/// Most guest instructions in one unit.
-const MAX_INSNS: u32 = 96;
+/// Most guest instructions in one unit of each tier.
+const MAX_INSNS: [u32; 2] = [64, 96];
 
 /// One page as the reader sees it.
 #[derive(Clone, Copy)]
@@ -43,8 +41,11 @@ struct Reader<'a, 'b, G: Guest> {
     hook: &'a dyn Fn(&Arc<guest_memory::RamBlock>),
     cache: &'a CodeCache,
     others: &'a [Arc<crate::shared::VcpuShared>],
-    bytes: Vec<u8>,
+    /// The code as read, for the log.
+    bytes: Option<&'a mut Vec<u8>>,
     first: u64,
+    /// Offsets in the first page where other units begin, which this one leads to instead of having their code again.
+    stops: &'a [u16],
 }
 
 impl<G: Guest> Reader<'_, '_, G> {
@@ -83,15 +84,22 @@ impl<G: Guest> Reader<'_, '_, G> {
 impl<G: Guest> CodeReader for Reader<'_, '_, G> {
     fn fetch16(&mut self, pc: u64) -> Result<u16, Trap> {
         let page = self.page(pc)?;
+        if !self.stops.is_empty()
+            && (pc ^ self.first) & !(PAGE_SIZE - 1) == 0
+            && self.stops.binary_search(&((pc & (PAGE_SIZE - 1)) as u16)).is_ok()
+        {
+            // Never the first instruction: nobody gets to see this.
+            return Err(Trap { code: 0, value: 0 });
+        }
         let offset = (pc & (PAGE_SIZE - 1)) as usize;
         let mut b = [0; 2];
         memory::fetch(self.cx, page.place, offset, pc, &mut b)?;
         let end = pc.wrapping_sub(self.first).wrapping_add(2) as usize;
-        if end <= 4096 + 16 {
-            if self.bytes.len() < end {
-                self.bytes.resize(end, 0);
+        if let Some(bytes) = self.bytes.as_mut().filter(|_| end <= 4096 + 16) {
+            if bytes.len() < end {
+                bytes.resize(end, 0);
             }
-            self.bytes[end - 2..end].copy_from_slice(&b);
+            bytes[end - 2..end].copy_from_slice(&b);
         }
         Ok(u16::from_le_bytes(b))
     }
@@ -101,11 +109,18 @@ impl<G: Guest> CodeReader for Reader<'_, '_, G> {
 pub(crate) struct Scratch {
     region: Region,
     pub(crate) optimizer: Optimizer,
+    stops: Vec<u16>,
+    bytes: Vec<u8>,
 }
 
 impl Scratch {
     pub(crate) fn new(passes: PassSet) -> Self {
-        Self { region: Region::default(), optimizer: Optimizer::new(passes) }
+        Self {
+            region: Region::default(),
+            optimizer: Optimizer::new(passes),
+            stops: Vec::new(),
+            bytes: Vec::new(),
+        }
     }
 }
 
@@ -115,31 +130,40 @@ pub(crate) fn translate<G: Guest>(
     vcpu: &mut Vcpu<G>,
     key: Key,
     at: Option<UnitKey>,
+    tier: Tier,
     debugging: bool,
 ) -> Result<Arc<Unit>, Trap> {
     let engine = vcpu.engine.clone();
     let cache = engine.cache.clone();
     let _one = cache.translating.lock();
+    let others: Vec<_> = engine.others(vcpu.core.index);
     // Another vCPU may have been here first.
-    if let Some(at) = &at
+    if let Some(at) = at.as_ref().filter(|_| !others.is_empty())
         && let Some(u) = cache.find(at)
         && u.second.is_none()
+        && (u.tier == tier || u.tier == Tier::Second)
     {
         return Ok(u);
     }
     cache.begin();
     let started = if vcpu.core.log.wants(LogItems::STATS) { cpu_ns() } else { 0 };
     let mut scratch = engine.scratch.lock();
-    let Scratch { region, optimizer } = &mut *scratch;
+    let Scratch { region, optimizer, stops, bytes } = &mut *scratch;
+    bytes.clear();
     let single = debugging || at.is_none();
-    let limits = Limits { max_insns: if single { 1 } else { MAX_INSNS }, straight: single };
+    let max_insns = if single { 1 } else { MAX_INSNS[tier as usize] };
+    let limits = Limits { max_insns, straight: single || tier == Tier::First };
     let guest_key = Key { pc: key.pc, mode: key.mode & !(1 << 63) };
-    let others: Vec<_> = engine.others(vcpu.core.index);
     let hook = |block: &Arc<guest_memory::RamBlock>| {
         engine
             .hook_block(block, || Arc::new(BlockHook { cache: cache.clone(), block: Arc::downgrade(block) }));
     };
-    let (pages, bytes) = vcpu.with(|g, cx| {
+    stops.clear();
+    if let Some(at) = at.as_ref().filter(|_| !single) {
+        cache.stops(at, tier, stops);
+    }
+    let wants_bytes = vcpu.core.log.wants(LogItems::IN_ASM);
+    let pages = vcpu.with(|g, cx| {
         let mmu = g.fetch_mmu(cx.state);
         let mut reader = Reader {
             cx,
@@ -148,14 +172,15 @@ pub(crate) fn translate<G: Guest>(
             hook: &hook,
             cache: &cache,
             others: &others,
-            bytes: Vec::new(),
+            bytes: wants_bytes.then_some(&mut *bytes),
             first: key.pc,
+            stops,
         };
         let mut b = Builder::new(region, key.pc);
         g.translate(guest_key, limits, &mut reader, &mut b)?;
-        Ok((reader.pages, reader.bytes))
+        Ok(reader.pages)
     })?;
-    log_guest_code(&engine, vcpu, key, region.guest_len, &bytes);
+    log_guest_code(&engine, vcpu, key, region.guest_len, bytes);
     let tables = Tables { slots: engine.guest.slots(), helpers: engine.guest.helpers() };
     let log = &vcpu.core.log;
     if log.wants(LogItems::IR) {
@@ -169,28 +194,30 @@ pub(crate) fn translate<G: Guest>(
         log.write(format_args!("IR after passes:\n{}\n", tcg_ir::print::region(region, tables)));
     }
     let rounding = engine.guest.rounding(guest_key);
-    let code = match &at {
-        None => backend::Code::Interp(Box::new(region.clone())),
-        Some(_) => match engine.backend.make(region, key, rounding) {
-            Ok(code) => code,
+    let backend = &cache.backend;
+    let interp = || (Code::Interp(Box::new(region.clone())), Box::default());
+    if at.is_some() && cache.is_full() {
+        empty_cache(&engine);
+    }
+    let (code, links) = match &at {
+        None => interp(),
+        Some(_) => match backend.make(region, key, rounding, tier) {
+            Ok(made) => made,
             Err(CompileError::Full) => {
                 empty_cache(&engine);
-                match engine.backend.make(region, key, rounding) {
-                    Ok(code) => code,
-                    Err(_) => backend::Code::Interp(Box::new(region.clone())),
-                }
+                backend.make(region, key, rounding, tier).unwrap_or_else(|_| interp())
             }
-            Err(_) => backend::Code::Interp(Box::new(region.clone())),
+            Err(_) => interp(),
         },
     };
     if log.wants(LogItems::OUT_ASM)
-        && let Some(text) = code.disassemble()
+        && let Some(text) = backend.disassemble(&code)
     {
         log.write(format_args!("OUT: {} bytes\n{text}\n", code.len()));
     }
-    engine.profile.add(key, &code);
+    engine.profile.add(key, backend, &code);
     let s = &engine.stats;
-    s.units.fetch_add(1, Ordering::Relaxed);
+    s.units[tier as usize].fetch_add(1, Ordering::Relaxed);
     s.guest_bytes.fetch_add(u64::from(region.guest_len), Ordering::Relaxed);
     s.guest_insns.fetch_add(u64::from(region.guest_insns), Ordering::Relaxed);
     s.host_bytes.fetch_add(code.len() as u64, Ordering::Relaxed);
@@ -203,14 +230,12 @@ pub(crate) fn translate<G: Guest>(
     let cacheable = at.is_some() && (!crosses || second.is_some());
     let generation = if at.is_some() { cache.generation() } else { 0 };
     let at = at.unwrap_or(UnitKey { block: 0, offset: 0, key });
-    let unit = Arc::new(Unit {
-        at,
-        len: region.guest_len,
-        second,
-        generation,
-        dropped: AtomicBool::new(false),
-        code,
-    });
+    // What has no host code is not made again for the other tier.
+    let tier = if code.is_host() { tier } else { Tier::Second };
+    let mut unit = Unit::new(at, region.guest_len, tier, code, links);
+    unit.second = second.map(Box::new);
+    unit.generation = generation;
+    let unit = Arc::new(unit);
     cache.insert(&unit, cacheable);
     Ok(unit)
 }
@@ -239,7 +264,7 @@ fn empty_cache<G: Guest>(engine: &crate::engine::Engine<G>) {
     engine.cache.stop_all();
     let _alone = engine.cache.exec.write();
     engine.cache.clear();
-    engine.backend.reset();
+    engine.cache.backend.reset();
     engine.stats.cache_resets.fetch_add(1, Ordering::Relaxed);
 }
 

@@ -22,7 +22,7 @@ use tcg_ir::{
 
 use crate::{
     Access, Cx, ExitAction, Guest, Key, Trap,
-    code::{CodeCache, Unit, UnitKey, block_ref},
+    code::{CodeCache, Tier, Unit, UnitKey, block_ref},
     engine::Engine,
     env::EnvBox,
     guest::{STATUS_EXIT, STATUS_FAULT},
@@ -198,7 +198,7 @@ pub(crate) struct Vcpu<G: Guest> {
     pub(crate) core: Core,
     pub(crate) interp: tcg_ir::interp::Interp,
     /// Cache generation this vCPU's jump cache belongs to.
-    generation: u64,
+    generation: u32,
     /// Breakpoint to step over: where the last run stopped.
     resume_at: Option<u64>,
     pub(crate) executed: u64,
@@ -208,6 +208,14 @@ pub(crate) struct Vcpu<G: Guest> {
 
 /// Kinds of exits, for the statistics.
 pub(crate) const EXIT_KINDS: [&str; 7] = ["link", "lookup", "budget", "fault", "helper", "code", "miss"];
+
+/// Times a unit of the first tier is asked for before its code is translated again.
+const WARM: u32 = 24;
+
+/// Notes that a unit of the first tier was asked for; true if that was often enough.
+fn is_warm(unit: &Unit) -> bool {
+    unit.heat.fetch_add(1, Ordering::Relaxed) + 1 >= WARM
+}
 
 fn kind(e: &UnitExit) -> usize {
     match e {
@@ -240,7 +248,7 @@ impl<G: Guest> Vcpu<G> {
         let header = NonNull::new(env.header_ptr()).unwrap_or(NonNull::dangling());
         let core = Core {
             index,
-            tlb: Tlb::new(engine.backend.miss_address(), &shared),
+            tlb: Tlb::new(engine.cache.backend.miss_address(), &shared),
             shared,
             view: memory.snapshot(),
             memory,
@@ -368,7 +376,10 @@ impl<G: Guest> Vcpu<G> {
                     return Some(Exit::Debug(DebugEvent::Breakpoint { pc }));
                 }
             }
-            let unit = match self.find_unit(debugging) {
+            let cold = from.as_ref().is_some_and(|(f, i)| {
+                f.links.get(*i as usize).is_some_and(|l| Engine::<G>::chains_cold(f, l))
+            });
+            let unit = match self.find_unit(debugging, cold) {
                 Ok(u) => u,
                 Err(trap) => {
                     self.with(|g, cx| g.raise(cx, trap));
@@ -378,27 +389,23 @@ impl<G: Guest> Vcpu<G> {
             };
             if let Some((f, index)) = from.take()
                 && !debugging
-                && unit.second.is_none()
                 && !self.core.log.wants(LogItems::NOCHAIN)
             {
                 self.engine.chain(&f, index, &unit);
             }
-            let exit = self.execute(&unit);
+            let (exit, source) = self.execute(&unit);
             self.executed += 1;
             if let Some(e) = &exit {
                 self.exits[kind(e)] += 1;
             }
             match exit {
                 None => return None,
-                Some(UnitExit::Link { index }) => {
-                    from = self.engine.link_source(&unit, self.core.header().exit_site, index);
-                }
+                Some(UnitExit::Link { .. }) => from = source,
                 Some(UnitExit::Lookup) => {}
                 // A helper may have enabled an interrupt that is already pending.
                 Some(UnitExit::HelperExit) => return None,
                 Some(UnitExit::Budget) => return None,
                 Some(UnitExit::Fault) => {
-                    self.restore(&unit);
                     if let Some(trap) = self.core.trap.take() {
                         self.with(|g, cx| g.raise(cx, trap));
                     }
@@ -467,7 +474,7 @@ impl<G: Guest> Vcpu<G> {
     /// The cached unit for the present state, if its mapping still holds.
     fn cached(&mut self, at: &UnitKey) -> Result<Option<Arc<Unit>>, Trap> {
         let Some(unit) = self.engine.cache.find(at) else { return Ok(None) };
-        if let Some(second) = unit.second {
+        if let Some(&second) = unit.second.as_deref() {
             let mut key = at.key;
             key.pc = (key.pc & !(PAGE_SIZE - 1)).wrapping_add(PAGE_SIZE);
             let there = self.locate(key)?.map(|k| (k.block, k.offset & !(PAGE_SIZE - 1)));
@@ -478,25 +485,38 @@ impl<G: Guest> Vcpu<G> {
         Ok(Some(unit))
     }
 
-    fn find_unit(&mut self, debugging: bool) -> Result<Arc<Unit>, Trap> {
+    /// The unit for the present state. `cold`: it is reached by a way that will be patched at once, and will not come by
+    /// here again.
+    fn find_unit(&mut self, debugging: bool, cold: bool) -> Result<Arc<Unit>, Trap> {
         let key = self.key(debugging);
         let at = self.locate(key)?;
+        let mut tier = Tier::First;
         if let Some(at) = &at
             && let Some(unit) = self.cached(at)?
         {
-            self.remember(key, &unit);
-            return Ok(unit);
+            if unit.tier == Tier::Second || cold || !is_warm(&unit) {
+                self.remember(key, &unit);
+                return Ok(unit);
+            }
+            tier = Tier::Second;
         }
-        let unit = crate::translate::translate(self, key, at, debugging)?;
+        if debugging || at.is_none() || !self.engine.cache.backend.has_tiers() {
+            tier = Tier::Second;
+        }
+        let unit = crate::translate::translate(self, key, at, tier, debugging)?;
         if at.is_some() {
             self.remember(key, &unit);
         }
         Ok(unit)
     }
 
+    /// Puts a unit of the second tier into the jump cache.
     fn remember(&mut self, key: Key, unit: &Unit) {
-        if let Some(entry) = unit.code.entry() {
-            self.core.tlb.set_jump(key.pc, key.mode, entry);
+        if unit.tier == Tier::Second
+            && let Some(entry) = self.engine.cache.backend.entry(&unit.code)
+        {
+            let mmu = self.engine.guest.fetch_mmu(self.env.state());
+            self.core.tlb.set_jump(key.pc, mmu, key.mode, entry);
             // Whoever drops the unit says so first and strikes entries then: one of us sees the other.
             fence(Ordering::SeqCst);
             if unit.dropped.load(Ordering::SeqCst) {
@@ -516,14 +536,21 @@ impl<G: Guest> Vcpu<G> {
         // The mode may have changed, and the rounding with it.
         let rounding = self.engine.guest.rounding(key);
         self.core.header_mut().guest_fpcr = crate::backend::mxcsr(rounding);
+        // State that says where to go comes here without a look at the jump caches.
+        if let Some(code) = self.core.tlb.jump(key.pc, key.mode) {
+            return code;
+        }
         let Ok(Some(at)) = self.locate(key) else { return 0 };
         let Ok(Some(unit)) = self.cached(&at) else { return 0 };
+        if unit.tier == Tier::First && is_warm(&unit) {
+            return 0;
+        }
         self.remember(key, &unit);
-        unit.code.entry().unwrap_or(0)
+        self.engine.cache.backend.entry(&unit.code).unwrap_or(0)
     }
 
-    /// Runs a unit; `None` if it went away before it could start.
-    fn execute(&mut self, unit: &Arc<Unit>) -> Option<UnitExit> {
+    /// Runs a unit; `None` if it went away before it could start. With a link, the unit it belongs to and its number.
+    fn execute(&mut self, unit: &Arc<Unit>) -> (Option<UnitExit>, Option<(Arc<Unit>, u32)>) {
         let engine = self.engine.clone();
         let _running = engine.cache.exec.read();
         let generation = engine.cache.generation();
@@ -533,20 +560,37 @@ impl<G: Guest> Vcpu<G> {
             self.core.publish();
         }
         if unit.generation != generation && unit.generation != 0 {
-            return None;
+            return (None, None);
         }
         self.core.shared.set_running(true);
         // A request that came before `running` was visible must be seen now; one that comes later waits for us.
         if self.core.shared.has_requests() {
             self.core.shared.set_running(false);
-            return None;
+            return (None, None);
         }
         if self.core.log.wants(LogItems::EXEC | LogItems::CPU) {
             self.log_unit(unit);
         }
-        let exit = unit.code.run(self, unit.at.key);
+        let exit = engine.cache.backend.run(&unit.code, self, unit.at.key);
         self.core.shared.set_running(false);
-        Some(exit)
+        // What the exit means is in units that are certain to exist only while `exec` is held.
+        let mut source = None;
+        if unit.code.is_host() {
+            match exit {
+                UnitExit::Link { .. } => source = self.leave_link(unit),
+                UnitExit::Fault => self.restore(unit),
+                _ => {}
+            }
+        }
+        (Some(exit), source)
+    }
+
+    /// Finds out by which link generated code left, and sets the pc to where it leads.
+    fn leave_link(&mut self, entered: &Arc<Unit>) -> Option<(Arc<Unit>, u32)> {
+        let (unit, index) = self.engine.link_source(entered, self.core.header().exit_site)?;
+        let pc = unit.links.get(index as usize)?.pc;
+        self.engine.guest.set_pc(self.env.state_mut(), pc);
+        Some((unit, index))
     }
 
     /// Adds this vCPU's counters to the partition's.
@@ -575,9 +619,9 @@ impl<G: Guest> Vcpu<G> {
     /// Makes the state exact after a fault inside generated code.
     fn restore(&mut self, unit: &Arc<Unit>) {
         let site = self.core.header().exit_site;
-        let owner = if unit.code.is_host() { self.engine.cache.by_host(site) } else { None };
-        if let Some(u) = owner {
-            u.code.restore(site, self);
+        let engine = self.engine.clone();
+        if let Some(u) = engine.unit_at(unit, site) {
+            engine.cache.backend.restore(&u.code, site, self);
         }
     }
 }

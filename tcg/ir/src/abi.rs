@@ -99,6 +99,10 @@ pub struct EnvHeader {
     pub jump_cache: u64,
     /// `(entries - 1) * size_of::<JumpEntry>()`.
     pub jump_mask: u64,
+    /// The jump cache of what all address spaces share, looked at when the other misses, and its mask.
+    pub shared_jumps: u64,
+    /// `(entries - 1) * size_of::<JumpEntry>()`.
+    pub shared_mask: u64,
     /// Number of pushes so far; the top is entry `(return_top - 1) % RETURN_STACK`.
     pub return_top: u64,
     /// The return stack.
@@ -121,7 +125,8 @@ pub struct EnvHeader {
 /// Why generated code or the interpreter came back to the engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UnitExit {
-    /// A link that is not patched yet, by its index in the unit; the pc slot is set.
+    /// A link that is not patched yet, by its index in the unit; the pc slot is set. Generated code does neither: whoever
+    /// called it finds the link by `exit_site`.
     Link {
         /// Index in the unit's link list.
         index: u32,

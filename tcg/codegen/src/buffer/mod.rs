@@ -21,15 +21,20 @@ pub struct CodeSpace {
     map: os::Mapping,
     size: usize,
     used: AtomicUsize,
+    /// Patches since writable pages were last given back.
+    patches: AtomicUsize,
 }
 
 impl CodeSpace {
     /// Bytes reserved by default.
     pub const DEFAULT_SIZE: usize = 128 << 20;
+    /// Alignment of what is handed out after a reset.
     const ALIGN: usize = 32;
     /// Code that has been written is not written again but for links, so its writable pages are given back in chunks.
     const CHUNK: usize = 1 << 20;
     const PAGE: usize = 4096;
+    /// Patches of older code after which its writable pages are given back: at most so many of them are resident.
+    const PATCHES: usize = 256;
 
     /// Reserves `size` bytes (at most 1 GiB, so that everything is in reach of a relative jump).
     ///
@@ -37,7 +42,12 @@ impl CodeSpace {
     /// What the host says if it does not give the memory.
     pub fn new(size: usize) -> io::Result<Self> {
         let size = size.clamp(1 << 16, 1 << 30).next_multiple_of(1 << 16);
-        Ok(Self { map: os::Mapping::new(size)?, size, used: AtomicUsize::new(0) })
+        Ok(Self {
+            map: os::Mapping::new(size)?,
+            size,
+            used: AtomicUsize::new(0),
+            patches: AtomicUsize::new(0),
+        })
     }
 
     /// Host address of the executable mapping.
@@ -64,15 +74,15 @@ impl CodeSpace {
         self.used.fetch_min(used.next_multiple_of(Self::ALIGN), Ordering::AcqRel);
     }
 
-    /// Room for `len` bytes: its offset; `None` if the space is full.
-    pub(crate) fn alloc(&self, len: usize) -> Option<usize> {
-        let len = len.next_multiple_of(Self::ALIGN);
+    /// Room for `len` bytes at a multiple of `align`: its offset; `None` if the space is full.
+    pub(crate) fn alloc(&self, len: usize, align: usize) -> Option<usize> {
         let at = self
             .used
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, |at| {
-                at.checked_add(len).filter(|end| *end <= self.size)
+                at.next_multiple_of(align).checked_add(len).filter(|end| *end <= self.size)
             })
-            .ok()?;
+            .ok()?
+            .next_multiple_of(align);
         let chunk = at / Self::CHUNK;
         if (at + len) / Self::CHUNK != chunk {
             self.map.settle(chunk * Self::CHUNK..at / Self::PAGE * Self::PAGE);
@@ -97,6 +107,11 @@ impl CodeSpace {
         // SAFETY: inside the mapping and aligned by the check above; all writers after publication use atomic stores.
         let cell = unsafe { AtomicU32::from_ptr(self.map.rw.add(offset).cast()) };
         cell.store(value, Ordering::Release);
+        let old = self.used() / Self::CHUNK * Self::CHUNK;
+        if offset < old && self.patches.fetch_add(1, Ordering::Relaxed) >= Self::PATCHES {
+            self.patches.store(0, Ordering::Relaxed);
+            self.map.settle(0..old);
+        }
         true
     }
 
@@ -122,7 +137,7 @@ mod tests {
     #[test]
     fn two_views_of_one_memory() {
         let s = CodeSpace::new(1 << 16).unwrap();
-        let at = s.alloc(10).unwrap();
+        let at = s.alloc(10, 32).unwrap();
         s.write(at, &[0xc3; 10]);
         // SAFETY: reads the executable mapping, which lives as long as `s`.
         let seen = unsafe { *(s.rx_base() as *const u8).add(at) };
@@ -132,8 +147,8 @@ mod tests {
         assert_eq!(s.read(s.rx_base() + 4, 4), Some(vec![0x78, 0x56, 0x34, 0x12]));
         assert!(!s.patch_u32(s.rx_base() + 2, 0));
         assert!(!s.patch_u32(s.rx_base() + (1 << 16), 0));
-        assert_eq!(s.alloc(1 << 16), None);
+        assert_eq!(s.alloc(1 << 16, 8), None);
         s.reset(0);
-        assert_eq!(s.alloc(1 << 16), Some(0));
+        assert_eq!(s.alloc(1 << 16, 8), Some(0));
     }
 }

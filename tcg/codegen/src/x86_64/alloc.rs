@@ -135,6 +135,15 @@ impl Default for State {
 }
 
 impl State {
+    /// Nothing anywhere.
+    pub(super) fn reset(&mut self, free: u32) {
+        self.regs = [NONE; 32];
+        self.free = free;
+        self.binds.clear();
+        self.framed.clear();
+        self.frame = SPILL;
+    }
+
     fn copy_from(&mut self, o: &Self) {
         self.regs = o.regs;
         self.free = o.free;
@@ -219,6 +228,11 @@ impl Gen<'_> {
     }
 
     // Registers.
+
+    /// Registers that hold values.
+    pub(super) const fn allocatable(&self) -> u32 {
+        if self.first { (GPRS | XMMS) & !SHARED_SCRATCH } else { GPRS | XMMS }
+    }
 
     pub(super) fn put(&mut self, v: u32, reg: u8) {
         debug_assert!(self.st.regs[reg as usize] == NONE);
@@ -310,7 +324,7 @@ impl Gen<'_> {
     /// The register whose value costs least to get rid of.
     fn victim(&mut self, mask: u32) -> Option<u8> {
         let mut best = None;
-        let mut left = mask & !self.st.free;
+        let mut left = mask & self.allocatable() & !self.st.free;
         while left != 0 {
             let reg = left.trailing_zeros() as u8;
             left &= left - 1;
@@ -831,7 +845,7 @@ impl Gen<'_> {
     pub(super) fn canonical(&mut self) {
         self.forget();
         self.st.regs = [NONE; 32];
-        self.st.free = GPRS | XMMS;
+        self.st.free = self.allocatable();
         self.st.binds.clear();
         self.st.framed.clear();
         self.st.frame = self.frame_base;

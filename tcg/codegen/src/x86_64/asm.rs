@@ -687,6 +687,10 @@ impl Asm {
         self.b(0x58 | r.0 & 7);
     }
 
+    pub(super) fn push_rm(&mut self, m: Mem) {
+        self.op(false, 0xff, 6, m);
+    }
+
     pub(super) fn push_imm(&mut self, v: i32) {
         if let Ok(v) = i8::try_from(v) {
             self.b(0x6a);

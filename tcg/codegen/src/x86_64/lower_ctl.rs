@@ -1,6 +1,5 @@
 //! State slots, budget checks, helper calls and the ends of blocks.
 
-use tcg_ir::abi::PAGE_BITS;
 use tcg_ir::{BlockId, Edge, Effects, Hint, Op, SlotId, Terminator, Type, Value};
 
 use super::alloc::{Class, NO_REG, NONE, Place, class, fl, frame_bytes};
@@ -103,6 +102,9 @@ impl Gen<'_> {
     }
 
     pub(super) fn budget(&mut self, insns: u64) -> Result<(), Too> {
+        if self.first && !self.fx.opts.count_insns {
+            return Ok(());
+        }
         let out = self.asm.label();
         self.asm.alu_imm(false, Alu::Cmp, Mem::env(EXIT_REQUEST), 0);
         self.asm.jcc(Cc::Ne, out);
@@ -382,6 +384,9 @@ impl Gen<'_> {
         other: &Edge,
         next: Option<u32>,
     ) -> Result<Option<u32>, Too> {
+        if self.first && self.branch_links(cond, then.block, other.block)? {
+            return Ok(None);
+        }
         self.compute_args(then)?;
         self.compute_args(other)?;
         if self.blocks[then.block.0 as usize].merges || self.blocks[other.block.0 as usize].merges {
@@ -520,10 +525,19 @@ impl Gen<'_> {
     }
 
     fn link(&mut self, b: BlockId, pc: u64, hint: Hint) -> Result<(), Too> {
+        self.link_if(None, b, pc, hint)
+    }
+
+    /// The jump of a link, under a condition; its displacement is aligned, so that it can be patched while it runs.
+    fn link_if(&mut self, cc: Option<Cc>, b: BlockId, pc: u64, hint: Hint) -> Result<(), Too> {
         let index = self.r.link_index(b);
         let stub = self.asm.label();
-        self.asm.nops((4 - (self.asm.pos() + 1) % 4) % 4);
-        self.asm.jmp(stub);
+        let opcode = if cc.is_some() { 2 } else { 1 };
+        self.asm.nops((4 - (self.asm.pos() + opcode) % 4) % 4);
+        match cc {
+            Some(cc) => self.asm.jcc(cc, stub),
+            None => self.asm.jmp(stub),
+        }
         let site = self.asm.pos() - 4;
         let link = LinkSite { site: 0, stub: 0, pc, hint };
         if let Some(l) = self.links.get_mut(index as usize) {
@@ -531,17 +545,36 @@ impl Gen<'_> {
         }
         self.cold(|g| {
             g.asm.bind(stub);
-            g.load_pc(RCX, pc);
-            g.const_gpr(RAX, u64::from(index));
-            if pc >> PAGE_BITS == g.r.pc >> PAGE_BITS {
-                g.go_stub(true, Stub::Link);
-            } else {
-                // The engine does not patch a link across pages unless they never move; till then it goes through the cache.
-                g.const_gpr(RDX, g.key);
-                g.go_stub(true, Stub::FarLink);
-            }
+            g.go_stub(true, Stub::Link);
             Ok(())
         })
+    }
+
+    /// The link that is all a block consists of.
+    fn bare_link(&self, b: BlockId) -> Option<(u64, Hint)> {
+        let block = &self.r.blocks[b.0 as usize];
+        match block.end {
+            Some(Terminator::Link { pc, hint }) if block.insts.is_empty() => Some((pc, hint)),
+            _ => None,
+        }
+    }
+
+    /// A branch between two links, in the first tier: one conditional jump and one other, and no blocks.
+    fn branch_links(&mut self, cond: Value, then: BlockId, other: BlockId) -> Result<bool, Too> {
+        let (Some((pc, hint)), Some((pc2, hint2))) = (self.bare_link(then), self.bare_link(other)) else {
+            return Ok(false);
+        };
+        if then == other {
+            return Ok(false);
+        }
+        self.write_back_all();
+        let cc = self.condition(cond)?;
+        self.link_if(Some(cc), then, pc, hint)?;
+        self.link_if(None, other, pc2, hint2)?;
+        for b in [then, other] {
+            self.blocks[b.0 as usize].done = true;
+        }
+        Ok(true)
     }
 
     /// Through the jump cache: entry `(pc >> 1 ^ pc >> 13) & mask`.
@@ -552,6 +585,11 @@ impl Gen<'_> {
         } else if from != RCX {
             self.asm.mov(true, RCX, from);
         }
+        if self.first {
+            self.done(pc);
+            self.go_shared(false, super::outline::jump());
+            return Ok(());
+        }
         let miss = self.asm.label();
         let key = match i32::try_from(self.key as i64) {
             Ok(key) => KeyOperand::Imm(key),
@@ -560,10 +598,13 @@ impl Gen<'_> {
                 KeyOperand::Reg(RDX)
             }
         };
-        probe(&mut self.asm, RAX, key, false, miss);
+        probe(&mut self.asm, RAX, key, JUMP_CACHE, miss);
         self.done(pc);
         self.cold(|g| {
             g.asm.bind(miss);
+            if matches!(key, KeyOperand::Imm(_)) {
+                g.asm.mov_imm(RDX, g.key);
+            }
             g.go_stub(false, Stub::Miss);
             Ok(())
         })

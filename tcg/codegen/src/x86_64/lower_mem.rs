@@ -15,9 +15,9 @@ use super::{Gen, Too};
 
 /// A guest address: register and displacement, both 64 bits.
 #[derive(Clone, Copy)]
-struct Addr {
-    base: Gpr,
-    disp: i32,
+pub(super) struct Addr {
+    pub(super) base: Gpr,
+    pub(super) disp: i32,
 }
 
 impl Addr {
@@ -48,7 +48,7 @@ impl Gen<'_> {
         variant(base, !self.st.free & XMMS, self.wide)
     }
 
-    fn address(&mut self, inst: &Inst) -> Result<Addr, Too> {
+    pub(super) fn address(&mut self, inst: &Inst) -> Result<Addr, Too> {
         let base = self.use_gpr(inst.a)?;
         let disp = inst.disp();
         if self.r.inst(inst.a).ty == Type::I64 {
@@ -64,7 +64,7 @@ impl Gen<'_> {
     }
 
     /// True if the fast path takes aligned accesses only.
-    fn aligned_only(m: MemOp) -> bool {
+    pub(super) fn aligned_only(m: MemOp) -> bool {
         m.bytes() > 1 && (m.align() != Align::None || m.atomicity() == Atomicity::Whole)
     }
 

@@ -19,6 +19,7 @@ mod lower_vec_512;
 mod lower_vec_fp;
 mod lower_vec_int;
 mod lower_vec_move;
+mod outline;
 mod plan;
 mod regs;
 mod soft;
@@ -34,7 +35,8 @@ use self::asm::{Asm, Label, flat};
 use self::regs::Gpr;
 use self::stubs::{Stub, Stubs};
 use crate::{
-    CodeSpace, CompileError, CompiledUnit, EnterFn, LinkSite, Options, Reloc, RelocKind, RuntimeFns, maps,
+    CodeSpace, CompileError, CompiledUnit, EnterFn, LinkSite, Options, Reloc, RelocKind, RuntimeFns, Tier,
+    maps,
 };
 
 /// The region is too large.
@@ -65,6 +67,7 @@ struct Helper {
 pub struct Compiler {
     fx: Fixed,
     work: Work,
+    shared: outline::Shared,
 }
 
 /// Buffers kept from unit to unit.
@@ -103,6 +106,8 @@ struct Site {
 struct Gen<'a> {
     fx: &'a Fixed,
     r: &'a Region,
+    /// First tier.
+    first: bool,
     key: u64,
     rounding: Rounding,
     asm: Asm,
@@ -181,7 +186,7 @@ impl Compiler {
             opts,
         };
         let work = Work { slot_pos: vec![0; slots.len()], get_pos: vec![0; slots.len()], ..Work::default() };
-        Ok(Self { fx, work })
+        Ok(Self { fx, work, shared: outline::Shared::default() })
     }
 
     /// Makes a unit from a region the verifier accepts. `key` is compared with those in the jump cache; `rounding` is what
@@ -194,12 +199,14 @@ impl Compiler {
         region: &Region,
         key: u64,
         rounding: Rounding,
+        tier: Tier,
         space: &CodeSpace,
     ) -> Result<CompiledUnit, CompileError> {
         let w = &mut self.work;
         let mut g = Gen {
             fx: &self.fx,
             r: region,
+            first: tier == Tier::First,
             key,
             rounding,
             asm: std::mem::take(&mut w.asm),
@@ -231,8 +238,10 @@ impl Compiler {
             pc: region.pc,
             links: Vec::new(),
         };
-        let done =
-            g.unit().map_err(|Too| CompileError::TooLarge).and_then(|()| g.publish(space, &mut w.maps));
+        let done = g
+            .unit()
+            .map_err(|Too| CompileError::TooLarge)
+            .and_then(|()| g.publish(space, &mut w.maps, &mut self.shared));
         w.asm = g.asm;
         w.vals = g.vals;
         w.st = g.st;
@@ -250,6 +259,11 @@ impl Compiler {
         w.get_pos = g.get_pos;
         w.lazies = g.lazies;
         done
+    }
+
+    /// Forgets the code made on demand; comes with every [`CodeSpace::reset`].
+    pub fn forget(&mut self) {
+        self.shared.forget();
     }
 
     /// How code is entered.
@@ -279,12 +293,15 @@ impl Gen<'_> {
         self.relocs.clear();
         self.lazies.clear();
         self.slot_pos.fill(0);
-        self.st = State::default();
+        self.st.reset(self.allocatable());
         self.init_vals(self.r);
         self.plan()?;
         let mut linked: Option<u32> = None;
         for i in 0..self.order.len() {
             let b = self.order[i];
+            if self.blocks[b as usize].done {
+                continue;
+            }
             let label = self.blocks[b as usize].label;
             self.asm.bind(label);
             if linked != Some(b) {
@@ -378,6 +395,8 @@ impl Gen<'_> {
             Op::Get => self.get(v, inst.sub)?,
             Op::Set => self.set(inst.sub, inst.a)?,
             Op::Budget => self.budget(inst.imm)?,
+            Op::Load if self.is_outline(&inst) => self.load_outline(v)?,
+            Op::Store if self.is_outline(&inst) => self.store_outline(v)?,
             Op::Load => self.load(v)?,
             Op::Store => self.store(v)?,
             Op::Rmw => self.rmw(v)?,
@@ -432,6 +451,13 @@ impl Gen<'_> {
         self.asm.d(0);
     }
 
+    /// The same for code made on demand.
+    fn go_shared(&mut self, call: bool, what: outline::What) {
+        self.asm.b(if call { 0xe8 } else { 0xe9 });
+        self.reloc(RelocKind::Shared, what.0);
+        self.asm.d(0);
+    }
+
     fn reloc(&mut self, kind: RelocKind, addend: i64) {
         self.relocs.push(Reloc { offset: self.asm.pos(), kind, addend });
     }
@@ -455,24 +481,22 @@ impl Gen<'_> {
     }
 
     /// Puts the code where it will run and makes the unit.
-    fn publish(&mut self, space: &CodeSpace, out: &mut Vec<u8>) -> Result<CompiledUnit, CompileError> {
+    fn publish(
+        &mut self,
+        space: &CodeSpace,
+        out: &mut Vec<u8>,
+        shared: &mut outline::Shared,
+    ) -> Result<CompiledUnit, CompileError> {
         let hot = self.asm.finish();
         // The last instruction may be the call of an exit stub. Its return address must not be the next unit's entry: the
         // engine finds units by it.
         self.asm.b(0xcc);
         let len = self.asm.buf.len();
-        let offset = space.alloc(len).ok_or(CompileError::Full)?;
-        let entry = space.rx_base() + offset as u64;
         for r in &mut self.relocs {
             r.offset = flat(r.offset, hot);
-            let target = match r.kind {
-                RelocKind::Stub => self.fx.stubs.at[r.addend as usize],
-                RelocKind::Helper => self.fx.stubs.helpers + r.addend as u64 * 8,
-                _ => continue,
-            };
-            let rel = target.wrapping_sub(entry + u64::from(r.offset) + 4) as u32;
-            let at = r.offset as usize;
-            self.asm.buf[at..at + 4].copy_from_slice(&rel.to_le_bytes());
+            if r.kind == RelocKind::Shared {
+                shared.make(outline::What(r.addend), self.key, &self.fx.stubs, space)?;
+            }
         }
         let slot = self.fx.slots[self.fx.pc_slot as usize];
         maps::begin(out, self.r.pc, slot.offset, slot.ty.bytes() as u8);
@@ -485,6 +509,23 @@ impl Gen<'_> {
                 last = at;
             }
         }
+        if self.sites.is_empty() {
+            out.clear();
+        }
+        let align = if self.first { 8 } else { 32 };
+        let offset = space.alloc(len + out.len(), align).ok_or(CompileError::Full)?;
+        let entry = space.rx_base() + offset as u64;
+        for r in &self.relocs {
+            let target = match r.kind {
+                RelocKind::Stub => self.fx.stubs.at[r.addend as usize],
+                RelocKind::Shared => shared.make(outline::What(r.addend), self.key, &self.fx.stubs, space)?,
+                RelocKind::Helper => self.fx.stubs.helpers + r.addend as u64 * 8,
+                _ => continue,
+            };
+            let rel = target.wrapping_sub(entry + u64::from(r.offset) + 4) as u32;
+            let at = r.offset as usize;
+            self.asm.buf[at..at + 4].copy_from_slice(&rel.to_le_bytes());
+        }
         let links = self.links.iter().map(|l| match l {
             Some((stub, site, link)) => LinkSite {
                 site: entry + u64::from(flat(*site, hot)),
@@ -496,11 +537,12 @@ impl Gen<'_> {
         let unit = CompiledUnit {
             entry,
             len: len as u32,
+            maps_len: out.len() as u32,
             links: links.collect(),
-            maps: out.as_slice().into(),
             relocs: self.relocs.as_slice().into(),
         };
         space.write(offset, &self.asm.buf);
+        space.write(offset + len, out);
         Ok(unit)
     }
 }

@@ -27,6 +27,8 @@ pub(super) struct BlockPlan {
     depth: u8,
     /// Reached only by an unlikely branch, and leaves: put at the end.
     cold: bool,
+    /// Needs no code any more.
+    pub(super) done: bool,
 }
 
 impl Gen<'_> {
@@ -58,6 +60,7 @@ impl Gen<'_> {
                 place: 0,
                 depth: 0,
                 cold: false,
+                done: false,
             });
         }
         let looped = self.order_blocks();
@@ -86,7 +89,7 @@ impl Gen<'_> {
         }
         // Blocks that leave behind unlikely branches go to the end.
         let (mut hot, mut cold) = (Vec::new(), Vec::new());
-        if self.order.iter().any(|b| self.blocks[*b as usize].cold) {
+        if !self.first && self.order.iter().any(|b| self.blocks[*b as usize].cold) {
             for &b in &self.order {
                 if self.blocks[b as usize].cold { cold.push(b) } else { hot.push(b) }
             }

@@ -39,6 +39,8 @@ pub(super) const GPRS: u32 = 0xffff & !(1 << 0 | 1 << 4 | 1 << 5);
 pub(super) const XMMS: u32 = 0x3fff << 16;
 /// General registers a call does not preserve (besides `rax`).
 pub(super) const CALLER_SAVED: u32 = 1 << 1 | 1 << 2 | 1 << 6 | 1 << 7 | 0xf << 8;
+/// Registers that the code units share clobbers besides `rax`: they hold no values in the first tier.
+pub(super) const SHARED_SCRATCH: u32 = 1 << 1 | 1 << 2;
 /// All that a call does not preserve.
 pub(super) const CLOBBERED: u32 = CALLER_SAVED | XMMS;
 /// Order in which loops pin slots to general registers.
@@ -66,7 +68,7 @@ header! {
     STATUS status
     EXIT_SITE exit_site
     JUMP_CACHE jump_cache
-    JUMP_MASK jump_mask
+    SHARED_JUMPS shared_jumps
     TLB tlb
     HOST_FPCR host_fpcr
     GUEST_FPCR guest_fpcr

@@ -17,10 +17,8 @@ use crate::{CodeSpace, CompileError, RuntimeFns, raw_exit};
 pub(super) enum Stub {
     /// Way in.
     Enter,
-    /// `call`ed with the guest pc in `rcx` and the index in `eax`: leaves with `Link`.
+    /// `call`ed: leaves with `Link`. The address it is called from says which link it is.
     Link,
-    /// The same for a link that may not be patched, with the key in `rdx`: goes through the jump cache first.
-    FarLink,
     /// Jumped to with the guest pc in `rcx`: leaves with `Budget`.
     Budget,
     /// Jumped to with the raw exit in `rax`.
@@ -29,7 +27,8 @@ pub(super) enum Stub {
     Fault,
     /// The same, but status 2 leaves with `HelperExit`.
     HelperFault,
-    /// Jumped to with the guest pc in `rcx`: stores it, looks the unit up, goes there or leaves.
+    /// Jumped to with the guest pc in `rcx` and the key in `rdx`: looks into the jump cache that all address spaces share,
+    /// then stores the pc, looks the unit up, goes there or leaves.
     Miss,
     /// The unit for the state as it stands, whose pc slot is set.
     Next,
@@ -173,6 +172,30 @@ impl Maker {
         }
     }
 
+    /// Goes through the jump cache that all address spaces share, and copies what it finds to the current space's. Whoever
+    /// strikes an entry strikes the shared one first: if it is still there after the copy has been made, the copy is good.
+    fn shared_jump(&mut self) {
+        let a = &mut self.asm;
+        let (miss, gone) = (a.label(), a.label());
+        find(a, RAX, KeyOperand::Reg(RDX), SHARED_JUMPS, miss);
+        let to = |field| Mem::at(RSI, field);
+        a.mov(true, RDI, Mem::at(RAX, 16));
+        a.mov(true, RSI, RAX);
+        a.alu(true, Alu::Sub, RSI, Mem::env(SHARED_JUMPS));
+        a.alu(true, Alu::Add, RSI, Mem::env(JUMP_CACHE));
+        a.store_imm(true, to(0), -1);
+        a.store(true, to(8), RDX);
+        a.store(true, to(16), RDI);
+        a.store(true, to(0), RCX);
+        a.mfence();
+        a.alu(true, Alu::Cmp, RCX, Mem::at(RAX, 0));
+        a.jcc(Cc::Ne, gone);
+        a.jmp_rm(RDI);
+        a.bind(gone);
+        a.store_imm(true, to(0), -1);
+        a.bind(miss);
+    }
+
     /// Entered by `call`; status in `rdx`.
     fn fault(&mut self, exit: u32, or_helper_exit: bool) {
         self.save_all();
@@ -279,16 +302,22 @@ pub(super) enum KeyOperand {
     Imm(i32),
 }
 
-/// Goes through the jump cache to the guest pc in `rcx`, or to `miss`: entry `(pc >> 1 ^ pc >> 13) & mask`. Clobbers `t`.
-/// With `called`, a return address is on the stack, which is dropped on the way out.
-pub(super) fn probe(a: &mut Asm, t: Gpr, key: KeyOperand, called: bool, miss: Label) {
+/// Goes through a jump cache (its field in the header; the mask is behind it) to the guest pc in `rcx`, or to `miss`: entry
+/// `(pc >> 1 ^ pc >> 13) & mask`. Clobbers `t`.
+pub(super) fn probe(a: &mut Asm, t: Gpr, key: KeyOperand, cache: i32, miss: Label) {
+    find(a, t, key, cache, miss);
+    a.jmp_rm(Mem::at(t, 16));
+}
+
+/// The first part of it: `t` is the address of the entry that hits.
+fn find(a: &mut Asm, t: Gpr, key: KeyOperand, cache: i32, miss: Label) {
     a.mov(true, t, RCX);
     a.shift_imm(true, Shift::Shr, t, 12);
     a.alu(true, Alu::Xor, t, RCX);
     // Entries have 32 bytes and the mask is a multiple of that.
     a.shift_imm(true, Shift::Shl, t, 4);
-    a.alu(true, Alu::And, t, Mem::env(JUMP_MASK));
-    a.alu(true, Alu::Add, t, Mem::env(JUMP_CACHE));
+    a.alu(true, Alu::And, t, Mem::env(cache + 8));
+    a.alu(true, Alu::Add, t, Mem::env(cache));
     a.alu(true, Alu::Cmp, RCX, Mem::at(t, 0));
     a.jcc(Cc::Ne, miss);
     match key {
@@ -296,10 +325,6 @@ pub(super) fn probe(a: &mut Asm, t: Gpr, key: KeyOperand, called: bool, miss: La
         KeyOperand::Reg(k) => a.alu(true, Alu::Cmp, k, Mem::at(t, 8)),
     }
     a.jcc(Cc::Ne, miss);
-    if called {
-        a.lea(true, RSP, Mem::at(RSP, 8));
-    }
-    a.jmp_rm(Mem::at(t, 16));
 }
 
 /// Emits the stubs and the table of entry points into `space`.
@@ -339,22 +364,17 @@ pub(super) fn make(
     m.asm.store(pc_wide, Mem::env(pc_disp), RCX);
     m.asm.mov_imm(RAX, raw_exit::BUDGET);
     m.jmp_to(exit);
-    mark(Stub::FarLink, &m);
-    let miss = m.asm.label();
-    probe(&mut m.asm, RSI, KeyOperand::Reg(RDX), true, miss);
     mark(Stub::Link, &m);
-    m.asm.bind(miss);
     m.asm.pop(RSI);
     m.asm.store(true, Mem::env(EXIT_SITE), RSI);
-    m.asm.store(pc_wide, Mem::env(pc_disp), RCX);
-    m.asm.shift_imm(true, Shift::Shl, RAX, 32);
-    m.asm.alu_imm(true, Alu::Or, RAX, raw_exit::LINK as i32);
+    m.asm.mov_imm(RAX, raw_exit::LINK);
     m.jmp_to(exit);
     mark(Stub::Fault, &m);
     m.fault(exit, false);
     mark(Stub::HelperFault, &m);
     m.fault(exit, true);
     mark(Stub::Miss, &m);
+    m.shared_jump();
     m.asm.store(pc_wide, Mem::env(pc_disp), RCX);
     mark(Stub::Next, &m);
     m.leave_fp();
@@ -423,7 +443,7 @@ pub(super) fn make(
     }
     m.asm.finish();
     let code = &m.asm.buf;
-    let offset = space.alloc(code.len()).ok_or(CompileError::Full)?;
+    let offset = space.alloc(code.len(), 32).ok_or(CompileError::Full)?;
     space.write(offset, code);
     let base = space.rx_base() + offset as u64;
     Ok(Stubs { at: at.map(|o| base + u64::from(o)), helpers: base + FNS as u64 * 8 })

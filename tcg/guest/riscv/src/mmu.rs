@@ -17,6 +17,7 @@ const R: u64 = 2;
 const W: u64 = 4;
 const X: u64 = 8;
 const USER: u64 = 16;
+const G: u64 = 32;
 const A: u64 = 64;
 const D: u64 = 128;
 /// Svnapot: the page is one of 64 KiB.
@@ -121,7 +122,7 @@ pub fn walk(
             access,
             privilege,
             probe,
-            Mapping { gpa: gva, read: true, write: true, exec: true, page_bits: 12 },
+            Mapping { gpa: gva, read: true, write: true, exec: true, global: false, page_bits: 12 },
         )
         .ok_or(access_fault(access, gva));
     };
@@ -145,6 +146,7 @@ pub fn walk(
         read: pte & R != 0 || mxr && pte & X != 0,
         write: pte & W != 0 && pte & D != 0,
         exec: pte & X != 0 && fetchable,
+        global: pte & G != 0,
         page_bits: leaf.page_bits,
     };
     protect(cpu, cx.state, gva, access, privilege, probe, mapping).ok_or(access_fault(access, gva))

@@ -154,12 +154,15 @@ impl Optimizer {
         Self { set, scratch: Scratch::default() }
     }
 
-    /// Rewrites a verified region. Blocks that cannot be reached are removed even if no pass runs.
+    /// Rewrites a verified region. Blocks that cannot be reached are removed if any pass runs.
     ///
     /// Builds with debug assertions verify before the first and after each pass, and panic with the name of the pass
     /// that broke a rule.
     pub fn run(&mut self, r: &mut Region, t: Tables<'_>) {
         check(r, t, "the front end");
+        if self.set == PassSet::NONE {
+            return;
+        }
         let s = &mut self.scratch;
         s.graph.build(r);
         branch::remove_unreachable(r, s);

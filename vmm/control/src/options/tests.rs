@@ -43,6 +43,7 @@ const GOOD: &[(&str, &str, &str)] = &[
         "/accels/0/properties",
         r#"{"thread":"multi","backend":"interp","tb-size":"64"}"#,
     ),
+    ("-accel tcg,perfmap=on,jitdump=off", "/accels/0/properties", r#"{"perfmap":"on","jitdump":"off"}"#),
     ("-accel kvm,kernel-irqchip=split -accel tcg", "/accels/1", r#"{"name":"tcg"}"#),
     ("-enable-kvm", "/accels", r#"[{"name":"kvm"}]"#),
     ("-arch x86_64", "/arch", r#""x86_64""#),

@@ -4,7 +4,7 @@ use tcg_ir::testing::{GenConfig, Rng, TestMachine, generate};
 use tcg_ir::{Op, Rounding, print};
 
 use super::Bench;
-use crate::CompileError;
+use crate::{CompileError, Tier};
 
 fn count() -> u64 {
     std::env::var("RHEA_FUZZ").ok().and_then(|s| s.parse().ok()).unwrap_or(1) * 1000
@@ -40,14 +40,14 @@ fn run_n(cfg: &GenConfig, salt: u64, count: u64) {
         let mut rng = Rng::new(seed ^ salt << 40);
         let region = generate(&mut rng, cfg, bench.tables());
         let rounding = rng.pick(&[Rounding::NearestEven, Rounding::Zero, Rounding::Down, Rounding::Up]);
-        for _ in 0..2 {
+        for tier in [Tier::Second, Tier::First] {
             let start = TestMachine::random(&mut rng, &bench.slots);
             let fast = rng.bits() as u32;
             if one.is_some() {
                 println!("{}", print::region(&region, bench.tables()));
-                println!("{}", bench.disassemble(&region, rounding));
+                println!("{}", bench.disassemble(&region, rounding, tier));
             }
-            let got = match bench.jit(&region, &start, rounding, fast) {
+            let got = match bench.jit(&region, &start, rounding, tier, fast) {
                 Ok(o) => o,
                 Err(CompileError::TooLarge) => {
                     skipped += 1;
@@ -59,13 +59,13 @@ fn run_n(cfg: &GenConfig, salt: u64, count: u64) {
             if let Some(d) = bench.differ(&got, &want) {
                 if one.is_none() {
                     println!("{}", print::region(&region, bench.tables()));
-                    println!("{}", bench.disassemble(&region, rounding));
+                    println!("{}", bench.disassemble(&region, rounding, tier));
                 }
                 for s in bench.slots.all() {
                     let v = tcg_ir::interp::read_slot(&start.state, s).0;
                     println!("{} = {:x?}", s.name, &v[..s.ty.bytes().div_ceil(8)]);
                 }
-                panic!("seed {seed}, rounding {rounding:?}: {d}");
+                panic!("seed {seed}, rounding {rounding:?}, tier {tier:?}: {d}");
             }
         }
     }

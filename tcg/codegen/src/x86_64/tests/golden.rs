@@ -3,6 +3,7 @@
 use tcg_ir::{Builder, Cond, Hint, Lane, MemOp, Op, Region, Rounding, SlotId, Type, Value};
 
 use super::Bench;
+use crate::Tier;
 
 const X0: SlotId = SlotId(1);
 const X1: SlotId = SlotId(2);
@@ -16,7 +17,7 @@ const V1: SlotId = SlotId(33);
 fn code(bench: &mut Bench, make: impl FnOnce(&mut Builder<'_>)) -> String {
     let mut r = Region::default();
     make(&mut Builder::new(&mut r, 0x4000));
-    let text = bench.disassemble(&r, Rounding::NearestEven);
+    let text = bench.disassemble(&r, Rounding::NearestEven, Tier::Second);
     let mut out = String::new();
     for line in text.lines() {
         let insn = line.trim_start().split_once("  ").map_or("", |(_, i)| i);
@@ -147,7 +148,7 @@ fn loop_in_registers() {
     b.switch_to(out);
     b.insn(0x4010, 4);
     b.link(0x4010, Hint::None);
-    let text = bench.disassemble(&r, Rounding::NearestEven);
+    let text = bench.disassemble(&r, Rounding::NearestEven, Tier::Second);
     let lines: Vec<&str> =
         text.lines().map(|l| l.trim_start().split_once("  ").map_or("", |(_, i)| i)).collect();
     let at = lines.iter().position(|l| l.starts_with("add r")).expect(&text);
@@ -189,7 +190,7 @@ fn load_size() {
     let v = b.load(Type::I64, MemOp::new(3), x, 16);
     b.set(X1, v);
     b.link(0x4004, Hint::None);
-    let text = bench.disassemble(&r, Rounding::NearestEven);
+    let text = bench.disassemble(&r, Rounding::NearestEven, Tier::Second);
     let at: Vec<&str> = text.lines().collect();
     assert!(at.len() <= 26, "{text}");
 }
@@ -279,4 +280,31 @@ fn vector_float_product() {
         0,
         &["vmulps xmm0, xmm0, xmm1", "vcmpunordps xmm15, xmm0, xmm0", "vtestps xmm15, xmm15", "jne"],
     );
+}
+
+/// The first tier's load, and what a branch leaves of a unit's end.
+#[test]
+fn first_tier() {
+    let Some(mut bench) = Bench::new() else { return };
+    let mut r = Region::default();
+    let mut b = Builder::new(&mut r, 0x4000);
+    b.insn(0x4000, 4);
+    let x = b.get(X0, Type::I64);
+    let v = b.load(Type::I64, MemOp::new(3), x, 16);
+    b.set(X1, v);
+    b.insn(0x4004, 4);
+    let (v, zero) = (b.get(X1, Type::I64), b.iconst(Type::I64, 0));
+    let c = b.setcc(Type::I32, Cond::Ne, v, zero);
+    let (t, e) = (b.new_block(), b.new_block());
+    b.branch(c, t, e, false);
+    b.switch_to(t);
+    b.link(0x4100, Hint::None);
+    b.switch_to(e);
+    b.link(0x4008, Hint::None);
+    let text = bench.disassemble(&r, Rounding::NearestEven, Tier::First);
+    let lines = text.lines().map(|l| l.trim_start().split_once("  ").map_or("", |(_, i)| i));
+    let words = lines.filter(|l| !l.contains("nop") && *l != "xchg ax, ax");
+    let words: Vec<&str> = words.map(|l| l.split(' ').next().unwrap_or("")).collect();
+    let want = ["mov", "lea", "call", "mov", "mov", "test", "jne", "jmp", "call", "call", "int3"];
+    assert_eq!(words, want, "{text}");
 }

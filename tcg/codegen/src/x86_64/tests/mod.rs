@@ -15,7 +15,7 @@ use tcg_ir::testing::{MEM_BASE, MEM_SIZE, STATE_BYTES, TestMachine, helpers, pag
 use tcg_ir::{Exceptions, HelperDesc, HelperResult, MemOp, Region, RmwOp, Rounding, SlotTable};
 
 use super::Compiler;
-use crate::{CodeSpace, CompileError, CompiledUnit, Options, RuntimeFns};
+use crate::{CodeSpace, CompileError, CompiledUnit, Options, RuntimeFns, Tier};
 
 const TLB_SIZE: usize = 32;
 const JUMP_SIZE: usize = 16;
@@ -115,6 +115,10 @@ struct Bench {
     space: CodeSpace,
     base: usize,
     compiler: Compiler,
+    /// Of units made in pieces.
+    tier: Tier,
+    /// Address of the second jump cache; 0 for that of the first.
+    shared: u64,
     env: Box<Env>,
     interp: interp::Interp,
 }
@@ -136,6 +140,24 @@ fn mxcsr(r: Rounding) -> u32 {
     0x1f80 | rc << 13
 }
 
+/// Does what an engine does when a unit leaves through a link: finds out which it was, and sets the pc.
+fn name_link(
+    slots: &SlotTable,
+    exit: UnitExit,
+    site: u64,
+    unit: &CompiledUnit,
+    state: &mut [u8],
+) -> UnitExit {
+    if !matches!(exit, UnitExit::Link { .. }) {
+        return exit;
+    }
+    let index = unit.link_at(site).expect("a link of this unit");
+    let pc = slots.get(slots.pc());
+    let (at, n) = (pc.offset as usize, pc.ty.bytes());
+    state[at..at + n].copy_from_slice(&unit.links[index].pc.to_le_bytes()[..n]);
+    UnitExit::Link { index: index as u32 }
+}
+
 impl Bench {
     fn new() -> Option<Self> {
         let slots = slots();
@@ -149,7 +171,17 @@ impl Bench {
         };
         let base = space.used();
         let env = Box::new(Env { bytes: [0; STATE_OFFSET + STATE_BYTES] });
-        Some(Self { slots, helpers, space, base, compiler, env, interp: interp::Interp::new() })
+        Some(Self {
+            slots,
+            helpers,
+            space,
+            base,
+            compiler,
+            tier: Tier::Second,
+            shared: 0,
+            env,
+            interp: interp::Interp::new(),
+        })
     }
 
     fn tables(&self) -> Tables<'_> {
@@ -167,10 +199,12 @@ impl Bench {
         r: &Region,
         start: &TestMachine,
         rounding: Rounding,
+        tier: Tier,
         fast: u32,
     ) -> Result<Outcome, CompileError> {
         self.space.reset(self.base);
-        let unit = self.compiler.compile(r, 7, rounding, &self.space)?;
+        self.compiler.forget();
+        let unit = self.compiler.compile(r, 7, rounding, tier, &self.space)?;
         let mut v = Vcpu { m: start.clone(), slow: 0 };
         let mut tlb = [[u64::MAX; 4]; TLB_SIZE];
         for page in 0..MEM_SIZE / 4096 {
@@ -189,6 +223,8 @@ impl Bench {
         h.vcpu = std::ptr::from_mut(&mut v) as u64;
         h.jump_cache = jumps.as_ptr() as u64;
         h.jump_mask = (JUMP_SIZE as u64 - 1) * 32;
+        h.shared_jumps = h.jump_cache;
+        h.shared_mask = h.jump_mask;
         h.tlb = [TlbDesc { mask: (TLB_SIZE as u64 - 1) * 32, table: tlb.as_ptr() as u64 }; MMU_INDEXES];
         self.env.bytes[STATE_OFFSET..].copy_from_slice(&start.state);
         let env = std::ptr::from_mut(&mut *self.env).cast::<EnvHeader>();
@@ -200,10 +236,11 @@ impl Bench {
         let h = unsafe { &*head.as_ptr().cast::<EnvHeader>() };
         if exit == UnitExit::Fault {
             assert!(unit.contains(h.exit_site));
-            let pc = unit.restore(h.exit_site, h, state);
+            let pc = unit.restore(&self.space, h.exit_site, h, state);
             assert!(pc.is_some(), "no exit map");
-            assert_eq!(unit.pc_at(h.exit_site), pc);
+            assert_eq!(unit.pc_at(&self.space, h.exit_site), pc);
         }
+        let exit = name_link(&self.slots, exit, h.exit_site, &unit, state);
         v.m.exc = Exceptions::from_bits_truncate(h.fpexc);
         v.m.budget = h.budget;
         v.m.state.copy_from_slice(state);
@@ -225,19 +262,27 @@ impl Bench {
         let enter = self.compiler.enter_fn();
         self.env.bytes[STATE_OFFSET..].fill(0);
         self.env.bytes[STATE_OFFSET + 16..STATE_OFFSET + 24].copy_from_slice(&x1.to_le_bytes());
+        let shared = self.shared;
         let h = self.header();
         h.guest_fpcr = mxcsr(Rounding::NearestEven);
         h.vcpu = std::ptr::from_mut(&mut v) as u64;
         h.jump_cache = jumps.as_ptr() as u64;
         h.jump_mask = (JUMP_SIZE as u64 - 1) * 32;
+        h.shared_jumps = if shared == 0 { h.jump_cache } else { shared };
+        h.shared_mask = h.jump_mask;
         let env = std::ptr::from_mut(&mut *self.env).cast::<EnvHeader>();
         // SAFETY: the unit was made for this environment's slots, and all tables it uses live until it returns.
         let raw = unsafe { enter(env, unit.entry) };
+        let exit = Compiler::decode_exit(raw);
+        let site = self.header().exit_site;
+        let mut state = self.env.bytes[STATE_OFFSET..].to_vec();
+        let exit = name_link(&self.slots, exit, site, unit, &mut state);
+        self.env.bytes[STATE_OFFSET..].copy_from_slice(&state);
         let word = |n: usize| {
             let at = STATE_OFFSET + n * 8;
             u64::from_le_bytes(self.env.bytes[at..at + 8].try_into().unwrap())
         };
-        (Compiler::decode_exit(raw), word(0), word(1))
+        (exit, word(0), word(1))
     }
 
     fn interpret(&mut self, r: &Region, start: &TestMachine) -> Outcome {
@@ -247,9 +292,10 @@ impl Bench {
     }
 
     /// Text of the code of a region.
-    fn disassemble(&mut self, r: &Region, rounding: Rounding) -> String {
+    fn disassemble(&mut self, r: &Region, rounding: Rounding, tier: Tier) -> String {
         self.space.reset(self.base);
-        let unit = self.compiler.compile(r, 7, rounding, &self.space).unwrap();
+        self.compiler.forget();
+        let unit = self.compiler.compile(r, 7, rounding, tier, &self.space).unwrap();
         let code = self.space.read(unit.entry, unit.len as usize).unwrap();
         crate::disasm::disassemble(&code, 0)
     }

@@ -103,10 +103,14 @@ fn stimecmp_open(c: C<'_, '_>, _: usize) -> bool {
 }
 
 /// A value whose mode does not exist changes nothing. The engine keeps translations by the whole of satp, so none is
-/// stale by a switch alone.
+/// stale by a switch alone, but for those all spaces share, which other modes do not have.
 fn set_satp(c: C<'_, '_>, v: u64) {
     let cpu = c.guest().cpu();
     if mmu::mode_exists(cpu, v) {
+        let mode = if cpu.xlen == 32 { 31 } else { 60 };
+        if (c.state.satp ^ v) >> mode != 0 {
+            c.flush_tlb(None, |tag| tag == u64::MAX);
+        }
         c.state.satp = v;
         c.set_space(v);
     }

@@ -197,6 +197,8 @@ pub(crate) static ACCELS: Family = Family {
                 Key { name: "tb-size", kind: Kind::Size(1 << 20) },
                 switch("split-wx"),
                 switch("one-insn-per-tb"),
+                switch("perfmap"),
+                switch("jitdump"),
             ],
         ),
         (
