@@ -9,6 +9,7 @@ use tcg_ir::{
 
 use super::super::alloc::avx512;
 use super::Bench;
+use crate::Tier;
 
 const X0: SlotId = SlotId(1);
 const ROUNDINGS: [Rounding; 4] = [Rounding::NearestEven, Rounding::Zero, Rounding::Down, Rounding::Up];
@@ -180,7 +181,7 @@ fn one(
     }
     let rounding = rng.pick(&ROUNDINGS);
     let name = || format!("{op:?} {lane:?} {ty:?} {scalar:?} {sub:#x} {imm:#x} {rounding:?}");
-    let text = bench.disassemble(&r, rounding);
+    let text = bench.disassemble(&r, rounding, Tier::Second);
     let hot: Vec<&str> = text.lines().take_while(|l| !l.contains(" jmp ")).collect();
     let soft = hot.iter().any(|l| l.contains(" call "));
     assert!(
@@ -188,10 +189,10 @@ fn one(
         "{}: soft fallback is {soft}\n{text}",
         name()
     );
-    for _ in 0..3 {
+    for tier in [Tier::Second, Tier::First, Tier::Second] {
         let mut start = TestMachine::new();
         operands(rng, lane, &mut start);
-        let got = bench.jit(&r, &start, rounding, u32::MAX).unwrap();
+        let got = bench.jit(&r, &start, rounding, tier, u32::MAX).unwrap();
         let want = bench.interpret(&r, &start);
         if let Some(d) = bench.differ(&got, &want) {
             let show = |m: &[u8], at: usize| format!("{:02x?}", &m[at..at + ty.bytes()]);
