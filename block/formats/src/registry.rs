@@ -184,11 +184,15 @@ impl OpenContext<'_> {
         })
     }
 
-    /// Opens a file of data this image names, in its mode; returns its full name as well.
+    /// Opens a file of data this image names as QEMU does, from the working directory; returns its name as well.
     pub fn open_data(&self, name: &str) -> Result<(Arc<dyn BlockNode>, String), BlockError> {
-        let full = resolve(&self.filename, name);
-        let path = Name::parse(&full)?.path;
-        Ok((Arc::new(FileNode::open(&path, self.options.file())?), full))
+        let path = Name::parse(name)?.path;
+        Ok((Arc::new(FileNode::open(&path, self.options.file())?), path))
+    }
+
+    /// Opens a part of this image that lies beside it; returns its name as well.
+    pub fn open_beside(&self, name: &str) -> Result<(Arc<dyn BlockNode>, String), BlockError> {
+        self.open_data(&resolve(&self.filename, name))
     }
 }
 
@@ -255,9 +259,9 @@ impl CreateContext<'_> {
         PathBuf::from(resolve(&self.name.display().to_string(), name))
     }
 
-    /// Makes a file beside it.
-    pub fn create_file(&self, name: &str) -> Result<FileNode, BlockError> {
-        FileNode::create(self.beside(name), FileOptions::default())
+    /// Makes a file of that name.
+    pub fn create_file(&self, name: impl AsRef<Path>) -> Result<FileNode, BlockError> {
+        FileNode::create(name, FileOptions::default())
     }
 
     /// Opens what was made.

@@ -203,7 +203,7 @@ impl Qcow2 {
         let _gate = self.gate.write();
         let mut guard = self.meta.lock();
         let meta = &mut *guard;
-        if !self.read_only && meta.header.incompatible & (incompatible::DIRTY | incompatible::CORRUPT) == 0 {
+        if !self.read_only && meta.trusted {
             self.settle(meta)?;
             meta.refs.write_back(&*self.file)?;
         }
@@ -216,6 +216,7 @@ impl Qcow2 {
             self.repair(meta, repair, &mut report, usable, &wrong)?;
         }
         if repair == Repair::All && report.corruptions == 0 && !self.read_only {
+            meta.trusted = true;
             let marks = incompatible::CORRUPT | incompatible::DIRTY;
             if meta.header.incompatible & marks != 0 {
                 meta.header.incompatible &= !marks;

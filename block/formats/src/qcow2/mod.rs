@@ -111,6 +111,8 @@ struct Meta {
     bitmaps: bitmap::Bitmaps,
     /// The header on the disk says that reference counts may be wrong.
     marked_dirty: bool,
+    /// The reference counts are right: the image was closed properly, or has been repaired.
+    trusted: bool,
 }
 
 /// An opened qcow2 image.

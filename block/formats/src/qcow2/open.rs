@@ -90,6 +90,7 @@ fn open_alone(context: &OpenContext<'_>) -> Result<Qcow2, BlockError> {
             snapshots,
             bitmaps: bitmap::Bitmaps::default(),
             marked_dirty: dirty,
+            trusted: !dirty && !corrupt,
             header,
         }),
         file,

@@ -383,10 +383,6 @@ impl Refcounts {
         at
     }
 
-    pub(super) fn is_dirty(&self) -> bool {
-        self.blocks.is_dirty() || !self.dirty_entries.is_empty()
-    }
-
     /// Writes all counts; blocks are stable before the table names them.
     pub(super) fn write_back(&mut self, file: &dyn BlockNode) -> Result<(), BlockError> {
         self.blocks.write_back(file)?;

@@ -174,6 +174,30 @@ impl Qcow2 {
         Ok(())
     }
 
+    /// Adds a reference to everything an L1 table reaches, or to nothing; returns what was added.
+    fn add_reached(&self, meta: &mut Meta, l1: &[u64]) -> Result<Vec<Range<u64>>, BlockError> {
+        let mut added: Vec<Range<u64>> = Vec::new();
+        let result = self.each_reached(meta, l1, |meta, run| {
+            meta.refs.add(&*self.file, run.clone())?;
+            match added.last_mut() {
+                Some(last) if last.end == run.start => last.end = run.end,
+                _ => added.push(run),
+            }
+            Ok(())
+        });
+        match result {
+            Ok(()) => Ok(added),
+            Err(e) => {
+                self.sub_all(meta, added)?;
+                Err(e)
+            }
+        }
+    }
+
+    fn sub_all(&self, meta: &mut Meta, runs: Vec<Range<u64>>) -> Result<(), BlockError> {
+        runs.into_iter().try_for_each(|run| meta.refs.sub(&*self.file, run))
+    }
+
     /// Sets the flags of the active tables that say whether a cluster has one reference.
     pub(super) fn update_copied(&self, meta: &mut Meta) -> Result<(), BlockError> {
         let bits = self.geo.cluster_bits;
@@ -266,17 +290,8 @@ pub(super) fn create(image: &Qcow2, snapshot: &Snapshot) -> Result<(), BlockErro
     let id = meta.snapshots.iter().filter_map(|s| s.info.id.parse::<u64>().ok()).max().unwrap_or(0) + 1;
     let l1 = meta.l1.clone();
     let l1_clusters = (l1.len() as u64 * 8).div_ceil(image.geo.cluster());
-    // Everything reached gets a reference; if that fails half way, what was added is taken again.
-    let mut added: Vec<Range<u64>> = Vec::new();
-    let result = image.each_reached(meta, &l1, |meta, run| {
-        meta.refs.add(&*image.file, run.clone())?;
-        match added.last_mut() {
-            Some(last) if last.end == run.start => last.end = run.end,
-            _ => added.push(run),
-        }
-        Ok(())
-    });
-    let result = result.and_then(|()| {
+    let added = image.add_reached(meta, &l1)?;
+    let result = (|| {
         image.update_copied(meta)?;
         let plain: Vec<u8> = l1.iter().flat_map(|w| (w & OFFSET_MASK).to_be_bytes()).collect();
         let first = if l1_clusters == 0 { 0 } else { meta.refs.alloc_exact(&*image.file, l1_clusters)? };
@@ -285,11 +300,9 @@ pub(super) fn create(image: &Qcow2, snapshot: &Snapshot) -> Result<(), BlockErro
         let mut entries = meta.snapshots.clone();
         entries.push(Stored { info, l1_offset: first << bits, l1_size: l1.len() as u32, unknown: Vec::new() });
         image.store_snapshots(meta, entries)
-    });
+    })();
     if let Err(e) = result {
-        for run in added {
-            meta.refs.sub(&*image.file, run)?;
-        }
+        image.sub_all(meta, added)?;
         image.update_copied(meta)?;
         image.write_back(meta)?;
         return Err(e);
@@ -315,7 +328,7 @@ pub(super) fn apply(image: &Qcow2, id: &str) -> Result<(), BlockError> {
         return Err(image.bad(format!("qcow2 snapshot '{id}': disk size {size:#x} is beyond what the image can have")));
     }
     l1.resize(l1.len().max(needed as usize), 0);
-    image.each_reached(meta, &l1, |meta, run| meta.refs.add(&*image.file, run))?;
+    image.add_reached(meta, &l1)?;
     let new_clusters = (l1.len() as u64 * 8).div_ceil(cluster);
     let first = if new_clusters == 0 { 0 } else { meta.refs.alloc_exact(&*image.file, new_clusters)? };
     let raw: Vec<u8> = l1.iter().flat_map(|w| w.to_be_bytes()).collect();
@@ -405,6 +418,7 @@ pub(super) fn view(image: &Qcow2, id: &str) -> Result<Arc<dyn BlockNode>, BlockE
             snapshots: Vec::new(),
             bitmaps: bitmap::Bitmaps::default(),
             marked_dirty: false,
+            trusted: true,
             header,
         }),
     }))

@@ -161,7 +161,7 @@ impl Qcow2 {
         let below = self.backing.read().is_some() && !reveal;
         self.each(first, last, |meta, at, n| {
             let old = self.entry(meta, at)?;
-            if old == Entry::default() {
+            if old == Entry::default() && (!below || self.geo.version == 2) {
                 return Ok(());
             }
             let keep_zero = match self.geo.version {
