@@ -9,6 +9,8 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use parking_lot::Mutex;
+
 use crate::node::{BlockNode, Extent, NodeInfo, write_zero_buffers};
 use crate::{BlockError, transfer};
 
@@ -52,6 +54,9 @@ pub struct FileNode {
     regular: bool,
     /// Length in bytes.
     size: AtomicU64,
+    /// A range known to be data. Finding the end of one costs the host a look at all of it, so it is not asked again
+    /// for every part; nobody else writes the file.
+    data: Mutex<Range<u64>>,
 }
 
 impl FileNode {
@@ -85,7 +90,7 @@ impl FileNode {
         lock(&file, &path, !options.read_only, options.sharing)?;
         // Also right for block devices, whose metadata say 0.
         let size = file.seek(SeekFrom::End(0)).map_err(failed)?;
-        Ok(FileNode { regular: metadata.is_file(), path, file, options, size: AtomicU64::new(size) })
+        Ok(FileNode { regular: metadata.is_file(), path, file, options, size: AtomicU64::new(size), data: Mutex::new(0..0) })
     }
 
     /// Path of the file.
@@ -125,6 +130,14 @@ impl FileNode {
                 out.push(Extent { offset, ..Extent::new(range, !zero, zero) });
             }
         };
+        {
+            let known = self.data.lock();
+            if known.contains(&at) {
+                let end = known.end.min(range.end);
+                push(&mut out, at..end, false);
+                at = end;
+            }
+        }
         while at < range.end.min(size) {
             let data = crate::linux::next_data(&self.file, at)?.unwrap_or(size).clamp(at, range.end);
             push(&mut out, at..data, true);
@@ -134,7 +147,9 @@ impl FileNode {
             }
             let hole = if data < size { crate::linux::next_hole(&self.file, data)? } else { size };
             // A file system may report no progress; a byte of it is then taken as data.
-            let hole = hole.max(data + 1).min(range.end);
+            let hole = hole.max(data + 1);
+            *self.data.lock() = data..hole.min(size);
+            let hole = hole.min(range.end);
             push(&mut out, data..hole, false);
             at = hole;
         }
@@ -199,6 +214,7 @@ impl BlockNode for FileNode {
     }
 
     fn discard(&self, offset: u64, len: u64) -> Result<(), BlockError> {
+        *self.data.lock() = 0..0;
         #[cfg(target_os = "linux")]
         if self.options.discard {
             return match crate::linux::punch_hole(&self.file, offset, len) {
@@ -211,6 +227,7 @@ impl BlockNode for FileNode {
     }
 
     fn write_zeroes(&self, offset: u64, len: u64, unmap: bool) -> Result<(), BlockError> {
+        *self.data.lock() = 0..0;
         #[cfg(target_os = "linux")]
         {
             // Both keep the length, so a range beyond it becomes one first.
@@ -241,6 +258,7 @@ impl BlockNode for FileNode {
     }
 
     fn resize(&self, size: u64) -> Result<(), BlockError> {
+        *self.data.lock() = 0..0;
         if self.regular {
             self.file.set_len(size)?;
             self.size.store(size, Ordering::Relaxed);

@@ -6,11 +6,17 @@
 
 mod bytes;
 mod image;
+mod mapped;
 mod name;
 mod options;
+mod parallels;
+mod qcow;
 mod qcow2;
+mod qed;
 mod raw;
 mod registry;
+mod vdi;
+mod vpc;
 
 pub use bytes::is_zero;
 pub use image::{

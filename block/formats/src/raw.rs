@@ -30,6 +30,8 @@ pub struct RawImage {
     fixed: bool,
     read_only: bool,
     probed: bool,
+    /// Format it is part of, with what is to be shown of that.
+    shown: (&'static str, Details),
 }
 
 impl RawImage {
@@ -50,7 +52,13 @@ impl RawImage {
         let fixed = size.is_some();
         let size = size.unwrap_or(there);
         let size = AtomicU64::new(size.checked_next_multiple_of(SECTOR).unwrap_or(size));
-        Ok(RawImage { filename: filename.into(), file, offset, size, fixed, read_only, probed: false })
+        Ok(RawImage { filename: filename.into(), file, offset, size, fixed, read_only, probed: false, shown: ("raw", Details::default()) })
+    }
+
+    /// Shows it as an image of another format, whose data is raw.
+    pub(crate) fn called(mut self, format: &'static str, details: Details) -> Self {
+        self.shown = (format, details);
+        self
     }
 
     /// Refuses writes that would make the image look like another format.
@@ -127,7 +135,7 @@ impl BlockNode for RawImage {
     fn info(&self) -> NodeInfo {
         let file = self.file.info();
         NodeInfo {
-            name: format!("raw:{}", self.filename),
+            name: format!("{}:{}", self.shown.0, self.filename),
             size: self.size(),
             read_only: self.read_only || file.read_only,
             ..file
@@ -189,7 +197,7 @@ impl BlockNode for RawImage {
 
 impl Image for RawImage {
     fn format(&self) -> &'static str {
-        "raw"
+        self.shown.0
     }
 
     fn filename(&self) -> &str {
@@ -201,7 +209,7 @@ impl Image for RawImage {
     }
 
     fn details(&self) -> Details {
-        Details::default()
+        self.shown.1.clone()
     }
 
     fn resize_with(&self, size: u64, how: Preallocation) -> Result<(), BlockError> {

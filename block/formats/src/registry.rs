@@ -9,7 +9,7 @@ use block::{BlockError, BlockNode, FileNode, FileOptions, Sharing};
 use crate::image::{BackingName, Image};
 use crate::name::{Name, resolve};
 use crate::options::{Kind, OptionSpec, Options, bad_option};
-use crate::{qcow2, raw};
+use crate::{parallels, qcow, qcow2, qed, raw, vdi, vpc};
 
 /// Bytes at the start of a file that tell its format.
 pub(crate) const PROBE_LEN: usize = 2048;
@@ -50,6 +50,26 @@ pub struct Format {
 /// All formats, in order of name.
 const FORMATS: &[Format] = &[
     Format {
+        name: "parallels",
+        probe: parallels::probe,
+        open: parallels::open,
+        create: Some(parallels::create),
+        create_options: parallels::CREATE_OPTIONS,
+        amend_options: &[],
+        measure: None,
+        compresses: false,
+    },
+    Format {
+        name: "qcow",
+        probe: qcow::probe,
+        open: qcow::open,
+        create: Some(qcow::create),
+        create_options: qcow::CREATE_OPTIONS,
+        amend_options: &[],
+        measure: None,
+        compresses: true,
+    },
+    Format {
         name: "qcow2",
         probe: |d, _| if d.starts_with(b"QFI\xfb") && crate::bytes::be32(d, 4) >= 2 { 100 } else { 0 },
         open: qcow2::open,
@@ -60,6 +80,16 @@ const FORMATS: &[Format] = &[
         compresses: true,
     },
     Format {
+        name: "qed",
+        probe: qed::probe,
+        open: qed::open,
+        create: Some(qed::create),
+        create_options: qed::CREATE_OPTIONS,
+        amend_options: &[],
+        measure: None,
+        compresses: false,
+    },
+    Format {
         name: "raw",
         probe: |_, _| 1,
         open: raw::open,
@@ -67,6 +97,26 @@ const FORMATS: &[Format] = &[
         create_options: raw::CREATE_OPTIONS,
         amend_options: &[],
         measure: Some(raw::measure),
+        compresses: false,
+    },
+    Format {
+        name: "vdi",
+        probe: vdi::probe,
+        open: vdi::open,
+        create: Some(vdi::create),
+        create_options: vdi::CREATE_OPTIONS,
+        amend_options: &[],
+        measure: None,
+        compresses: false,
+    },
+    Format {
+        name: "vpc",
+        probe: vpc::probe,
+        open: vpc::open,
+        create: Some(vpc::create),
+        create_options: vpc::CREATE_OPTIONS,
+        amend_options: &[],
+        measure: None,
         compresses: false,
     },
 ];
