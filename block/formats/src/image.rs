@@ -25,6 +25,8 @@ pub struct Details {
     pub dirty: bool,
     /// All its data is compressed.
     pub compressed: bool,
+    /// Data can be written compressed only, whole clusters once.
+    pub compressed_only: bool,
     /// It is encrypted.
     pub encrypted: bool,
     /// What only this format has, in order of display: names as in JSON (`lazy-refcounts`).

@@ -16,6 +16,7 @@ mod qed;
 mod raw;
 mod registry;
 mod vdi;
+mod vmdk;
 mod vpc;
 
 pub use bytes::is_zero;

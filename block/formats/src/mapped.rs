@@ -63,7 +63,12 @@ pub(crate) trait Layout: Send + fmt::Debug {
         Err(BlockError::Unsupported("compressed data"))
     }
 
-    /// Stores a compressed block; false if this format does not.
+    /// Whether blocks can be stored compressed only, each once.
+    fn only_packed(&self) -> bool {
+        false
+    }
+
+    /// Stores a compressed block.
     fn pack(&mut self, file: &dyn BlockNode, block: u64, data: &[u8]) -> Result<(), BlockError> {
         let _ = (file, block, data);
         Err(BlockError::Unsupported("writing compressed data"))
@@ -205,6 +210,14 @@ impl<L: Layout> Mapped<L> {
         if let Place::At(at) = old {
             drop(layout);
             return self.file.write(at + within, &[IoSlice::new(data)], false);
+        }
+        if layout.only_packed() {
+            if old != Place::Hole || within != 0 || data.len() as u64 != self.block_len(block) {
+                return Err(BlockError::Unsupported("writing other than whole clusters, once"));
+            }
+            let mut whole = data.to_vec();
+            whole.resize(self.unit as usize, 0);
+            return layout.pack(&*self.file, block, &whole);
         }
         let plain = old == Place::Zero || (old == Place::Hole && self.backing.read().is_none());
         let at = layout.take(&*self.file, block)?;

@@ -9,7 +9,7 @@ use block::{BlockError, BlockNode, FileNode, FileOptions, Sharing};
 use crate::image::{BackingName, Image};
 use crate::name::{Name, resolve};
 use crate::options::{Kind, OptionSpec, Options, bad_option};
-use crate::{parallels, qcow, qcow2, qed, raw, vdi, vpc};
+use crate::{parallels, qcow, qcow2, qed, raw, vdi, vmdk, vpc};
 
 /// Bytes at the start of a file that tell its format.
 pub(crate) const PROBE_LEN: usize = 2048;
@@ -108,6 +108,16 @@ const FORMATS: &[Format] = &[
         amend_options: &[],
         measure: None,
         compresses: false,
+    },
+    Format {
+        name: "vmdk",
+        probe: vmdk::probe,
+        open: vmdk::open,
+        create: Some(vmdk::create),
+        create_options: vmdk::CREATE_OPTIONS,
+        amend_options: &[],
+        measure: None,
+        compresses: true,
     },
     Format {
         name: "vpc",

@@ -18,6 +18,7 @@ const SEEDS: &[(&str, &str)] = &[
     ("qcow2", "compat=0.10"),
     ("vdi", ""),
     ("vpc", ""),
+    ("vmdk", ""),
     ("parallels", "cluster_size=64k"),
     ("qed", "cluster_size=4k,table_size=1"),
     ("qcow", ""),

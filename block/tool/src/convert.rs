@@ -112,6 +112,7 @@ pub(crate) fn run(args: &[String]) -> Outcome {
         Some(place) => block_formats::open(&place.open_name(), Some(format.name), &write)?,
         None => open::open(target_name, args.get("target-format"), args.has("target-image-opts"), &write)?,
     };
+    let compress = compress || target.details().compressed_only;
     if target.size() < source.size {
         return Err(ToolError::Failed(format!("{target_name}: {} bytes, less than the source's {}", target.size(), source.size)));
     }
