@@ -16,6 +16,7 @@ mod qed;
 mod raw;
 mod registry;
 mod vdi;
+mod vhdx;
 mod vmdk;
 mod vpc;
 

@@ -9,7 +9,7 @@ use block::{BlockError, BlockNode, FileNode, FileOptions, Sharing};
 use crate::image::{BackingName, Image};
 use crate::name::{Name, resolve};
 use crate::options::{Kind, OptionSpec, Options, bad_option};
-use crate::{parallels, qcow, qcow2, qed, raw, vdi, vmdk, vpc};
+use crate::{parallels, qcow, qcow2, qed, raw, vdi, vhdx, vmdk, vpc};
 
 /// Bytes at the start of a file that tell its format.
 pub(crate) const PROBE_LEN: usize = 2048;
@@ -105,6 +105,16 @@ const FORMATS: &[Format] = &[
         open: vdi::open,
         create: Some(vdi::create),
         create_options: vdi::CREATE_OPTIONS,
+        amend_options: &[],
+        measure: None,
+        compresses: false,
+    },
+    Format {
+        name: "vhdx",
+        probe: vhdx::probe,
+        open: vhdx::open,
+        create: Some(vhdx::create),
+        create_options: vhdx::CREATE_OPTIONS,
         amend_options: &[],
         measure: None,
         compresses: false,

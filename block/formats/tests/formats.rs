@@ -15,6 +15,9 @@ const MATRIX: &[(&str, &str, bool)] = &[
     ("vpc", "", false),
     ("vpc", "force_size=on", false),
     ("vpc", "subformat=fixed,force_size=on", false),
+    ("vhdx", "", false),
+    ("vhdx", "block_size=1M,log_size=2M", false),
+    ("vhdx", "subformat=fixed,block_state_zero=off", false),
     ("vmdk", "", false),
     ("vmdk", "zeroed_grain=on,adapter_type=lsilogic", false),
     ("vmdk", "subformat=monolithicFlat", false),
@@ -85,7 +88,7 @@ fn run_model(format: &str, options: &str, backed: bool, seed: u64) {
     }
     let plain = dir.path().join("plain");
     std::fs::write(&plain, &data).unwrap();
-    if ["vdi", "parallels", "qed"].contains(&format) {
+    if ["vdi", "parallels", "qed", "vhdx"].contains(&format) {
         qemu_img(&["check", "-f", format, text(&path)]);
     }
     // qcow v1 holds no format of its backing file, which QEMU then guesses.
@@ -123,6 +126,7 @@ fn images_of_qemu_are_probed_and_read() {
     std::fs::write(&plain, &data).unwrap();
     for (format, options) in [
         ("vdi", ""), ("vdi", "static=on"), ("vpc", ""), ("vpc", "force_size=on"), ("vpc", "subformat=fixed"),
+        ("vhdx", ""), ("vhdx", "subformat=fixed,block_size=2M"),
         ("vmdk", ""), ("vmdk", "subformat=streamOptimized"), ("vmdk", "subformat=monolithicFlat"),
         ("vmdk", "subformat=twoGbMaxExtentSparse"), ("parallels", ""), ("qed", ""), ("qed", "cluster_size=4k,table_size=2"), ("qcow", ""),
     ] {

@@ -19,6 +19,7 @@ const SEEDS: &[(&str, &str)] = &[
     ("vdi", ""),
     ("vpc", ""),
     ("vmdk", ""),
+    ("vhdx", "block_size=1M"),
     ("parallels", "cluster_size=64k"),
     ("qed", "cluster_size=4k,table_size=1"),
     ("qcow", ""),
