@@ -90,7 +90,14 @@ impl FileNode {
         lock(&file, &path, !options.read_only, options.sharing)?;
         // Also right for block devices, whose metadata say 0.
         let size = file.seek(SeekFrom::End(0)).map_err(failed)?;
-        Ok(FileNode { regular: metadata.is_file(), path, file, options, size: AtomicU64::new(size), data: Mutex::new(0..0) })
+        Ok(FileNode {
+            regular: metadata.is_file(),
+            path,
+            file,
+            options,
+            size: AtomicU64::new(size),
+            data: Mutex::new(0..0),
+        })
     }
 
     /// Path of the file.
@@ -311,7 +318,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("f");
         std::fs::write(&path, [1; 100]).unwrap();
-        let reader = FileNode::open(&path, FileOptions { read_only: true, ..FileOptions::default() }).unwrap();
+        let reader =
+            FileNode::open(&path, FileOptions { read_only: true, ..FileOptions::default() }).unwrap();
         assert!(matches!(FileNode::create(&path, FileOptions::default()), Err(BlockError::InUse { .. })));
         assert_eq!(std::fs::metadata(&path).unwrap().len(), 100);
         drop(reader);

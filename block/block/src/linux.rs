@@ -139,7 +139,9 @@ pub(crate) fn next_data(file: &File, offset: u64) -> io::Result<Option<u64>> {
 pub(crate) fn next_hole(file: &File, offset: u64) -> io::Result<u64> {
     match rustix::fs::seek(file, rustix::fs::SeekFrom::Hole(offset)) {
         Ok(at) => Ok(at),
-        Err(rustix::io::Errno::INVAL | rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NXIO) => Ok(u64::MAX),
+        Err(rustix::io::Errno::INVAL | rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NXIO) => {
+            Ok(u64::MAX)
+        }
         Err(e) => Err(e.into()),
     }
 }

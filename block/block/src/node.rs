@@ -50,7 +50,8 @@ impl Extent {
         }
         if let Some(last) = list.last_mut() {
             let follows = last.range.end == next.range.start
-                && (last.allocated, last.zero, last.compressed) == (next.allocated, next.zero, next.compressed)
+                && (last.allocated, last.zero, last.compressed)
+                    == (next.allocated, next.zero, next.compressed)
                 && last.offset.map(|o| o + (last.range.end - last.range.start)) == next.offset;
             if follows {
                 last.range.end = next.range.end;

@@ -17,7 +17,6 @@ macro_rules! readers {
         }
 
         /// The little-endian number at a place.
-        #[allow(dead_code, reason = "one width may have readers of one order only")]
         pub(crate) fn $le(data: &[u8], at: usize) -> $t {
             <$t>::from_le_bytes(field(data, at))
         }

@@ -133,7 +133,13 @@ impl<L: Layout> fmt::Debug for Mapped<L> {
 }
 
 impl<L: Layout> Mapped<L> {
-    pub(crate) fn new(filename: &str, file: Arc<dyn BlockNode>, layout: L, size: u64, read_only: bool) -> Self {
+    pub(crate) fn new(
+        filename: &str,
+        file: Arc<dyn BlockNode>,
+        layout: L,
+        size: u64,
+        read_only: bool,
+    ) -> Self {
         Mapped {
             filename: filename.into(),
             file,
@@ -171,7 +177,8 @@ impl<L: Layout> Mapped<L> {
 
     fn read_backing(&self, offset: u64, buf: &mut [u8]) -> Result<(), BlockError> {
         let backing = self.backing.read().clone();
-        let there = backing.as_ref().map_or(0, |b| b.size().saturating_sub(offset)).min(buf.len() as u64) as usize;
+        let there =
+            backing.as_ref().map_or(0, |b| b.size().saturating_sub(offset)).min(buf.len() as u64) as usize;
         let (data, beyond) = buf.split_at_mut(there);
         beyond.fill(0);
         match backing {
@@ -308,7 +315,9 @@ impl<L: Layout> BlockNode for Mapped<L> {
                     Place::Zero => continue,
                     Place::Hole if !below => continue,
                     Place::At(_) => {}
-                    _ if n as u64 == self.block_len(block) && layout.link_zero(&*self.file, block)? => continue,
+                    _ if n as u64 == self.block_len(block) && layout.link_zero(&*self.file, block)? => {
+                        continue;
+                    }
                     _ => {}
                 }
             }
@@ -412,7 +421,8 @@ impl<L: Layout> Image for Mapped<L> {
             match layout.place(&*self.file, block) {
                 Ok(Place::At(at)) => {
                     if at.saturating_add(self.block_len(block)) > self.file.size() {
-                        report.corruption(format!("block {block} at {at:#x} ends beyond the end of the file"));
+                        report
+                            .corruption(format!("block {block} at {at:#x} ends beyond the end of the file"));
                     }
                     report.allocated_clusters += 1;
                     report.fragmented_clusters += u64::from(next.is_some_and(|n| n != at));

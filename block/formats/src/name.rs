@@ -26,7 +26,8 @@ impl Name {
     /// Takes a file name apart.
     pub fn parse(name: &str) -> Result<Self, BlockError> {
         if let Some(text) = name.strip_prefix("json:") {
-            let value = serde_json::from_str(text).map_err(|e| bad(name, format!("not a JSON object: {e}")))?;
+            let value =
+                serde_json::from_str(text).map_err(|e| bad(name, format!("not a JSON object: {e}")))?;
             let Value::Object(object) = value else { return Err(bad(name, "expected a JSON object".into())) };
             return Self::from_keys(name, &flatten(&object));
         }
@@ -45,7 +46,8 @@ impl Name {
     pub fn from_keys(name: &str, keys: &[(String, String)]) -> Result<Self, BlockError> {
         let mut out = Name::default();
         for (key, value) in keys {
-            let number = || value.parse().map_err(|_| bad(name, format!("{key}={value}: expected a number of bytes")));
+            let number =
+                || value.parse().map_err(|_| bad(name, format!("{key}={value}: expected a number of bytes")));
             match key.as_str() {
                 "driver" if value == "file" => {}
                 "driver" => out.format = Some(value.clone()),
@@ -107,7 +109,8 @@ mod tests {
     fn names() {
         assert_eq!(Name::parse("a/b").unwrap().path, "a/b");
         assert_eq!(Name::parse("file:a").unwrap().path, "a");
-        let n = Name::parse(r#"json:{"driver":"raw","offset":512,"file":{"driver":"file","filename":"x"}}"#).unwrap();
+        let n = Name::parse(r#"json:{"driver":"raw","offset":512,"file":{"driver":"file","filename":"x"}}"#)
+            .unwrap();
         assert_eq!((n.path.as_str(), n.format.as_deref(), n.offset), ("x", Some("raw"), Some(512)));
         let text = Name::parse(r#"json:{"driver":"raw","nonsense":1}"#).unwrap_err().to_string();
         assert!(text.contains("unknown key 'nonsense'"), "{text}");

@@ -165,8 +165,10 @@ impl Options {
 
     /// The way space is taken.
     pub fn preallocation(&self, can: &[Preallocation]) -> Result<Preallocation, BlockError> {
-        let words: Vec<_> =
-            Preallocation::NAMES.into_iter().filter(|(_, p)| *p == Preallocation::Off || can.contains(p)).collect();
+        let words: Vec<_> = Preallocation::NAMES
+            .into_iter()
+            .filter(|(_, p)| *p == Preallocation::Off || can.contains(p))
+            .collect();
         Ok(self.choice("preallocation", &words)?.unwrap_or_default())
     }
 }

@@ -52,7 +52,10 @@ pub(crate) fn open(context: &OpenContext<'_>) -> Result<Arc<dyn Image>, BlockErr
     let bad = |what: String| Err(BlockError::Format { path: path.into(), what });
     let h = head(file, 0, HEADER as usize)?;
     if probe(&h, "") == 0 {
-        return bad(format!("parallels magic or version {} unknown, expected version {VERSION}", le32(&h, 16)));
+        return bad(format!(
+            "parallels magic or version {} unknown, expected version {VERSION}",
+            le32(&h, 16)
+        ));
     }
     let tracks = u64::from(le32(&h, 28));
     if tracks == 0 || tracks > (i32::MAX as u64) / SECTOR {
@@ -68,7 +71,9 @@ pub(crate) fn open(context: &OpenContext<'_>) -> Result<Arc<dyn Image>, BlockErr
         return bad(format!("parallels nb_sectors {sectors}, expected at most what {entries} entries map"));
     }
     if le64(&h, 56) != 0 && !context.options.read_only {
-        return bad("parallels format extensions (ext_off) are kept only when the image is opened for reading".into());
+        return bad(
+            "parallels format extensions (ext_off) are kept only when the image is opened for reading".into(),
+        );
     }
     let dirty = le32(&h, 44) == IN_USE;
     let table: Vec<u32> = raw.chunks_exact(4).map(|c| le32(c, 0)).collect();
@@ -111,7 +116,10 @@ impl Layout for Parallels {
         let step = self.multiplier * SECTOR;
         let at = self.end.next_multiple_of(step);
         if block as usize >= self.table.len() || at / step > u32::MAX.into() {
-            return Err(BlockError::Format { path: self.path.clone(), what: format!("parallels cluster {block} has no place in the table") });
+            return Err(BlockError::Format {
+                path: self.path.clone(),
+                what: format!("parallels cluster {block} has no place in the table"),
+            });
         }
         Ok(at)
     }
@@ -151,7 +159,11 @@ pub(crate) fn create(context: &CreateContext<'_>) -> Result<(), BlockError> {
     let size = context.size.next_multiple_of(SECTOR);
     let entries = size.div_ceil(cluster);
     if entries * 4 > MAX_TABLE || size > 1 << 60 {
-        return Err(bad_option("size", size, format!("at most {} with clusters of {cluster}", MAX_TABLE / 4 * cluster)));
+        return Err(bad_option(
+            "size",
+            size,
+            format!("at most {} with clusters of {cluster}", MAX_TABLE / 4 * cluster),
+        ));
     }
     let data = (HEADER + entries * 4).next_multiple_of(cluster);
     let sectors = size / SECTOR;

@@ -56,10 +56,15 @@ pub(crate) fn open(context: &OpenContext<'_>) -> Result<Arc<dyn Image>, BlockErr
     }
     let (size, cluster_bits, l2_bits) = (be64(&h, 24), u32::from(h[32]), u32::from(h[33]));
     if be32(&h, 36) != 0 {
-        return bad(format!("qcow crypt_method {}: encrypted images are not supported, expected 0", be32(&h, 36)));
+        return bad(format!(
+            "qcow crypt_method {}: encrypted images are not supported, expected 0",
+            be32(&h, 36)
+        ));
     }
     if !(9..=16).contains(&cluster_bits) || !(6..=13).contains(&l2_bits) {
-        return bad(format!("qcow cluster_bits {cluster_bits} and l2_bits {l2_bits}, expected 9 to 16 and 6 to 13"));
+        return bad(format!(
+            "qcow cluster_bits {cluster_bits} and l2_bits {l2_bits}, expected 9 to 16 and 6 to 13"
+        ));
     }
     let span = cluster_bits + l2_bits;
     if size <= 1 || size > i64::MAX as u64 {
@@ -124,7 +129,10 @@ impl Qcow {
             file.flush()?;
             self.end = at + n * 8;
             let Some(entry) = self.l1.get_mut(i as usize) else {
-                return Err(BlockError::Format { path: self.path.clone(), what: format!("qcow cluster {block} has no place in the tables") });
+                return Err(BlockError::Format {
+                    path: self.path.clone(),
+                    what: format!("qcow cluster {block} has no place in the tables"),
+                });
             };
             *entry = at;
             file.write(self.l1_offset + i * 8, &[IoSlice::new(&at.to_be_bytes())], false)?;
@@ -151,7 +159,10 @@ impl Layout for Qcow {
         match self.entry(file, block)? {
             0 => Ok(Place::Hole),
             e if e & PACKED != 0 => Ok(Place::Packed(e)),
-            e if e > 1 << 62 => Err(BlockError::Format { path: self.path.clone(), what: format!("qcow cluster {block} at {e:#x}") }),
+            e if e > 1 << 62 => Err(BlockError::Format {
+                path: self.path.clone(),
+                what: format!("qcow cluster {block} at {e:#x}"),
+            }),
             e => Ok(Place::At(e)),
         }
     }
@@ -175,7 +186,11 @@ impl Layout for Qcow {
         let mut stream = Decompress::new_with_window_bits(false, WINDOW_BITS);
         let done = stream.decompress(&raw, out, FlushDecompress::Finish);
         if done.is_err() || stream.total_out() != out.len() as u64 {
-            let what = format!("qcow compressed cluster at {at:#x}: {} bytes, expected {}", stream.total_out(), out.len());
+            let what = format!(
+                "qcow compressed cluster at {at:#x}: {} bytes, expected {}",
+                stream.total_out(),
+                out.len()
+            );
             return Err(BlockError::Format { path: self.path.clone(), what });
         }
         Ok(())

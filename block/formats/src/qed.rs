@@ -72,7 +72,11 @@ pub(crate) fn open(context: &OpenContext<'_>) -> Result<Arc<dyn Image>, BlockErr
     for (name, value, good) in [
         ("cluster_size", cluster, cluster.is_power_of_two() && (4096..=64 << 20).contains(&cluster)),
         ("table_size", tables, tables.is_power_of_two() && tables <= 16),
-        ("header_size", header, header >= 1 && header.saturating_mul(cluster) <= i64::MAX as u64 && header <= 1 << 16),
+        (
+            "header_size",
+            header,
+            header >= 1 && header.saturating_mul(cluster) <= i64::MAX as u64 && header <= 1 << 16,
+        ),
     ] {
         if !good {
             return bad(format!("qed {name} {value} is out of range"));
@@ -84,7 +88,9 @@ pub(crate) fn open(context: &OpenContext<'_>) -> Result<Arc<dyn Image>, BlockErr
         return bad(format!("qed image_size {size:#x} is more than the tables map"));
     }
     if !l1_offset.is_multiple_of(cluster) || l1_offset < header * cluster {
-        return bad(format!("qed l1_table_offset {l1_offset:#x}, expected a multiple of the cluster size behind the header"));
+        return bad(format!(
+            "qed l1_table_offset {l1_offset:#x}, expected a multiple of the cluster size behind the header"
+        ));
     }
     let l1 = words(&read_table(file, l1_offset, table / 8, 8, 1 << 30, path, "qed L1 table")?);
     let mut backing = None;
@@ -94,14 +100,29 @@ pub(crate) fn open(context: &OpenContext<'_>) -> Result<Arc<dyn Image>, BlockErr
             return bad(format!("qed backing file name of {len} bytes at {at:#x} is not within the header"));
         }
         let format = (features & BACKING_RAW != 0).then(|| "raw".to_owned());
-        backing = Some(BackingName { file: String::from_utf8_lossy(&head(file, at, len as usize)?).into_owned(), format });
+        backing = Some(BackingName {
+            file: String::from_utf8_lossy(&head(file, at, len as usize)?).into_owned(),
+            format,
+        });
     }
     let end = file.size().next_multiple_of(cluster);
     let below = match &backing {
         Some(name) if !context.options.no_backing => Some(context.open_backing(name)?),
         _ => None,
     };
-    let layout = Qed { path: path.into(), cluster, table, features, l1_offset, size, l1, l2: FxHashMap::default(), end, backing, header_len: header * cluster };
+    let layout = Qed {
+        path: path.into(),
+        cluster,
+        table,
+        features,
+        l1_offset,
+        size,
+        l1,
+        l2: FxHashMap::default(),
+        end,
+        backing,
+        header_len: header * cluster,
+    };
     Ok(Arc::new(Mapped::new(path, context.file.clone(), layout, size, context.options.read_only).back(below)))
 }
 
@@ -117,7 +138,10 @@ impl Qed {
             return Ok(None);
         }
         if !at.is_multiple_of(self.cluster) {
-            return Err(BlockError::Format { path: self.path.clone(), what: format!("qed L2 table at {at:#x} is not aligned") });
+            return Err(BlockError::Format {
+                path: self.path.clone(),
+                what: format!("qed L2 table at {at:#x} is not aligned"),
+            });
         }
         if !self.l2.contains_key(&at) {
             if self.l2.len() * self.table as usize > MEMORY {
@@ -139,7 +163,10 @@ impl Qed {
             file.flush()?;
             let i = block / n;
             let Some(entry) = self.l1.get_mut(i as usize) else {
-                return Err(BlockError::Format { path: self.path.clone(), what: format!("qed cluster {block} has no place in the tables") });
+                return Err(BlockError::Format {
+                    path: self.path.clone(),
+                    what: format!("qed cluster {block} has no place in the tables"),
+                });
             };
             *entry = at;
             file.write(self.l1_offset + i * 8, &[IoSlice::new(&at.to_le_bytes())], false)?;
@@ -170,12 +197,16 @@ impl Layout for Qed {
 
     fn place(&mut self, file: &dyn BlockNode, block: u64) -> Result<Place, BlockError> {
         let n = self.entries();
-        let entry = self.l2(file, block)?.and_then(|(_, t)| t.get((block % n) as usize).copied()).unwrap_or(0);
+        let entry =
+            self.l2(file, block)?.and_then(|(_, t)| t.get((block % n) as usize).copied()).unwrap_or(0);
         match entry {
             0 => Ok(Place::Hole),
             ZERO => Ok(Place::Zero),
             at if at.is_multiple_of(self.cluster) && at <= i64::MAX as u64 => Ok(Place::At(at)),
-            at => Err(BlockError::Format { path: self.path.clone(), what: format!("qed cluster {block} at {at:#x} is not aligned") }),
+            at => Err(BlockError::Format {
+                path: self.path.clone(),
+                what: format!("qed cluster {block} at {at:#x} is not aligned"),
+            }),
         }
     }
 
@@ -219,7 +250,11 @@ impl Layout for Qed {
     }
 
     fn details(&self) -> Details {
-        Details { cluster_size: Some(self.cluster), dirty: self.features & NEED_CHECK != 0, ..Details::default() }
+        Details {
+            cluster_size: Some(self.cluster),
+            dirty: self.features & NEED_CHECK != 0,
+            ..Details::default()
+        }
     }
 
     fn backing_name(&self) -> Option<BackingName> {
@@ -234,7 +269,10 @@ impl Layout for Qed {
         put(&mut h, 56, &(if tail.is_empty() { 0 } else { HEADER as u32 }).to_le_bytes());
         put(&mut h, 60, &(tail.len() as u32).to_le_bytes());
         if tail.len() > 1023 || h.len() as u64 + tail.len() as u64 > self.header_len {
-            return Err(BlockError::Format { path: self.path.clone(), what: format!("backing file name of {} bytes does not fit into the header", tail.len()) });
+            return Err(BlockError::Format {
+                path: self.path.clone(),
+                what: format!("backing file name of {} bytes does not fit into the header", tail.len()),
+            });
         }
         h.extend_from_slice(&tail);
         file.write(0, &[IoSlice::new(&h)], false)?;
@@ -275,10 +313,10 @@ pub(crate) fn create(context: &CreateContext<'_>) -> Result<(), BlockError> {
     if size.div_ceil(n * cluster) > n {
         return Err(bad_option("size", size, format!("at most {}", (n * cluster).saturating_mul(n))));
     }
-    let backing = options
-        .text("backing_file")
-        .filter(|b| !b.is_empty())
-        .map(|file| BackingName { file: file.into(), format: options.text("backing_fmt").map(str::to_owned) });
+    let backing = options.text("backing_file").filter(|b| !b.is_empty()).map(|file| BackingName {
+        file: file.into(),
+        format: options.text("backing_fmt").map(str::to_owned),
+    });
     let (features, tail) = encode_backing(backing.as_ref());
     if tail.len() > 1023 {
         return Err(bad_option("backing_file", "...", "at most 1023 bytes"));

@@ -45,14 +45,28 @@ impl RawImage {
     ) -> Result<Self, BlockError> {
         let there = file.size().checked_sub(offset);
         let bad = |what: String| BlockError::Format { path: filename.into(), what };
-        let there = there.ok_or_else(|| bad(format!("offset {offset} is beyond the file's {} bytes", file.size())))?;
+        let there = there
+            .ok_or_else(|| bad(format!("offset {offset} is beyond the file's {} bytes", file.size())))?;
         if size.is_some_and(|s| s > there) {
-            return Err(bad(format!("size {} at offset {offset} is beyond the file's {} bytes", size.unwrap_or(0), file.size())));
+            return Err(bad(format!(
+                "size {} at offset {offset} is beyond the file's {} bytes",
+                size.unwrap_or(0),
+                file.size()
+            )));
         }
         let fixed = size.is_some();
         let size = size.unwrap_or(there);
         let size = AtomicU64::new(size.checked_next_multiple_of(SECTOR).unwrap_or(size));
-        Ok(RawImage { filename: filename.into(), file, offset, size, fixed, read_only, probed: false, shown: ("raw", Details::default()) })
+        Ok(RawImage {
+            filename: filename.into(),
+            file,
+            offset,
+            size,
+            fixed,
+            read_only,
+            probed: false,
+            shown: ("raw", Details::default()),
+        })
     }
 
     /// Shows it as an image of another format, whose data is raw.
@@ -79,7 +93,9 @@ impl RawImage {
         }
         let format = probe_data(&head, "").name;
         if format != "raw" {
-            let what = format!("the format was not given, so that a write which looks like {format} is refused; give format=raw");
+            let what = format!(
+                "the format was not given, so that a write which looks like {format} is refused; give format=raw"
+            );
             return Err(BlockError::Format { path: self.filename.clone(), what });
         }
         Ok(())
@@ -90,7 +106,8 @@ impl RawImage {
 pub(crate) fn open(context: &OpenContext<'_>) -> Result<Arc<dyn Image>, BlockError> {
     let name = &context.name;
     let (offset, size) = (name.offset.unwrap_or(0), name.size);
-    let mut image = RawImage::new(&context.filename, context.file.clone(), offset, size, context.options.read_only)?;
+    let mut image =
+        RawImage::new(&context.filename, context.file.clone(), offset, size, context.options.read_only)?;
     image.probed = context.probed && !context.options.read_only;
     Ok(Arc::new(image))
 }

@@ -150,7 +150,10 @@ pub fn formats() -> &'static [Format] {
 pub fn find(name: &str) -> Result<&'static Format, BlockError> {
     FORMATS.iter().find(|f| f.name == name).ok_or_else(|| {
         let names: Vec<_> = FORMATS.iter().map(|f| f.name).collect();
-        BlockError::Format { path: format!("format '{name}'"), what: format!("is not known; there are: {}", names.join(", ")) }
+        BlockError::Format {
+            path: format!("format '{name}'"),
+            what: format!("is not known; there are: {}", names.join(", ")),
+        }
     })
 }
 
@@ -165,7 +168,10 @@ impl Format {
         options.check(self.name, self.create_options)?;
         match self.measure {
             Some(measure) => measure(options, size, data),
-            None => Err(BlockError::Format { path: format!("format {}", self.name), what: "cannot be measured".into() }),
+            None => Err(BlockError::Format {
+                path: format!("format {}", self.name),
+                what: "cannot be measured".into(),
+            }),
         }
     }
 
@@ -191,7 +197,10 @@ pub fn probe(file: &dyn BlockNode, path: &str) -> Result<&'static Format, BlockE
     let mut data = vec![0; file.size().min(PROBE_LEN as u64) as usize];
     file.read(0, &mut [IoSliceMut::new(&mut data)])?;
     if data.starts_with(b"LUKS\xba\xbe") {
-        return Err(BlockError::Format { path: path.into(), what: "LUKS images are not supported; format=raw opens what is encrypted as it is".into() });
+        return Err(BlockError::Format {
+            path: path.into(),
+            what: "LUKS images are not supported; format=raw opens what is encrypted as it is".into(),
+        });
     }
     Ok(probe_data(&data, path))
 }
@@ -271,7 +280,12 @@ pub fn open(name: &str, format: Option<&str>, options: &OpenOptions) -> Result<A
     open_at(name, format, options, 0)
 }
 
-fn open_at(name: &str, format: Option<&str>, options: &OpenOptions, depth: u32) -> Result<Arc<dyn Image>, BlockError> {
+fn open_at(
+    name: &str,
+    format: Option<&str>,
+    options: &OpenOptions,
+    depth: u32,
+) -> Result<Arc<dyn Image>, BlockError> {
     let parsed = Name::parse(name)?;
     let format = format.or(parsed.format.as_deref()).map(find).transpose()?;
     let file: Arc<dyn BlockNode> = Arc::new(FileNode::open(&parsed.path, options.file())?);
@@ -351,7 +365,10 @@ pub fn create(
 ) -> Result<(), BlockError> {
     let format = find(format)?;
     let Some(make) = format.create else {
-        return Err(BlockError::Format { path: format!("format {}", format.name), what: "images of it cannot be made".into() });
+        return Err(BlockError::Format {
+            path: format!("format {}", format.name),
+            what: "images of it cannot be made".into(),
+        });
     };
     options.check(format.name, format.create_options)?;
     let size = match (size, options.size("size")?) {

@@ -72,7 +72,13 @@ pub(crate) fn open(context: &OpenContext<'_>) -> Result<Arc<dyn Image>, BlockErr
     }
     let raw = read_table(file, map_offset, blocks, 4, MAX_BLOCKS * 4, path, "vdi block map")?;
     let map: Vec<u32> = raw.chunks_exact(4).map(|c| le32(c, 0)).collect();
-    let allocated = map.iter().filter(|e| **e < ZERO).map(|e| e + 1).max().unwrap_or(0).max(le32(&h, 0x184).min(blocks as u32));
+    let allocated = map
+        .iter()
+        .filter(|e| **e < ZERO)
+        .map(|e| e + 1)
+        .max()
+        .unwrap_or(0)
+        .max(le32(&h, 0x184).min(blocks as u32));
     let layout = Vdi { path: path.into(), map_offset, data_offset, map, allocated };
     let size = size.next_multiple_of(512);
     Ok(Arc::new(Mapped::new(path, context.file.clone(), layout, size, context.options.read_only)))
@@ -97,7 +103,10 @@ impl Layout for Vdi {
 
     fn take(&mut self, _: &dyn BlockNode, block: u64) -> Result<u64, BlockError> {
         if block as usize >= self.map.len() || u64::from(self.allocated) >= MAX_BLOCKS {
-            return Err(BlockError::Format { path: self.path.clone(), what: format!("vdi block {block} has no place in the map") });
+            return Err(BlockError::Format {
+                path: self.path.clone(),
+                what: format!("vdi block {block} has no place in the map"),
+            });
         }
         Ok(self.data_offset + u64::from(self.allocated) * BLOCK)
     }
@@ -152,7 +161,8 @@ pub(crate) fn create(context: &CreateContext<'_>) -> Result<(), BlockError> {
     put(&mut h, 0x188, uuid::Uuid::new_v4().as_bytes());
     put(&mut h, 0x198, uuid::Uuid::new_v4().as_bytes());
     let file = context.file()?;
-    let map: Vec<u8> = (0..blocks as u32).flat_map(|i| if fixed { i } else { NOWHERE }.to_le_bytes()).collect();
+    let map: Vec<u8> =
+        (0..blocks as u32).flat_map(|i| if fixed { i } else { NOWHERE }.to_le_bytes()).collect();
     file.write(HEADER as u64, &[IoSlice::new(&map)], false)?;
     if file.is_regular() {
         file.resize(data_offset + if fixed { blocks * BLOCK } else { 0 })?;

@@ -103,7 +103,11 @@ pub(crate) fn open(context: &OpenContext<'_>) -> Result<Arc<dyn Image>, BlockErr
         }
     }
     if checksum(&footer, 64) != be32(&footer, 64) {
-        return bad(format!("vpc footer checksum {:#x}, expected {:#x}", be32(&footer, 64), checksum(&footer, 64)));
+        return bad(format!(
+            "vpc footer checksum {:#x}, expected {:#x}",
+            be32(&footer, 64),
+            checksum(&footer, 64)
+        ));
     }
     let (kind, size) = (be32(&footer, 60), size_of(&footer));
     if size / SECTOR > MAX_SECTORS.max(MAX_GEOMETRY) {
@@ -121,20 +125,29 @@ pub(crate) fn open(context: &OpenContext<'_>) -> Result<Arc<dyn Image>, BlockErr
     }
     let h = head(file, be64(&footer, 16), HEADER as usize)?;
     if !h.starts_with(HEADER_COOKIE) || checksum(&h, 36) != be32(&h, 36) {
-        return bad(format!("vpc dynamic disk header at {:#x}: cookie or checksum is wrong", be64(&footer, 16)));
+        return bad(format!(
+            "vpc dynamic disk header at {:#x}: cookie or checksum is wrong",
+            be64(&footer, 16)
+        ));
     }
     let (block, entries, table_offset) = (u64::from(be32(&h, 32)), u64::from(be32(&h, 28)), be64(&h, 16));
     if !block.is_power_of_two() || !(SECTOR..=256 << 20).contains(&block) {
         return bad(format!("vpc block_size {block}, expected a power of two from 512 to 256M"));
     }
     if size > entries * block {
-        return bad(format!("vpc max_table_entries {entries}, expected at least {} for the size", size.div_ceil(block)));
+        return bad(format!(
+            "vpc max_table_entries {entries}, expected at least {} for the size",
+            size.div_ceil(block)
+        ));
     }
     let raw = read_table(file, table_offset, entries, 4, 1 << 30, path, "vpc block allocation table")?;
     let table: Vec<u32> = raw.chunks_exact(4).map(|c| be32(c, 0)).collect();
     let bitmap = block.div_ceil(SECTOR * 8).next_multiple_of(SECTOR);
     let used = table.iter().filter(|e| **e != NOWHERE).map(|e| u64::from(*e) * SECTOR + bitmap + block).max();
-    let end = used.unwrap_or(0).max((table_offset + entries * 4).next_multiple_of(SECTOR)).max(be64(&footer, 16) + HEADER);
+    let end = used
+        .unwrap_or(0)
+        .max((table_offset + entries * 4).next_multiple_of(SECTOR))
+        .max(be64(&footer, 16) + HEADER);
     let layout = Vpc { path: path.into(), footer, block, bitmap, table_offset, table, end };
     Ok(Arc::new(Mapped::new(path, context.file.clone(), layout, size, context.options.read_only)))
 }
@@ -157,7 +170,10 @@ impl Layout for Vpc {
 
     fn take(&mut self, file: &dyn BlockNode, block: u64) -> Result<u64, BlockError> {
         if block as usize >= self.table.len() || self.end / SECTOR >= u64::from(NOWHERE) {
-            return Err(BlockError::Format { path: self.path.clone(), what: format!("vpc block {block} has no place in the table") });
+            return Err(BlockError::Format {
+                path: self.path.clone(),
+                what: format!("vpc block {block} has no place in the table"),
+            });
         }
         // The footer moves behind the new block first, so that there is one at any time; the old one is overwritten.
         let (start, at) = (self.end, self.end + self.bitmap);
@@ -185,7 +201,11 @@ pub(crate) fn create(context: &CreateContext<'_>) -> Result<(), BlockError> {
     let kind = options.choice("subformat", &[("dynamic", DYNAMIC), ("fixed", FIXED)])?.unwrap_or(DYNAMIC);
     let how = options.preallocation(&[Preallocation::Falloc, Preallocation::Full])?;
     if how != Preallocation::Off && kind != FIXED {
-        return Err(bad_option("preallocation", options.text("preallocation").unwrap_or(""), "subformat=fixed beside it"));
+        return Err(bad_option(
+            "preallocation",
+            options.text("preallocation").unwrap_or(""),
+            "subformat=fixed beside it",
+        ));
     }
     let exact = options.switch("force_size")?.unwrap_or(false);
     let wanted = context.size.div_ceil(SECTOR);

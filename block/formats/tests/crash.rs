@@ -1,5 +1,6 @@
 //! Power cuts: after every prefix of the writes to the host, those since the last barrier in any order, an image
 //! opens, is sound but for lost clusters, and holds what was flushed.
+#![expect(clippy::unwrap_used, reason = "a panic in a test is its report")]
 
 mod common;
 
@@ -58,7 +59,13 @@ impl Recorder {
 
 impl BlockNode for Recorder {
     fn info(&self) -> NodeInfo {
-        NodeInfo { name: "recorder:".into(), size: self.size(), read_only: false, granularity: 512, can_discard: false }
+        NodeInfo {
+            name: "recorder:".into(),
+            size: self.size(),
+            read_only: false,
+            granularity: 512,
+            can_discard: false,
+        }
     }
 
     fn size(&self) -> u64 {
@@ -128,7 +135,8 @@ fn start(options: &str) -> Arc<Recorder> {
 fn power_cuts(options: &str, seed: u64) {
     let recorder = start(options);
     let before = recorder.data.lock().clone();
-    let image = block_formats::open_node(recorder.clone(), "c", Some("qcow2"), &OpenOptions::default()).unwrap();
+    let image =
+        block_formats::open_node(recorder.clone(), "c", Some("qcow2"), &OpenOptions::default()).unwrap();
     let mut random = Random::new(seed);
     let mut model = vec![0u8; SIZE];
     let mut allowed = Allowed(vec![vec![[0; SECTOR]]; SIZE / SECTOR]);
@@ -197,7 +205,8 @@ fn power_cuts(options: &str, seed: u64) {
         let back = all(&*image);
         for (s, sector) in back.chunks(SECTOR).enumerate() {
             let earlier = point.checked_sub(1).map(|p| &points[p].1[s]);
-            let good = points[point].1[s].iter().chain(earlier.into_iter().flatten()).any(|v| v[..] == *sector);
+            let good =
+                points[point].1[s].iter().chain(earlier.into_iter().flatten()).any(|v| v[..] == *sector);
             assert!(good, "{what}: sector {s} holds something it never held");
         }
     }
@@ -207,7 +216,13 @@ fn power_cuts(options: &str, seed: u64) {
 fn flushed_data_outlives_a_power_cut() {
     let seeds = if cfg!(feature = "long") { 30 } else { 1 };
     for seed in 0..seeds {
-        for options in ["", "cluster_size=4k", "extended_l2=on", "lazy_refcounts=on,cluster_size=8k", "refcount_bits=1,cluster_size=512"] {
+        for options in [
+            "",
+            "cluster_size=4k",
+            "extended_l2=on",
+            "lazy_refcounts=on,cluster_size=8k",
+            "refcount_bits=1,cluster_size=512",
+        ] {
             power_cuts(options, seed + 1);
         }
     }
@@ -219,7 +234,9 @@ fn failing_writes_are_told_and_leave_a_sound_image() {
         let mut fails = 0;
         for fail_in in 0..if cfg!(feature = "long") { 400 } else { 60 } {
             let recorder = start(options);
-            let image = block_formats::open_node(recorder.clone(), "c", Some("qcow2"), &OpenOptions::default()).unwrap();
+            let image =
+                block_formats::open_node(recorder.clone(), "c", Some("qcow2"), &OpenOptions::default())
+                    .unwrap();
             let mut random = Random::new(5);
             *recorder.fail_in.lock() = Some(fail_in);
             let mut model = vec![0u8; SIZE];
@@ -231,10 +248,13 @@ fn failing_writes_are_told_and_leave_a_sound_image() {
                 let data = random.data(len);
                 let done = match random.below(4) {
                     0 => image.flush(),
-                    _ => image.write(at as u64, &[IoSlice::new(&data)], false).inspect(|()| {
-                        model[at..at + len].copy_from_slice(&data);
-                        unsure[at / SECTOR..(at + len) / SECTOR].fill(false);
-                    }).inspect_err(|_| unsure[at / SECTOR..(at + len) / SECTOR].fill(true)),
+                    _ => image
+                        .write(at as u64, &[IoSlice::new(&data)], false)
+                        .inspect(|()| {
+                            model[at..at + len].copy_from_slice(&data);
+                            unsure[at / SECTOR..(at + len) / SECTOR].fill(false);
+                        })
+                        .inspect_err(|_| unsure[at / SECTOR..(at + len) / SECTOR].fill(true)),
                 };
                 if done.is_err() {
                     fails += 1;
@@ -245,7 +265,10 @@ fn failing_writes_are_told_and_leave_a_sound_image() {
             *recorder.fail_in.lock() = None;
             let back = all(&*image);
             for s in (0..SIZE / SECTOR).filter(|s| !unsure[*s]) {
-                assert!(back[s * SECTOR..][..SECTOR] == model[s * SECTOR..][..SECTOR], "{options}, write {fail_in}: sector {s}");
+                assert!(
+                    back[s * SECTOR..][..SECTOR] == model[s * SECTOR..][..SECTOR],
+                    "{options}, write {fail_in}: sector {s}"
+                );
             }
             image.close().unwrap();
             let report = image.check(Repair::No).unwrap();

@@ -1,8 +1,9 @@
 //! Every format that is written: against a plain copy of the disk, and against QEMU's tools both ways.
+#![expect(clippy::unwrap_used, reason = "a panic in a test is its report")]
 
 mod common;
 
-use block_formats::{BackingName, Repair};
+use block_formats::{BackingName, OpenOptions, Repair};
 use common::*;
 
 /// Formats with options, and whether a backing file is possible.
@@ -93,7 +94,11 @@ fn run_model(format: &str, options: &str, backed: bool, seed: u64) {
     }
     // qcow v1 holds no format of its backing file, which QEMU then guesses.
     qemu_img(&["compare", "-f", "raw", "-F", format, text(&plain), text(&path)]);
-    run("qemu-io", &["-f", format, "-c", "write -P 0x5a 4096 60000", "-c", "write -P 0xa5 2M 600k", text(&path)]).unwrap();
+    run(
+        "qemu-io",
+        &["-f", format, "-c", "write -P 0x5a 4096 60000", "-c", "write -P 0xa5 2M 600k", text(&path)],
+    )
+    .unwrap();
     data[4096..64096].fill(0x5a);
     data[2 << 20..(2 << 20) + (600 << 10)].fill(0xa5);
     let image = open_read(&path, Some(format));
@@ -125,10 +130,21 @@ fn images_of_qemu_are_probed_and_read() {
     let plain = dir.path().join("plain");
     std::fs::write(&plain, &data).unwrap();
     for (format, options) in [
-        ("vdi", ""), ("vdi", "static=on"), ("vpc", ""), ("vpc", "force_size=on"), ("vpc", "subformat=fixed"),
-        ("vhdx", ""), ("vhdx", "subformat=fixed,block_size=2M"),
-        ("vmdk", ""), ("vmdk", "subformat=streamOptimized"), ("vmdk", "subformat=monolithicFlat"),
-        ("vmdk", "subformat=twoGbMaxExtentSparse"), ("parallels", ""), ("qed", ""), ("qed", "cluster_size=4k,table_size=2"), ("qcow", ""),
+        ("vdi", ""),
+        ("vdi", "static=on"),
+        ("vpc", ""),
+        ("vpc", "force_size=on"),
+        ("vpc", "subformat=fixed"),
+        ("vhdx", ""),
+        ("vhdx", "subformat=fixed,block_size=2M"),
+        ("vmdk", ""),
+        ("vmdk", "subformat=streamOptimized"),
+        ("vmdk", "subformat=monolithicFlat"),
+        ("vmdk", "subformat=twoGbMaxExtentSparse"),
+        ("parallels", ""),
+        ("qed", ""),
+        ("qed", "cluster_size=4k,table_size=2"),
+        ("qcow", ""),
     ] {
         let path = dir.path().join("q.img");
         let mut args = vec!["convert", "-f", "raw", "-O", format];
@@ -195,10 +211,40 @@ fn a_guest_cannot_make_a_raw_image_another_format() {
     let path = dir.path().join("r.img");
     std::fs::write(&path, vec![0; 1 << 20]).unwrap();
     let image = patiently(|| block_formats::open(text(&path), None, &Default::default()));
-    let text_of = image.write(0, &[std::io::IoSlice::new(b"QFI\xfb\0\0\0\x03")], false).unwrap_err().to_string();
+    let text_of =
+        image.write(0, &[std::io::IoSlice::new(b"QFI\xfb\0\0\0\x03")], false).unwrap_err().to_string();
     assert!(text_of.contains("looks like qcow2"), "{text_of}");
     write(&*image, 0, b"harmless");
     drop(image);
     write(&*open(&path, "raw"), 0, b"QFI\xfb\0\0\0\x03");
     assert_eq!(block_formats::probe(&*open(&path, "raw"), "").unwrap().name, "qcow2");
+}
+
+#[test]
+fn the_log_of_a_vhdx_is_replayed() {
+    if !have_qemu() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("l.vhdx");
+    qemu_img(&["create", "-q", "-f", "vhdx", "-o", "block_size=1M", text(&path), "16M"]);
+    // It dies after the log was written and put in place.
+    let _ =
+        run("qemu-io", &["-f", "vhdx", "-c", "write -P 7 3M 1M", "-c", "flush", "-c", "abort", text(&path)]);
+    let mut raw = std::fs::read(&path).unwrap();
+    let word = |at: usize| u64::from_le_bytes(raw[at..at + 8].try_into().unwrap()) as usize;
+    // The block table is the first region; as if it had not been put in place:
+    let table = (0..2).map(|i| word((192 << 10) + 16 + i * 32 + 16)).find(|at| *at != 0).unwrap();
+    assert_ne!(word(table + 24) & 7, 0);
+    raw[table..table + 128].fill(0);
+    std::fs::write(&path, &raw).unwrap();
+    let read_only = OpenOptions { read_only: true, ..OpenOptions::default() };
+    let refused = patiently_err(|| block_formats::open(text(&path), Some("vhdx"), &read_only));
+    assert!(refused.contains("the log holds changes"), "{refused}");
+    let image = open(&path, "vhdx");
+    same(&read(&*image, 3 << 20, 1 << 20), &vec![7; 1 << 20], "what the log held");
+    image.close().unwrap();
+    drop(image);
+    same(&read(&*open_read(&path, Some("vhdx")), 3 << 20, 4096), &[7; 4096], "closed");
+    qemu_img(&["check", "-f", "vhdx", text(&path)]);
 }

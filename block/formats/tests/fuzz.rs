@@ -1,12 +1,13 @@
 //! Damaged and random images: whatever is in them, opening, reading, checking and writing ends, without a panic and
 //! without taking memory that the file does not justify. `RHEA_FUZZ_CASES` sets how many are tried of each format.
+#![expect(clippy::unwrap_used, reason = "a panic in a test is its report")]
 
 mod common;
 
 use std::io::{IoSlice, IoSliceMut};
 use std::sync::Arc;
 
-use block::{BlockNode, MemoryNode};
+use block::MemoryNode;
 use block_formats::{OpenOptions, Repair};
 use common::*;
 
@@ -33,7 +34,12 @@ fn cases() -> u64 {
 fn exercise(data: Vec<u8>, format: Option<&str>, random: &mut Random) {
     for read_only in [true, false] {
         let node = Arc::new(MemoryNode::from_vec("fuzz", data.clone()));
-        let options = OpenOptions { read_only, no_backing: true, repairing: random.below(2) == 0, ..OpenOptions::default() };
+        let options = OpenOptions {
+            read_only,
+            no_backing: true,
+            repairing: random.below(2) == 0,
+            ..OpenOptions::default()
+        };
         let Ok(image) = block_formats::open_node(node, "fuzz", format, &options) else { continue };
         let _ = (image.details(), image.snapshots(), image.bitmaps());
         let size = image.size();
@@ -102,7 +108,8 @@ fn fuzz_damaged_images() {
             let mut data = good.clone();
             for _ in 0..random.below(6) + 1 {
                 // Mostly headers and tables, which are at the front.
-                let area = [128, 1024, 8192, data.len() as u64][random.below(4) as usize].min(data.len() as u64);
+                let area =
+                    [128, 1024, 8192, data.len() as u64][random.below(4) as usize].min(data.len() as u64);
                 let at = random.below(area) as usize;
                 match random.below(4) {
                     0 => data[at] ^= 1 << random.below(8),
@@ -123,7 +130,9 @@ fn fuzz_damaged_images() {
                 let keep = random.below(data.len() as u64) as usize;
                 data.truncate(keep);
             }
-            let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| exercise(data, Some(format), &mut random)));
+            let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                exercise(data, Some(format), &mut random)
+            }));
             if let Err(e) = done {
                 eprintln!("{format} {options:?}, case {case}");
                 std::panic::resume_unwind(e);
@@ -139,7 +148,9 @@ fn fuzz_random_images() {
             let mut random = Random::new(case + 77);
             let mut data: Vec<u8> = (0..random.below(20_000)).map(|_| random.next() as u8).collect();
             // With a good start, so that more than the magic is looked at.
-            if let Some((format, options)) = SEEDS.iter().find(|(n, _)| *n == f.name).filter(|_| case % 2 == 0) {
+            if let Some((format, options)) =
+                SEEDS.iter().find(|(n, _)| *n == f.name).filter(|_| case % 2 == 0)
+            {
                 let good = seed(format, options);
                 let n = (random.below(200) as usize).min(data.len()).min(good.len());
                 data[..n].copy_from_slice(&good[..n]);

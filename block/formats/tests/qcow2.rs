@@ -1,4 +1,5 @@
 //! qcow2 against a plain copy of the disk and against QEMU's own tools, over the options of the format.
+#![expect(clippy::unwrap_used, reason = "a panic in a test is its report")]
 
 mod common;
 
@@ -57,7 +58,8 @@ impl Model<'_> {
 
     /// Whether it was done; narrow reference counts may not allow it.
     fn allowed(&self, done: Result<(), block::BlockError>) -> bool {
-        let narrow = ["=1,", "=2,", "=4,"].iter().any(|n| self.options.contains(&format!("refcount_bits{n}")));
+        let narrow =
+            ["=1,", "=2,", "=4,"].iter().any(|n| self.options.contains(&format!("refcount_bits{n}")));
         match done {
             Err(e) if narrow && e.to_string().contains("most references") => false,
             other => {
@@ -127,7 +129,8 @@ impl Model<'_> {
             33 if !self.external() && self.snapshots.len() < 3 => {
                 self.next += 1;
                 let name = format!("s{}", self.next);
-                let made = self.image().create_snapshot(&Snapshot { name: name.clone(), ..Snapshot::default() });
+                let made =
+                    self.image().create_snapshot(&Snapshot { name: name.clone(), ..Snapshot::default() });
                 if self.allowed(made) {
                     self.snapshots.push((name, self.data.clone()));
                 }
@@ -149,7 +152,7 @@ impl Model<'_> {
                 same(&back, &data, "snapshot");
                 self.image().delete_snapshot(&name).unwrap();
             }
-            36 if !(self.v2() && !self.snapshots.is_empty()) => {
+            36 if !self.v2() || self.snapshots.is_empty() => {
                 let size = (random.below(3 << 20) & !511) + 512;
                 let old = self.data.len();
                 self.image().resize(size).unwrap();
@@ -226,7 +229,11 @@ fn run_model(index: usize, seed: u64, steps: u32) {
         return;
     }
     // And back: what QEMU writes into it we read.
-    run("qemu-io", &["-f", "qcow2", "-c", "write -P 0x5a 4096 60000", "-c", "write -z 70000 9000", text(&path)]).unwrap();
+    run(
+        "qemu-io",
+        &["-f", "qcow2", "-c", "write -P 0x5a 4096 60000", "-c", "write -z 70000 9000", text(&path)],
+    )
+    .unwrap();
     let mut changed = model.data.clone();
     changed[4096..64096].fill(0x5a);
     changed[70000..79000].fill(0);
@@ -238,10 +245,10 @@ fn run_model(index: usize, seed: u64, steps: u32) {
 fn random_operations_match_a_plain_copy() {
     let (seeds, steps) = if cfg!(feature = "long") { (200, 1500) } else { (1, 100) };
     for seed in 0..seeds {
-        for index in 0..MATRIX.len() {
+        for (index, row) in MATRIX.iter().enumerate() {
             let done = std::panic::catch_unwind(|| run_model(index, seed, steps));
             if let Err(e) = done {
-                eprintln!("options {:?}, seed {seed}", MATRIX[index]);
+                eprintln!("options {row:?}, seed {seed}");
                 std::panic::resume_unwind(e);
             }
         }
@@ -260,8 +267,15 @@ fn images_of_qemu_are_read() {
     let plain = dir.path().join("plain");
     std::fs::write(&plain, &data).unwrap();
     let options = [
-        "compat=1.1", "compat=0.10", "cluster_size=512", "cluster_size=2M", "extended_l2=on",
-        "compression_type=zstd", "refcount_bits=1", "refcount_bits=64", "lazy_refcounts=on",
+        "compat=1.1",
+        "compat=0.10",
+        "cluster_size=512",
+        "cluster_size=2M",
+        "extended_l2=on",
+        "compression_type=zstd",
+        "refcount_bits=1",
+        "refcount_bits=64",
+        "lazy_refcounts=on",
     ];
     for options in options {
         for compressed in [false, true] {

@@ -15,7 +15,12 @@ use crate::open::{self, CACHE, FORMAT, IMAGE_OPTS, OBJECT, QUIET, SHARE};
 use crate::text::say;
 
 const OPTIONS: &[Opt] = &[
-    QUIET, FORMAT, IMAGE_OPTS, OBJECT, CACHE, SHARE,
+    QUIET,
+    FORMAT,
+    IMAGE_OPTS,
+    OBJECT,
+    CACHE,
+    SHARE,
     o('c', "count", "N", "Requests (default 75000)"),
     o('d', "depth", "N", "Requests at a time (default 64)"),
     o('s', "buffer-size", "SIZE", "Bytes of a request (default 4k)"),
@@ -53,7 +58,9 @@ pub(crate) fn run(args: &[String]) -> Outcome {
     }
     if !args.has("quiet") {
         let kind = if write { "write" } else { "read" };
-        say(&format!("Sending {count} {kind} requests, {len} bytes each, {depth} in parallel (starting at offset {offset}, step size {step})\n"));
+        say(&format!(
+            "Sending {count} {kind} requests, {len} bytes each, {depth} in parallel (starting at offset {offset}, step size {step})\n"
+        ));
         if flush != 0 {
             say(&format!("Sending flush every {flush} requests\n"));
         }
@@ -70,13 +77,17 @@ pub(crate) fn run(args: &[String]) -> Outcome {
             }
             // The offset goes round before the end, as it would by counting up.
             let room = size - len + 1;
-            let at = if offset + i.saturating_mul(step) < room { offset + i * step } else { (offset + i * (step % room)) % room / 512 * 512 };
+            let at = if offset + i.saturating_mul(step) < room {
+                offset + i * step
+            } else {
+                (offset + i * (step % room)) % room / 512 * 512
+            };
             let mut done = if write {
                 image.write(at, &[IoSlice::new(&buffer)], false)
             } else {
                 image.read(at, &mut [IoSliceMut::new(&mut buffer)])
             };
-            if flush != 0 && (i + 1) % flush == 0 && done.is_ok() {
+            if flush != 0 && (i + 1).is_multiple_of(flush) && done.is_ok() {
                 done = image.flush();
             }
             if let Err(e) = done {

@@ -8,7 +8,9 @@ use crate::error::usage;
 use crate::open::{self, FORMAT, IMAGE_OPTS, OBJECT};
 
 const OPTIONS: &[Opt] = &[
-    FORMAT, IMAGE_OPTS, OBJECT,
+    FORMAT,
+    IMAGE_OPTS,
+    OBJECT,
     o(' ', "add", "", "Make it"),
     o(' ', "remove", "", "Delete it"),
     o(' ', "clear", "", "Clear all its bits"),

@@ -26,13 +26,23 @@ impl Link {
 }
 
 /// What a range is, with `deepest` images of the chain looked at.
-pub(crate) fn status(image: &Arc<dyn Image>, range: Range<u64>, deepest: u32) -> Result<Vec<Link>, BlockError> {
+pub(crate) fn status(
+    image: &Arc<dyn Image>,
+    range: Range<u64>,
+    deepest: u32,
+) -> Result<Vec<Link>, BlockError> {
     let mut out = Vec::new();
     walk(image, range, 0, deepest, &mut out)?;
     Ok(out)
 }
 
-fn walk(image: &Arc<dyn Image>, range: Range<u64>, depth: u32, deepest: u32, out: &mut Vec<Link>) -> Result<(), BlockError> {
+fn walk(
+    image: &Arc<dyn Image>,
+    range: Range<u64>,
+    depth: u32,
+    deepest: u32,
+    out: &mut Vec<Link>,
+) -> Result<(), BlockError> {
     for extent in image.status(range)? {
         let below = if depth < deepest { image.backing() } else { None };
         let (true, Some(below)) = (!extent.allocated, below) else {

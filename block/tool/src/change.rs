@@ -9,13 +9,21 @@ use crate::open::{self, CACHE, FORMAT, IMAGE_OPTS, OBJECT, PROGRESS, QUIET};
 use crate::text::say;
 
 const RESIZE: &[Opt] = &[
-    QUIET, FORMAT, IMAGE_OPTS, OBJECT,
+    QUIET,
+    FORMAT,
+    IMAGE_OPTS,
+    OBJECT,
     o(' ', "shrink", "", "Allow a smaller size"),
     o(' ', "preallocation", "MODE", "Take space for what is new: off, metadata, falloc or full"),
 ];
 
 const AMEND: &[Opt] = &[
-    QUIET, PROGRESS, FORMAT, IMAGE_OPTS, OBJECT, CACHE,
+    QUIET,
+    PROGRESS,
+    FORMAT,
+    IMAGE_OPTS,
+    OBJECT,
+    CACHE,
     o('o', "options", "OPTIONS", "What to change (help lists it)"),
     o(' ', "force", "", "Accepted; nothing here needs it"),
 ];
@@ -24,7 +32,10 @@ const AMEND: &[Opt] = &[
 pub(crate) fn resize(args: &[String]) -> Outcome {
     // A size such as -1G is an operand, not options.
     let (mut words, mut by) = (args.to_vec(), None);
-    if words.last().is_some_and(|w| w.starts_with(['+', '-']) && w[1..].starts_with(|c: char| c.is_ascii_digit())) {
+    if words
+        .last()
+        .is_some_and(|w| w.starts_with(['+', '-']) && w[1..].starts_with(|c: char| c.is_ascii_digit()))
+    {
         by = words.pop();
     }
     let args = Args::parse(&words, RESIZE, "FILE [+-]SIZE")?;
@@ -51,7 +62,9 @@ pub(crate) fn resize(args: &[String]) -> Outcome {
         return usage(format!("SIZE {by}: the disk has {old} bytes"));
     };
     if new < old && !args.has("shrink") {
-        return Err(ToolError::Failed(format!("{name}: {new} is smaller than the disk's {old} bytes; --shrink deletes all data beyond")));
+        return Err(ToolError::Failed(format!(
+            "{name}: {new} is smaller than the disk's {old} bytes; --shrink deletes all data beyond"
+        )));
     }
     image.resize_with(new, how)?;
     image.close()?;
@@ -68,7 +81,9 @@ pub(crate) fn amend(args: &[String]) -> Outcome {
     for list in args.all("options") {
         if matches!(list, "help" | "?") {
             let format = block_formats::find(args.get("format").unwrap_or("qcow2"))?;
-            let line = |s: &block_formats::OptionSpec| format!("  {:<22} - {}\n", format!("{}={}", s.name, s.kind.shown()), s.help);
+            let line = |s: &block_formats::OptionSpec| {
+                format!("  {:<22} - {}\n", format!("{}={}", s.name, s.kind.shown()), s.help)
+            };
             let all: String = format.amend_options.iter().map(line).collect();
             return Err(ToolError::Help(format!("Amend options for '{}':\n{all}", format.name)));
         }

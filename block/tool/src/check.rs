@@ -10,7 +10,13 @@ use crate::open::{self, CACHE, FORMAT, IMAGE_OPTS, OBJECT, OUTPUT, QUIET, SHARE}
 use crate::text::{self, say};
 
 const OPTIONS: &[Opt] = &[
-    QUIET, FORMAT, IMAGE_OPTS, SHARE, OUTPUT, OBJECT, CACHE,
+    QUIET,
+    FORMAT,
+    IMAGE_OPTS,
+    SHARE,
+    OUTPUT,
+    OBJECT,
+    CACHE,
     o('T', "source-cache", "CACHE", "Cache mode"),
     o('r', "repair", "leaks|all", "Repair"),
 ];
@@ -51,7 +57,9 @@ pub(crate) fn run(args: &[String]) -> Outcome {
         say(&as_text(&report));
     }
     Ok(match report {
-        r if r.check_errors != 0 => return Err(ToolError::Failed(format!("{name}: {} errors while checking", r.check_errors))),
+        r if r.check_errors != 0 => {
+            return Err(ToolError::Failed(format!("{name}: {} errors while checking", r.check_errors)));
+        }
         r if r.corruptions != 0 => CORRUPT,
         r if r.leaks != 0 => LEAKS,
         _ => 0,
@@ -83,16 +91,25 @@ fn as_json(r: &CheckReport, name: &str, format: &str) -> serde_json::Value {
 fn as_text(r: &CheckReport) -> String {
     let mut out: String = r.messages.iter().map(|m| format!("{m}\n")).collect();
     if r.leaks_fixed + r.corruptions_fixed != 0 {
-        out += &format!("The following inconsistencies were found and repaired:\n\n    {} leaked clusters\n    {} corruptions\n\nDouble checking the fixed image now...\n", r.leaks_fixed, r.corruptions_fixed);
+        out += &format!(
+            "The following inconsistencies were found and repaired:\n\n    {} leaked clusters\n    {} corruptions\n\nDouble checking the fixed image now...\n",
+            r.leaks_fixed, r.corruptions_fixed
+        );
     }
     if r.corruptions + r.leaks == 0 {
         out += "No errors were found on the image.\n";
     } else {
         if r.corruptions != 0 {
-            out += &format!("\n{} errors were found on the image.\nData may be corrupted, or further writes to the image may corrupt it.\n", r.corruptions);
+            out += &format!(
+                "\n{} errors were found on the image.\nData may be corrupted, or further writes to the image may corrupt it.\n",
+                r.corruptions
+            );
         }
         if r.leaks != 0 {
-            out += &format!("\n{} leaked clusters were found on the image.\nThis means waste of disk space, but no harm to data.\n", r.leaks);
+            out += &format!(
+                "\n{} leaked clusters were found on the image.\nThis means waste of disk space, but no harm to data.\n",
+                r.leaks
+            );
         }
     }
     if r.total_clusters != 0 && r.allocated_clusters != 0 {

@@ -13,7 +13,12 @@ use crate::progress::Progress;
 use crate::text::say;
 
 const OPTIONS: &[Opt] = &[
-    QUIET, PROGRESS, FORMAT, IMAGE_OPTS, OBJECT, CACHE,
+    QUIET,
+    PROGRESS,
+    FORMAT,
+    IMAGE_OPTS,
+    OBJECT,
+    CACHE,
     o('b', "base", "FILE", "Commit into this image of the chain; implies --drop"),
     o('d', "drop", "", "Leave the image as it is afterwards"),
     o('r', "rate-limit", "RATE", "Not supported"),
@@ -54,7 +59,8 @@ pub(crate) fn run(args: &[String]) -> Outcome {
     let (base, format) = names[depth - 1].clone();
     drop(image);
     drop(top);
-    let write = OpenOptions { unsafe_cache: open::cache_unsafe(args.get("cache"))?, ..OpenOptions::default() };
+    let write =
+        OpenOptions { unsafe_cache: open::cache_unsafe(args.get("cache"))?, ..OpenOptions::default() };
     let keep = args.has("drop") || base_name.is_some();
     // The chain from the top down to above the base, without the base, which is opened for writing.
     let upper = open_above(&args, name, depth)?;
@@ -105,7 +111,8 @@ fn open_above(args: &Args, name: &str, depth: usize) -> Result<Vec<Arc<dyn Image
     let read = OpenOptions { read_only: true, no_backing: true, ..OpenOptions::default() };
     let mut all: Vec<Arc<dyn Image>> = vec![open::image(args, name, &read)?];
     while all.len() < depth {
-        let next = all.last().and_then(|i| i.backing_name().map(|b| (resolve(i.filename(), &b.file), b.format)));
+        let next =
+            all.last().and_then(|i| i.backing_name().map(|b| (resolve(i.filename(), &b.file), b.format)));
         let Some((file, format)) = next else { break };
         all.push(block_formats::open(&file, format.as_deref(), &read)?);
     }

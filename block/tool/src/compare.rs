@@ -15,7 +15,11 @@ use crate::progress::Progress;
 use crate::text::say;
 
 const OPTIONS: &[Opt] = &[
-    QUIET, PROGRESS, IMAGE_OPTS, SHARE, OBJECT,
+    QUIET,
+    PROGRESS,
+    IMAGE_OPTS,
+    SHARE,
+    OBJECT,
     o('f', "a-format", "FMT", "Format of FILE1"),
     o('F', "b-format", "FMT", "Format of FILE2"),
     o('s', "strict", "", "Sizes and what is stored have to be the same too"),
@@ -87,7 +91,13 @@ pub(crate) fn run(args: &[String]) -> Outcome {
     Ok(0)
 }
 
-fn window(a: &Arc<dyn Image>, b: &Arc<dyn Image>, start: u64, end: u64, strict: bool) -> Result<Found, BlockError> {
+fn window(
+    a: &Arc<dyn Image>,
+    b: &Arc<dyn Image>,
+    start: u64,
+    end: u64,
+    strict: bool,
+) -> Result<Found, BlockError> {
     let (x, y) = (chain::status(a, start..end, u32::MAX)?, chain::status(b, start..end, u32::MAX)?);
     let (mut x, mut y) = (x.iter().peekable(), y.iter().peekable());
     let mut at = start;
@@ -117,7 +127,12 @@ fn read(image: &Arc<dyn Image>, at: u64, buf: &mut [u8]) -> Result<(), BlockErro
     image.read(at, &mut [IoSliceMut::new(buf)])
 }
 
-fn first_difference(a: &Arc<dyn Image>, b: &Arc<dyn Image>, start: u64, end: u64) -> Result<Option<u64>, BlockError> {
+fn first_difference(
+    a: &Arc<dyn Image>,
+    b: &Arc<dyn Image>,
+    start: u64,
+    end: u64,
+) -> Result<Option<u64>, BlockError> {
     let len = CHUNK.min(end - start) as usize;
     let (mut x, mut y) = (vec![0; len], vec![0; len]);
     let mut at = start;

@@ -11,7 +11,13 @@ use crate::progress::Progress;
 use crate::target::Target;
 
 const OPTIONS: &[Opt] = &[
-    QUIET, PROGRESS, FORMAT, IMAGE_OPTS, SHARE, OBJECT, SRC_CACHE,
+    QUIET,
+    PROGRESS,
+    FORMAT,
+    IMAGE_OPTS,
+    SHARE,
+    OBJECT,
+    SRC_CACHE,
     o(' ', "source-format", "FMT", "The same as --format"),
     o(' ', "source-image-opts", "", "The same as --image-opts"),
     o('l', "source-snapshot", "SNAPSHOT", "Read a snapshot inside the image"),
@@ -24,7 +30,12 @@ const OPTIONS: &[Opt] = &[
     o('n', "no-create", "", "The target is there already"),
     o(' ', "target-is-zero", "", "The target that is there reads as zero"),
     o(' ', "target-image-opts", "", "The target's name is a list driver=...,file.filename=..."),
-    o('S', "sparse-size", "SIZE", "Zeroes of so many bytes in a row are not stored (default 4k, 0 for never)"),
+    o(
+        'S',
+        "sparse-size",
+        "SIZE",
+        "Zeroes of so many bytes in a row are not stored (default 4k, 0 for never)",
+    ),
     o(' ', "bitmaps", "", "Copy dirty bitmaps too"),
     o(' ', "skip-broken-bitmaps", "", "Leave out bitmaps that were not saved properly"),
     o('r', "rate-limit", "RATE", "Not supported"),
@@ -79,7 +90,8 @@ pub(crate) fn run(args: &[String]) -> Outcome {
     let source = match args.get("source-snapshot") {
         Some(_) if images.len() > 1 => return usage("--source-snapshot needs one source"),
         Some(name) => {
-            let id = name.strip_prefix("snapshot.id=").or(name.strip_prefix("snapshot.name=")).unwrap_or(name);
+            let id =
+                name.strip_prefix("snapshot.id=").or(name.strip_prefix("snapshot.name=")).unwrap_or(name);
             let view = images[0].open_snapshot(id)?;
             Source::snapshot(images.remove(0), view)
         }
@@ -97,11 +109,21 @@ pub(crate) fn run(args: &[String]) -> Outcome {
     let progress = Progress::new(args.has("progress") && !args.has("quiet"), source.size);
     let wanted = target_options.size("size")?;
     if wanted.is_some_and(|w| w < source.size) {
-        return usage(format!("size={}: expected at least the source's {}", wanted.unwrap_or(0), source.size));
+        return usage(format!(
+            "size={}: expected at least the source's {}",
+            wanted.unwrap_or(0),
+            source.size
+        ));
     }
     let place = if args.has("no-create") { None } else { Some(Target::new(target_name)?) };
     if let Some(place) = &place {
-        create(format.name, &place.path, Some(&place.name), Some(wanted.unwrap_or(source.size)), &target_options)?;
+        create(
+            format.name,
+            &place.path,
+            Some(&place.name),
+            Some(wanted.unwrap_or(source.size)),
+            &target_options,
+        )?;
     }
     let write = block_formats::OpenOptions {
         // What is not whole has no name; it is made stable before it gets one.
@@ -114,7 +136,11 @@ pub(crate) fn run(args: &[String]) -> Outcome {
     };
     let compress = compress || target.details().compressed_only;
     if target.size() < source.size {
-        return Err(ToolError::Failed(format!("{target_name}: {} bytes, less than the source's {}", target.size(), source.size)));
+        return Err(ToolError::Failed(format!(
+            "{target_name}: {} bytes, less than the source's {}",
+            target.size(),
+            source.size
+        )));
     }
     let zero = (place.is_some() && backing.is_none()) || args.has("target-is-zero");
     Copy {
@@ -135,10 +161,16 @@ pub(crate) fn run(args: &[String]) -> Outcome {
                 if args.has("skip-broken-bitmaps") {
                     continue;
                 }
-                return Err(ToolError::Failed(format!("bitmap '{}' was not saved properly; --skip-broken-bitmaps leaves it out", b.name)));
+                return Err(ToolError::Failed(format!(
+                    "bitmap '{}' was not saved properly; --skip-broken-bitmaps leaves it out",
+                    b.name
+                )));
             }
             let ranges = bitmaps_of.bitmap_ranges(&b.name)?;
-            target.change_bitmap(&b.name, &BitmapChange::Add { granularity: Some(b.granularity), disabled: true })?;
+            target.change_bitmap(
+                &b.name,
+                &BitmapChange::Add { granularity: Some(b.granularity), disabled: true },
+            )?;
             target.change_bitmap(&b.name, &BitmapChange::Merge(ranges))?;
             if b.enabled {
                 target.change_bitmap(&b.name, &BitmapChange::Enable)?;
@@ -149,7 +181,9 @@ pub(crate) fn run(args: &[String]) -> Outcome {
     drop(target);
     if let Some(place) = place {
         if let Some(data) = target_options.text("data_file") {
-            std::fs::File::open(data).and_then(|f| f.sync_all()).map_err(|e| crate::target::no_file(data, e))?;
+            std::fs::File::open(data)
+                .and_then(|f| f.sync_all())
+                .map_err(|e| crate::target::no_file(data, e))?;
         }
         place.finish()?;
     }

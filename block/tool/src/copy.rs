@@ -58,7 +58,14 @@ impl Source {
 
     /// A disk as it was.
     pub(crate) fn snapshot(image: Arc<dyn Image>, view: Arc<dyn BlockNode>) -> Self {
-        Source { size: view.size(), parts: vec![(0, image)], view: Some(view), skip: 0, deepest: u32::MAX, salvage: false }
+        Source {
+            size: view.size(),
+            parts: vec![(0, image)],
+            view: Some(view),
+            skip: 0,
+            deepest: u32::MAX,
+            salvage: false,
+        }
     }
 
     /// Cuts a source at a size.
@@ -101,11 +108,11 @@ impl Source {
                 continue;
             }
             for link in chain::status(image, from - base..to - base, self.deepest)? {
+                // A hole of an image opened without its backing file looks like zero, which it is not.
                 let kind = match &link.extent {
-                    e if e.zero => PieceKind::Zero,
-                    e if e.allocated => PieceKind::Data,
-                    _ if self.deepest == u32::MAX => PieceKind::Zero,
-                    _ => PieceKind::Below,
+                    e if !e.allocated && self.deepest != u32::MAX => PieceKind::Below,
+                    e if e.allocated && !e.zero => PieceKind::Data,
+                    _ => PieceKind::Zero,
                 };
                 push(link.extent.range.start + base, link.extent.range.end + base, kind);
             }
@@ -222,7 +229,9 @@ impl Copy<'_> {
         }
         let Ok(mut turn) = shared.turn.lock() else { return };
         while *turn != index && !shared.failed.load(Ordering::Relaxed) {
-            let Ok(next) = shared.turned.wait_timeout(turn, std::time::Duration::from_millis(200)) else { return };
+            let Ok(next) = shared.turned.wait_timeout(turn, std::time::Duration::from_millis(200)) else {
+                return;
+            };
             turn = next.0;
         }
     }
@@ -237,7 +246,15 @@ impl Copy<'_> {
         }
     }
 
-    fn chunk(&self, shared: &Shared, index: u64, start: u64, end: u64, cluster: u64, buffer: &mut Vec<u8>) -> Result<(), BlockError> {
+    fn chunk(
+        &self,
+        shared: &Shared,
+        index: u64,
+        start: u64,
+        end: u64,
+        cluster: u64,
+        buffer: &mut Vec<u8>,
+    ) -> Result<(), BlockError> {
         let pieces = self.source.pieces(start, end)?;
         let any = pieces.iter().any(|p| p.kind == PieceKind::Data);
         if any {
@@ -257,7 +274,9 @@ impl Copy<'_> {
         self.wait(shared, index);
         for p in &pieces {
             match p.kind {
-                PieceKind::Data => self.store(p.start, &buffer[(p.start - start) as usize..(p.end - start) as usize])?,
+                PieceKind::Data => {
+                    self.store(p.start, &buffer[(p.start - start) as usize..(p.end - start) as usize])?
+                }
                 PieceKind::Zero => self.zero(p.start, p.end)?,
                 PieceKind::Below => {}
             }
@@ -304,7 +323,10 @@ impl Copy<'_> {
         write(from, at)
     }
 
-    #[expect(clippy::too_many_arguments, reason = "one step of a loop over chunks, which has all of these at hand")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one step of a loop over chunks, which has all of these at hand"
+    )]
     fn compressed(
         &self,
         shared: &Shared,
@@ -317,7 +339,10 @@ impl Copy<'_> {
     ) -> Result<(), BlockError> {
         self.wait(shared, index);
         let Some(data) = data else {
-            return pieces.iter().filter(|p| p.kind == PieceKind::Zero).try_for_each(|p| self.zero(p.start, p.end));
+            return pieces
+                .iter()
+                .filter(|p| p.kind == PieceKind::Zero)
+                .try_for_each(|p| self.zero(p.start, p.end));
         };
         let cluster = cluster.max(512);
         let mut at = start;

@@ -10,7 +10,8 @@ use crate::target::Target;
 use crate::text::say;
 
 const OPTIONS: &[Opt] = &[
-    QUIET, OBJECT,
+    QUIET,
+    OBJECT,
     o('f', "format", "FMT", "Format of the new image (default raw)"),
     o('o', "options", "OPTIONS", "Options of the format (help lists them)"),
     o('b', "backing", "FILE", "Backing file"),
@@ -20,7 +21,9 @@ const OPTIONS: &[Opt] = &[
 
 /// The options of a format, one a line.
 pub(crate) fn option_help(format: &Format) -> String {
-    let line = |s: &block_formats::OptionSpec| format!("  {:<22} - {}\n", format!("{}={}", s.name, s.kind.shown()), s.help);
+    let line = |s: &block_formats::OptionSpec| {
+        format!("  {:<22} - {}\n", format!("{}={}", s.name, s.kind.shown()), s.help)
+    };
     format!("Supported options:\n{}", format.create_options.iter().map(line).collect::<String>())
 }
 
@@ -57,6 +60,7 @@ pub(crate) fn run(args: &[String]) -> Outcome {
     }
     let total = complete(&mut options, name, args.has("backing-unsafe"))?;
     let place = Target::new(name)?;
+    create(format.name, &place.path, Some(&place.name), Some(total), &options)?;
     if !args.has("quiet") {
         let mut line = format!("Formatting '{name}', fmt={} size={total}", format.name);
         for (k, v) in options.iter().filter(|(k, _)| *k != "size") {
@@ -64,7 +68,6 @@ pub(crate) fn run(args: &[String]) -> Outcome {
         }
         say(&format!("{line}\n"));
     }
-    create(format.name, &place.path, Some(&place.name), Some(total), &options)?;
     place.finish()?;
     Ok(0)
 }
@@ -79,7 +82,9 @@ fn complete(options: &mut Options, name: &str, blind: bool) -> Result<u64, ToolE
         return given.map_or_else(|| usage("a SIZE is needed"), Ok);
     }
     if options.text("backing_fmt").is_none() {
-        return Err(ToolError::Failed(format!("{name}: backing file '{backing}' needs its format named (-F); guessing it is not safe")));
+        return Err(ToolError::Failed(format!(
+            "{name}: backing file '{backing}' needs its format named (-F); guessing it is not safe"
+        )));
     }
     let read = OpenOptions { read_only: true, ..OpenOptions::default() };
     let full = resolve(name, &backing);

@@ -10,7 +10,13 @@ use crate::open::{self, FORMAT, IMAGE_OPTS, OBJECT, SHARE};
 use crate::progress::Progress;
 use crate::target::Target;
 
-const OPTIONS: &[Opt] = &[FORMAT, IMAGE_OPTS, SHARE, OBJECT, o('O', "output-format", "FMT", "Format of the output (default raw)")];
+const OPTIONS: &[Opt] = &[
+    FORMAT,
+    IMAGE_OPTS,
+    SHARE,
+    OBJECT,
+    o('O', "output-format", "FMT", "Format of the output (default raw)"),
+];
 
 /// Runs the command.
 pub(crate) fn run(args: &[String]) -> Outcome {
@@ -26,7 +32,9 @@ pub(crate) fn run(args: &[String]) -> Outcome {
             _ => return usage(format!("'{word}': expected bs=, count=, skip=, if= or of=")),
         }
     }
-    let (Some(input), Some(output)) = (input, output) else { return usage("dd needs if=INPUT and of=OUTPUT") };
+    let (Some(input), Some(output)) = (input, output) else {
+        return usage("dd needs if=INPUT and of=OUTPUT");
+    };
     if bs == 0 || bs > i32::MAX as u64 {
         return usage(format!("bs={bs}: expected 1 to {}", i32::MAX));
     }

@@ -40,6 +40,11 @@ pub(crate) fn run(args: &[String]) -> Outcome {
     Ok(0)
 }
 
+/// Length of a file in whole sectors, as QEMU counts it.
+fn length(node: &dyn BlockNode) -> u64 {
+    node.size().next_multiple_of(512)
+}
+
 fn as_json(image: &Arc<dyn Image>) -> Result<Value, crate::ToolError> {
     let d = image.details();
     let mut out = Map::new();
@@ -47,7 +52,7 @@ fn as_json(image: &Arc<dyn Image>) -> Result<Value, crate::ToolError> {
         let name = node.info().name;
         let name = name.split_once(':').map_or(name.as_str(), |(_, n)| n).to_owned();
         let mut info = json!({
-            "children": [], "virtual-size": node.size(), "filename": name, "format": "file",
+            "children": [], "virtual-size": length(&*node), "filename": name, "format": "file",
             "format-specific": { "type": "file", "data": {} }, "dirty-flag": false,
         });
         if let (Some(size), Value::Object(map)) = (node.allocated_size(), &mut info) {
@@ -132,7 +137,7 @@ fn as_text(image: &Arc<dyn Image>) -> Result<String, crate::ToolError> {
         let name = node.info().name;
         let name = name.split_once(':').map_or(name.as_str(), |(_, n)| n);
         let _ = writeln!(out, "Child node '/{role}':\n    filename: {name}\n    protocol type: file");
-        let _ = writeln!(out, "    file length: {} ({} bytes)", text::size(node.size()), node.size());
+        let _ = writeln!(out, "    file length: {} ({} bytes)", text::size(length(&*node)), length(&*node));
         let _ = writeln!(out, "    disk size: {}", on_disk(&*node));
     }
     Ok(out)

@@ -13,7 +13,10 @@ use crate::open::{self, FORMAT, IMAGE_OPTS, OBJECT, SHARE};
 use crate::text::{io_size, say};
 
 const OPTIONS: &[Opt] = &[
-    FORMAT, IMAGE_OPTS, OBJECT, SHARE,
+    FORMAT,
+    IMAGE_OPTS,
+    OBJECT,
+    SHARE,
     o('c', "cmd", "COMMAND", "Run a command; otherwise they are read from standard input"),
     o('r', "read-only", "", "Open for reading only"),
     o('n', "nocache", "", "Accepted"),
@@ -71,7 +74,8 @@ pub(crate) fn run(args: &[String]) -> Outcome {
     let args = Args::parse(args, OPTIONS, "[FILE]")?;
     let name = args.one("FILE")?;
     let options = open::options(&args, args.has("read-only"))?;
-    let options = OpenOptions { discard: args.get("discard").is_some_and(|d| d == "unmap" || d == "on"), ..options };
+    let options =
+        OpenOptions { discard: args.get("discard").is_some_and(|d| d == "unmap" || d == "on"), ..options };
     let image = open::image(&args, name, &options)?;
     let mut failed = false;
     let mut each = |line: &str| -> bool {
@@ -218,7 +222,9 @@ fn command_on(image: &Arc<dyn Image>, command: &str, rest: &[String]) -> Result<
             let (start, end) = match (command, rest) {
                 ("map", _) => (0, image.size()),
                 (_, [offset]) => (size("offset", offset)?, size("offset", offset)?.saturating_add(512)),
-                (_, [offset, len]) => (size("offset", offset)?, size("offset", offset)?.saturating_add(size("length", len)?)),
+                (_, [offset, len]) => {
+                    (size("offset", offset)?, size("offset", offset)?.saturating_add(size("length", len)?))
+                }
                 _ => return usage("expected OFFSET and LEN"),
             };
             check(image, start, end.saturating_sub(start))?;
@@ -254,7 +260,11 @@ fn map(image: &Arc<dyn Image>, start: u64, end: u64, all: bool) -> Result<(), To
     if all {
         for (at, len, allocated) in runs {
             let state = if allocated { "    allocated" } else { "not allocated" };
-            say(&format!("{} ({len:#x}) bytes {state} at offset {} ({at:#x})\n", io_size(len as f64), io_size(at as f64)));
+            say(&format!(
+                "{} ({len:#x}) bytes {state} at offset {} ({at:#x})\n",
+                io_size(len as f64),
+                io_size(at as f64)
+            ));
         }
     } else {
         let taken: u64 = runs.iter().filter(|r| r.2).map(|r| r.1).sum();
@@ -266,7 +276,8 @@ fn map(image: &Arc<dyn Image>, start: u64, end: u64, all: bool) -> Result<(), To
 fn dump(offset: u64, data: &[u8]) {
     for (i, line) in data.chunks(16).enumerate() {
         let hex: String = line.iter().map(|b| format!("{b:02x} ")).collect();
-        let shown: String = line.iter().map(|b| if b.is_ascii_graphic() { *b as char } else { '.' }).collect();
+        let shown: String =
+            line.iter().map(|b| if b.is_ascii_graphic() { *b as char } else { '.' }).collect();
         say(&format!("{:08x}:  {hex} {shown}\n", offset + i as u64 * 16));
     }
 }

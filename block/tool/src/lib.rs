@@ -46,21 +46,56 @@ struct Command {
 }
 
 const COMMANDS: &[Command] = &[
-    Command { name: "amend", help: "Update format-specific options of the image", run: change::amend, failure: 1 },
+    Command {
+        name: "amend",
+        help: "Update format-specific options of the image",
+        run: change::amend,
+        failure: 1,
+    },
     Command { name: "bench", help: "Run simple image benchmark", run: bench::run, failure: 1 },
-    Command { name: "bitmap", help: "Perform modifications of the persistent bitmap in the image", run: bitmap::run, failure: 1 },
+    Command {
+        name: "bitmap",
+        help: "Perform modifications of the persistent bitmap in the image",
+        run: bitmap::run,
+        failure: 1,
+    },
     Command { name: "check", help: "Check basic image integrity", run: check::run, failure: 1 },
     Command { name: "commit", help: "Commit image to its backing file", run: commit::run, failure: 1 },
-    Command { name: "compare", help: "Check if two images have the same contents", run: compare::run, failure: 2 },
-    Command { name: "convert", help: "Copy one image to another with optional format conversion", run: convert::run, failure: 1 },
+    Command {
+        name: "compare",
+        help: "Check if two images have the same contents",
+        run: compare::run,
+        failure: 2,
+    },
+    Command {
+        name: "convert",
+        help: "Copy one image to another with optional format conversion",
+        run: convert::run,
+        failure: 1,
+    },
     Command { name: "create", help: "Create and format new image file", run: create::run, failure: 1 },
-    Command { name: "dd", help: "Copy input to output with optional format conversion", run: dd::run, failure: 1 },
+    Command {
+        name: "dd",
+        help: "Copy input to output with optional format conversion",
+        run: dd::run,
+        failure: 1,
+    },
     Command { name: "info", help: "Display information about image", run: info::run, failure: 1 },
     Command { name: "map", help: "Dump image metadata", run: map::run, failure: 1 },
-    Command { name: "measure", help: "Calculate file size required for a new image", run: measure::run, failure: 1 },
+    Command {
+        name: "measure",
+        help: "Calculate file size required for a new image",
+        run: measure::run,
+        failure: 1,
+    },
     Command { name: "rebase", help: "Change backing file of the image", run: rebase::run, failure: 1 },
     Command { name: "resize", help: "Resize the image to the new size", run: change::resize, failure: 1 },
-    Command { name: "snapshot", help: "List or manipulate snapshots within image", run: snapshot::run, failure: 1 },
+    Command {
+        name: "snapshot",
+        help: "List or manipulate snapshots within image",
+        run: snapshot::run,
+        failure: 1,
+    },
 ];
 
 fn usage(program: &str) {

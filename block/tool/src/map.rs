@@ -8,7 +8,11 @@ use crate::open::{self, FORMAT, IMAGE_OPTS, OBJECT, OUTPUT, SHARE};
 use crate::text::say;
 
 const OPTIONS: &[Opt] = &[
-    FORMAT, IMAGE_OPTS, SHARE, OUTPUT, OBJECT,
+    FORMAT,
+    IMAGE_OPTS,
+    SHARE,
+    OUTPUT,
+    OBJECT,
     o('s', "start-offset", "OFFSET", "Start there"),
     o('l', "max-length", "LENGTH", "Show so many bytes"),
 ];
@@ -90,9 +94,18 @@ fn as_json(link: &Link) -> String {
 fn as_text(link: &Link) -> Result<String, ToolError> {
     let e = &link.extent;
     let Some(offset) = e.offset.filter(|_| !e.compressed) else {
-        return Err(ToolError::Failed(format!("{}: holds compressed clusters, which only --output=json shows", link.image.filename())));
+        return Err(ToolError::Failed(format!(
+            "{}: holds compressed clusters, which only --output=json shows",
+            link.image.filename()
+        )));
     };
     let hex = |n: u64| if n == 0 { "0".to_owned() } else { format!("{n:#x}") };
     let length = e.range.end - e.range.start;
-    Ok(format!("{:<16}{:<16}{:<16}{}\n", hex(e.range.start), hex(length), hex(offset), link.image.data_filename()))
+    Ok(format!(
+        "{:<16}{:<16}{:<16}{}\n",
+        hex(e.range.start),
+        hex(length),
+        hex(offset),
+        link.image.data_filename()
+    ))
 }

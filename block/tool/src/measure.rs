@@ -12,7 +12,11 @@ use crate::open::{self, FORMAT, IMAGE_OPTS, OBJECT, OUTPUT, SHARE};
 use crate::text::{json, say};
 
 const OPTIONS: &[Opt] = &[
-    FORMAT, IMAGE_OPTS, SHARE, OUTPUT, OBJECT,
+    FORMAT,
+    IMAGE_OPTS,
+    SHARE,
+    OUTPUT,
+    OBJECT,
     o('O', "target-format", "FMT", "Format of the new image (default raw)"),
     o('o', "options", "OPTIONS", "Options of the new image's format"),
     o('s', "size", "SIZE", "Size of an empty disk, instead of FILE"),
@@ -49,7 +53,9 @@ pub(crate) fn run(args: &[String]) -> Outcome {
         while at < size {
             let next = (at + STEP).min(size);
             let ranges = match (&view, &image) {
-                (Some(view), _) => view.status(at..next)?.into_iter().filter(|e| !e.zero).map(|e| e.range).collect(),
+                (Some(view), _) => {
+                    view.status(at..next)?.into_iter().filter(|e| !e.zero).map(|e| e.range).collect()
+                }
                 (None, Some(image)) => chain::data_ranges(image, at..next)?,
                 (None, None) => Vec::new(),
             };

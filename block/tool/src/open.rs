@@ -9,7 +9,8 @@ use crate::args::{Args, Opt, o};
 use crate::error::{ToolError, usage};
 
 pub(crate) const FORMAT: Opt = o('f', "format", "FMT", "Format of the image; found out if not given");
-pub(crate) const IMAGE_OPTS: Opt = o(' ', "image-opts", "", "The file name is a list driver=...,file.filename=...");
+pub(crate) const IMAGE_OPTS: Opt =
+    o(' ', "image-opts", "", "The file name is a list driver=...,file.filename=...");
 pub(crate) const SHARE: Opt = o('U', "force-share", "", "Open an image that is in use by others");
 pub(crate) const OUTPUT: Opt = o(' ', "output", "human|json", "Form of the output");
 pub(crate) const QUIET: Opt = o('q', "quiet", "", "Print errors only");
@@ -23,7 +24,9 @@ pub(crate) fn cache_unsafe(mode: Option<&str>) -> Result<bool, ToolError> {
     match mode {
         None | Some("none" | "writeback" | "writethrough" | "directsync") => Ok(false),
         Some("unsafe") => Ok(true),
-        Some(other) => usage(format!("cache mode '{other}': expected none, writeback, writethrough, directsync or unsafe")),
+        Some(other) => usage(format!(
+            "cache mode '{other}': expected none, writeback, writethrough, directsync or unsafe"
+        )),
     }
 }
 
@@ -42,7 +45,12 @@ pub(crate) fn options(args: &Args, read_only: bool) -> Result<OpenOptions, ToolE
 }
 
 /// Opens an image.
-pub(crate) fn open(name: &str, format: Option<&str>, keys: bool, options: &OpenOptions) -> Result<Arc<dyn Image>, ToolError> {
+pub(crate) fn open(
+    name: &str,
+    format: Option<&str>,
+    keys: bool,
+    options: &OpenOptions,
+) -> Result<Arc<dyn Image>, ToolError> {
     if !keys {
         return Ok(block_formats::open(name, format, options)?);
     }
@@ -69,7 +77,10 @@ pub(crate) fn image(args: &Args, name: &str, options: &OpenOptions) -> Result<Ar
 fn warn_probed(args: &Args, image: &dyn Image, options: &OpenOptions) {
     let named = args.get("format").is_some() || args.has("image-opts");
     if !named && !options.read_only && image.format() == "raw" {
-        let text = format!("{}: the format was not given and looks like raw; writes that look like another format are refused (give -f raw)", image.filename());
+        let text = format!(
+            "{}: the format was not given and looks like raw; writes that look like another format are refused (give -f raw)",
+            image.filename()
+        );
         crate::text::warn("warning", &text);
     }
 }

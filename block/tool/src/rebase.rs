@@ -12,7 +12,14 @@ use crate::open::{self, CACHE, FORMAT, IMAGE_OPTS, OBJECT, PROGRESS, QUIET, SHAR
 use crate::progress::Progress;
 
 const OPTIONS: &[Opt] = &[
-    QUIET, PROGRESS, FORMAT, IMAGE_OPTS, OBJECT, CACHE, SRC_CACHE, SHARE,
+    QUIET,
+    PROGRESS,
+    FORMAT,
+    IMAGE_OPTS,
+    OBJECT,
+    CACHE,
+    SRC_CACHE,
+    SHARE,
     o('b', "backing", "FILE", "The new backing file, or \"\" for none"),
     o('F', "backing-format", "FMT", "Format of that"),
     o('u', "backing-unsafe", "", "Change the name only"),
@@ -31,7 +38,8 @@ pub(crate) fn run(args: &[String]) -> Outcome {
     let mut options = open::options(&args, false)?;
     options.no_backing = unsafely;
     let image = open::image(&args, name, &options)?;
-    let new = new_name.map(|file| BackingName { file: file.into(), format: args.get("backing-format").map(str::to_owned) });
+    let new = new_name
+        .map(|file| BackingName { file: file.into(), format: args.get("backing-format").map(str::to_owned) });
     if unsafely {
         image.set_backing(new.as_ref())?;
         image.close()?;
@@ -76,7 +84,10 @@ pub(crate) fn run(args: &[String]) -> Outcome {
                 if old[..n] != other[..n] {
                     if block_formats::is_zero(&old[..n]) {
                         image.write_zeroes(from, n as u64, true)?;
-                    } else if args.has("compress") && from % cluster == 0 && (n as u64 == cluster || to == size) {
+                    } else if args.has("compress")
+                        && from % cluster == 0
+                        && (n as u64 == cluster || to == size)
+                    {
                         image.write_compressed(from, &old[..n])?;
                     } else {
                         image.write(from, &[IoSlice::new(&old[..n])], false)?;

@@ -12,7 +12,11 @@ use crate::open::{self, FORMAT, IMAGE_OPTS, OBJECT, QUIET, SHARE};
 use crate::text::{self, say};
 
 const OPTIONS: &[Opt] = &[
-    QUIET, FORMAT, IMAGE_OPTS, SHARE, OBJECT,
+    QUIET,
+    FORMAT,
+    IMAGE_OPTS,
+    SHARE,
+    OBJECT,
     o('l', "list", "", "List snapshots (the default)"),
     o('c', "create", "NAME", "Make one"),
     o('a', "apply", "SNAPSHOT", "Set the disk to one"),
@@ -22,7 +26,8 @@ const OPTIONS: &[Opt] = &[
 /// Runs the command.
 pub(crate) fn run(args: &[String]) -> Outcome {
     let args = Args::parse(args, OPTIONS, "FILE")?;
-    let actions: Vec<_> = args.iter().filter(|(n, _)| matches!(*n, "list" | "create" | "apply" | "delete")).collect();
+    let actions: Vec<_> =
+        args.iter().filter(|(n, _)| matches!(*n, "list" | "create" | "apply" | "delete")).collect();
     let (action, value) = match actions[..] {
         [] => ("list", ""),
         [one] => one,
@@ -56,13 +61,26 @@ pub(crate) fn run(args: &[String]) -> Outcome {
 
 /// The table of snapshots.
 pub(crate) fn table(list: &[Snapshot]) -> String {
-    let mut out = "Snapshot list:\nID      TAG               VM_SIZE                DATE        VM_CLOCK     ICOUNT\n".to_owned();
+    let mut out =
+        "Snapshot list:\nID      TAG               VM_SIZE                DATE        VM_CLOCK     ICOUNT\n"
+            .to_owned();
     for s in list {
         let clock = s.vm_clock_nsec / 1_000_000_000;
-        let clock = format!("{:04}:{:02}:{:02}.{:03}", clock / 3600, clock / 60 % 60, clock % 60, s.vm_clock_nsec / 1_000_000 % 1000);
+        let clock = format!(
+            "{:04}:{:02}:{:02}.{:03}",
+            clock / 3600,
+            clock / 60 % 60,
+            clock % 60,
+            s.vm_clock_nsec / 1_000_000 % 1000
+        );
         let icount = s.icount.map_or("--".to_owned(), |i| i.to_string());
         let size = text::size(s.vm_state_size);
-        out += &format!("{:<8}{:<16}{size:>9}{:>20}{clock:>16}{icount:>11}\n", s.id, s.name, date(s.date_sec.into()));
+        out += &format!(
+            "{:<8}{:<16}{size:>9}{:>20}{clock:>16}{icount:>11}\n",
+            s.id,
+            s.name,
+            date(s.date_sec.into())
+        );
     }
     out
 }
@@ -102,7 +120,13 @@ mod tests {
 
     #[test]
     fn looks_as_in_qemu() {
-        let s = Snapshot { id: "1".into(), name: "s1".into(), date_sec: 1_795_808_252, icount: Some(0), ..Snapshot::default() };
+        let s = Snapshot {
+            id: "1".into(),
+            name: "s1".into(),
+            date_sec: 1_795_808_252,
+            icount: Some(0),
+            ..Snapshot::default()
+        };
         let line = "1       s1                    0 B 2026-11-27 19:37:32  0000:00:00.000          0";
         assert_eq!(table(&[s]).lines().nth(2), Some(line));
         assert_eq!(date(951_782_400), "2000-02-29 00:00:00");

@@ -93,9 +93,12 @@ fn open(config: &VmConfig, d: &Drive, pool: &IoPool, index: usize) -> Result<(St
         unsafe_cache: d.cache.as_deref() == Some("unsafe"),
         ..OpenOptions::default()
     };
-    let image = block_formats::open(path, d.format.as_deref(), &options).with_context(|| format!("drive '{id}'"))?;
+    let image =
+        block_formats::open(path, d.format.as_deref(), &options).with_context(|| format!("drive '{id}'"))?;
     if d.format.is_none() && image.format() == "raw" && !options.read_only {
-        tracing::warn!("drive '{id}': format= was not given and {path} looks raw; the guest may not write what looks like another format");
+        tracing::warn!(
+            "drive '{id}': format= was not given and {path} looks raw; the guest may not write what looks like another format"
+        );
     }
     let image: Arc<dyn BlockNode> = image;
     let node = if temporary { Arc::new(Overlay::new(image)?) as Arc<dyn BlockNode> } else { image };

@@ -34,15 +34,25 @@ impl Qcow2 {
         let lazy = options.switch("lazy_refcounts")?.unwrap_or(now.lazy() && compat > 2);
         if compat < 3 && (lazy || order != 4) {
             let name = if lazy { "lazy_refcounts" } else { "refcount_bits" };
-            return Err(bad_option(name, options.text(name).unwrap_or("as it is"), "compat=1.1 beside it (version 3)"));
+            return Err(bad_option(
+                name,
+                options.text(name).unwrap_or("as it is"),
+                "compat=1.1 beside it (version 3)",
+            ));
         }
         for name in ["data_file", "data_file_raw"] {
             let same = match name {
-                "data_file" => options.text(name).is_none_or(|v| now.external() && Some(v) == now.data_file.as_deref()),
+                "data_file" => {
+                    options.text(name).is_none_or(|v| now.external() && Some(v) == now.data_file.as_deref())
+                }
                 _ => options.switch(name)?.is_none_or(|v| v == now.data_raw()),
             };
             if !same {
-                return Err(bad_option(name, options.text(name).unwrap_or_default(), "what the image has: this cannot be changed"));
+                return Err(bad_option(
+                    name,
+                    options.text(name).unwrap_or_default(),
+                    "what the image has: this cannot be changed",
+                ));
             }
         }
         if compat > now.version {
@@ -67,8 +77,12 @@ impl Qcow2 {
             self.file.flush()?;
         }
         if options.text("backing_file").is_some() || options.text("backing_fmt").is_some() {
-            let file = options.text("backing_file").map(str::to_owned).or(now.backing.as_ref().map(|b| b.file.clone()));
-            let format = options.text("backing_fmt").map(str::to_owned).or(now.backing.and_then(|b| b.format));
+            let file = options
+                .text("backing_file")
+                .map(str::to_owned)
+                .or(now.backing.as_ref().map(|b| b.file.clone()));
+            let format =
+                options.text("backing_fmt").map(str::to_owned).or(now.backing.and_then(|b| b.format));
             let name = file.filter(|f| !f.is_empty()).map(|file| BackingName { file, format });
             self.set_backing(name.as_ref())?;
         }

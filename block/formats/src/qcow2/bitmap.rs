@@ -118,10 +118,22 @@ fn read_directory(image: &Qcow2, d: BitmapDirectory) -> Result<Vec<Live>, BlockE
             changed: false,
         };
         if entry[16] != DIRTY_TRACKING || !(9..=31).contains(&live.granularity_bits) {
-            return Err(bad(i, format!("type {} with granularity_bits {}, expected 1 with 9 to 31", entry[16], live.granularity_bits)));
+            return Err(bad(
+                i,
+                format!(
+                    "type {} with granularity_bits {}, expected 1 with 9 to 31",
+                    entry[16], live.granularity_bits
+                ),
+            ));
         }
         if live.table_offset & (image.geo.cluster() - 1) != 0 || u64::from(live.table_size) * 8 > MAX_BYTES {
-            return Err(bad(i, format!("table of {} entries at {:#x} is too long or not aligned", live.table_size, live.table_offset)));
+            return Err(bad(
+                i,
+                format!(
+                    "table of {} entries at {:#x} is too long or not aligned",
+                    live.table_size, live.table_offset
+                ),
+            ));
         }
         if extra_len != 0 && live.flags & EXTRA_COMPATIBLE == 0 {
             return Err(bad(i, format!("unknown extra data of {extra_len} bytes")));
@@ -161,7 +173,10 @@ fn load_bits(image: &Qcow2, b: &mut Live) -> Result<(), BlockError> {
                 (0, 0) => {}
                 (0, _) => to[..n].fill(u64::MAX),
                 (offset, _) if offset & (cluster as u64 - 1) != 0 => {
-                    return Err(image.bad(format!("bitmap '{}': data at {offset:#x}, expected a multiple of the cluster size", printable(&b.name))));
+                    return Err(image.bad(format!(
+                        "bitmap '{}': data at {offset:#x}, expected a multiple of the cluster size",
+                        printable(&b.name)
+                    )));
                 }
                 (offset, _) => {
                     image.file.read(offset, &mut [IoSliceMut::new(&mut data)])?;
@@ -415,10 +430,14 @@ pub(super) fn change(image: &Qcow2, name: &str, change: &BitmapChange) -> Result
     if let BitmapChange::Add { granularity, disabled } = change {
         let granularity = granularity.unwrap_or(image.geo.cluster().clamp(4096, 65536));
         if !granularity.is_power_of_two() || !(512..=1 << 31).contains(&granularity) {
-            return Err(image.bad(format!("bitmap '{name}': granularity {granularity}, expected a power of two from 512 to 2G")));
+            return Err(image.bad(format!(
+                "bitmap '{name}': granularity {granularity}, expected a power of two from 512 to 2G"
+            )));
         }
         if name.is_empty() || name.len() > MAX_NAME || meta.bitmaps.list.len() >= MAX_BITMAPS {
-            return Err(image.bad(format!("bitmap '{name}': expected a name of 1 to {MAX_NAME} bytes and at most {MAX_BITMAPS} bitmaps")));
+            return Err(image.bad(format!(
+                "bitmap '{name}': expected a name of 1 to {MAX_NAME} bytes and at most {MAX_BITMAPS} bitmaps"
+            )));
         }
         if meta.bitmaps.list.iter().any(|b| b.name == name) {
             return Err(image.bad(format!("bitmap '{name}' exists already")));
@@ -435,7 +454,9 @@ pub(super) fn change(image: &Qcow2, name: &str, change: &BitmapChange) -> Result
         };
         let words = b.words(size);
         if words as u64 * 8 > MAX_BYTES {
-            return Err(image.bad(format!("bitmap '{name}': more than {MAX_BYTES} bytes; a larger granularity is needed")));
+            return Err(image.bad(format!(
+                "bitmap '{name}': more than {MAX_BYTES} bytes; a larger granularity is needed"
+            )));
         }
         b.bits = Some(vec![0; words]);
         meta.bitmaps.list.push(b);

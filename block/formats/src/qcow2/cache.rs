@@ -61,7 +61,13 @@ impl TableCache {
     /// For tables of `size` bytes, of which about `memory` bytes are kept.
     pub(super) fn new(size: u64, memory: u64) -> Self {
         let max = (memory / size / 2).max(8) as usize;
-        TableCache { size: size as usize, max, young: FxHashMap::default(), old: FxHashMap::default(), dirty: 0 }
+        TableCache {
+            size: size as usize,
+            max,
+            young: FxHashMap::default(),
+            old: FxHashMap::default(),
+            dirty: 0,
+        }
     }
 
     /// Whether a dirty table was added since the last write back in such number that it is time for one.

@@ -25,7 +25,8 @@ pub(super) struct Counts {
 
 impl Counts {
     fn add(&mut self, cluster: u64, n: u32) {
-        let page = self.pages.entry(cluster / PAGE).or_insert_with(|| vec![0; PAGE as usize].into_boxed_slice());
+        let page =
+            self.pages.entry(cluster / PAGE).or_insert_with(|| vec![0; PAGE as usize].into_boxed_slice());
         let slot = &mut page[(cluster % PAGE) as usize];
         *slot = slot.saturating_add(n);
     }
@@ -36,7 +37,11 @@ impl Counts {
 
     /// The first cluster after all that are used.
     fn end(&self) -> u64 {
-        let last = self.pages.iter().rev().find_map(|(i, p)| Some(i * PAGE + p.iter().rposition(|c| *c != 0)? as u64));
+        let last = self
+            .pages
+            .iter()
+            .rev()
+            .find_map(|(i, p)| Some(i * PAGE + p.iter().rposition(|c| *c != 0)? as u64));
         last.map_or(0, |l| l + 1)
     }
 }
@@ -59,7 +64,9 @@ impl Walk<'_> {
         let bits = self.image.geo.cluster_bits;
         let end = offset.checked_add(len - 1).map_or(u64::MAX, |e| e >> bits);
         if end >= self.limit {
-            return self.report.corruption(format!("{what} at {offset:#x}: {len} bytes end beyond the end of the file by more than a cluster"));
+            return self.report.corruption(format!(
+                "{what} at {offset:#x}: {len} bytes end beyond the end of the file by more than a cluster"
+            ));
         }
         for cluster in offset >> bits..=end {
             self.counts.add(cluster, 1);
@@ -75,7 +82,14 @@ impl Walk<'_> {
     }
 
     /// Follows an L1 table; the active one is also described in the report.
-    fn tree(&mut self, meta: &mut Meta, name: &str, l1: &[u64], offset: u64, active: bool) -> Result<(), BlockError> {
+    fn tree(
+        &mut self,
+        meta: &mut Meta,
+        name: &str,
+        l1: &[u64],
+        offset: u64,
+        active: bool,
+    ) -> Result<(), BlockError> {
         let (geo, image) = (self.image.geo, self.image);
         self.count(&format!("L1 table of {name}"), offset, l1.len() as u64 * 8);
         let mut next = None;
@@ -186,7 +200,10 @@ impl Walk<'_> {
                 self.count(&what, *block, self.image.geo.cluster());
                 let cluster = block >> self.image.geo.cluster_bits;
                 if cluster < self.limit && self.counts.get(cluster) != 1 {
-                    self.report.corruption(format!("{what} at {block:#x} is used {} times", self.counts.get(cluster)));
+                    self.report.corruption(format!(
+                        "{what} at {block:#x} is used {} times",
+                        self.counts.get(cluster)
+                    ));
                 }
             }
         }
@@ -248,7 +265,12 @@ impl Qcow2 {
     }
 
     /// Holds the counts against the disk's; returns the clusters whose count is wrong.
-    fn compare(&self, meta: &mut Meta, walk: &mut Walk<'_>, usable: bool) -> Result<Vec<(u64, u64)>, BlockError> {
+    fn compare(
+        &self,
+        meta: &mut Meta,
+        walk: &mut Walk<'_>,
+        usable: bool,
+    ) -> Result<Vec<(u64, u64)>, BlockError> {
         let mut wrong = Vec::new();
         if !usable {
             return Ok(wrong);
@@ -285,7 +307,9 @@ impl Qcow2 {
                 if fix {
                     self.set_l1(meta, i, table | if count == 1 { COPIED } else { 0 });
                 } else {
-                    report.corruption(format!("OFLAG_COPIED L2 cluster: l1_index={i} l1_entry={word:x} refcount={count}"));
+                    report.corruption(format!(
+                        "OFLAG_COPIED L2 cluster: l1_index={i} l1_entry={word:x} refcount={count}"
+                    ));
                 }
             }
             for j in 0..1usize << self.geo.l2_bits {
@@ -293,16 +317,22 @@ impl Qcow2 {
                 let word = meta.l2.get(&*self.file, table)?.u64(at);
                 let entry = Entry { word, bits: 0 };
                 let plain_zero = entry.offset() == 0;
-                if entry.packed() || plain_zero || self.geo.external || entry.offset() & (self.geo.cluster() - 1) != 0 {
+                if entry.packed()
+                    || plain_zero
+                    || self.geo.external
+                    || entry.offset() & (self.geo.cluster() - 1) != 0
+                {
                     continue;
                 }
                 let count = meta.refs.get(&*self.file, entry.offset() >> bits).unwrap_or(0);
                 if (count == 1) != entry.copied() {
-                        if fix {
+                    if fix {
                         let new = word & !COPIED | if count == 1 { COPIED } else { 0 };
                         meta.l2.get_mut(&*self.file, table)?.set_u64(at, new);
                     } else {
-                        report.corruption(format!("OFLAG_COPIED data cluster: l2_entry={word:x} refcount={count}"));
+                        report.corruption(format!(
+                            "OFLAG_COPIED data cluster: l2_entry={word:x} refcount={count}"
+                        ));
                     }
                 }
             }
@@ -376,8 +406,9 @@ impl Qcow2 {
             let entries = needed.last().map_or(0, |b| b + 1);
             let table_clusters = (entries * 8).div_ceil(cluster).max(1);
             let end = start + table_clusters + needed.len() as u64;
-            let missing: Vec<u64> =
-                (start >> block_bits..=(end - 1) >> block_bits).filter(|b| needed.binary_search(b).is_err()).collect();
+            let missing: Vec<u64> = (start >> block_bits..=(end - 1) >> block_bits)
+                .filter(|b| needed.binary_search(b).is_err())
+                .collect();
             if missing.is_empty() {
                 break table_clusters;
             }
@@ -395,7 +426,8 @@ impl Qcow2 {
             for c in b << block_bits..(b + 1) << block_bits {
                 let n = if own.contains(&c) { 1 } else { count(c) };
                 if n > max {
-                    return Err(self.bad(format!("cluster {c} has {n} references, more than {} bits hold", 1 << order)));
+                    return Err(self
+                        .bad(format!("cluster {c} has {n} references, more than {} bits hold", 1 << order)));
                 }
                 if n != 0 {
                     let index = (c & ((1 << block_bits) - 1)) as usize;

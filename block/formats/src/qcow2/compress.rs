@@ -50,9 +50,11 @@ impl Unpack {
     fn run(&mut self, out: &mut [u8], input: &[u8], kind: Compression) -> Result<(), String> {
         match kind {
             Compression::Zlib => {
-                let stream = self.zlib.get_or_insert_with(|| Decompress::new_with_window_bits(false, WINDOW_BITS));
+                let stream =
+                    self.zlib.get_or_insert_with(|| Decompress::new_with_window_bits(false, WINDOW_BITS));
                 stream.reset(false);
-                let status = stream.decompress(input, out, FlushDecompress::Finish).map_err(|e| e.to_string())?;
+                let status =
+                    stream.decompress(input, out, FlushDecompress::Finish).map_err(|e| e.to_string())?;
                 let done = stream.total_out();
                 let ended = matches!(status, Status::StreamEnd | Status::BufError | Status::Ok);
                 if !ended || done != out.len() as u64 {
@@ -89,7 +91,14 @@ impl Compressors {
     }
 
     /// Reads from a packed cluster at `host`, from byte `within` of what it holds.
-    pub(super) fn read(&self, image: &Qcow2, host: u64, packed: u64, within: usize, buf: &mut [u8]) -> Result<(), BlockError> {
+    pub(super) fn read(
+        &self,
+        image: &Qcow2,
+        host: u64,
+        packed: u64,
+        within: usize,
+        buf: &mut [u8],
+    ) -> Result<(), BlockError> {
         let state = self.unpack.lock().pop();
         let mut state =
             state.unwrap_or_else(|| Unpack { zlib: None, zstd: None, input: Vec::new(), output: Vec::new() });
@@ -119,14 +128,16 @@ impl Compressors {
     /// Compresses a cluster; `None` if it does not get smaller.
     fn compress<T>(&self, data: &[u8], then: impl FnOnce(&[u8]) -> T) -> Result<Option<T>, BlockError> {
         let state = self.pack.lock().pop();
-        let mut state = state.unwrap_or_else(|| Pack { zlib: None, zstd: None, output: vec![0; self.cluster] });
+        let mut state =
+            state.unwrap_or_else(|| Pack { zlib: None, zstd: None, output: vec![0; self.cluster] });
         let mut output = std::mem::take(&mut state.output);
         let room = &mut output[..self.cluster - 1];
         let size = match self.kind {
             Compression::Zlib => {
                 let level = flate2::Compression::new(ZLIB_LEVEL);
-                let stream =
-                    state.zlib.get_or_insert_with(|| Compress::new_with_window_bits(level, false, WINDOW_BITS));
+                let stream = state
+                    .zlib
+                    .get_or_insert_with(|| Compress::new_with_window_bits(level, false, WINDOW_BITS));
                 stream.reset();
                 match stream.compress(data, room, FlushCompress::Finish) {
                     Ok(Status::StreamEnd) => Some(stream.total_out() as usize),
@@ -156,7 +167,8 @@ impl Qcow2 {
             return Err(BlockError::Unsupported("compressed data beside a data file"));
         }
         let end = offset + data.len() as u64;
-        let whole = data.len() as u64 == cluster || (end == self.virtual_size() && (data.len() as u64) < cluster);
+        let whole =
+            data.len() as u64 == cluster || (end == self.virtual_size() && (data.len() as u64) < cluster);
         if !offset.is_multiple_of(cluster) || !whole {
             return Err(BlockError::Unsupported("compressed data that is not a whole cluster"));
         }

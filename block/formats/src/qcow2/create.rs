@@ -3,8 +3,8 @@
 use std::io::IoSlice;
 use std::sync::Arc;
 
-use block::BlockNode;
 use block::BlockError;
+use block::BlockNode;
 
 use super::header::{Compression, Header, LAZY_REFCOUNTS, MAX_L1, autoclear, incompatible};
 use super::refcount::set_count;
@@ -200,7 +200,11 @@ fn refcount_clusters(clusters: u64, header: &Header) -> u64 {
 }
 
 /// Tells how many bytes an image takes in which `data` bytes of whole clusters are stored.
-pub(crate) fn measure(options: &Options, size: u64, data: &dyn Fn(u64) -> Result<u64, BlockError>) -> Result<Measure, BlockError> {
+pub(crate) fn measure(
+    options: &Options,
+    size: u64,
+    data: &dyn Fn(u64) -> Result<u64, BlockError>,
+) -> Result<Measure, BlockError> {
     let size = size.next_multiple_of(512);
     let Wanted { header, preallocation } = wanted(options, size)?;
     let cluster = header.cluster();

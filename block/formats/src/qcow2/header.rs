@@ -177,7 +177,9 @@ impl Header {
             h.refcount_order = be32(data, 96);
             length = be32(data, 100) as usize;
             if length < 104 || length > data.len() || !length.is_multiple_of(8) {
-                return bad(format!("qcow2 header_length {length}, expected a multiple of 8 from 104 to the cluster size"));
+                return bad(format!(
+                    "qcow2 header_length {length}, expected a multiple of 8 from 104 to the cluster size"
+                ));
             }
             h.extra_fields = data.get(LENGTH..length).unwrap_or_default().to_vec();
         }
@@ -188,7 +190,9 @@ impl Header {
                 2 => "LUKS",
                 _ => "an unknown method",
             };
-            return bad(format!("qcow2 crypt_method {crypt} ({name}): encrypted images are not supported, expected 0"));
+            return bad(format!(
+                "qcow2 crypt_method {crypt} ({name}): encrypted images are not supported, expected 0"
+            ));
         }
         let unknown = h.incompatible & !incompatible::ALL;
         if unknown != 0 {
@@ -203,7 +207,9 @@ impl Header {
         };
         let flagged = h.incompatible & incompatible::COMPRESSION != 0;
         if flagged != (h.compression != Compression::Zlib) {
-            return bad(format!("qcow2 compression_type {compression} contradicts the compression feature bit"));
+            return bad(format!(
+                "qcow2 compression_type {compression} contradicts the compression feature bit"
+            ));
         }
         h.check(path)?;
         h.decode_extensions(data, length, path)?;
@@ -218,8 +224,8 @@ impl Header {
             };
             let format = h.backing.take().and_then(|b| b.format);
             // A name of no length is none.
-            h.backing = (len != 0)
-                .then(|| BackingName { file: String::from_utf8_lossy(name).into_owned(), format });
+            h.backing =
+                (len != 0).then(|| BackingName { file: String::from_utf8_lossy(name).into_owned(), format });
         } else {
             h.backing = None;
         }
@@ -234,7 +240,10 @@ impl Header {
             return bad(format!("qcow2 refcount_order {}, expected at most 6", self.refcount_order));
         }
         if self.extended() && self.cluster_bits < 14 {
-            return bad(format!("qcow2 cluster_bits {}, expected at least 14 with extended L2", self.cluster_bits));
+            return bad(format!(
+                "qcow2 cluster_bits {}, expected at least 14 with extended L2",
+                self.cluster_bits
+            ));
         }
         if self.size > i64::MAX as u64 {
             return bad(format!("qcow2 size {:#x}, expected less than 2^63", self.size));
@@ -250,10 +259,16 @@ impl Header {
         let reftable = u64::from(self.reftable_clusters) * cluster;
         if self.reftable_clusters == 0 || reftable > MAX_REFTABLE {
             let max = MAX_REFTABLE >> self.cluster_bits;
-            return bad(format!("qcow2 refcount_table_clusters {}, expected 1 to {max}", self.reftable_clusters));
+            return bad(format!(
+                "qcow2 refcount_table_clusters {}, expected 1 to {max}",
+                self.reftable_clusters
+            ));
         }
         if self.snapshot_count > MAX_SNAPSHOTS {
-            return bad(format!("qcow2 nb_snapshots {}, expected at most {MAX_SNAPSHOTS}", self.snapshot_count));
+            return bad(format!(
+                "qcow2 nb_snapshots {}, expected at most {MAX_SNAPSHOTS}",
+                self.snapshot_count
+            ));
         }
         for (name, offset, len) in [
             ("l1_table_offset", self.l1_offset, l1_bytes),
@@ -262,7 +277,9 @@ impl Header {
         ] {
             let end = offset.checked_add(len).filter(|end| *end <= i64::MAX as u64);
             if !offset.is_multiple_of(cluster) || end.is_none() {
-                return bad(format!("qcow2 {name} {offset:#x}, expected a multiple of the cluster size {cluster:#x}"));
+                return bad(format!(
+                    "qcow2 {name} {offset:#x}, expected a multiple of the cluster size {cluster:#x}"
+                ));
             }
         }
         if self.reftable_offset == 0 || (self.l1_offset == 0 && self.l1_size != 0) {
@@ -306,19 +323,29 @@ impl Header {
         for found in Self::extensions(data, length) {
             let (kind, body) = match found {
                 Ok(x) => x,
-                Err(len) => return bad(format!("qcow2 header extension of {len} bytes goes beyond the first cluster")),
+                Err(len) => {
+                    return bad(format!(
+                        "qcow2 header extension of {len} bytes goes beyond the first cluster"
+                    ));
+                }
             };
             match kind {
                 extension::BACKING_FORMAT => {
                     if body.len() > 15 {
-                        return bad(format!("qcow2 backing format of {} bytes, expected at most 15", body.len()));
+                        return bad(format!(
+                            "qcow2 backing format of {} bytes, expected at most 15",
+                            body.len()
+                        ));
                     }
                     let format = Some(String::from_utf8_lossy(body).into_owned());
                     self.backing = Some(BackingName { file: String::new(), format });
                 }
                 extension::DATA_FILE => {
                     if body.len() > MAX_NAME {
-                        return bad(format!("qcow2 data file name of {} bytes, expected at most {MAX_NAME}", body.len()));
+                        return bad(format!(
+                            "qcow2 data file name of {} bytes, expected at most {MAX_NAME}",
+                            body.len()
+                        ));
                     }
                     self.data_file = Some(String::from_utf8_lossy(body).into_owned());
                 }
@@ -326,20 +353,29 @@ impl Header {
                     if body.len() != 24 {
                         return bad(format!("qcow2 bitmaps extension of {} bytes, expected 24", body.len()));
                     }
-                    let d = BitmapDirectory { count: be32(body, 0), size: be64(body, 8), offset: be64(body, 16) };
+                    let d =
+                        BitmapDirectory { count: be32(body, 0), size: be64(body, 8), offset: be64(body, 16) };
                     // Bits that nobody kept up to date mean nothing.
                     if self.autoclear & autoclear::BITMAPS != 0 {
                         let max = 65535 * 1024;
                         if d.count == 0 || d.count > 65535 || d.size == 0 || d.size > max {
-                            return bad(format!("qcow2 bitmap directory of {} entries in {} bytes, expected 1 to 65535 in at most {max}", d.count, d.size));
+                            return bad(format!(
+                                "qcow2 bitmap directory of {} entries in {} bytes, expected 1 to 65535 in at most {max}",
+                                d.count, d.size
+                            ));
                         }
                         if d.offset == 0 || d.offset & (self.cluster() - 1) != 0 {
-                            return bad(format!("qcow2 bitmap_directory_offset {:#x}, expected a multiple of the cluster size", d.offset));
+                            return bad(format!(
+                                "qcow2 bitmap_directory_offset {:#x}, expected a multiple of the cluster size",
+                                d.offset
+                            ));
                         }
                         self.bitmaps = Some(d);
                     }
                 }
-                extension::CRYPTO => return bad("qcow2 encryption header in an image that is not encrypted".into()),
+                extension::CRYPTO => {
+                    return bad("qcow2 encryption header in an image that is not encrypted".into());
+                }
                 extension::FEATURE_NAMES => {}
                 _ => self.unknown.push((kind, body.to_vec())),
             }
@@ -413,12 +449,16 @@ impl Header {
             put(&mut out, 16, &(backing.file.len() as u32).to_be_bytes());
             out.extend_from_slice(backing.file.as_bytes());
             if backing.file.len() > MAX_NAME {
-                let what = format!("backing file name of {} bytes, expected at most {MAX_NAME}", backing.file.len());
+                let what =
+                    format!("backing file name of {} bytes, expected at most {MAX_NAME}", backing.file.len());
                 return Err(BlockError::Format { path: path.into(), what });
             }
         }
         if out.len() > cluster {
-            let what = format!("the header with its names takes {} bytes, more than a cluster of {cluster}", out.len());
+            let what = format!(
+                "the header with its names takes {} bytes, more than a cluster of {cluster}",
+                out.len()
+            );
             return Err(BlockError::Format { path: path.into(), what });
         }
         Ok(out)

@@ -11,7 +11,9 @@ use serde_json::{Value, json};
 use super::header::incompatible;
 use super::l2::Kind;
 use super::{Qcow2, bitmap, snapshot};
-use crate::image::{BackingName, BitmapChange, BitmapInfo, CheckReport, Details, Image, Preallocation, Repair, Snapshot};
+use crate::image::{
+    BackingName, BitmapChange, BitmapInfo, CheckReport, Details, Image, Preallocation, Repair, Snapshot,
+};
 use crate::options::Options;
 
 impl BlockNode for Qcow2 {
@@ -114,7 +116,8 @@ impl Image for Qcow2 {
         let bitmaps = self.bitmaps();
         let meta = self.meta.lock();
         let h = &meta.header;
-        let mut specific: Vec<(&'static str, Value)> = vec![("compat", json!(if h.version == 2 { "0.10" } else { "1.1" }))];
+        let mut specific: Vec<(&'static str, Value)> =
+            vec![("compat", json!(if h.version == 2 { "0.10" } else { "1.1" }))];
         if h.version >= 3 || h.compression.name() != "zlib" {
             specific.push(("compression-type", json!(h.compression.name())));
         }

@@ -66,7 +66,9 @@ impl Qcow2 {
         let table = meta.l1.get(index).copied().unwrap_or(0) & OFFSET_MASK;
         if table & (self.geo.cluster() - 1) != 0 {
             let cluster = self.geo.cluster();
-            return Err(self.bad(format!("qcow2 L1 entry {index}: table at {table:#x}, expected a multiple of {cluster:#x}")));
+            return Err(self.bad(format!(
+                "qcow2 L1 entry {index}: table at {table:#x}, expected a multiple of {cluster:#x}"
+            )));
         }
         Ok((table != 0).then_some(table))
     }
@@ -88,7 +90,9 @@ impl Qcow2 {
         let host = entry.offset();
         if host & (self.geo.cluster() - 1) != 0 {
             let cluster = self.geo.cluster();
-            return Err(self.bad(format!("qcow2 L2 entry for {offset:#x}: data at {host:#x}, expected a multiple of {cluster:#x}")));
+            return Err(self.bad(format!(
+                "qcow2 L2 entry for {offset:#x}: data at {host:#x}, expected a multiple of {cluster:#x}"
+            )));
         }
         // With a data file, offset 0 is a place like any other.
         Ok((host != 0 || (self.geo.external && entry.copied())).then_some(host))
@@ -103,10 +107,18 @@ impl Qcow2 {
     }
 
     /// What one subcluster is.
-    pub(super) fn kind(&self, entry: Entry, host: Option<u64>, sub: u32, offset: u64) -> Result<Kind, BlockError> {
+    pub(super) fn kind(
+        &self,
+        entry: Entry,
+        host: Option<u64>,
+        sub: u32,
+        offset: u64,
+    ) -> Result<Kind, BlockError> {
         if entry.packed() {
             if self.geo.external {
-                return Err(self.bad(format!("qcow2 L2 entry for {offset:#x}: a compressed cluster in an image with a data file")));
+                return Err(self.bad(format!(
+                    "qcow2 L2 entry for {offset:#x}: a compressed cluster in an image with a data file"
+                )));
             }
             return Ok(Kind::Packed);
         }
@@ -159,9 +171,8 @@ impl Qcow2 {
                     }
                     None => run = Some(Run { kind, len: next - at, host, packed: 0, copied: entry.copied() }),
                     Some(r) => {
-                        let follows = r.kind == kind
-                            && r.copied == entry.copied()
-                            && r.host.map(|h| h + r.len) == host;
+                        let follows =
+                            r.kind == kind && r.copied == entry.copied() && r.host.map(|h| h + r.len) == host;
                         if !follows {
                             return Ok(*r);
                         }
@@ -200,7 +211,13 @@ impl Qcow2 {
     }
 
     /// Sets the entry of a cluster; the table comes from [`Qcow2::l2_for_change`].
-    pub(super) fn set_entry(&self, meta: &mut Meta, table: u64, offset: u64, e: Entry) -> Result<(), BlockError> {
+    pub(super) fn set_entry(
+        &self,
+        meta: &mut Meta,
+        table: u64,
+        offset: u64,
+        e: Entry,
+    ) -> Result<(), BlockError> {
         let (index, words) = (self.geo.l2_index(offset), self.geo.words());
         let table = meta.l2.get_mut(&*self.file, table)?;
         table.set_u64(index * words, e.word);

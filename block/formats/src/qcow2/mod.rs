@@ -197,9 +197,14 @@ impl Qcow2 {
             ("the header", 0, cluster),
             ("the L1 table", meta.header.l1_offset, meta.l1.len() as u64 * 8),
             ("the refcount table", meta.refs.table_offset, meta.refs.table.len() as u64 * 8),
-            ("the snapshot table", meta.header.snapshots_offset, u64::from(meta.header.snapshot_count != 0) * 8),
+            (
+                "the snapshot table",
+                meta.header.snapshots_offset,
+                u64::from(meta.header.snapshot_count != 0) * 8,
+            ),
         ];
-        let mut hit = fixed.iter().find(|(_, at, n)| *n != 0 && host < at + n && *at < host + len).map(|h| h.0);
+        let mut hit =
+            fixed.iter().find(|(_, at, n)| *n != 0 && host < at + n && *at < host + len).map(|h| h.0);
         let mut at = host & !(cluster - 1);
         while hit.is_none() && at < host + len {
             hit = match () {
@@ -211,7 +216,8 @@ impl Qcow2 {
         }
         let Some(what) = hit else { return Ok(()) };
         self.mark_corrupt(meta);
-        Err(self.bad(format!("qcow2: data at {host:#x} overlaps {what}; the image is damaged and needs a check")))
+        Err(self
+            .bad(format!("qcow2: data at {host:#x} overlaps {what}; the image is damaged and needs a check")))
     }
 
     /// Writes all tables, in an order that is safe at any point.

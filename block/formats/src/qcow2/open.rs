@@ -48,7 +48,9 @@ fn open_alone(context: &OpenContext<'_>) -> Result<Qcow2, BlockError> {
     };
     let corrupt = header.incompatible & incompatible::CORRUPT != 0;
     if corrupt && !read_only && !context.options.repairing {
-        return Err(bad("the image is marked as damaged; it can be opened for reading only, or repaired".into()));
+        return Err(bad(
+            "the image is marked as damaged; it can be opened for reading only, or repaired".into()
+        ));
     }
     let mut l1 = vec![0; header.l1_size as usize * 8];
     file.read(header.l1_offset, &mut [IoSliceMut::new(&mut l1)])?;
@@ -103,7 +105,10 @@ fn open_alone(context: &OpenContext<'_>) -> Result<Qcow2, BlockError> {
             // Reference counts may be behind: as long as they are, nothing may be allocated.
             let report = image.check(Repair::All)?;
             if report.corruptions != 0 {
-                return Err(bad(format!("the image was not closed properly and {} errors could not be repaired", report.corruptions)));
+                return Err(bad(format!(
+                    "the image was not closed properly and {} errors could not be repaired",
+                    report.corruptions
+                )));
             }
         }
     }

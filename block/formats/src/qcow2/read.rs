@@ -55,7 +55,11 @@ impl Qcow2 {
     }
 
     /// Reads into several buffers.
-    pub(super) fn read_buffers(&self, mut offset: u64, bufs: &mut [IoSliceMut<'_>]) -> Result<(), BlockError> {
+    pub(super) fn read_buffers(
+        &self,
+        mut offset: u64,
+        bufs: &mut [IoSliceMut<'_>],
+    ) -> Result<(), BlockError> {
         let _gate = self.gate.read();
         if bufs.len() > 1 {
             // One run for all buffers is one transfer.

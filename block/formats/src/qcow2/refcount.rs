@@ -120,7 +120,9 @@ impl Refcounts {
         let offset = entry.copied().unwrap_or(0);
         if offset & ((1 << self.cluster_bits) - 1) != 0 || offset > i64::MAX as u64 {
             let i = cluster >> self.block_bits();
-            return Err(self.bad(format!("qcow2 refcount table entry {i}: {offset:#x}, expected a multiple of the cluster size")));
+            return Err(self.bad(format!(
+                "qcow2 refcount table entry {i}: {offset:#x}, expected a multiple of the cluster size"
+            )));
         }
         Ok(offset)
     }
@@ -158,7 +160,10 @@ impl Refcounts {
                     self.set(file, undo, count - 1)?;
                 }
                 let at = cluster << self.cluster_bits;
-                return Err(self.bad(format!("the cluster at {at:#x} has the most references that {} bits hold", 1 << self.order)));
+                return Err(self.bad(format!(
+                    "the cluster at {at:#x} has the most references that {} bits hold",
+                    1 << self.order
+                )));
             }
             self.set(file, cluster, count + 1)?;
         }
@@ -171,7 +176,9 @@ impl Refcounts {
             let count = self.get(file, cluster)?;
             if count == 0 {
                 let at = cluster << self.cluster_bits;
-                return Err(self.bad(format!("qcow2: the cluster at {at:#x} is used but has no references; the image needs a check")));
+                return Err(self.bad(format!(
+                    "qcow2: the cluster at {at:#x} is used but has no references; the image needs a check"
+                )));
             }
             self.set(file, cluster, count - 1)?;
             if count == 1 {
@@ -410,7 +417,9 @@ impl Refcounts {
             }
             let order = self.order;
             let data = self.blocks.get(file, block)?.data();
-            if let Some(last) = (0..1usize << (self.cluster_bits + 3 - order)).rev().find(|&i| get_count(data, order, i) != 0) {
+            if let Some(last) =
+                (0..1usize << (self.cluster_bits + 3 - order)).rev().find(|&i| get_count(data, order, i) != 0)
+            {
                 return Ok((first + last as u64 + 1) << self.cluster_bits);
             }
         }

@@ -21,7 +21,10 @@ impl Qcow2 {
         {
             let meta = self.meta.lock();
             if let Some(s) = meta.snapshots.iter().find(|_| self.geo.version < 3) {
-                return Err(self.bad(format!("an image of version 2 with snapshots ('{}') cannot change its size", s.info.name)));
+                return Err(self.bad(format!(
+                    "an image of version 2 with snapshots ('{}') cannot change its size",
+                    s.info.name
+                )));
             }
         }
         if size < old {
@@ -111,7 +114,9 @@ impl Qcow2 {
     fn grow_l1(&self, meta: &mut Meta, size: u64) -> Result<(), BlockError> {
         let needed = meta.header.l1_needed(size);
         if needed * 8 > MAX_L1 {
-            return Err(self.bad(format!("size {size}: the L1 table would have more than {MAX_L1} bytes; larger clusters are needed")));
+            return Err(self.bad(format!(
+                "size {size}: the L1 table would have more than {MAX_L1} bytes; larger clusters are needed"
+            )));
         }
         if needed <= meta.l1.len() as u64 {
             return Ok(());

@@ -38,18 +38,22 @@ pub(super) struct Stored {
     unknown: Vec<u8>,
 }
 
-
 fn decode(data: &[u8], path: &str, index: u32) -> Result<Option<(Stored, usize)>, BlockError> {
-    let bad = |what: String| Err(BlockError::Format { path: path.into(), what: format!("qcow2 snapshot {index}: {what}") });
+    let bad = |what: String| {
+        Err(BlockError::Format { path: path.into(), what: format!("qcow2 snapshot {index}: {what}") })
+    };
     if data.len() < FIXED {
         return Ok(None);
     }
-    let (id_len, name_len, extra_len) = (be16(data, 12) as usize, be16(data, 14) as usize, be32(data, 36) as usize);
+    let (id_len, name_len, extra_len) =
+        (be16(data, 12) as usize, be16(data, 14) as usize, be32(data, 36) as usize);
     if extra_len > 1024 {
         return bad(format!("extra_data_size {extra_len}, expected at most 1024"));
     }
     let total = (FIXED + extra_len + id_len + name_len).next_multiple_of(8);
-    let Some(entry) = data.get(FIXED..total.min(data.len())).filter(|_| data.len() >= total) else { return Ok(None) };
+    let Some(entry) = data.get(FIXED..total.min(data.len())).filter(|_| data.len() >= total) else {
+        return Ok(None);
+    };
     let (extra, rest) = entry.split_at(extra_len);
     let text = |raw: &[u8]| String::from_utf8_lossy(raw).into_owned();
     let l1_size = be32(data, 8);
@@ -110,9 +114,13 @@ pub(super) fn load(file: &dyn BlockNode, h: &Header, path: &str) -> Result<Vec<S
             match decode(&buf[at..], path, index)? {
                 Some(found) => break found,
                 None => {
-                    let left = file.size().saturating_sub(h.snapshots_offset).saturating_sub(buf.len() as u64);
+                    let left =
+                        file.size().saturating_sub(h.snapshots_offset).saturating_sub(buf.len() as u64);
                     if left == 0 || buf.len() >= MAX_TABLE {
-                        let what = format!("qcow2 snapshot table ends within snapshot {index} of {}", h.snapshot_count);
+                        let what = format!(
+                            "qcow2 snapshot table ends within snapshot {index} of {}",
+                            h.snapshot_count
+                        );
                         return Err(BlockError::Format { path: path.into(), what });
                     }
                     let old = buf.len();
@@ -123,7 +131,10 @@ pub(super) fn load(file: &dyn BlockNode, h: &Header, path: &str) -> Result<Vec<S
         };
         let (mut entry, len): (Stored, usize) = found;
         if entry.l1_offset & (h.cluster() - 1) != 0 {
-            let what = format!("qcow2 snapshot {index}: l1_table_offset {:#x}, expected a multiple of the cluster size", entry.l1_offset);
+            let what = format!(
+                "qcow2 snapshot {index}: l1_table_offset {:#x}, expected a multiple of the cluster size",
+                entry.l1_offset
+            );
             return Err(BlockError::Format { path: path.into(), what });
         }
         if entry.info.disk_size == 0 {
@@ -157,7 +168,9 @@ impl Qcow2 {
                 continue;
             }
             if table & (self.geo.cluster() - 1) != 0 {
-                return Err(self.bad(format!("qcow2 L1 entry {i}: table at {table:#x}, expected a multiple of the cluster size")));
+                return Err(self.bad(format!(
+                    "qcow2 L1 entry {i}: table at {table:#x}, expected a multiple of the cluster size"
+                )));
             }
             let data = meta.l2.get(&*self.file, table)?.data().to_vec();
             let span = 1u64 << (bits + self.geo.l2_bits);
@@ -298,7 +311,12 @@ pub(super) fn create(image: &Qcow2, snapshot: &Snapshot) -> Result<(), BlockErro
         image.file.write(first << bits, &[IoSlice::new(&plain)], false)?;
         let info = Snapshot { id: id.to_string(), disk_size: image.virtual_size(), ..snapshot.clone() };
         let mut entries = meta.snapshots.clone();
-        entries.push(Stored { info, l1_offset: first << bits, l1_size: l1.len() as u32, unknown: Vec::new() });
+        entries.push(Stored {
+            info,
+            l1_offset: first << bits,
+            l1_size: l1.len() as u32,
+            unknown: Vec::new(),
+        });
         image.store_snapshots(meta, entries)
     })();
     if let Err(e) = result {
@@ -321,11 +339,13 @@ pub(super) fn apply(image: &Qcow2, id: &str) -> Result<(), BlockError> {
     bitmap::mark_all(image, meta)?;
     image.mark_dirty(meta)?;
     image.settle(meta)?;
-    let mut l1: Vec<u64> = image.read_l1(entry.l1_offset, entry.l1_size)?.iter().map(|w| w & OFFSET_MASK).collect();
+    let mut l1: Vec<u64> =
+        image.read_l1(entry.l1_offset, entry.l1_size)?.iter().map(|w| w & OFFSET_MASK).collect();
     let size = entry.info.disk_size;
     let needed = meta.header.l1_needed(size);
     if size > i64::MAX as u64 || needed * 8 > MAX_L1 {
-        return Err(image.bad(format!("qcow2 snapshot '{id}': disk size {size:#x} is beyond what the image can have")));
+        return Err(image
+            .bad(format!("qcow2 snapshot '{id}': disk size {size:#x} is beyond what the image can have")));
     }
     l1.resize(l1.len().max(needed as usize), 0);
     image.add_reached(meta, &l1)?;

@@ -51,14 +51,20 @@ fn cut<'a>(bufs: &'a [IoSlice<'_>], skip: u64, len: u64) -> Vec<IoSlice<'a>> {
 
 impl Qcow2 {
     /// Writes several buffers.
-    pub(super) fn write_buffers(&self, offset: u64, bufs: &[IoSlice<'_>], fua: bool) -> Result<(), BlockError> {
+    pub(super) fn write_buffers(
+        &self,
+        offset: u64,
+        bufs: &[IoSlice<'_>],
+        fua: bool,
+    ) -> Result<(), BlockError> {
         self.check_writable()?;
         {
             let _gate = self.gate.read();
             let total: u64 = bufs.iter().map(|b| b.len() as u64).sum();
             let mut done = 0;
             while done < total {
-                done += self.write_step(offset + done, total - done, |skip, len| cut(bufs, done + skip, len))?;
+                done +=
+                    self.write_step(offset + done, total - done, |skip, len| cut(bufs, done + skip, len))?;
             }
             bitmap_mark(self, offset, total)?;
         }
@@ -135,7 +141,8 @@ impl Qcow2 {
         let start = offset & !(cluster - 1);
         let first = self.entry(meta, start)?;
         let own = self.host_of(first, start)?.filter(|_| first.copied());
-        let alone = |host, reused, fresh| Plan { start, clusters: 1, host, reused, fresh, first, last: first };
+        let alone =
+            |host, reused, fresh| Plan { start, clusters: 1, host, reused, fresh, first, last: first };
         if let Some(host) = own {
             self.check_overlap(meta, host, cluster)?;
             return Ok(alone(host, true, false));
@@ -173,7 +180,13 @@ impl Qcow2 {
 
     /// The part of a cluster that has to be stored when `touched` of it is written, and which of its subclusters
     /// have contents of their own afterwards.
-    fn stored(&self, entry: Entry, cluster: u64, touched: &Range<u64>, moved: bool) -> Result<(Range<u64>, u32), BlockError> {
+    fn stored(
+        &self,
+        entry: Entry,
+        cluster: u64,
+        touched: &Range<u64>,
+        moved: bool,
+    ) -> Result<(Range<u64>, u32), BlockError> {
         let (size, sub_bits) = (self.geo.cluster(), self.geo.sub_bits());
         let within = touched.start.max(cluster) - cluster..touched.end.min(cluster + size) - cluster;
         let (mut first, mut last) = (within.start >> sub_bits, (within.end - 1) >> sub_bits);
@@ -199,7 +212,8 @@ impl Qcow2 {
         let cluster = self.geo.cluster();
         let last = plan.start + (plan.clusters - 1) * cluster;
         let head = self.stored(plan.first, plan.start, &range, !plan.reused)?.0;
-        let tail = if last == plan.start { head.clone() } else { self.stored(plan.last, last, &range, true)?.0 };
+        let tail =
+            if last == plan.start { head.clone() } else { self.stored(plan.last, last, &range, true)?.0 };
         let before = self.surroundings(plan, head.start..range.start)?;
         let after = self.surroundings(plan, range.end..tail.end)?;
         let place = |offset: u64| plan.host + (offset - plan.start);
@@ -228,7 +242,8 @@ impl Qcow2 {
         let len = range.end - range.start;
         if plan.fresh {
             let run = self.lookup(&mut self.meta.lock(), range.start, len)?;
-            if run.len == len && (run.kind == Kind::Zero || (run.kind == Kind::Hole && range.start >= below)) {
+            if run.len == len && (run.kind == Kind::Zero || (run.kind == Kind::Hole && range.start >= below))
+            {
                 return Ok(Vec::new());
             }
         }

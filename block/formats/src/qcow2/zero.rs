@@ -94,14 +94,23 @@ impl Qcow2 {
             }
             let bits = if old.packed() { 0 } else { old.bits };
             let zero = (bits & !subs) | subs << 32;
-            let free = zero as u32 == 0 && (unmap || host.is_none() || old.packed() || !old.copied()) && !self.geo.external;
+            let free = zero as u32 == 0
+                && (unmap || host.is_none() || old.packed() || !old.copied())
+                && !self.geo.external;
             Entry { word: if free || old.packed() { 0 } else { old.word }, bits: zero }
         } else if host.is_some() && old.copied() && (!unmap || self.geo.external) {
             Entry { word: old.word | ZERO, bits: 0 }
         } else {
             Entry { word: ZERO, bits: 0 }
         };
-        if new == old || (untouched && base >= below && !self.geo.external && self.backing.read().is_none() && new.word & !ZERO == 0 && unmap) {
+        if new == old
+            || (untouched
+                && base >= below
+                && !self.geo.external
+                && self.backing.read().is_none()
+                && new.word & !ZERO == 0
+                && unmap)
+        {
             return Ok(());
         }
         self.replace(meta, base, old, new)?;
@@ -126,7 +135,14 @@ impl Qcow2 {
     }
 
     /// Stores a packed cluster as it is, with a part of it zero. Only with extended L2 entries.
-    fn unpack_zeroed(&self, meta: &mut Meta, base: u64, at: u64, len: u64, data: &mut [u8]) -> Result<(), BlockError> {
+    fn unpack_zeroed(
+        &self,
+        meta: &mut Meta,
+        base: u64,
+        at: u64,
+        len: u64,
+        data: &mut [u8],
+    ) -> Result<(), BlockError> {
         let old = self.entry(meta, base)?;
         let (host, packed) = self.packed_place(old);
         self.compressors.read(self, host, packed, 0, data)?;
@@ -139,7 +155,13 @@ impl Qcow2 {
     }
 
     /// Puts another entry in place and gives up what the old one held, unless the new one holds it too.
-    pub(super) fn replace(&self, meta: &mut Meta, base: u64, old: Entry, new: Entry) -> Result<(), BlockError> {
+    pub(super) fn replace(
+        &self,
+        meta: &mut Meta,
+        base: u64,
+        old: Entry,
+        new: Entry,
+    ) -> Result<(), BlockError> {
         let table = self.l2_for_change(meta, base)?;
         self.set_entry(meta, table, base, new)?;
         if self.host_of(new, base)? != self.host_of(old, base)? || old.packed() {

@@ -12,11 +12,19 @@ use crate::registry::CreateContext;
 
 /// Options of `create`.
 pub(crate) const CREATE_OPTIONS: &[OptionSpec] = &[
-    opt("block_size", Kind::Size, "Block Size; min 1MB, max 256MB. 0 means auto-calculate based on image size."),
+    opt(
+        "block_size",
+        Kind::Size,
+        "Block Size; min 1MB, max 256MB. 0 means auto-calculate based on image size.",
+    ),
     opt("block_state_zero", Kind::Bool, "Blocks that are not there are marked as zero (default)"),
     opt("log_size", Kind::Size, "Log size; min 1MB."),
     opt("size", Kind::Size, "Virtual disk size; max of 64TB."),
-    opt("subformat", Kind::Text, "VHDX format type, can be either 'dynamic' or 'fixed'. Default is 'dynamic'."),
+    opt(
+        "subformat",
+        Kind::Text,
+        "VHDX format type, can be either 'dynamic' or 'fixed'. Default is 'dynamic'.",
+    ),
 ];
 
 /// Where items are in the metadata region.
@@ -64,7 +72,13 @@ pub(crate) fn create(context: &CreateContext<'_>) -> Result<(), BlockError> {
     }
     let mut table = vec![0; (entries * 8) as usize];
     for b in 0..blocks {
-        let entry = if fixed { (data_at + b * block) | state::PRESENT } else if zero { state::ZERO } else { 0 };
+        let entry = if fixed {
+            (data_at + b * block) | state::PRESENT
+        } else if zero {
+            state::ZERO
+        } else {
+            0
+        };
         put(&mut table, ((b + b / chunk) * 8) as usize, &entry.to_le_bytes());
     }
     file.write(table_at, &[IoSlice::new(&table)], false)?;
@@ -99,7 +113,9 @@ pub(crate) fn create(context: &CreateContext<'_>) -> Result<(), BlockError> {
     let mut regions = vec![0; REGION_LEN];
     put(&mut regions, 0, b"regi");
     put(&mut regions, 8, &2u32.to_le_bytes());
-    for (i, (guid, at, len)) in [(id::BLOCK_TABLE, table_at, table_len), (id::METADATA, meta_at, MIB)].iter().enumerate() {
+    for (i, (guid, at, len)) in
+        [(id::BLOCK_TABLE, table_at, table_len), (id::METADATA, meta_at, MIB)].iter().enumerate()
+    {
         let e = 16 + i * 32;
         put(&mut regions, e, guid);
         put(&mut regions, e + 16, &at.to_le_bytes());

@@ -25,10 +25,19 @@ struct Entry {
 pub(super) fn replay(file: &dyn BlockNode, header: &[u8], path: &str) -> Result<(), BlockError> {
     let bad = |what: String| BlockError::Format { path: path.into(), what };
     let (len, offset) = (u64::from(le32(header, 68)), le64(header, 72));
-    if len == 0 || !len.is_multiple_of(1 << 20) || len > MAX_LOG || !offset.is_multiple_of(1 << 20) || offset == 0 {
-        return Err(bad(format!("vhdx log of {len} bytes at {offset:#x}, expected multiples of 1M up to 256M")));
+    if len == 0
+        || !len.is_multiple_of(1 << 20)
+        || len > MAX_LOG
+        || !offset.is_multiple_of(1 << 20)
+        || offset == 0
+    {
+        return Err(bad(format!(
+            "vhdx log of {len} bytes at {offset:#x}, expected multiples of 1M up to 256M"
+        )));
     }
-    let Some(log) = exactly(file, offset, len)? else { return Err(bad("vhdx log is beyond the end of the file".into())) };
+    let Some(log) = exactly(file, offset, len)? else {
+        return Err(bad("vhdx log is beyond the end of the file".into()));
+    };
     let guid = &header[48..64];
     // Each place where an entry may start is the start of a candidate: entries that follow one another.
     let mut best: Vec<Entry> = Vec::new();
@@ -59,11 +68,16 @@ pub(super) fn replay(file: &dyn BlockNode, header: &[u8], path: &str) -> Result<
         return Err(bad("vhdx: the log is in use but holds no complete sequence of entries".into()));
     };
     if file.size() < last.flushed {
-        return Err(bad(format!("vhdx: the file has {} bytes, less than the {} that the log counts on", file.size(), last.flushed)));
+        return Err(bad(format!(
+            "vhdx: the file has {} bytes, less than the {} that the log counts on",
+            file.size(),
+            last.flushed
+        )));
     }
     let wanted = last.last;
     for e in &best {
-        apply(file, e).map_err(|e| e.unwrap_or_else(|| bad("vhdx: an entry of the log is damaged".into())))?;
+        apply(file, e)
+            .map_err(|e| e.unwrap_or_else(|| bad("vhdx: an entry of the log is damaged".into())))?;
     }
     if file.size() < wanted && wanted <= 1 << 50 && file.grows() {
         file.resize(wanted)?;
@@ -76,7 +90,12 @@ fn entry(log: &[u8], at: u64, guid: &[u8]) -> Option<Entry> {
     let len = log.len() as u64;
     let start = log.get(at as usize..at as usize + 64)?;
     let total = u64::from(le32(start, 8));
-    if !start.starts_with(b"loge") || !total.is_multiple_of(SECTOR) || total == 0 || total > len || &start[32..48] != guid {
+    if !start.starts_with(b"loge")
+        || !total.is_multiple_of(SECTOR)
+        || total == 0
+        || total > len
+        || &start[32..48] != guid
+    {
         return None;
     }
     // It may go round the end of the ring.

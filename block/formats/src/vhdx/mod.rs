@@ -140,7 +140,8 @@ fn metadata(file: &dyn BlockNode, (at, len): (u64, u64), path: &str) -> Result<M
             }
             g if g == id::DISK_SIZE => size = le64(&item, 0),
             g if g == id::LOGICAL_SECTOR => sector = le32(&item, 0).into(),
-            g if [id::PHYSICAL_SECTOR, id::DISK_ID, id::PARENT].contains(&g.try_into().unwrap_or([0; 16])) => {}
+            g if [id::PHYSICAL_SECTOR, id::DISK_ID, id::PARENT]
+                .contains(&g.try_into().unwrap_or([0; 16])) => {}
             _ if flags & 4 != 0 => return bad("vhdx: an unknown metadata item is required".into()),
             _ => {}
         }
@@ -152,7 +153,9 @@ fn metadata(file: &dyn BlockNode, (at, len): (u64, u64), path: &str) -> Result<M
         return bad(format!("vhdx BlockSize {block}, expected a power of two from 1M to 256M"));
     }
     if !matches!(sector, 512 | 4096) || !size.is_multiple_of(sector) || size > MAX_SIZE {
-        return bad(format!("vhdx VirtualDiskSize {size} in sectors of {sector}, expected a multiple of 512 or 4096 up to 64T"));
+        return bad(format!(
+            "vhdx VirtualDiskSize {size} in sectors of {sector}, expected a multiple of 512 or 4096 up to 64T"
+        ));
     }
     Ok(Metadata { block, size, sector })
 }
@@ -180,7 +183,11 @@ pub(crate) fn open(context: &OpenContext<'_>) -> Result<Arc<dyn Image>, BlockErr
     let blocks = m.size.div_ceil(m.block);
     let entries = blocks + blocks.saturating_sub(1) / chunk;
     if entries * 8 > table.1 {
-        return Err(bad(format!("vhdx block table of {} bytes, expected at least {} for the size", table.1, entries * 8)));
+        return Err(bad(format!(
+            "vhdx block table of {} bytes, expected at least {} for the size",
+            table.1,
+            entries * 8
+        )));
     }
     let raw = read_table(&**file, table.0, entries, 8, MAX_TABLE, path, "vhdx block table")?;
     let layout = Vhdx {
@@ -217,7 +224,10 @@ impl Vhdx {
     fn set(&mut self, file: &dyn BlockNode, block: u64, entry: u64) -> Result<(), BlockError> {
         let i = self.index(block);
         let Some(word) = self.table.get_mut(i as usize) else {
-            return Err(BlockError::Format { path: self.path.clone(), what: format!("vhdx block {block} has no place in the table") });
+            return Err(BlockError::Format {
+                path: self.path.clone(),
+                what: format!("vhdx block {block} has no place in the table"),
+            });
         };
         *word = entry;
         file.write(self.table_offset + i * 8, &[IoSlice::new(&entry.to_le_bytes())], false)
@@ -239,9 +249,15 @@ impl Layout for Vhdx {
         match entry & 7 {
             0 | state::UNDEFINED | state::UNMAPPED => Ok(Place::Hole),
             state::ZERO => Ok(Place::Zero),
-            state::PRESENT if at >= MIB && at <= 1 << 60 => Ok(Place::At(at)),
-            state::PARTLY => Err(BlockError::Format { path: self.path.clone(), what: format!("vhdx block {block} is partly present, which needs a parent") }),
-            _ => Err(BlockError::Format { path: self.path.clone(), what: format!("vhdx block {block}: entry {entry:#x} is not valid") }),
+            state::PRESENT if (MIB..=1 << 60).contains(&at) => Ok(Place::At(at)),
+            state::PARTLY => Err(BlockError::Format {
+                path: self.path.clone(),
+                what: format!("vhdx block {block} is partly present, which needs a parent"),
+            }),
+            _ => Err(BlockError::Format {
+                path: self.path.clone(),
+                what: format!("vhdx block {block}: entry {entry:#x} is not valid"),
+            }),
         }
     }
 

@@ -25,7 +25,11 @@ pub(crate) const CREATE_OPTIONS: &[OptionSpec] = &[
     opt("compat6", Kind::Bool, "VMDK version 6 image"),
     opt("hwversion", Kind::Text, "VMDK hardware version"),
     opt("size", Kind::Size, "Virtual disk size"),
-    opt("subformat", Kind::Text, "monolithicSparse (default), monolithicFlat, twoGbMaxExtentSparse, twoGbMaxExtentFlat or streamOptimized"),
+    opt(
+        "subformat",
+        Kind::Text,
+        "monolithicSparse (default), monolithicFlat, twoGbMaxExtentSparse, twoGbMaxExtentFlat or streamOptimized",
+    ),
     opt("toolsversion", Kind::Text, "VMware guest tools version"),
     opt("zeroed_grain", Kind::Bool, "Zeroes take no space"),
 ];
@@ -62,7 +66,11 @@ pub(crate) fn create(context: &CreateContext<'_>) -> Result<(), BlockError> {
         return Err(bad_option("zeroed_grain", "on", "a sparse subformat that is not compressed"));
     }
     if compat6 && options.text("hwversion").is_some() {
-        return Err(bad_option("hwversion", options.text("hwversion").unwrap_or(""), "no compat6=on beside it"));
+        return Err(bad_option(
+            "hwversion",
+            options.text("hwversion").unwrap_or(""),
+            "no compat6=on beside it",
+        ));
     }
     for name in ["hwversion", "toolsversion"] {
         if let Some(v) = options.text(name).filter(|v| !v.chars().all(|c| c.is_ascii_alphanumeric())) {
@@ -120,7 +128,13 @@ pub(crate) fn create(context: &CreateContext<'_>) -> Result<(), BlockError> {
 }
 
 /// Writes an empty sparse extent.
-fn write_sparse(file: &FileNode, size: u64, sub: Sub, zeroed: bool, text: Option<&str>) -> Result<(), BlockError> {
+fn write_sparse(
+    file: &FileNode,
+    size: u64,
+    sub: Sub,
+    zeroed: bool,
+    text: Option<&str>,
+) -> Result<(), BlockError> {
     let capacity = size / SECTOR;
     let tables = capacity.div_ceil(GRAIN * PER_TABLE);
     let table_sectors = PER_TABLE * 4 / SECTOR;
@@ -161,8 +175,9 @@ fn write_sparse(file: &FileNode, size: u64, sub: Sub, zeroed: bool, text: Option
     put(&mut h, 77, &u16::from(sub.compressed).to_le_bytes());
     file.write_zeroes(SECTOR, data * SECTOR - SECTOR, true)?;
     for start in [copies_at, directory_at] {
-        let raw: Vec<u8> =
-            (0..tables).flat_map(|i| ((start + directory + i * table_sectors) as u32).to_le_bytes()).collect();
+        let raw: Vec<u8> = (0..tables)
+            .flat_map(|i| ((start + directory + i * table_sectors) as u32).to_le_bytes())
+            .collect();
         file.write(start * SECTOR, &[IoSlice::new(&raw)], false)?;
     }
     if let Some(text) = text {

@@ -44,7 +44,7 @@ impl Descriptor {
             if line.is_empty() || line.starts_with(b"#") {
                 continue;
             }
-            return [&b"version=1"[..], b"version=2", b"version=3"].iter().any(|v| line == *v);
+            return [&b"version=1"[..], b"version=2", b"version=3"].contains(&line);
         }
         false
     }
@@ -57,16 +57,25 @@ impl Descriptor {
         for line in text.lines().map(str::trim) {
             let bad = |what: &str| {
                 let line: String = line.chars().take(100).collect();
-                Err(BlockError::Format { path: path.into(), what: format!("vmdk descriptor line '{line}': {what}") })
+                Err(BlockError::Format {
+                    path: path.into(),
+                    what: format!("vmdk descriptor line '{line}': {what}"),
+                })
             };
             let mut words = line.split_whitespace();
-            if let (Some("RW" | "RDONLY" | "NOACCESS"), Some(sectors), Some(kind)) = (words.next(), words.next(), words.next()) {
+            if let (Some("RW" | "RDONLY" | "NOACCESS"), Some(sectors), Some(kind)) =
+                (words.next(), words.next(), words.next())
+            {
                 let Ok(sectors) = sectors.parse() else { return bad("expected a number of sectors") };
                 let kind = match kind {
                     "FLAT" | "VMFS" => Kind::Flat,
                     "SPARSE" => Kind::Sparse,
                     "ZERO" => Kind::Zero,
-                    _ => return bad("this kind of extent is not supported; there are FLAT, VMFS, SPARSE and ZERO"),
+                    _ => {
+                        return bad(
+                            "this kind of extent is not supported; there are FLAT, VMFS, SPARSE and ZERO",
+                        );
+                    }
                 };
                 let name = line.split('"').nth(1).unwrap_or("").to_owned();
                 if name.is_empty() && kind != Kind::Zero {

@@ -58,7 +58,8 @@ impl fmt::Debug for Vmdk {
 
 /// Opens an image with all its extents.
 pub(crate) fn open(context: &OpenContext<'_>) -> Result<Arc<dyn Image>, BlockError> {
-    let (file, path, read_only) = (context.file.clone(), context.filename.as_str(), context.options.read_only);
+    let (file, path, read_only) =
+        (context.file.clone(), context.filename.as_str(), context.options.read_only);
     let bad = |what: String| Err(BlockError::Format { path: path.into(), what });
     let start = head(&*file, 0, 512)?;
     if start.starts_with(MAGIC) {
@@ -70,7 +71,14 @@ pub(crate) fn open(context: &OpenContext<'_>) -> Result<Arc<dyn Image>, BlockErr
         refuse_parent(&descriptor, path)?;
         let image: Arc<dyn Image> = Arc::new(Mapped::new(path, file.clone(), sparse, capacity, read_only));
         let parts = vec![Part { range: 0..capacity, node: Some(image), filename: path.into() }];
-        return Ok(Arc::new(Vmdk { filename: path.into(), file, parts, size: capacity, descriptor, read_only }));
+        return Ok(Arc::new(Vmdk {
+            filename: path.into(),
+            file,
+            parts,
+            size: capacity,
+            descriptor,
+            read_only,
+        }));
     }
     if !Descriptor::looks_like(&start) {
         return bad("vmdk magic or descriptor is missing".into());
@@ -78,24 +86,29 @@ pub(crate) fn open(context: &OpenContext<'_>) -> Result<Arc<dyn Image>, BlockErr
     let descriptor = Descriptor::parse(&head(&*file, 0, file.size().min(MAX_DESCRIPTOR) as usize)?, path)?;
     refuse_parent(&descriptor, path)?;
     if descriptor.extents.is_empty() || descriptor.extents.len() > MAX_EXTENTS {
-        return bad(format!("vmdk descriptor with {} extents, expected 1 to {MAX_EXTENTS}", descriptor.extents.len()));
+        return bad(format!(
+            "vmdk descriptor with {} extents, expected 1 to {MAX_EXTENTS}",
+            descriptor.extents.len()
+        ));
     }
     let (mut parts, mut size) = (Vec::new(), 0u64);
     for e in &descriptor.extents {
-        let len = e.sectors.checked_mul(SECTOR).filter(|l| size.checked_add(*l).is_some_and(|s| s <= i64::MAX as u64));
+        let len = e
+            .sectors
+            .checked_mul(SECTOR)
+            .filter(|l| size.checked_add(*l).is_some_and(|s| s <= i64::MAX as u64));
         let Some(len) = len else { return bad(format!("vmdk extent of {} sectors is too large", e.sectors)) };
-        if e.name.contains(['/', '\\']) && !std::path::Path::new(&e.name).is_absolute() && e.name.contains("..") {
+        if e.name.contains(['/', '\\'])
+            && !std::path::Path::new(&e.name).is_absolute()
+            && e.name.contains("..")
+        {
             return bad(format!("vmdk extent '{}' is outside of the image's folder", e.name));
         }
         let (node, filename): (Option<Arc<dyn Image>>, String) = match e.kind {
             Kind::Zero => (None, String::new()),
             Kind::Flat => {
                 let (node, name) = context.open_beside(&e.name)?;
-                let offset = e.offset.checked_mul(SECTOR).unwrap_or(u64::MAX);
-                // A file that was not written to its end reads as zero there.
-                if node.grows() && !read_only && node.size() < offset.saturating_add(len) {
-                    node.resize(offset + len)?;
-                }
+                let offset = e.offset.saturating_mul(SECTOR);
                 (Some(Arc::new(RawImage::new(&name, node, offset, Some(len), read_only)?)), name)
             }
             Kind::Sparse => {
@@ -115,7 +128,10 @@ pub(crate) fn open(context: &OpenContext<'_>) -> Result<Arc<dyn Image>, BlockErr
 
 fn refuse_parent(d: &Descriptor, path: &str) -> Result<(), BlockError> {
     if d.parent_cid != u32::MAX {
-        let what = format!("vmdk parentCID {:08x}: images with a parent are not supported, expected ffffffff", d.parent_cid);
+        let what = format!(
+            "vmdk parentCID {:08x}: images with a parent are not supported, expected ffffffff",
+            d.parent_cid
+        );
         return Err(BlockError::Format { path: path.into(), what });
     }
     Ok(())
@@ -194,7 +210,9 @@ impl BlockNode for Vmdk {
         for (part, within, n) in self.pieces(range.start, range.end.saturating_sub(range.start)) {
             let base = part.range.start;
             match &part.node {
-                None => Extent::push(&mut out, Extent::new(base + within..base + within + n as u64, true, true)),
+                None => {
+                    Extent::push(&mut out, Extent::new(base + within..base + within + n as u64, true, true))
+                }
                 Some(node) => {
                     for e in node.status(within..within + n as u64)? {
                         let range = e.range.start + base..e.range.end + base;
@@ -207,8 +225,15 @@ impl BlockNode for Vmdk {
     }
 
     fn allocated_size(&self) -> Option<u64> {
-        let own = if self.parts.iter().any(|p| p.filename == self.filename) { 0 } else { self.file.allocated_size()? };
-        self.parts.iter().filter_map(|p| p.node.as_ref()).try_fold(own, |sum, n| Some(sum + n.allocated_size()?))
+        let own = if self.parts.iter().any(|p| p.filename == self.filename) {
+            0
+        } else {
+            self.file.allocated_size()?
+        };
+        self.parts
+            .iter()
+            .filter_map(|p| p.node.as_ref())
+            .try_fold(own, |sum, n| Some(sum + n.allocated_size()?))
     }
 
     fn children(&self) -> Vec<Arc<dyn BlockNode>> {

@@ -45,7 +45,10 @@ pub(super) struct Sparse {
 impl Sparse {
     /// Opens one; returns its size in bytes as well, and where it holds a descriptor.
     #[expect(clippy::type_complexity, reason = "the three things a header gives")]
-    pub(super) fn open(file: &dyn BlockNode, path: &str) -> Result<(Self, u64, Option<(u64, u64)>), BlockError> {
+    pub(super) fn open(
+        file: &dyn BlockNode,
+        path: &str,
+    ) -> Result<(Self, u64, Option<(u64, u64)>), BlockError> {
         let bad = |what: String| Err(BlockError::Format { path: path.into(), what });
         let mut h = head(file, 0, HEADER)?;
         let first = h.clone();
@@ -83,9 +86,18 @@ impl Sparse {
         let directory = read(directory_at, "vmdk grain directory")?;
         let redundant = flags & REDUNDANT != 0 && copies_at != 0;
         let copies = if redundant { read(copies_at, "vmdk redundant grain directory")? } else { Vec::new() };
-        let text = (le64(&first, 28) != 0).then(|| (le64(&first, 28).saturating_mul(SECTOR), le64(&first, 36).saturating_mul(SECTOR)));
+        let text = (le64(&first, 28) != 0)
+            .then(|| (le64(&first, 28).saturating_mul(SECTOR), le64(&first, 36).saturating_mul(SECTOR)));
         let end = file.size().next_multiple_of(SECTOR).max(le64(&h, 64).saturating_mul(SECTOR).min(1 << 40));
-        let sparse = Sparse { path: path.into(), grain: grain * SECTOR, flags, directory, copies, tables: FxHashMap::default(), end };
+        let sparse = Sparse {
+            path: path.into(),
+            grain: grain * SECTOR,
+            flags,
+            directory,
+            copies,
+            tables: FxHashMap::default(),
+            end,
+        };
         Ok((sparse, size, text))
     }
 
@@ -103,7 +115,15 @@ impl Sparse {
             if self.tables.len() >= MAX_TABLES {
                 self.tables.clear();
             }
-            let raw = read_table(file, u64::from(at) * SECTOR, PER_TABLE, 4, 1 << 20, &self.path, "vmdk grain table")?;
+            let raw = read_table(
+                file,
+                u64::from(at) * SECTOR,
+                PER_TABLE,
+                4,
+                1 << 20,
+                &self.path,
+                "vmdk grain table",
+            )?;
             self.tables.insert(i, raw.chunks_exact(4).map(|c| le32(c, 0)).collect());
         }
         Ok(self.tables.get(&i).and_then(|t| t.get((block % PER_TABLE) as usize).copied()).unwrap_or(0))
@@ -117,7 +137,11 @@ impl Sparse {
         }
         for directory in [&self.copies, &self.directory] {
             if let Some(at) = directory.get(i as usize).filter(|at| **at != 0) {
-                file.write(u64::from(*at) * SECTOR + within * 4, &[IoSlice::new(&value.to_le_bytes())], false)?;
+                file.write(
+                    u64::from(*at) * SECTOR + within * 4,
+                    &[IoSlice::new(&value.to_le_bytes())],
+                    false,
+                )?;
             }
         }
         if let Some(entry) = self.tables.get_mut(&i).and_then(|t| t.get_mut(within as usize)) {
@@ -177,9 +201,13 @@ impl Layout for Sparse {
     fn unpack(&mut self, file: &dyn BlockNode, place: u64, out: &mut [u8]) -> Result<(), BlockError> {
         // With markers a grain starts with its number and its length.
         let marker = head(file, place, 12)?;
-        let (start, len) = if self.flags & MARKERS != 0 { (12, le32(&marker, 8).into()) } else { (0, self.grain * 2) };
+        let (start, len) =
+            if self.flags & MARKERS != 0 { (12, le32(&marker, 8).into()) } else { (0, self.grain * 2) };
         if len > self.grain * 2 {
-            return Err(self.bad(format!("vmdk compressed grain at {place:#x}: {len} bytes, expected at most {}", self.grain * 2)));
+            return Err(self.bad(format!(
+                "vmdk compressed grain at {place:#x}: {len} bytes, expected at most {}",
+                self.grain * 2
+            )));
         }
         let mut raw = vec![0; len as usize];
         file.read(place + start, &mut [IoSliceMut::new(&mut raw)])?;
@@ -224,6 +252,11 @@ impl Layout for Sparse {
 
     fn details(&self) -> Details {
         let compressed = self.compressed();
-        Details { cluster_size: Some(self.grain), compressed, compressed_only: compressed, ..Details::default() }
+        Details {
+            cluster_size: Some(self.grain),
+            compressed,
+            compressed_only: compressed,
+            ..Details::default()
+        }
     }
 }

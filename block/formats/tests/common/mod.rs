@@ -1,5 +1,6 @@
 //! What the tests of all formats share: random data, the tools of QEMU, and images held against a plain copy.
-#![allow(dead_code, reason = "every test file uses a part of it")]
+#![allow(dead_code, clippy::allow_attributes, reason = "every test file uses a part of it")]
+#![expect(clippy::unwrap_used, reason = "a panic in a test is its report")]
 
 use std::io::{IoSlice, IoSliceMut};
 use std::path::Path;
@@ -124,4 +125,16 @@ pub(crate) fn check_status(image: &dyn Image, model: &[u8]) {
     for e in map.iter().filter(|e| e.zero) {
         assert!(model[e.range.start as usize..e.range.end as usize].iter().all(|b| *b == 0), "{e:?}");
     }
+}
+
+/// The error of an opening that has to fail.
+pub(crate) fn patiently_err<T>(mut what: impl FnMut() -> Result<T, block::BlockError>) -> String {
+    for _ in 0..200 {
+        match what() {
+            Err(block::BlockError::InUse { .. }) => std::thread::sleep(std::time::Duration::from_millis(5)),
+            Err(e) => return e.to_string(),
+            Ok(_) => panic!("it went well"),
+        }
+    }
+    panic!("in use for a second")
 }
