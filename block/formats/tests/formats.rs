@@ -3,7 +3,7 @@
 
 mod common;
 
-use block_formats::{BackingName, OpenOptions, Repair};
+use block_formats::{BackingName, Repair};
 use common::*;
 
 /// Formats with options, and whether a backing file is possible.
@@ -218,33 +218,4 @@ fn a_guest_cannot_make_a_raw_image_another_format() {
     drop(image);
     write(&*open(&path, "raw"), 0, b"QFI\xfb\0\0\0\x03");
     assert_eq!(block_formats::probe(&*open(&path, "raw"), "").unwrap().name, "qcow2");
-}
-
-#[test]
-fn the_log_of_a_vhdx_is_replayed() {
-    if !have_qemu() {
-        return;
-    }
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("l.vhdx");
-    qemu_img(&["create", "-q", "-f", "vhdx", "-o", "block_size=1M", text(&path), "16M"]);
-    // It dies after the log was written and put in place.
-    let _ =
-        run("qemu-io", &["-f", "vhdx", "-c", "write -P 7 3M 1M", "-c", "flush", "-c", "abort", text(&path)]);
-    let mut raw = std::fs::read(&path).unwrap();
-    let word = |at: usize| u64::from_le_bytes(raw[at..at + 8].try_into().unwrap()) as usize;
-    // The block table is the first region; as if it had not been put in place:
-    let table = (0..2).map(|i| word((192 << 10) + 16 + i * 32 + 16)).find(|at| *at != 0).unwrap();
-    assert_ne!(word(table + 24) & 7, 0);
-    raw[table..table + 128].fill(0);
-    std::fs::write(&path, &raw).unwrap();
-    let read_only = OpenOptions { read_only: true, ..OpenOptions::default() };
-    let refused = patiently_err(|| block_formats::open(text(&path), Some("vhdx"), &read_only));
-    assert!(refused.contains("the log holds changes"), "{refused}");
-    let image = open(&path, "vhdx");
-    same(&read(&*image, 3 << 20, 1 << 20), &vec![7; 1 << 20], "what the log held");
-    image.close().unwrap();
-    drop(image);
-    same(&read(&*open_read(&path, Some("vhdx")), 3 << 20, 4096), &[7; 4096], "closed");
-    qemu_img(&["check", "-f", "vhdx", text(&path)]);
 }

@@ -27,7 +27,7 @@ const SEEDS: &[(&str, &str)] = &[
 ];
 
 fn cases() -> u64 {
-    std::env::var("RHEA_FUZZ_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(150)
+    std::env::var("RHEA_FUZZ_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(50)
 }
 
 /// Does everything to an image that can be done; errors are fine.

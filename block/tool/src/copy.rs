@@ -14,7 +14,7 @@ use crate::chain;
 use crate::progress::Progress;
 
 /// Bytes of a chunk if clusters are smaller: what fits into a CPU's cache.
-const CHUNK: u64 = 1 << 20;
+const CHUNK: u64 = 256 << 10;
 
 /// A disk, or several one after the other.
 pub(crate) struct Source {

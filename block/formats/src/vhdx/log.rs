@@ -150,3 +150,86 @@ fn apply(file: &dyn BlockNode, e: &Entry) -> Result<(), Option<BlockError>> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use block::MemoryNode;
+    use std::io::IoSliceMut;
+
+    const LOG: usize = 1 << 20;
+
+    /// An entry that writes `fill` to `at`, and zeroes to the sector after it.
+    fn entry(sequence: u64, tail: u32, at: u64, fill: u8) -> Vec<u8> {
+        let mut raw = vec![0; 8192];
+        put(&mut raw, 0, b"loge");
+        put(&mut raw, 8, &8192u32.to_le_bytes());
+        put(&mut raw, 12, &tail.to_le_bytes());
+        put(&mut raw, 16, &sequence.to_le_bytes());
+        put(&mut raw, 24, &2u32.to_le_bytes());
+        raw[32..48].fill(0xab);
+        put(&mut raw, 48, &(3u64 << 20).to_le_bytes());
+        put(&mut raw, 56, &(3u64 << 20).to_le_bytes());
+        let data: [u8; 4096] = [fill; 4096];
+        put(&mut raw, 64, b"desc");
+        put(&mut raw, 68, &data[4092..]);
+        put(&mut raw, 72, &data[..8]);
+        put(&mut raw, 80, &at.to_le_bytes());
+        put(&mut raw, 88, &sequence.to_le_bytes());
+        put(&mut raw, 96, b"zero");
+        put(&mut raw, 104, &4096u64.to_le_bytes());
+        put(&mut raw, 112, &(at + 4096).to_le_bytes());
+        put(&mut raw, 120, &sequence.to_le_bytes());
+        put(&mut raw, 4096, &data);
+        put(&mut raw, 4096, b"data");
+        put(&mut raw, 4100, &((sequence >> 32) as u32).to_le_bytes());
+        put(&mut raw, 8188, &(sequence as u32).to_le_bytes());
+        let checksum = sum(&raw);
+        put(&mut raw, 4, &checksum.to_le_bytes());
+        raw
+    }
+
+    fn replayed(entries: &[(usize, Vec<u8>)]) -> Result<MemoryNode, BlockError> {
+        let mut data = vec![0x55; 3 << 20];
+        data[1 << 20..(1 << 20) + LOG].fill(0);
+        for (at, raw) in entries {
+            for (i, b) in raw.iter().enumerate() {
+                data[(1 << 20) + (at + i) % LOG] = *b;
+            }
+        }
+        let mut header = vec![0; 4096];
+        header[48..64].fill(0xab);
+        put(&mut header, 68, &(LOG as u32).to_le_bytes());
+        put(&mut header, 72, &(1u64 << 20).to_le_bytes());
+        let node = MemoryNode::from_vec("log", data);
+        replay(&node, &header, "log").map(|()| node)
+    }
+
+    fn at(node: &MemoryNode, offset: u64) -> u8 {
+        let mut b = [0];
+        node.read(offset, &mut [IoSliceMut::new(&mut b)]).unwrap();
+        b[0]
+    }
+
+    #[test]
+    fn the_newest_complete_sequence_is_put_in_place() {
+        let (old, new, end) = (2 << 20, (2 << 20) + 16384, LOG - 4096);
+        // Sequence 5 stands alone; 7 and 8 belong together and go round the end of the ring.
+        let node = replayed(&[
+            (65536, entry(5, 65536, old, 1)),
+            (end, entry(7, end as u32, new, 2)),
+            (4096, entry(8, end as u32, new + 8192, 3)),
+        ])
+        .unwrap();
+        assert_eq!([at(&node, new), at(&node, new + 4095), at(&node, new + 4096)], [2, 2, 0]);
+        assert_eq!([at(&node, new + 8192), at(&node, old)], [3, 0x55]);
+    }
+
+    #[test]
+    fn a_log_without_a_complete_sequence_is_refused() {
+        let mut torn = entry(5, 0, 2 << 20, 1);
+        torn[5000] ^= 1;
+        let text = replayed(&[(0, torn)]).unwrap_err().to_string();
+        assert!(text.contains("no complete sequence"), "{text}");
+    }
+}

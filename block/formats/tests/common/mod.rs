@@ -126,15 +126,3 @@ pub(crate) fn check_status(image: &dyn Image, model: &[u8]) {
         assert!(model[e.range.start as usize..e.range.end as usize].iter().all(|b| *b == 0), "{e:?}");
     }
 }
-
-/// The error of an opening that has to fail.
-pub(crate) fn patiently_err<T>(mut what: impl FnMut() -> Result<T, block::BlockError>) -> String {
-    for _ in 0..200 {
-        match what() {
-            Err(block::BlockError::InUse { .. }) => std::thread::sleep(std::time::Duration::from_millis(5)),
-            Err(e) => return e.to_string(),
-            Ok(_) => panic!("it went well"),
-        }
-    }
-    panic!("in use for a second")
-}
