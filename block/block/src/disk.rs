@@ -93,7 +93,7 @@ impl Disk {
 
     /// Size in bytes.
     pub fn len(&self) -> u64 {
-        self.0.node.info().size
+        self.0.node.size()
     }
 
     /// Whether it has no contents at all.

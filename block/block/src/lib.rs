@@ -8,6 +8,7 @@
 
 mod disk;
 mod error;
+mod file;
 #[cfg(target_os = "linux")]
 mod linux;
 mod memory;
@@ -15,9 +16,11 @@ mod node;
 mod overlay;
 mod pool;
 mod raw;
+mod transfer;
 
 pub use disk::{Disk, DiskStats, RequestId};
 pub use error::BlockError;
+pub use file::{FileNode, FileOptions, Sharing};
 pub use memory::MemoryNode;
 pub use node::{BlockNode, Extent, NodeInfo};
 pub use overlay::Overlay;

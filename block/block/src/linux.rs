@@ -49,11 +49,13 @@ fn is_locked(file: &File, byte: i64) -> io::Result<bool> {
 }
 
 /// Locks an image for reading, or for reading and writing, against all who write it.
-pub(crate) fn lock_image(file: &File, path: &Path, write: bool) -> Result<(), BlockError> {
+///
+/// With `share`, nothing is forbidden to anybody.
+pub(crate) fn lock_image(file: &File, path: &Path, write: bool, share: bool) -> Result<(), BlockError> {
     let path = || path.display().to_string();
     let failed = |source: io::Error| BlockError::Open { path: path(), source };
     let used: &[u32] = if write { &[CONSISTENT_READ, WRITE, RESIZE] } else { &[CONSISTENT_READ] };
-    let forbidden: &[u32] = &[WRITE, RESIZE];
+    let forbidden: &[u32] = if share { &[] } else { &[WRITE, RESIZE] };
     for (base, bits) in [(USED, used), (FORBIDDEN, forbidden)] {
         for &bit in bits {
             match lock_shared(file, base + i64::from(bit)) {
@@ -115,4 +117,31 @@ pub(crate) fn punch_hole(file: &File, offset: u64, len: u64) -> io::Result<()> {
 /// Makes a range read as zero, keeping its space.
 pub(crate) fn zero_range(file: &File, offset: u64, len: u64) -> io::Result<()> {
     allocate(file, libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE, offset, len)
+}
+
+/// Takes space for a range, making the file longer if need be.
+pub(crate) fn reserve(file: &File, offset: u64, len: u64) -> io::Result<()> {
+    allocate(file, 0, offset, len)
+}
+
+/// Where data starts at or after an offset; `None` if there is none.
+pub(crate) fn next_data(file: &File, offset: u64) -> io::Result<Option<u64>> {
+    match rustix::fs::seek(file, rustix::fs::SeekFrom::Data(offset)) {
+        Ok(at) => Ok(Some(at)),
+        Err(rustix::io::Errno::NXIO) => Ok(None),
+        // A file system that does not know: all is data.
+        Err(rustix::io::Errno::INVAL | rustix::io::Errno::OPNOTSUPP) => Ok(Some(offset)),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// Where the first hole at or after an offset starts; the end of the file counts as one.
+pub(crate) fn next_hole(file: &File, offset: u64) -> io::Result<u64> {
+    match rustix::fs::seek(file, rustix::fs::SeekFrom::Hole(offset)) {
+        Ok(at) => Ok(at),
+        Err(rustix::io::Errno::INVAL | rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NXIO) => {
+            Ok(u64::MAX)
+        }
+        Err(e) => Err(e.into()),
+    }
 }

@@ -62,4 +62,14 @@ impl BlockNode for MemoryNode {
     fn flush(&self) -> Result<(), BlockError> {
         Ok(())
     }
+
+    fn size(&self) -> u64 {
+        self.data.read().len() as u64
+    }
+
+    fn resize(&self, size: u64) -> Result<(), BlockError> {
+        let size = usize::try_from(size).map_err(|_| BlockError::Unsupported("a size beyond memory"))?;
+        self.data.write().resize(size, 0);
+        Ok(())
+    }
 }

@@ -31,6 +31,35 @@ pub struct Extent {
     pub allocated: bool,
     /// It reads as zero.
     pub zero: bool,
+    /// Where it is stored as it reads, in the file below.
+    pub offset: Option<u64>,
+    /// It is stored compressed.
+    pub compressed: bool,
+}
+
+impl Extent {
+    /// A range of which no more is known.
+    pub fn new(range: Range<u64>, allocated: bool, zero: bool) -> Self {
+        Extent { range, allocated, zero, offset: None, compressed: false }
+    }
+
+    /// Appends `next`, which follows the last extent, to a list, as a part of that extent if it continues it.
+    pub fn push(list: &mut Vec<Extent>, next: Extent) {
+        if next.range.is_empty() {
+            return;
+        }
+        if let Some(last) = list.last_mut() {
+            let follows = last.range.end == next.range.start
+                && (last.allocated, last.zero, last.compressed)
+                    == (next.allocated, next.zero, next.compressed)
+                && last.offset.map(|o| o + (last.range.end - last.range.start)) == next.offset;
+            if follows {
+                last.range.end = next.range.end;
+                return;
+            }
+        }
+        list.push(next);
+    }
 }
 
 /// One storey of a disk.
@@ -65,13 +94,28 @@ pub trait BlockNode: Send + Sync + fmt::Debug {
 
     /// What is known of the range: extents in ascending order that cover it.
     fn status(&self, range: Range<u64>) -> Result<Vec<Extent>, BlockError> {
-        Ok(vec![Extent { range, allocated: true, zero: false }])
+        Ok(vec![Extent::new(range, true, false)])
     }
 
     /// Changes the size.
     fn resize(&self, size: u64) -> Result<(), BlockError> {
         let _ = size;
         Err(BlockError::Unsupported("changing the size"))
+    }
+
+    /// Size in bytes, without the rest of [`BlockNode::info`].
+    fn size(&self) -> u64 {
+        self.info().size
+    }
+
+    /// Space it takes on the host in bytes, if that is known.
+    fn allocated_size(&self) -> Option<u64> {
+        None
+    }
+
+    /// Whether a write beyond the end makes it longer, what lies between reading as zero.
+    fn grows(&self) -> bool {
+        false
     }
 
     /// The nodes this one stands on.

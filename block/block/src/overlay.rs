@@ -10,7 +10,7 @@ use parking_lot::RwLock;
 
 use crate::BlockError;
 use crate::node::{BlockNode, Extent, NodeInfo};
-use crate::raw::{read_file, write_file};
+use crate::transfer::{read as read_file, write as write_file};
 
 /// Unit of copy-on-write in bytes.
 const CLUSTER: u64 = 64 << 10;
@@ -136,7 +136,7 @@ impl BlockNode for Overlay {
             let allocated = map.places.contains_key(&cluster);
             match extents.last_mut() {
                 Some(last) if last.allocated == allocated => last.range.end = start + n as u64,
-                _ => extents.push(Extent { range: start..start + n as u64, allocated, zero: false }),
+                _ => extents.push(Extent::new(start..start + n as u64, allocated, false)),
             }
         }
         Ok(extents)

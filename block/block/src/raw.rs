@@ -1,14 +1,11 @@
-//! Raw images: a host file or block device whose bytes are the disk's.
-//!
-//! An image is locked while it is open, in the way QEMU does it on Linux, so that neither two of us nor one of
-//! us and a QEMU write one image together.
+//! Raw images: a host file or block device whose bytes are the disk's, rounded up to a sector.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, IoSlice, IoSliceMut, Seek, SeekFrom};
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::io::{IoSlice, IoSliceMut};
+use std::ops::Range;
+use std::path::Path;
 
-use crate::node::{BlockNode, NodeInfo, write_zero_buffers};
+use crate::file::{FileNode, FileOptions, Sharing};
+use crate::node::{BlockNode, Extent, NodeInfo};
 use crate::{BlockError, SECTOR};
 
 /// How to open a raw image.
@@ -32,182 +29,69 @@ impl Default for RawOptions {
 
 /// A raw image.
 #[derive(Debug)]
-pub struct RawFile {
-    path: PathBuf,
-    file: File,
-    options: RawOptions,
-    /// Size of the disk: the file's, rounded up to a sector.
-    size: AtomicU64,
-}
+pub struct RawFile(FileNode);
 
 impl RawFile {
     /// Opens an image.
     pub fn open(path: impl AsRef<Path>, options: RawOptions) -> Result<Self, BlockError> {
-        let path = path.as_ref().to_path_buf();
-        let failed = |source| BlockError::Open { path: path.display().to_string(), source };
-        let mut file = OpenOptions::new().read(true).write(!options.read_only).open(&path).map_err(failed)?;
-        if file.metadata().map_err(failed)?.is_dir() {
-            return Err(failed(io::ErrorKind::IsADirectory.into()));
-        }
-        if options.lock {
-            lock(&file, &path, !options.read_only)?;
-        }
-        // Also right for block devices, whose metadata say 0.
-        let size = file.seek(SeekFrom::End(0)).map_err(failed)?;
-        let size = size.checked_next_multiple_of(SECTOR).unwrap_or(size);
-        Ok(RawFile { path, file, options, size: AtomicU64::new(size) })
+        let RawOptions { read_only, lock, discard, unsafe_cache } = options;
+        let sharing = if lock { Sharing::Readers } else { Sharing::Unlocked };
+        Ok(RawFile(FileNode::open(path, FileOptions { read_only, sharing, discard, unsafe_cache })?))
     }
 
     /// Path of the image.
     pub fn path(&self) -> &Path {
-        &self.path
+        self.0.path()
     }
 }
 
-#[cfg(target_os = "linux")]
-fn lock(file: &File, path: &Path, write: bool) -> Result<(), BlockError> {
-    crate::linux::lock_image(file, path, write)
-}
-
-#[cfg(not(target_os = "linux"))]
-fn lock(file: &File, path: &Path, write: bool) -> Result<(), BlockError> {
-    use std::fs::TryLockError;
-    let path = || path.display().to_string();
-    match if write { file.try_lock() } else { file.try_lock_shared() } {
-        Ok(()) => Ok(()),
-        Err(TryLockError::WouldBlock) => Err(BlockError::InUse { path: path(), writer: !write }),
-        Err(TryLockError::Error(e)) if e.kind() == io::ErrorKind::Unsupported => Ok(()),
-        Err(TryLockError::Error(source)) => Err(BlockError::Open { path: path(), source }),
-    }
-}
-
-#[cfg(unix)]
-fn read_once(file: &File, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-    std::os::unix::fs::FileExt::read_at(file, buf, offset)
-}
-
-#[cfg(unix)]
-fn write_once(file: &File, buf: &[u8], offset: u64) -> io::Result<usize> {
-    std::os::unix::fs::FileExt::write_at(file, buf, offset)
-}
-
-#[cfg(windows)]
-fn read_once(file: &File, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-    match std::os::windows::fs::FileExt::seek_read(file, buf, offset) {
-        // ERROR_HANDLE_EOF: there is no such thing as a read at the end.
-        Err(e) if e.raw_os_error() == Some(38) => Ok(0),
-        other => other,
-    }
-}
-
-#[cfg(windows)]
-fn write_once(file: &File, buf: &[u8], offset: u64) -> io::Result<usize> {
-    std::os::windows::fs::FileExt::seek_write(file, buf, offset)
-}
-
-/// Fills `buf`; what lies beyond the end of the file reads as zero.
-pub(crate) fn read_file(file: &File, mut buf: &mut [u8], mut offset: u64) -> io::Result<()> {
-    while !buf.is_empty() {
-        match read_once(file, buf, offset) {
-            Ok(0) => {
-                buf.fill(0);
-                return Ok(());
-            }
-            Ok(n) => {
-                buf = &mut buf[n..];
-                offset += n as u64;
-            }
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
-        }
-    }
-    Ok(())
-}
-
-/// Writes all of `buf`.
-pub(crate) fn write_file(file: &File, mut buf: &[u8], mut offset: u64) -> io::Result<()> {
-    while !buf.is_empty() {
-        match write_once(file, buf, offset) {
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(n) => {
-                buf = &buf[n..];
-                offset += n as u64;
-            }
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
-        }
-    }
-    Ok(())
+fn whole_sectors(size: u64) -> u64 {
+    size.checked_next_multiple_of(SECTOR).unwrap_or(size)
 }
 
 impl BlockNode for RawFile {
     fn info(&self) -> NodeInfo {
-        NodeInfo {
-            name: format!("raw:{}", self.path.display()),
-            size: self.size.load(Ordering::Relaxed),
-            read_only: self.options.read_only,
-            granularity: 4096,
-            can_discard: self.options.discard && cfg!(target_os = "linux"),
-        }
+        let file = self.0.info();
+        NodeInfo { name: format!("raw:{}", self.path().display()), size: whole_sectors(file.size), ..file }
     }
 
-    fn read(&self, mut offset: u64, bufs: &mut [IoSliceMut<'_>]) -> Result<(), BlockError> {
-        for buf in bufs {
-            read_file(&self.file, buf, offset)?;
-            offset += buf.len() as u64;
-        }
-        Ok(())
+    fn size(&self) -> u64 {
+        whole_sectors(self.0.size())
     }
 
-    fn write(&self, mut offset: u64, bufs: &[IoSlice<'_>], fua: bool) -> Result<(), BlockError> {
-        for buf in bufs {
-            write_file(&self.file, buf, offset)?;
-            offset += buf.len() as u64;
-        }
-        if fua { self.flush() } else { Ok(()) }
+    fn read(&self, offset: u64, bufs: &mut [IoSliceMut<'_>]) -> Result<(), BlockError> {
+        self.0.read(offset, bufs)
+    }
+
+    fn write(&self, offset: u64, bufs: &[IoSlice<'_>], fua: bool) -> Result<(), BlockError> {
+        self.0.write(offset, bufs, fua)
     }
 
     fn flush(&self) -> Result<(), BlockError> {
-        if self.options.unsafe_cache {
-            return Ok(());
-        }
-        Ok(self.file.sync_data()?)
+        self.0.flush()
     }
 
     fn discard(&self, offset: u64, len: u64) -> Result<(), BlockError> {
-        #[cfg(target_os = "linux")]
-        if self.options.discard {
-            return match crate::linux::punch_hole(&self.file, offset, len) {
-                Err(e) if e.kind() != io::ErrorKind::Unsupported => Err(e.into()),
-                _ => Ok(()),
-            };
-        }
-        let _ = (offset, len);
-        Ok(())
+        self.0.discard(offset, len)
     }
 
     fn write_zeroes(&self, offset: u64, len: u64, unmap: bool) -> Result<(), BlockError> {
-        #[cfg(target_os = "linux")]
-        {
-            let quick = if unmap && self.options.discard {
-                crate::linux::punch_hole(&self.file, offset, len)
-            } else {
-                crate::linux::zero_range(&self.file, offset, len)
-            };
-            match quick {
-                Ok(()) => return Ok(()),
-                Err(e) if e.kind() == io::ErrorKind::Unsupported => {}
-                Err(e) => return Err(e.into()),
-            }
-        }
-        let _ = unmap;
-        write_zero_buffers(self, offset, len)
+        self.0.write_zeroes(offset, len, unmap)
+    }
+
+    fn status(&self, range: Range<u64>) -> Result<Vec<Extent>, BlockError> {
+        // Nothing lies below: a hole is this disk's own.
+        let mut extents = self.0.status(range)?;
+        extents.iter_mut().for_each(|e| e.allocated = true);
+        Ok(extents)
     }
 
     fn resize(&self, size: u64) -> Result<(), BlockError> {
-        self.file.set_len(size)?;
-        self.size.store(size.checked_next_multiple_of(SECTOR).unwrap_or(size), Ordering::Relaxed);
-        Ok(())
+        self.0.resize(size)
+    }
+
+    fn allocated_size(&self) -> Option<u64> {
+        self.0.allocated_size()
     }
 }
 

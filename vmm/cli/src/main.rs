@@ -32,12 +32,14 @@ usage: rhea COMMAND [ARGUMENTS]
 
 commands:
   run [--arch ARCH] [OPTIONS]   run a machine; OPTIONS are those of qemu-system-ARCH
+  img COMMAND [OPTIONS]         make, convert and look at disk images; OPTIONS are those of qemu-img
+  io [OPTIONS] FILE             single requests on a disk image; OPTIONS are those of qemu-io
   archs                         list the guest architectures
   help                          print this text
   version                       print the version
 
 'rhea run --help' lists all options. Started under the name qemu-system-ARCH,
-this program takes that program's options directly.
+this program takes that program's options directly; so it does as qemu-img and qemu-io.
 ";
 
 fn main() -> ExitCode {
@@ -46,6 +48,11 @@ fn main() -> ExitCode {
     let name = Path::new(&name).file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
     if let Some(arch) = name.strip_prefix("qemu-system-") {
         return run(&name, arch, &args);
+    }
+    match name.as_str() {
+        "qemu-img" => return block_tool::img(&name, &args),
+        "qemu-io" => return block_tool::qemu_io(&name, &args),
+        _ => {}
     }
     let Some(command) = args.first().cloned() else {
         eprint!("{USAGE}");
@@ -60,6 +67,8 @@ fn main() -> ExitCode {
             };
             run("rhea", &arch, &rest)
         }
+        "img" => block_tool::img("rhea img", &args[1..]),
+        "io" => block_tool::qemu_io("rhea io", &args[1..]),
         "archs" => {
             list::archs().iter().for_each(|a| println!("{a}"));
             ExitCode::SUCCESS
@@ -73,7 +82,7 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         other => {
-            let known = ["run", "archs", "help", "version"];
+            let known = ["run", "img", "io", "archs", "help", "version"];
             let hint = nearest(other, known).map_or(String::new(), |n| format!("; did you mean '{n}'?"));
             fail("rhea", &format!("unknown command '{other}'{hint} (see 'rhea help')"))
         }

@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow, bail};
-use block::{BlockNode, Disk, IoPool, Overlay, RawFile, RawOptions};
+use block::{BlockNode, Disk, IoPool, Overlay};
+use block_formats::OpenOptions;
 use control::chardev::PortKind;
 use control::config::{DeviceConfig, Drive, DriveInterface, Nic, Props};
 use control::{VmConfig, nearest};
@@ -85,19 +86,22 @@ fn virtio_serial(_: &mut Backends, _: &mut Props) -> Result<Box<dyn AnyConfig>> 
 fn open(config: &VmConfig, d: &Drive, pool: &IoPool, index: usize) -> Result<(String, Disk)> {
     let id = d.id.clone().unwrap_or_else(|| format!("drive{index}"));
     let path = d.file.as_deref().ok_or_else(|| anyhow!("drive '{id}': needs file=PATH"))?;
-    match d.format.as_deref() {
-        None | Some("raw") => {}
-        Some(f) => bail!("drive '{id}': format '{f}' is not supported; there is: raw"),
-    }
     let temporary = d.snapshot.unwrap_or(config.snapshot);
-    let options = RawOptions {
+    let options = OpenOptions {
         read_only: d.readonly || temporary,
-        discard: d.discard.as_deref() != Some("ignore"),
+        discard: d.discard.as_deref().is_some_and(|d| d == "unmap" || d == "on"),
         unsafe_cache: d.cache.as_deref() == Some("unsafe"),
-        ..RawOptions::default()
+        ..OpenOptions::default()
     };
-    let raw: Arc<dyn BlockNode> = Arc::new(RawFile::open(path, options)?);
-    let node = if temporary { Arc::new(Overlay::new(raw)?) as Arc<dyn BlockNode> } else { raw };
+    let image =
+        block_formats::open(path, d.format.as_deref(), &options).with_context(|| format!("drive '{id}'"))?;
+    if d.format.is_none() && image.format() == "raw" && !options.read_only {
+        tracing::warn!(
+            "drive '{id}': format= was not given and {path} looks raw; the guest may not write what looks like another format"
+        );
+    }
+    let image: Arc<dyn BlockNode> = image;
+    let node = if temporary { Arc::new(Overlay::new(image)?) as Arc<dyn BlockNode> } else { image };
     Ok((id.clone(), Disk::new(id, node, d.readonly, pool)))
 }
 

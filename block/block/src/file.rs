@@ -1,0 +1,332 @@
+//! The file protocol: a host file or block device, byte for byte, that grows when it is written beyond its end.
+//!
+//! Formats stand on it. It is locked while it is open, in the way QEMU does it on Linux, so that neither two of us
+//! nor one of us and a QEMU write one image together. Reads beyond the end give zeroes.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, IoSlice, IoSliceMut, Seek, SeekFrom};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+
+use crate::node::{BlockNode, Extent, NodeInfo, write_zero_buffers};
+use crate::{BlockError, transfer};
+
+/// Who else may use a file while it is open.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Sharing {
+    /// Others may read it, nobody else may write it.
+    #[default]
+    Readers,
+    /// Anybody may do anything (`force-share`): for looking at an image in use.
+    All,
+    /// No lock is taken or looked at.
+    Unlocked,
+}
+
+/// How to open a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileOptions {
+    /// Open for reading only.
+    pub read_only: bool,
+    /// Who else may use it.
+    pub sharing: Sharing,
+    /// Discards give space back to the host.
+    pub discard: bool,
+    /// Flushes do nothing: fast, and the image is lost with the host.
+    pub unsafe_cache: bool,
+}
+
+impl Default for FileOptions {
+    fn default() -> Self {
+        FileOptions { read_only: false, sharing: Sharing::Readers, discard: true, unsafe_cache: false }
+    }
+}
+
+/// A host file.
+#[derive(Debug)]
+pub struct FileNode {
+    path: PathBuf,
+    file: File,
+    options: FileOptions,
+    regular: bool,
+    /// Length in bytes.
+    size: AtomicU64,
+    /// A range known to be data. Finding the end of one costs the host a look at all of it, so it is not asked again
+    /// for every part; nobody else writes the file.
+    data: Mutex<Range<u64>>,
+}
+
+impl FileNode {
+    /// Opens a file.
+    pub fn open(path: impl AsRef<Path>, options: FileOptions) -> Result<Self, BlockError> {
+        let path = path.as_ref().to_path_buf();
+        let opened = OpenOptions::new().read(true).write(!options.read_only).open(&path);
+        Self::adopt(path, opened, options)
+    }
+
+    /// Makes a file, or empties the one that is there if nobody uses it.
+    pub fn create(path: impl AsRef<Path>, options: FileOptions) -> Result<Self, BlockError> {
+        let path = path.as_ref().to_path_buf();
+        // Emptied only once it is locked.
+        let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
+        let node = Self::adopt(path, opened, options)?;
+        if node.regular {
+            node.file.set_len(0)?;
+            node.size.store(0, Ordering::Relaxed);
+        }
+        Ok(node)
+    }
+
+    fn adopt(path: PathBuf, opened: io::Result<File>, options: FileOptions) -> Result<Self, BlockError> {
+        let failed = |source| BlockError::Open { path: path.display().to_string(), source };
+        let mut file = opened.map_err(failed)?;
+        let metadata = file.metadata().map_err(failed)?;
+        if metadata.is_dir() {
+            return Err(failed(io::ErrorKind::IsADirectory.into()));
+        }
+        lock(&file, &path, !options.read_only, options.sharing)?;
+        // Also right for block devices, whose metadata say 0.
+        let size = file.seek(SeekFrom::End(0)).map_err(failed)?;
+        Ok(FileNode {
+            regular: metadata.is_file(),
+            path,
+            file,
+            options,
+            size: AtomicU64::new(size),
+            data: Mutex::new(0..0),
+        })
+    }
+
+    /// Path of the file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether it is a regular file, which grows and has holes.
+    pub fn is_regular(&self) -> bool {
+        self.regular
+    }
+
+    /// Takes space on the host for a range, which reads as zero where the file was shorter.
+    pub fn reserve(&self, offset: u64, len: u64) -> Result<(), BlockError> {
+        #[cfg(target_os = "linux")]
+        {
+            match crate::linux::reserve(&self.file, offset, len) {
+                Ok(()) => {
+                    self.size.fetch_max(offset + len, Ordering::Relaxed);
+                    return Ok(());
+                }
+                Err(e) if e.kind() == io::ErrorKind::Unsupported => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+        write_zero_buffers(self, offset, len)
+    }
+
+    #[cfg(target_os = "linux")]
+    fn holes(&self, range: Range<u64>) -> io::Result<Vec<Extent>> {
+        let size = self.size.load(Ordering::Relaxed);
+        let mut out = Vec::new();
+        let mut at = range.start;
+        let push = |out: &mut Vec<Extent>, range: Range<u64>, zero: bool| {
+            if !range.is_empty() {
+                let offset = Some(range.start);
+                out.push(Extent { offset, ..Extent::new(range, !zero, zero) });
+            }
+        };
+        {
+            let known = self.data.lock();
+            if known.contains(&at) {
+                let end = known.end.min(range.end);
+                push(&mut out, at..end, false);
+                at = end;
+            }
+        }
+        while at < range.end.min(size) {
+            let data = crate::linux::next_data(&self.file, at)?.unwrap_or(size).clamp(at, range.end);
+            push(&mut out, at..data, true);
+            if data >= range.end {
+                at = data;
+                break;
+            }
+            let hole = if data < size { crate::linux::next_hole(&self.file, data)? } else { size };
+            // A file system may report no progress; a byte of it is then taken as data.
+            let hole = hole.max(data + 1);
+            *self.data.lock() = data..hole.min(size);
+            let hole = hole.min(range.end);
+            push(&mut out, data..hole, false);
+            at = hole;
+        }
+        push(&mut out, at..range.end, true);
+        Ok(out)
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn lock(file: &File, path: &Path, write: bool, sharing: Sharing) -> Result<(), BlockError> {
+    if sharing == Sharing::Unlocked {
+        return Ok(());
+    }
+    crate::linux::lock_image(file, path, write, sharing == Sharing::All)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn lock(file: &File, path: &Path, write: bool, sharing: Sharing) -> Result<(), BlockError> {
+    use std::fs::TryLockError;
+    if sharing != Sharing::Readers {
+        return Ok(());
+    }
+    let path = || path.display().to_string();
+    match if write { file.try_lock() } else { file.try_lock_shared() } {
+        Ok(()) => Ok(()),
+        Err(TryLockError::WouldBlock) => Err(BlockError::InUse { path: path(), writer: !write }),
+        Err(TryLockError::Error(e)) if e.kind() == io::ErrorKind::Unsupported => Ok(()),
+        Err(TryLockError::Error(source)) => Err(BlockError::Open { path: path(), source }),
+    }
+}
+
+impl BlockNode for FileNode {
+    fn info(&self) -> NodeInfo {
+        NodeInfo {
+            name: format!("file:{}", self.path.display()),
+            size: self.size.load(Ordering::Relaxed),
+            read_only: self.options.read_only,
+            granularity: 4096,
+            can_discard: self.options.discard && cfg!(target_os = "linux"),
+        }
+    }
+
+    fn size(&self) -> u64 {
+        self.size.load(Ordering::Relaxed)
+    }
+
+    fn read(&self, offset: u64, bufs: &mut [IoSliceMut<'_>]) -> Result<(), BlockError> {
+        Ok(transfer::read_vectored(&self.file, bufs, offset)?)
+    }
+
+    fn write(&self, offset: u64, bufs: &[IoSlice<'_>], fua: bool) -> Result<(), BlockError> {
+        let end = transfer::write_vectored(&self.file, bufs, offset)?;
+        self.size.fetch_max(end, Ordering::Relaxed);
+        if fua { self.flush() } else { Ok(()) }
+    }
+
+    fn flush(&self) -> Result<(), BlockError> {
+        if self.options.unsafe_cache || self.options.read_only {
+            return Ok(());
+        }
+        Ok(self.file.sync_data()?)
+    }
+
+    fn discard(&self, offset: u64, len: u64) -> Result<(), BlockError> {
+        *self.data.lock() = 0..0;
+        #[cfg(target_os = "linux")]
+        if self.options.discard {
+            return match crate::linux::punch_hole(&self.file, offset, len) {
+                Err(e) if e.kind() != io::ErrorKind::Unsupported => Err(e.into()),
+                _ => Ok(()),
+            };
+        }
+        let _ = (offset, len);
+        Ok(())
+    }
+
+    fn write_zeroes(&self, offset: u64, len: u64, unmap: bool) -> Result<(), BlockError> {
+        *self.data.lock() = 0..0;
+        #[cfg(target_os = "linux")]
+        {
+            // Both keep the length, so a range beyond it becomes one first.
+            if self.regular && offset + len > self.size() {
+                self.resize(offset + len)?;
+            }
+            let quick = if unmap && self.options.discard {
+                crate::linux::punch_hole(&self.file, offset, len)
+            } else {
+                crate::linux::zero_range(&self.file, offset, len)
+            };
+            match quick {
+                Ok(()) => return Ok(()),
+                Err(e) if e.kind() == io::ErrorKind::Unsupported => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+        let _ = unmap;
+        write_zero_buffers(self, offset, len)
+    }
+
+    fn status(&self, range: Range<u64>) -> Result<Vec<Extent>, BlockError> {
+        #[cfg(target_os = "linux")]
+        if self.regular {
+            return Ok(self.holes(range)?);
+        }
+        Ok(vec![Extent { offset: Some(range.start), ..Extent::new(range, true, false) }])
+    }
+
+    fn resize(&self, size: u64) -> Result<(), BlockError> {
+        *self.data.lock() = 0..0;
+        if self.regular {
+            self.file.set_len(size)?;
+            self.size.store(size, Ordering::Relaxed);
+        } else if size > self.size() {
+            return Err(BlockError::Unsupported("growing a device"));
+        }
+        Ok(())
+    }
+
+    fn allocated_size(&self) -> Option<u64> {
+        #[cfg(unix)]
+        return Some(std::os::unix::fs::MetadataExt::blocks(&self.file.metadata().ok()?) * 512);
+        #[cfg(not(unix))]
+        return Some(self.size());
+    }
+
+    fn grows(&self) -> bool {
+        self.regular
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn grows_reads_zero_beyond_and_knows_its_holes() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        let node = FileNode::create(&path, FileOptions::default()).unwrap();
+        node.write(1 << 20, &[IoSlice::new(&[1; 3]), IoSlice::new(&[2; 4])], false).unwrap();
+        assert_eq!(node.size(), (1 << 20) + 7);
+        let mut data = [9; 16];
+        node.read(1 << 20, &mut [IoSliceMut::new(&mut data)]).unwrap();
+        assert_eq!(data, [1, 1, 1, 2, 2, 2, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        let map = node.status(0..2 << 20).unwrap();
+        assert_eq!((map[0].range.start, map.last().unwrap().range.end), (0, 2 << 20));
+        assert!(map.windows(2).all(|w| w[0].range.end == w[1].range.start));
+        #[cfg(target_os = "linux")]
+        assert!(map[0].zero && map.iter().any(|e| e.allocated) && map.last().unwrap().zero);
+        node.write_zeroes(1 << 20, 8, true).unwrap();
+        assert_eq!(node.size(), (1 << 20) + 8);
+        node.reserve(0, 4 << 20).unwrap();
+        assert_eq!(node.size(), 4 << 20);
+        assert!(node.allocated_size().unwrap() >= 4 << 20);
+    }
+
+    #[test]
+    fn a_file_in_use_is_not_emptied() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        std::fs::write(&path, [1; 100]).unwrap();
+        let reader =
+            FileNode::open(&path, FileOptions { read_only: true, ..FileOptions::default() }).unwrap();
+        assert!(matches!(FileNode::create(&path, FileOptions::default()), Err(BlockError::InUse { .. })));
+        assert_eq!(std::fs::metadata(&path).unwrap().len(), 100);
+        drop(reader);
+        let writer = FileNode::create(&path, FileOptions::default()).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().len(), 0);
+        let look = FileOptions { read_only: true, sharing: Sharing::All, ..FileOptions::default() };
+        FileNode::open(&path, look).unwrap();
+        drop(writer);
+    }
+}

@@ -1,0 +1,32 @@
+//! Disk image formats: which there are, which one an image is, and each of them.
+//!
+//! A format is a row of [`formats`]; an opened image is an [`Image`], which is a node like any other. Images come
+//! from anywhere: no header, table or compressed cluster may make a format panic, loop or take memory without bound,
+//! and what is wrong with one is said in one line that names the file, the field, its value and what was expected.
+
+mod bytes;
+mod image;
+mod mapped;
+mod name;
+mod options;
+mod parallels;
+mod qcow;
+mod qcow2;
+mod qed;
+mod raw;
+mod registry;
+mod vdi;
+mod vhdx;
+mod vmdk;
+mod vpc;
+
+pub use bytes::is_zero;
+pub use image::{
+    BackingName, BitmapChange, BitmapInfo, CheckReport, Details, Image, Preallocation, Repair, Snapshot,
+};
+pub use name::{Name, resolve};
+pub use options::{Kind, OptionSpec, Options, bad_option, parse_size};
+pub use raw::RawImage;
+pub use registry::{
+    CreateContext, Format, Measure, OpenContext, OpenOptions, create, find, formats, open, open_node, probe,
+};

@@ -1,0 +1,496 @@
+//! Images that are a table of blocks: each block of the disk has a place in the file, or none.
+//!
+//! A format brings a [`Layout`], which knows the tables; reading, writing and growing are the same for all. The
+//! layout is locked while tables are looked at and while a block gets its place; a block's place is written to the
+//! tables only after its contents are.
+
+use std::fmt;
+use std::io::{IoSlice, IoSliceMut};
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use block::{BlockError, BlockNode, Extent, NodeInfo};
+use parking_lot::{Mutex, RwLock};
+
+use crate::image::{BackingName, CheckReport, Details, Image, Repair};
+
+/// Where a block is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// Nowhere: it is read from the backing file, or zero.
+    Hole,
+    /// It is zero.
+    Zero,
+    /// At this offset of the file.
+    At(u64),
+    /// Compressed: to be got from the layout.
+    Packed(u64),
+}
+
+/// The tables of a format.
+pub(crate) trait Layout: Send + fmt::Debug {
+    /// Name of the format.
+    fn format(&self) -> &'static str;
+
+    /// Bytes of a block.
+    fn unit(&self) -> u64;
+
+    /// Where a block is.
+    fn place(&mut self, file: &dyn BlockNode, block: u64) -> Result<Place, BlockError>;
+
+    /// Takes space for a block; nothing names it yet. It is at the end of the file, so that it reads as zero.
+    fn take(&mut self, file: &dyn BlockNode, block: u64) -> Result<u64, BlockError> {
+        let _ = (file, block);
+        Err(BlockError::ReadOnly)
+    }
+
+    /// Writes to the tables where a block is.
+    fn link(&mut self, file: &dyn BlockNode, block: u64, offset: u64) -> Result<(), BlockError> {
+        let _ = (file, block, offset);
+        Err(BlockError::ReadOnly)
+    }
+
+    /// Writes to the tables that a block is zero; false if they cannot say so.
+    fn link_zero(&mut self, file: &dyn BlockNode, block: u64) -> Result<bool, BlockError> {
+        let _ = (file, block);
+        Ok(false)
+    }
+
+    /// Reads a compressed block.
+    fn unpack(&mut self, file: &dyn BlockNode, place: u64, out: &mut [u8]) -> Result<(), BlockError> {
+        let _ = (file, place, out);
+        Err(BlockError::Unsupported("compressed data"))
+    }
+
+    /// Whether blocks can be stored compressed only, each once.
+    fn only_packed(&self) -> bool {
+        false
+    }
+
+    /// Stores a compressed block.
+    fn pack(&mut self, file: &dyn BlockNode, block: u64, data: &[u8]) -> Result<(), BlockError> {
+        let _ = (file, block, data);
+        Err(BlockError::Unsupported("writing compressed data"))
+    }
+
+    /// Changes the size of the disk.
+    fn resize(&mut self, file: &dyn BlockNode, size: u64) -> Result<(), BlockError> {
+        let _ = (file, size);
+        Err(BlockError::Unsupported("changing the size"))
+    }
+
+    /// Marks the image as in use, before its first change.
+    fn begin(&mut self, file: &dyn BlockNode) -> Result<(), BlockError> {
+        let _ = file;
+        Ok(())
+    }
+
+    /// Writes what is not written yet, and marks the image as closed.
+    fn close(&mut self, file: &dyn BlockNode) -> Result<(), BlockError> {
+        let _ = file;
+        Ok(())
+    }
+
+    /// What `info` shows.
+    fn details(&self) -> Details {
+        Details { cluster_size: Some(self.unit()), ..Details::default() }
+    }
+
+    /// Changes the name of the backing file.
+    fn set_backing(&mut self, file: &dyn BlockNode, backing: Option<&BackingName>) -> Result<(), BlockError> {
+        let _ = (file, backing);
+        Err(BlockError::Unsupported("a backing file"))
+    }
+
+    /// Name of the backing file.
+    fn backing_name(&self) -> Option<BackingName> {
+        None
+    }
+
+    /// Whether a check is there.
+    fn checks(&self) -> bool {
+        false
+    }
+}
+
+/// An image of this kind.
+pub(crate) struct Mapped<L: Layout> {
+    filename: String,
+    file: Arc<dyn BlockNode>,
+    layout: Mutex<L>,
+    size: AtomicU64,
+    unit: u64,
+    read_only: bool,
+    begun: Mutex<bool>,
+    backing: RwLock<Option<Arc<dyn Image>>>,
+}
+
+impl<L: Layout> fmt::Debug for Mapped<L> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.layout.lock().format(), self.filename)
+    }
+}
+
+impl<L: Layout> Mapped<L> {
+    pub(crate) fn new(
+        filename: &str,
+        file: Arc<dyn BlockNode>,
+        layout: L,
+        size: u64,
+        read_only: bool,
+    ) -> Self {
+        Mapped {
+            filename: filename.into(),
+            file,
+            unit: layout.unit(),
+            layout: Mutex::new(layout),
+            size: AtomicU64::new(size),
+            read_only,
+            begun: Mutex::new(false),
+            backing: RwLock::new(None),
+        }
+    }
+
+    pub(crate) fn back(self, backing: Option<Arc<dyn Image>>) -> Self {
+        *self.backing.write() = backing;
+        self
+    }
+
+    /// Cuts a range at blocks: (block, offset in it, length).
+    fn blocks(&self, offset: u64, len: u64) -> impl Iterator<Item = (u64, u64, usize)> + use<L> {
+        let (unit, end) = (self.unit, offset + len);
+        let mut at = offset;
+        std::iter::from_fn(move || {
+            let within = at % unit;
+            let n = (unit - within).min(end - at);
+            let piece = (n != 0).then_some((at / unit, within, n as usize));
+            at += n;
+            piece
+        })
+    }
+
+    /// Bytes of the disk in a block: fewer at its end.
+    fn block_len(&self, block: u64) -> u64 {
+        self.unit.min(self.size().saturating_sub(block * self.unit))
+    }
+
+    fn read_backing(&self, offset: u64, buf: &mut [u8]) -> Result<(), BlockError> {
+        let backing = self.backing.read().clone();
+        let there =
+            backing.as_ref().map_or(0, |b| b.size().saturating_sub(offset)).min(buf.len() as u64) as usize;
+        let (data, beyond) = buf.split_at_mut(there);
+        beyond.fill(0);
+        match backing {
+            Some(b) if there != 0 => b.read(offset, &mut [IoSliceMut::new(data)]),
+            _ => Ok(()),
+        }
+    }
+
+    fn read_part(&self, block: u64, within: u64, buf: &mut [u8]) -> Result<(), BlockError> {
+        let mut layout = self.layout.lock();
+        match layout.place(&*self.file, block)? {
+            Place::At(at) => {
+                drop(layout);
+                self.file.read(at + within, &mut [IoSliceMut::new(buf)])
+            }
+            Place::Hole => {
+                drop(layout);
+                self.read_backing(block * self.unit + within, buf)
+            }
+            Place::Zero => {
+                buf.fill(0);
+                Ok(())
+            }
+            Place::Packed(place) => {
+                let mut whole = vec![0; self.unit as usize];
+                layout.unpack(&*self.file, place, &mut whole)?;
+                buf.copy_from_slice(&whole[within as usize..within as usize + buf.len()]);
+                Ok(())
+            }
+        }
+    }
+
+    fn write_part(&self, block: u64, within: u64, data: &[u8]) -> Result<(), BlockError> {
+        let mut layout = self.layout.lock();
+        let old = layout.place(&*self.file, block)?;
+        if let Place::At(at) = old {
+            drop(layout);
+            return self.file.write(at + within, &[IoSlice::new(data)], false);
+        }
+        if layout.only_packed() {
+            if old != Place::Hole || within != 0 || data.len() as u64 != self.block_len(block) {
+                return Err(BlockError::Unsupported("writing other than whole clusters, once"));
+            }
+            let mut whole = data.to_vec();
+            whole.resize(self.unit as usize, 0);
+            return layout.pack(&*self.file, block, &whole);
+        }
+        let plain = old == Place::Zero || (old == Place::Hole && self.backing.read().is_none());
+        let at = layout.take(&*self.file, block)?;
+        if self.file.grows() && self.file.size() < at + self.unit {
+            self.file.resize(at + self.unit)?;
+        }
+        if plain && self.file.grows() {
+            self.file.write(at + within, &[IoSlice::new(data)], false)?;
+        } else {
+            let mut whole = vec![0; self.unit as usize];
+            match old {
+                Place::Packed(place) => layout.unpack(&*self.file, place, &mut whole)?,
+                Place::Hole => self.read_backing(block * self.unit, &mut whole)?,
+                _ => {}
+            }
+            whole[within as usize..within as usize + data.len()].copy_from_slice(data);
+            self.file.write(at, &[IoSlice::new(&whole)], false)?;
+        }
+        layout.link(&*self.file, block, at)
+    }
+
+    fn change(&self) -> Result<(), BlockError> {
+        if self.read_only {
+            return Err(BlockError::ReadOnly);
+        }
+        let mut begun = self.begun.lock();
+        if !*begun {
+            self.layout.lock().begin(&*self.file)?;
+            *begun = true;
+        }
+        Ok(())
+    }
+}
+
+impl<L: Layout> BlockNode for Mapped<L> {
+    fn info(&self) -> NodeInfo {
+        NodeInfo {
+            name: format!("{}:{}", self.layout.lock().format(), self.filename),
+            size: self.size(),
+            read_only: self.read_only,
+            granularity: 4096,
+            can_discard: false,
+        }
+    }
+
+    fn size(&self) -> u64 {
+        self.size.load(Ordering::Acquire)
+    }
+
+    fn read(&self, mut offset: u64, bufs: &mut [IoSliceMut<'_>]) -> Result<(), BlockError> {
+        for buf in bufs {
+            let mut done = 0;
+            for (block, within, n) in self.blocks(offset, buf.len() as u64) {
+                self.read_part(block, within, &mut buf[done..done + n])?;
+                done += n;
+            }
+            offset += done as u64;
+        }
+        Ok(())
+    }
+
+    fn write(&self, mut offset: u64, bufs: &[IoSlice<'_>], fua: bool) -> Result<(), BlockError> {
+        self.change()?;
+        for buf in bufs {
+            let mut done = 0;
+            for (block, within, n) in self.blocks(offset, buf.len() as u64) {
+                self.write_part(block, within, &buf[done..done + n])?;
+                done += n;
+            }
+            offset += done as u64;
+        }
+        if fua { self.flush() } else { Ok(()) }
+    }
+
+    fn flush(&self) -> Result<(), BlockError> {
+        self.file.flush()
+    }
+
+    fn write_zeroes(&self, offset: u64, len: u64, unmap: bool) -> Result<(), BlockError> {
+        let _ = unmap;
+        self.change()?;
+        let zeroes = vec![0; self.unit.min(len).min(1 << 20) as usize];
+        for (block, within, n) in self.blocks(offset, len) {
+            let below = self.backing.read().as_ref().is_some_and(|b| b.size() > block * self.unit);
+            {
+                let mut layout = self.layout.lock();
+                match layout.place(&*self.file, block)? {
+                    Place::Zero => continue,
+                    Place::Hole if !below => continue,
+                    Place::At(_) => {}
+                    _ if n as u64 == self.block_len(block) && layout.link_zero(&*self.file, block)? => {
+                        continue;
+                    }
+                    _ => {}
+                }
+            }
+            let mut done = 0;
+            while done < n {
+                let part = (n - done).min(zeroes.len());
+                self.write_part(block, within + done as u64, &zeroes[..part])?;
+                done += part;
+            }
+        }
+        Ok(())
+    }
+
+    fn status(&self, range: Range<u64>) -> Result<Vec<Extent>, BlockError> {
+        let below = self.backing.read().is_some();
+        let mut out = Vec::new();
+        let mut layout = self.layout.lock();
+        for (block, within, n) in self.blocks(range.start, range.end.saturating_sub(range.start)) {
+            let start = block * self.unit + within;
+            let range = start..start + n as u64;
+            let extent = match layout.place(&*self.file, block)? {
+                Place::Hole => Extent::new(range, false, !below),
+                Place::Zero => Extent::new(range, true, true),
+                Place::At(at) => Extent { offset: Some(at + within), ..Extent::new(range, true, false) },
+                Place::Packed(_) => Extent { compressed: true, ..Extent::new(range, true, false) },
+            };
+            Extent::push(&mut out, extent);
+        }
+        Ok(out)
+    }
+
+    fn resize(&self, size: u64) -> Result<(), BlockError> {
+        self.change()?;
+        self.layout.lock().resize(&*self.file, size)?;
+        self.size.store(size, Ordering::Release);
+        Ok(())
+    }
+
+    fn allocated_size(&self) -> Option<u64> {
+        self.file.allocated_size()
+    }
+
+    fn children(&self) -> Vec<Arc<dyn BlockNode>> {
+        let mut all = vec![self.file.clone()];
+        all.extend(self.backing.read().clone().map(|b| b as Arc<dyn BlockNode>));
+        all
+    }
+}
+
+impl<L: Layout> Image for Mapped<L> {
+    fn format(&self) -> &'static str {
+        self.layout.lock().format()
+    }
+
+    fn filename(&self) -> &str {
+        &self.filename
+    }
+
+    fn files(&self) -> Vec<(String, Arc<dyn BlockNode>)> {
+        vec![("file".into(), self.file.clone())]
+    }
+
+    fn details(&self) -> Details {
+        self.layout.lock().details()
+    }
+
+    fn backing(&self) -> Option<Arc<dyn Image>> {
+        self.backing.read().clone()
+    }
+
+    fn backing_name(&self) -> Option<BackingName> {
+        self.layout.lock().backing_name()
+    }
+
+    fn set_backing(&self, backing: Option<&BackingName>) -> Result<(), BlockError> {
+        self.change()?;
+        self.layout.lock().set_backing(&*self.file, backing)
+    }
+
+    fn write_compressed(&self, offset: u64, data: &[u8]) -> Result<(), BlockError> {
+        self.change()?;
+        let block = offset / self.unit;
+        if !offset.is_multiple_of(self.unit) || data.len() as u64 != self.block_len(block) {
+            return Err(BlockError::Unsupported("compressed data that is not a whole cluster"));
+        }
+        let mut whole = data.to_vec();
+        whole.resize(self.unit as usize, 0);
+        self.layout.lock().pack(&*self.file, block, &whole)
+    }
+
+    fn check(&self, repair: Repair) -> Result<CheckReport, BlockError> {
+        let mut layout = self.layout.lock();
+        if !layout.checks() || repair != Repair::No {
+            return Err(BlockError::Unsupported("checking"));
+        }
+        // Every block in the file, and none twice.
+        let mut report = CheckReport::default();
+        let (mut places, mut next) = (Vec::new(), None);
+        report.total_clusters = self.size().div_ceil(self.unit);
+        for block in 0..report.total_clusters {
+            match layout.place(&*self.file, block) {
+                Ok(Place::At(at)) => {
+                    if at.saturating_add(self.block_len(block)) > self.file.size() {
+                        report
+                            .corruption(format!("block {block} at {at:#x} ends beyond the end of the file"));
+                    }
+                    report.allocated_clusters += 1;
+                    report.fragmented_clusters += u64::from(next.is_some_and(|n| n != at));
+                    next = Some(at + self.unit);
+                    places.push((at, block));
+                }
+                Ok(_) => {}
+                Err(e) => report.corruption(e.to_string()),
+            }
+        }
+        places.sort_unstable();
+        for pair in places.windows(2).filter(|p| p[0].0 + self.unit > p[1].0) {
+            report.corruption(format!("blocks {} and {} overlap at {:#x}", pair[0].1, pair[1].1, pair[1].0));
+        }
+        report.image_end_offset = places.last().map_or(0, |p| p.0 + self.unit);
+        Ok(report)
+    }
+
+    fn close(&self) -> Result<(), BlockError> {
+        if self.read_only {
+            return Ok(());
+        }
+        let mut begun = self.begun.lock();
+        if *begun {
+            self.file.flush()?;
+            self.layout.lock().close(&*self.file)?;
+            *begun = false;
+        }
+        self.file.flush()
+    }
+}
+
+impl<L: Layout> Drop for Mapped<L> {
+    fn drop(&mut self) {
+        // Who wants to know whether this worked has called close() before.
+        let _ = self.close();
+    }
+}
+
+/// Reads a table of `n` entries of `width` bytes, as far as the file holds it; the rest is zero.
+pub(crate) fn read_table(
+    file: &dyn BlockNode,
+    offset: u64,
+    n: u64,
+    width: u64,
+    max: u64,
+    path: &str,
+    name: &str,
+) -> Result<Vec<u8>, BlockError> {
+    let len = n.saturating_mul(width);
+    if len > max {
+        let what = format!("{name} of {n} entries, expected at most {}", max / width);
+        return Err(BlockError::Format { path: path.into(), what });
+    }
+    if offset.checked_add(len).is_none_or(|end| end > file.size()) {
+        let what = format!("{name} of {len} bytes at {offset:#x} ends beyond the end of the file");
+        return Err(BlockError::Format { path: path.into(), what });
+    }
+    let mut raw = vec![0; len as usize];
+    file.read(offset, &mut [IoSliceMut::new(&mut raw)])?;
+    Ok(raw)
+}
+
+/// Reads the start of a file, zero where it is shorter.
+pub(crate) fn head(file: &dyn BlockNode, offset: u64, len: usize) -> Result<Vec<u8>, BlockError> {
+    let mut raw = vec![0; len];
+    if offset < file.size() {
+        file.read(offset, &mut [IoSliceMut::new(&mut raw)])?;
+    }
+    Ok(raw)
+}

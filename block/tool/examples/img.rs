@@ -1,0 +1,11 @@
+//! The image tool alone, without the machines of the `rhea` binary: for its tests. `io` as the first word is `qemu-io`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    match args.split_first() {
+        Some((first, rest)) if first == "io" => block_tool::qemu_io("qemu-io", rest),
+        _ => block_tool::img("qemu-img", &args),
+    }
+}

@@ -1,0 +1,120 @@
+//! `commit`: what an image has goes into its backing file.
+
+use std::sync::Arc;
+
+use block_formats::{Image, OpenOptions, resolve};
+
+use crate::Outcome;
+use crate::args::{Args, Opt, o};
+use crate::copy::{Copy, Source};
+use crate::error::{ToolError, usage};
+use crate::open::{self, CACHE, FORMAT, IMAGE_OPTS, OBJECT, PROGRESS, QUIET};
+use crate::progress::Progress;
+use crate::text::say;
+
+const OPTIONS: &[Opt] = &[
+    QUIET,
+    PROGRESS,
+    FORMAT,
+    IMAGE_OPTS,
+    OBJECT,
+    CACHE,
+    o('b', "base", "FILE", "Commit into this image of the chain; implies --drop"),
+    o('d', "drop", "", "Leave the image as it is afterwards"),
+    o('r', "rate-limit", "RATE", "Not supported"),
+];
+
+/// Runs the command.
+pub(crate) fn run(args: &[String]) -> Outcome {
+    let args = Args::parse(args, OPTIONS, "FILE")?;
+    if args.has("rate-limit") {
+        return usage("--rate-limit is not supported");
+    }
+    let name = args.one("FILE")?;
+    let read = OpenOptions { read_only: true, ..OpenOptions::default() };
+    // Looked at first: nothing is opened for writing before the whole chain is known.
+    let top = open::image(&args, name, &read)?;
+    let base_name = args.get("base");
+    let mut names = Vec::new();
+    let mut image: Arc<dyn Image> = top.clone();
+    let depth = loop {
+        let Some(backing) = image.backing_name() else {
+            let what = match base_name {
+                Some(base) => format!("{name}: '{base}' is not in its chain of backing files"),
+                None => format!("{name}: the image has no backing file"),
+            };
+            return Err(ToolError::Failed(what));
+        };
+        let full = resolve(image.filename(), &backing.file);
+        let found = base_name.is_none_or(|b| b == full || b == backing.file);
+        names.push((full, backing.format));
+        let Some(next) = image.backing() else {
+            return Err(ToolError::Failed(format!("{name}: its backing file is not open")));
+        };
+        image = next;
+        if found {
+            break names.len();
+        }
+    };
+    let (base, format) = names[depth - 1].clone();
+    drop(image);
+    drop(top);
+    let write =
+        OpenOptions { unsafe_cache: open::cache_unsafe(args.get("cache"))?, ..OpenOptions::default() };
+    let keep = args.has("drop") || base_name.is_some();
+    // The chain from the top down to above the base, without the base, which is opened for writing.
+    let upper = open_above(&args, name, depth)?;
+    let target = block_formats::open(&base, format.as_deref(), &write)?;
+    let size = upper[0].size();
+    if target.size() < size {
+        target.resize(size)?;
+    }
+    let progress = Progress::new(args.has("progress") && !args.has("quiet"), size * depth as u64);
+    // From the lowest up: what a higher image has overwrites.
+    for image in upper.iter().rev() {
+        let source = Source::new(vec![image.clone()], 0, false).limited(size);
+        Copy {
+            source: &source,
+            target: &*target,
+            at: 0,
+            threads: 1,
+            compress: false,
+            unordered: false,
+            target_is_zero: false,
+            sparse: 0,
+            progress: &progress,
+        }
+        .run()?;
+    }
+    target.close()?;
+    drop(target);
+    drop(upper);
+    if !keep {
+        // What the image had is stable in the base by now.
+        let options = OpenOptions { no_backing: false, ..write };
+        let image = open::image(&args, name, &options)?;
+        match image.make_empty() {
+            Err(block::BlockError::Unsupported(_)) => {}
+            other => other?,
+        }
+        image.close()?;
+    }
+    progress.finish();
+    if !args.has("quiet") {
+        say("Image committed.\n");
+    }
+    Ok(0)
+}
+
+/// Opens the upper images of a chain, each for itself.
+fn open_above(args: &Args, name: &str, depth: usize) -> Result<Vec<Arc<dyn Image>>, ToolError> {
+    let read = OpenOptions { read_only: true, no_backing: true, ..OpenOptions::default() };
+    let mut all: Vec<Arc<dyn Image>> = vec![open::image(args, name, &read)?];
+    while all.len() < depth {
+        let next =
+            all.last().and_then(|i| i.backing_name().map(|b| (resolve(i.filename(), &b.file), b.format)));
+        let Some((file, format)) = next else { break };
+        all.push(block_formats::open(&file, format.as_deref(), &read)?);
+    }
+    Ok(all)
+}
