@@ -1,5 +1,7 @@
 //! What a helper or a hook of the guest crate sees of its vCPU.
 
+use std::sync::atomic::Ordering;
+
 use accel::{LogItems, LogSink};
 use tcg_ir::{Exceptions, MemOp, RmwOp};
 
@@ -65,6 +67,28 @@ impl<'a, G: Guest> Cx<'a, G> {
     /// may have changed.
     pub fn leave_unit(&mut self) {
         self.core.leave = true;
+    }
+
+    /// Has the next unit left before its first instruction, so that [`Guest::interrupt`] is asked: interrupts that
+    /// wait may have been enabled.
+    pub fn look_soon(&mut self) {
+        self.core.header().exit_request.store(1, Ordering::SeqCst);
+    }
+
+    /// Port input of 1, 2 or 4 bytes.
+    #[must_use]
+    pub fn pio_read(&mut self, port: u16, bytes: usize) -> u32 {
+        let mut data = [0xff; 4];
+        let n = bytes.clamp(1, 4);
+        // Nothing there reads as what the bus floats to, which the bus has filled in.
+        let _ = self.core.io().pio_read(port, &mut data[..n]);
+        let raw = u32::from_le_bytes(data);
+        if n == 4 { raw } else { raw & ((1 << (8 * n)) - 1) }
+    }
+
+    /// Port output of 1, 2 or 4 bytes.
+    pub fn pio_write(&mut self, port: u16, bytes: usize, value: u32) {
+        let _ = self.core.io().pio_write(port, &value.to_le_bytes()[..bytes.clamp(1, 4)]);
     }
 
     /// Sticky floating-point exceptions.

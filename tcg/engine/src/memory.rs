@@ -147,6 +147,7 @@ fn read_place<G: Guest>(
         }
         Place::Bus(gpa) => match cx.core.io().mmio_read(gpa, out) {
             IoResult::Ok => Ok(()),
+            _ if !G::BUS_ERRORS => Ok(()),
             _ => Err(cx.guest.fault(BusFault::Bus, gva, access)),
         },
     }
@@ -173,6 +174,7 @@ fn write_place<G: Guest>(
         }
         Place::Bus(gpa) => match cx.core.io().mmio_write(gpa, data) {
             IoResult::Ok => Ok(()),
+            _ if !G::BUS_ERRORS => Ok(()),
             _ => Err(cx.guest.fault(BusFault::Bus, gva, Access::Store)),
         },
     }
@@ -246,13 +248,13 @@ unsafe fn ram_write(host: *mut u8, data: &[u8]) {
     }
 }
 
-/// Reads two bytes of code at `offset` of a page that `place` begins somewhere in.
+/// Reads code at `offset` of a page that `place` begins somewhere in.
 pub(crate) fn fetch<G: Guest>(
     cx: &mut Cx<'_, G>,
     page: Place,
     offset: usize,
     gva: u64,
-    out: &mut [u8; 2],
+    out: &mut [u8],
 ) -> Result<(), Trap> {
     let low = (PAGE - 1) as usize;
     let at = match page {
@@ -262,7 +264,7 @@ pub(crate) fn fetch<G: Guest>(
         }
         Place::Bus(gpa) => Place::Bus(gpa & !(PAGE - 1) | offset as u64),
     };
-    if offset < low {
+    if offset + out.len() <= low + 1 {
         return read_place(cx, at, gva, Access::Fetch, out);
     }
     Err(cx.guest.fault(BusFault::Misaligned, gva, Access::Fetch))

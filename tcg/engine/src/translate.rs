@@ -76,6 +76,17 @@ impl<G: Guest> Reader<'_, '_, G> {
         self.pages.push(p);
         Ok(p)
     }
+
+    /// Remembers code for the log.
+    fn keep(&mut self, pc: u64, code: &[u8]) {
+        let end = pc.wrapping_sub(self.first).wrapping_add(code.len() as u64) as usize;
+        if end <= 4096 + 16 {
+            if self.bytes.len() < end {
+                self.bytes.resize(end, 0);
+            }
+            self.bytes[end - code.len()..end].copy_from_slice(code);
+        }
+    }
 }
 
 impl<G: Guest> CodeReader for Reader<'_, '_, G> {
@@ -84,14 +95,17 @@ impl<G: Guest> CodeReader for Reader<'_, '_, G> {
         let offset = (pc & (PAGE_SIZE - 1)) as usize;
         let mut b = [0; 2];
         memory::fetch(self.cx, page.place, offset, pc, &mut b)?;
-        let end = pc.wrapping_sub(self.first).wrapping_add(2) as usize;
-        if end <= 4096 + 16 {
-            if self.bytes.len() < end {
-                self.bytes.resize(end, 0);
-            }
-            self.bytes[end - 2..end].copy_from_slice(&b);
-        }
+        self.keep(pc, &b);
         Ok(u16::from_le_bytes(b))
+    }
+
+    fn fetch(&mut self, pc: u64, out: &mut [u8]) -> Result<usize, Trap> {
+        let page = self.page(pc)?;
+        let offset = (pc & (PAGE_SIZE - 1)) as usize;
+        let n = out.len().min(PAGE_SIZE as usize - offset);
+        memory::fetch(self.cx, page.place, offset, pc, &mut out[..n])?;
+        self.keep(pc, &out[..n]);
+        Ok(n)
     }
 }
 

@@ -339,6 +339,9 @@ impl<G: Guest> Vcpu<G> {
                 self.with(|g, cx| g.signal(cx, s));
             }
             if self.engine.guest.waiting(self.env.state()) {
+                if let Some(exit) = self.engine.guest.stopped(self.env.state()) {
+                    return exit;
+                }
                 if self.with(|g, cx| g.has_work(cx)) {
                     let guest = self.engine.guest.clone();
                     guest.wake(self.env.state_mut());
@@ -373,6 +376,9 @@ impl<G: Guest> Vcpu<G> {
                 Err(trap) => {
                     self.with(|g, cx| g.raise(cx, trap));
                     from = None;
+                    if self.engine.guest.waiting(self.env.state()) {
+                        return None;
+                    }
                     continue;
                 }
             };
@@ -401,6 +407,9 @@ impl<G: Guest> Vcpu<G> {
                     self.restore(&unit);
                     if let Some(trap) = self.core.trap.take() {
                         self.with(|g, cx| g.raise(cx, trap));
+                        if self.engine.guest.waiting(self.env.state()) {
+                            return None;
+                        }
                     }
                 }
                 Some(UnitExit::Code(code)) => {

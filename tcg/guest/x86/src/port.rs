@@ -1,0 +1,7 @@
+//! Ports.
+
+use crate::{helpers::helpers, system};
+
+helpers! {
+    base system::FIRST + system::COUNT;
+}

@@ -1,0 +1,7 @@
+//! String operations with REP.
+
+use crate::{helpers::helpers, port};
+
+helpers! {
+    base port::FIRST + port::COUNT;
+}

@@ -1,0 +1,7 @@
+//! System instructions.
+
+use crate::{control, helpers::helpers};
+
+helpers! {
+    base control::FIRST + control::COUNT;
+}

@@ -1,0 +1,7 @@
+//! Wide arithmetic.
+
+use crate::{helpers::helpers, strings};
+
+helpers! {
+    base strings::FIRST + strings::COUNT;
+}
