@@ -75,6 +75,12 @@ impl<'a, G: Guest> Cx<'a, G> {
         self.core.header().exit_request.store(1, Ordering::SeqCst);
     }
 
+    /// True if something asks the vCPU to look around: a helper that would run for long stops and leaves.
+    #[must_use]
+    pub fn exit_requested(&self) -> bool {
+        self.core.header().exit_request.load(Ordering::Relaxed) != 0
+    }
+
     /// Port input of 1, 2 or 4 bytes.
     #[must_use]
     pub fn pio_read(&mut self, port: u16, bytes: usize) -> u32 {
@@ -153,6 +159,22 @@ impl<'a, G: Guest> Cx<'a, G> {
     /// Atomic compare and swap; the old value.
     pub fn cas(&mut self, gva: u64, m: MemOp, expected: u64, new: u64) -> Result<u64, Trap> {
         memory::cas(self, gva, m, expected, new)
+    }
+
+    /// Atomic compare and swap of 16 bytes at an address that is a multiple of 16; the old value.
+    pub fn cas_wide(&mut self, gva: u64, m: MemOp, expected: u128, new: u128) -> Result<u128, Trap> {
+        memory::cas_wide(self, gva, m, expected, new)
+    }
+
+    /// Reads bytes at `gva` up to the end of its page, at the speed of host memory; how many there were, at least one.
+    /// `None` if the place is not plain memory: then accesses go one by one.
+    pub fn read_run(&mut self, gva: u64, mmu: usize, out: &mut [u8]) -> Result<Option<usize>, Trap> {
+        memory::read_run(self, gva, mmu, out)
+    }
+
+    /// Writes bytes at `gva` up to the end of its page, in the same way.
+    pub fn write_run(&mut self, gva: u64, mmu: usize, data: &[u8]) -> Result<Option<usize>, Trap> {
+        memory::write_run(self, gva, mmu, data)
     }
 
     /// Checks that a store of `len` bytes at `gva` would succeed, without doing it.

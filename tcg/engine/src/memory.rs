@@ -4,7 +4,7 @@
 //! faults on its second page has written nothing.
 #![expect(unsafe_code, reason = "reads and writes guest RAM through the host addresses the TLB caches")]
 
-use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::{Relaxed, SeqCst}};
 
 use accel::IoResult;
 use tcg_ir::{
@@ -459,4 +459,183 @@ pub(crate) fn cas<G: Guest>(
 ) -> Result<u64, Trap> {
     let mask = u64::MAX >> (64 - m.bytes().min(8) as u32 * 8);
     atomic(cx, gva, m, |old| (old == expected & mask).then_some(new))
+}
+
+/// Compares and swaps 16 bytes.
+pub(crate) fn cas_wide<G: Guest>(
+    cx: &mut Cx<'_, G>,
+    gva: u64,
+    m: MemOp,
+    expected: u128,
+    new: u128,
+) -> Result<u128, Trap> {
+    if gva & 15 != 0 {
+        return Err(cx.guest.fault(BusFault::Misaligned, gva, Access::Store));
+    }
+    cx.core.check_watch(gva, 16, true);
+    let p = place(cx, gva, Access::Store, m.mmu())?;
+    match p {
+        Place::Ram { host, range, offset, slow } => {
+            if slow {
+                before_store(cx, range, offset, 16);
+            }
+            // SAFETY: as in `read_place`; 16-byte aligned by the check above.
+            let old = unsafe { wide::cas(host, expected, new) };
+            if slow {
+                after_store(cx, gva, m.mmu(), range, offset, 16);
+            }
+            Ok(old)
+        }
+        Place::Bus(_) => {
+            let mut buf = [0; 16];
+            read_place(cx, p, gva, Access::Store, &mut buf)?;
+            let old = u128::from_le_bytes(buf);
+            if old == expected {
+                write_place(cx, p, gva, m.mmu(), &new.to_le_bytes())?;
+            }
+            Ok(old)
+        }
+    }
+}
+
+/// Atomic operations on 16 bytes.
+mod wide {
+    /// Compares and swaps; the old value.
+    ///
+    /// # Safety
+    /// `at` must be valid for 16 bytes and aligned to them.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) unsafe fn cas(at: *mut u8, expected: u128, new: u128) -> u128 {
+        if std::is_x86_feature_detected!("cmpxchg16b") {
+            let (mut low, mut high) = (expected as u64, (expected >> 64) as u64);
+            // SAFETY: the host has the instruction, and the place is valid and aligned by the caller's promise. RBX is
+            // the compiler's, so it is exchanged and put back.
+            unsafe {
+                std::arch::asm!(
+                    "xchg {new}, rbx",
+                    "lock cmpxchg16b xmmword ptr [{at}]",
+                    "mov rbx, {new}",
+                    at = in(reg) at,
+                    new = inout(reg) new as u64 => _,
+                    inout("rax") low,
+                    inout("rdx") high,
+                    in("rcx") (new >> 64) as u64,
+                    options(nostack),
+                );
+            }
+            return u128::from(low) | u128::from(high) << 64;
+        }
+        // SAFETY: by the caller's promise.
+        unsafe { parts(at, expected, new) }
+    }
+
+    /// # Safety
+    /// As above.
+    #[cfg(not(target_arch = "x86_64"))]
+    pub(super) unsafe fn cas(at: *mut u8, expected: u128, new: u128) -> u128 {
+        // SAFETY: by the caller's promise.
+        unsafe { parts(at, expected, new) }
+    }
+
+    /// In two halves under a lock, where the host has no such operation: atomic against others of the same kind.
+    unsafe fn parts(at: *mut u8, expected: u128, new: u128) -> u128 {
+        use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+        static ONE: parking_lot::Mutex<()> = parking_lot::Mutex::new(());
+        let _one = ONE.lock();
+        // SAFETY: by the caller's promise.
+        let halves = unsafe { [&*at.cast::<AtomicU64>(), &*at.cast::<AtomicU64>().add(1)] };
+        let old = u128::from(halves[0].load(SeqCst)) | u128::from(halves[1].load(SeqCst)) << 64;
+        if old == expected {
+            halves[0].store(new as u64, SeqCst);
+            halves[1].store((new >> 64) as u64, SeqCst);
+        }
+        old
+    }
+}
+
+/// Bytes at `gva` that one access may take: up to the end of the page.
+fn run_length(gva: u64, wanted: usize) -> usize {
+    wanted.min((PAGE - (gva & (PAGE - 1))) as usize)
+}
+
+pub(crate) fn read_run<G: Guest>(
+    cx: &mut Cx<'_, G>,
+    gva: u64,
+    mmu: usize,
+    out: &mut [u8],
+) -> Result<Option<usize>, Trap> {
+    let n = run_length(gva, out.len());
+    if cx.core.page_watched(gva & !(PAGE - 1)) {
+        return Ok(None);
+    }
+    let Place::Ram { host, .. } = place(cx, gva, Access::Load, mmu)? else { return Ok(None) };
+    // SAFETY: as in `read_place`.
+    unsafe { ram_read_long(host, &mut out[..n]) };
+    Ok(Some(n))
+}
+
+pub(crate) fn write_run<G: Guest>(
+    cx: &mut Cx<'_, G>,
+    gva: u64,
+    mmu: usize,
+    data: &[u8],
+) -> Result<Option<usize>, Trap> {
+    let n = run_length(gva, data.len());
+    if cx.core.page_watched(gva & !(PAGE - 1)) {
+        return Ok(None);
+    }
+    let Place::Ram { host, range, offset, slow } = place(cx, gva, Access::Store, mmu)? else {
+        return Ok(None);
+    };
+    if slow {
+        before_store(cx, range, offset, n as u64);
+    }
+    // SAFETY: as in `read_place`.
+    unsafe { ram_write_long(host, &data[..n]) };
+    if slow {
+        after_store(cx, gva, mmu, range, offset, n as u64);
+    }
+    Ok(Some(n))
+}
+
+/// Copies out of guest RAM, eight bytes at a time where the place is aligned.
+///
+/// # Safety
+/// `host` must be valid for `out.len()` bytes.
+unsafe fn ram_read_long(host: *mut u8, out: &mut [u8]) {
+    let head = host.align_offset(8).min(out.len());
+    let (first, rest) = out.split_at_mut(head);
+    let words = rest.len() / 8;
+    let (middle, last) = rest.split_at_mut(words * 8);
+    // SAFETY: three parts of what the caller promises; the middle one is aligned.
+    unsafe {
+        ram_read(host, first);
+        let at = host.add(head).cast::<AtomicU64>();
+        for (i, w) in middle.chunks_exact_mut(8).enumerate() {
+            w.copy_from_slice(&(*at.add(i)).load(Relaxed).to_le_bytes());
+        }
+        ram_read(host.add(head + words * 8), last);
+    }
+}
+
+/// Copies into guest RAM in the same way.
+///
+/// # Safety
+/// `host` must be valid for `data.len()` bytes.
+unsafe fn ram_write_long(host: *mut u8, data: &[u8]) {
+    let head = host.align_offset(8).min(data.len());
+    let (first, rest) = data.split_at(head);
+    let words = rest.len() / 8;
+    let (middle, last) = rest.split_at(words * 8);
+    // SAFETY: three parts of what the caller promises; the middle one is aligned.
+    unsafe {
+        ram_write(host, first);
+        let at = host.add(head).cast::<AtomicU64>();
+        for (i, w) in middle.chunks_exact(8).enumerate() {
+            let mut b = [0; 8];
+            b.copy_from_slice(w);
+            (*at.add(i)).store(u64::from_le_bytes(b), Relaxed);
+        }
+        ram_write(host.add(head + words * 8), last);
+    }
 }

@@ -36,6 +36,7 @@ mod system;
 mod task;
 mod translate;
 mod wide;
+mod xsave;
 
 pub use cpu::Model;
 pub use guest::X86;

@@ -1,6 +1,6 @@
 //! Pushing and popping from helpers: stacks that may be another level's, written before state changes.
 
-use tcg_engine::{Cx, Trap};
+use tcg_engine::{Access, Cx, Trap};
 use tcg_ir::MemOp;
 
 use crate::{
@@ -108,6 +108,21 @@ impl Stack {
         let v = cx.load(at, MemOp::new(log2).with_mmu(self.mmu))?;
         self.sp = self.moved(1 << log2);
         Ok(v)
+    }
+
+    /// Checks that the top of the stack can be written.
+    pub(crate) fn probe(&self, cx: &mut Cx<'_, X86>) -> Result<(), Trap> {
+        let at = self.place(self.sp, 1)?;
+        cx.probe(at, 1, Access::Store, self.mmu)
+    }
+
+    /// Bytes of the stack pointer.
+    pub(crate) const fn pointer_bytes(&self) -> u64 {
+        match self.mask {
+            0xffff => 2,
+            0xffff_ffff => 4,
+            _ => 8,
+        }
     }
 
     /// The stack pointer moved by `by`; bits that do not count stay.

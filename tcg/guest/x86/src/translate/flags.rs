@@ -12,11 +12,22 @@ use crate::{flags, helpers::FlagsEval, state};
 /// A producer of the arithmetic flags.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Record {
-    kind: FlagKind,
+    /// `None` if it depends on run time: then `word` says what it is.
+    kind: Option<FlagKind>,
     ty: Type,
+    /// First word of the record, if the kind depends on run time.
+    word: Value,
     a: Value,
     b: Value,
     c: Value,
+    /// The operation's result, if at hand: Z, N and P follow from it.
+    result: Value,
+    /// The carry flag as i8, if at hand.
+    carry: Value,
+}
+
+const fn some(v: Value) -> Option<Value> {
+    if v.0 == Value::NONE.0 { None } else { Some(v) }
 }
 
 /// A condition of x86 in the order of its encoding: O, NO, B, AE, E, NE, BE, A, S, NS, P, NP, L, GE, LE, G.
@@ -45,26 +56,75 @@ pub(super) const fn cond_of(code: u32) -> Cond {
 }
 
 impl Translator<'_, '_> {
-    /// The instruction sets all arithmetic flags as `kind` of these operands does.
-    pub(super) fn set_flags(&mut self, kind: FlagKind, a: Value, b: Value, c: Value) {
+    /// The instruction sets all arithmetic flags as `kind` of these operands does; its result is at hand.
+    pub(super) fn set_flags(&mut self, kind: FlagKind, ops: [Value; 3], result: Value) {
+        let [a, b, c] = ops;
         let ty = self.b.ty(a);
-        self.record = Some(Record { kind, ty, a, b, c });
+        let carry = if matches!(kind, FlagKind::Inc | FlagKind::Dec) { c } else { Value::NONE };
+        self.record = Some(Record { kind: Some(kind), ty, word: Value::NONE, a, b, c, result, carry });
         self.record_dirty = true;
-    }
-
-    /// The same for producers without a third operand.
-    pub(super) fn set_flags2(&mut self, kind: FlagKind, a: Value, b: Value) {
-        self.set_flags(kind, a, b, Value::NONE);
     }
 
     /// Flags of a logical result.
     pub(super) fn set_flags_logic(&mut self, result: Value) {
-        self.set_flags(FlagKind::Logic, result, Value::NONE, Value::NONE);
+        self.set_flags(FlagKind::Logic, [result, Value::NONE, Value::NONE], result);
     }
 
     /// Flags from a packed set, an i64.
     pub(crate) fn set_flags_bits(&mut self, bits: Value) {
-        self.set_flags(FlagKind::Bits, bits, Value::NONE, Value::NONE);
+        self.set_flags(FlagKind::Bits, [bits, Value::NONE, Value::NONE], Value::NONE);
+    }
+
+    /// Flags of a logical result with carry `c` (an i8) and, if given, overflow `v`.
+    pub(super) fn set_flags_result(&mut self, result: Value, c: Value, v: Option<Value>) {
+        self.set_flags_logic(result);
+        let mut bits = self.flag_bits();
+        let c64 = self.b.zext(Type::I64, c);
+        bits = self.b.or(bits, c64);
+        if let Some(v) = v {
+            let v = self.b.zext(Type::I64, v);
+            let three = self.b.iconst(Type::I64, 3);
+            let v = self.b.shl(v, three);
+            bits = self.b.or(bits, v);
+        }
+        self.set_flags_bits(bits);
+        if let Some(r) = &mut self.record {
+            (r.result, r.carry) = (result, c);
+        }
+    }
+
+    /// The flags stay as they were before `old` if `count` is zero.
+    pub(super) fn keep_flags_unless(&mut self, count: Value, old: Option<Record>) {
+        let Some(new) = self.record else { return };
+        let nw = self.words(&new);
+        let ow = match old {
+            Some(r) => self.words(&r),
+            None => [0, 1, 2, 3].map(|n| self.b.get(SlotId(state::FLAGS + n), Type::I64)),
+        };
+        let mut w = [Value::NONE; 4];
+        for n in 0..4 {
+            w[n] = self.b.select(count, nw[n], ow[n]);
+        }
+        let [word, a, b, c] = w;
+        let (result, carry) = (Value::NONE, Value::NONE);
+        self.record = Some(Record { kind: None, ty: Type::I64, word, a, b, c, result, carry });
+        self.record_dirty = true;
+    }
+
+    /// The four words of a record.
+    fn words(&mut self, r: &Record) -> [Value; 4] {
+        let kind = match r.kind {
+            Some(k) => self.b.iconst(Type::I64, k as u64 | (r.ty as u64) << 8),
+            None => r.word,
+        };
+        let mut w = [kind; 4];
+        for (w, v) in w[1..].iter_mut().zip([r.a, r.b, r.c]) {
+            *w = match some(v) {
+                Some(v) => self.b.zext(Type::I64, v),
+                None => self.b.iconst(Type::I64, 0),
+            };
+        }
+        w
     }
 
     /// Writes the record to its slots if they are behind.
@@ -73,7 +133,10 @@ impl Translator<'_, '_> {
             return;
         }
         let Some(r) = self.record else { return };
-        let kind = self.b.iconst(Type::I64, r.kind as u64 | (r.ty as u64) << 8);
+        let kind = match r.kind {
+            Some(k) => self.b.iconst(Type::I64, k as u64 | (r.ty as u64) << 8),
+            None => r.word,
+        };
         self.b.set(SlotId(state::FLAGS), kind);
         for (n, v) in [(1, r.a), (2, r.b), (3, r.c)] {
             if v != Value::NONE {
@@ -91,32 +154,32 @@ impl Translator<'_, '_> {
 
     /// The packed flags, an i64.
     pub(crate) fn flag_bits(&mut self) -> Value {
-        let (kind, a, b, c) = match self.record {
-            Some(Record { kind: FlagKind::Bits, a, .. }) => return a,
-            Some(r) => {
-                let zero = self.b.iconst(Type::I64, 0);
-                let kind = self.b.iconst(Type::I64, r.kind as u64 | (r.ty as u64) << 8);
-                let mut word = |v: Value| if v != Value::NONE { self.b.zext(Type::I64, v) } else { zero };
-                let (a, b, c) = (word(r.a), word(r.b), word(r.c));
-                (kind, a, b, c)
-            }
-            None => {
-                let mut get = |n| self.b.get(SlotId(state::FLAGS + n), Type::I64);
-                (get(0), get(1), get(2), get(3))
-            }
+        let [kind, a, b, c] = match self.record {
+            Some(Record { kind: Some(FlagKind::Bits), a, .. }) => return a,
+            Some(r) => self.words(&r),
+            None => [0, 1, 2, 3].map(|n| self.b.get(SlotId(state::FLAGS + n), Type::I64)),
         };
         let bits = self.call::<FlagsEval>(&[kind, a, b, c]);
-        // The same flags in another form: the slots need no write for it.
-        self.record =
-            Some(Record { kind: FlagKind::Bits, ty: Type::I64, a: bits, b: Value::NONE, c: Value::NONE });
+        // The same flags in another form: if the slots have them they need no write for it.
+        let (result, carry) = self.record.map_or((Value::NONE, Value::NONE), |r| (r.result, r.carry));
+        self.record = Some(Record {
+            kind: Some(FlagKind::Bits),
+            ty: Type::I64,
+            word: Value::NONE,
+            a: bits,
+            b: Value::NONE,
+            c: Value::NONE,
+            result,
+            carry,
+        });
         bits
     }
 
-    fn zero(&mut self, ty: Type) -> Value {
+    pub(super) fn zero(&mut self, ty: Type) -> Value {
         self.b.iconst(ty, 0)
     }
 
-    fn not(&mut self, v: Value) -> Value {
+    pub(super) fn not(&mut self, v: Value) -> Value {
         let one = self.b.iconst(Type::I8, 1);
         self.b.xor(v, one)
     }
@@ -140,35 +203,29 @@ impl Translator<'_, '_> {
     /// A condition of a known producer, if it has a short form.
     fn cond_of_record(&mut self, r: Record, cond: Cond) -> Option<Value> {
         let ty = r.ty;
-        let result = |t: &mut Self| match r.kind {
-            FlagKind::Add => Some(t.b.add(r.a, r.b)),
-            FlagKind::Sub => Some(t.b.sub(r.a, r.b)),
-            FlagKind::Logic | FlagKind::Mulu | FlagKind::Muls => Some(r.a),
-            FlagKind::Inc => Some(t.b.addi(r.a, 1)),
-            FlagKind::Dec => Some(t.b.addi(r.a, -1)),
-            FlagKind::Shl => Some(t.b.shl(r.a, r.b)),
-            FlagKind::Shr => Some(t.b.shr(r.a, r.b)),
-            FlagKind::Sar => Some(t.b.sar(r.a, r.b)),
-            _ => None,
-        };
+        let kind = r.kind?;
+        if let Some(c) = some(r.carry) {
+            match cond {
+                Cond::Ltu => return Some(c),
+                Cond::Geu => return Some(self.not(c)),
+                _ => {}
+            }
+        }
         match cond {
-            Cond::Eq | Cond::Ne if r.kind == FlagKind::Sub => {
+            Cond::Eq | Cond::Ne if kind == FlagKind::Sub => {
                 return Some(self.b.setcc(Type::I8, cond, r.a, r.b));
             }
-            Cond::Eq | Cond::Ne => {
-                let v = result(self)?;
-                let zero = self.zero(ty);
-                return Some(self.b.setcc(Type::I8, cond, v, zero));
+            Cond::Eq | Cond::Ne if r.result != Value::NONE => {
+                let zero = self.zero(self.b.ty(r.result));
+                return Some(self.b.setcc(Type::I8, cond, r.result, zero));
             }
-            Cond::Neg | Cond::Pos => {
-                let v = result(self)?;
-                let zero = self.zero(ty);
+            Cond::Neg | Cond::Pos if r.result != Value::NONE => {
+                let zero = self.zero(self.b.ty(r.result));
                 let c = if cond == Cond::Neg { Cond::Lt } else { Cond::Ge };
-                return Some(self.b.setcc(Type::I8, c, v, zero));
+                return Some(self.b.setcc(Type::I8, c, r.result, zero));
             }
-            Cond::ParE | Cond::ParO => {
-                let v = result(self)?;
-                let low = self.b.trunc(Type::I8, v);
+            Cond::ParE | Cond::ParO if r.result != Value::NONE => {
+                let low = self.b.trunc(Type::I8, r.result);
                 let low = self.b.zext(Type::I32, low);
                 let n = self.b.unary(Op::Popcnt, low);
                 let one = self.b.iconst(Type::I32, 1);
@@ -177,10 +234,12 @@ impl Translator<'_, '_> {
             }
             _ => {}
         }
-        match r.kind {
+        match kind {
             FlagKind::Sub => match cond {
-                Cond::Ov | Cond::NoOv => None,
-                _ => Some(self.b.setcc(Type::I8, cond, r.a, r.b)),
+                Cond::Lt | Cond::Ge | Cond::Le | Cond::Gt | Cond::Ltu | Cond::Geu | Cond::Leu | Cond::Gtu => {
+                    Some(self.b.setcc(Type::I8, cond, r.a, r.b))
+                }
+                _ => None,
             },
             FlagKind::Logic => {
                 let zero = self.zero(ty);
@@ -189,39 +248,26 @@ impl Translator<'_, '_> {
                     Cond::NoOv | Cond::Geu => self.b.iconst(Type::I8, 1),
                     Cond::Leu => self.b.setcc(Type::I8, Cond::Eq, r.a, zero),
                     Cond::Gtu => self.b.setcc(Type::I8, Cond::Ne, r.a, zero),
-                    _ => self.b.setcc(Type::I8, cond, r.a, zero),
+                    Cond::Lt | Cond::Ge | Cond::Le | Cond::Gt => self.b.setcc(Type::I8, cond, r.a, zero),
+                    _ => return None,
                 })
             }
-            FlagKind::Add => {
-                let c = match cond {
-                    Cond::Ltu => Cond::Ltu,
-                    Cond::Geu => Cond::Geu,
-                    _ => return None,
-                };
-                let sum = self.b.add(r.a, r.b);
-                Some(self.b.setcc(Type::I8, c, sum, r.a))
+            FlagKind::Add if matches!(cond, Cond::Ltu | Cond::Geu) => {
+                Some(self.b.setcc(Type::I8, cond, r.result, r.a))
             }
-            FlagKind::Inc | FlagKind::Dec => match cond {
-                Cond::Ltu => Some(self.b.trunc(Type::I8, r.c)),
-                Cond::Geu => {
-                    let c = self.b.trunc(Type::I8, r.c);
-                    Some(self.not(c))
-                }
-                Cond::Ov | Cond::NoOv => {
-                    let edge = if r.kind == FlagKind::Inc { ty.mask() >> 1 } else { (ty.mask() >> 1) + 1 };
-                    let edge = self.b.iconst(ty, edge);
-                    let c = if cond == Cond::Ov { Cond::Eq } else { Cond::Ne };
-                    Some(self.b.setcc(Type::I8, c, r.a, edge))
-                }
-                _ => None,
-            },
+            FlagKind::Inc | FlagKind::Dec if matches!(cond, Cond::Ov | Cond::NoOv) => {
+                let edge = if kind == FlagKind::Inc { ty.mask() >> 1 } else { (ty.mask() >> 1) + 1 };
+                let edge = self.b.iconst(ty, edge);
+                let c = if cond == Cond::Ov { Cond::Eq } else { Cond::Ne };
+                Some(self.b.setcc(Type::I8, c, r.a, edge))
+            }
             FlagKind::Mulu | FlagKind::Muls => {
                 let c = match cond {
                     Cond::Ltu | Cond::Ov => Cond::Ne,
                     Cond::Geu | Cond::NoOv => Cond::Eq,
                     _ => return None,
                 };
-                let neutral = if r.kind == FlagKind::Mulu {
+                let neutral = if kind == FlagKind::Mulu {
                     self.zero(ty)
                 } else {
                     let top = self.b.iconst(ty, u64::from(ty.bits() - 1));
@@ -287,6 +333,16 @@ impl Translator<'_, '_> {
         let old = self.b.and(old, keep);
         let bits = self.b.or(old, new);
         self.set_flags_bits(bits);
+    }
+
+    /// Replaces the carry flag, an i8, and keeps the rest.
+    pub(super) fn merge_carry(&mut self, c: Value) {
+        let result = self.record.map_or(Value::NONE, |r| r.result);
+        let c64 = self.b.zext(Type::I64, c);
+        self.merge_flags(FlagBits::C, c64);
+        if let Some(r) = &mut self.record {
+            (r.result, r.carry) = (result, c);
+        }
     }
 
     /// RFLAGS as PUSHF stores it, an i64: RF and VM are clear.

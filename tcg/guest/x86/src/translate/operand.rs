@@ -185,6 +185,8 @@ impl Translator<'_, '_> {
                 return None;
             }
             let v = t.b.get(state::reg(r.full_register().number()), Type::I64);
+            // XLAT's index.
+            let v = if r.size() == 1 { t.b.extract(v, 0, 8) } else { v };
             let v = t.b.trunc(if width == 2 { Type::I16 } else { ty }, v);
             Some(if width == 2 { t.b.zext(Type::I32, v) } else { v })
         };
