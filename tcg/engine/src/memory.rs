@@ -383,7 +383,10 @@ fn atomic<G: Guest>(
 ) -> Result<u64, Trap> {
     let n = m.bytes().min(8);
     if gva & (n as u64 - 1) != 0 {
-        return Err(cx.guest.fault(BusFault::Misaligned, gva, Access::Store));
+        if m.align() != Align::None {
+            return Err(cx.guest.fault(BusFault::Misaligned, gva, Access::Store));
+        }
+        return split_atomic(cx, gva, m, change);
     }
     cx.core.check_watch(gva, n as u64, true);
     let unsigned = MemOp(m.0 & !8);
@@ -438,6 +441,49 @@ fn atomic<G: Guest>(
         }
     };
     Ok(extend(m, old))
+}
+
+/// The same at an address that is not aligned. Inside a page of an x86 host it is a split lock; across pages, and on other
+/// hosts, others can see it half done.
+fn split_atomic<G: Guest>(
+    cx: &mut Cx<'_, G>,
+    gva: u64,
+    m: MemOp,
+    change: impl Fn(u64) -> Option<u64>,
+) -> Result<u64, Trap> {
+    let n = m.bytes().min(8);
+    cx.core.check_watch(gva, n as u64, true);
+    let unsigned = MemOp(m.0 & !8);
+    let inside = (gva & (PAGE - 1)) + n as u64 <= PAGE;
+    let p = place(cx, gva, Access::Store, m.mmu())?;
+    if let (true, Place::Ram { host, range, offset, slow }) = (inside, p) {
+        if slow {
+            before_store(cx, range, offset, n as u64);
+        }
+        let raw = loop {
+            let mut buf = [0; 8];
+            // SAFETY: as in `read_place`.
+            unsafe { ram_read(host, &mut buf[..n]) };
+            let raw = u64::from_le_bytes(buf);
+            let Some(new) = change(extend(unsigned, raw)) else { break raw };
+            // SAFETY: as in `read_place`.
+            if unsafe { wide::cas_split(host, n, raw, to_memory(m, new)) } {
+                break raw;
+            }
+        };
+        if slow {
+            after_store(cx, gva, m.mmu(), range, offset, n as u64);
+        }
+        return Ok(extend(m, raw));
+    }
+    probe(cx, gva, n as u64, Access::Store, m.mmu())?;
+    let mut buf = [0; 8];
+    read_bytes(cx, gva, m.mmu(), &mut buf[..n])?;
+    let raw = u64::from_le_bytes(buf);
+    if let Some(new) = change(extend(unsigned, raw)) {
+        write_bytes(cx, gva, m.mmu(), &to_memory(m, new).to_le_bytes()[..n])?;
+    }
+    Ok(extend(m, raw))
 }
 
 pub(crate) fn rmw<G: Guest>(
@@ -535,6 +581,36 @@ mod wide {
     pub(super) unsafe fn cas(at: *mut u8, expected: u128, new: u128) -> u128 {
         // SAFETY: by the caller's promise.
         unsafe { parts(at, expected, new) }
+    }
+
+    /// Compares and swaps `n` (2, 4, 8) bytes at any address; whether it did.
+    ///
+    /// # Safety
+    /// `at` must be valid for `n` bytes.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) unsafe fn cas_split(at: *mut u8, n: usize, old: u64, new: u64) -> bool {
+        let done: u8;
+        // SAFETY: valid by the caller's promise; the processor locks accesses at any address.
+        unsafe {
+            match n {
+                2 => std::arch::asm!("lock cmpxchg word ptr [{at}], {new:x}", "sete {done}", at = in(reg) at,
+                    new = in(reg) new, done = out(reg_byte) done, inout("ax") old as u16 => _, options(nostack)),
+                4 => std::arch::asm!("lock cmpxchg dword ptr [{at}], {new:e}", "sete {done}", at = in(reg) at,
+                    new = in(reg) new, done = out(reg_byte) done, inout("eax") old as u32 => _, options(nostack)),
+                _ => std::arch::asm!("lock cmpxchg qword ptr [{at}], {new}", "sete {done}", at = in(reg) at,
+                    new = in(reg) new, done = out(reg_byte) done, inout("rax") old => _, options(nostack)),
+            }
+        }
+        done != 0
+    }
+
+    /// # Safety
+    /// As above.
+    #[cfg(not(target_arch = "x86_64"))]
+    pub(super) unsafe fn cas_split(at: *mut u8, n: usize, _: u64, new: u64) -> bool {
+        // SAFETY: by the caller's promise.
+        unsafe { super::ram_write(at, &new.to_le_bytes()[..n]) };
+        true
     }
 
     /// In two halves under a lock, where the host has no such operation: atomic against others of the same kind.

@@ -392,8 +392,17 @@ impl Translator<'_, '_> {
             let dest = self.insn.op_register(0);
             old = self.read_reg(dest);
             equal = self.b.setcc(Type::I8, Cond::Eq, acc, old);
-            let v = self.b.select(equal, src, old);
-            self.write_reg(dest, v);
+            if ty == Type::I32 {
+                // A destination that differs is left alone, upper half included, as processors do.
+                let slot = state::reg(dest.full_register().number());
+                let full = self.b.get(slot, Type::I64);
+                let wide = self.b.zext(Type::I64, src);
+                let v = self.b.select(equal, wide, full);
+                self.b.set(slot, v);
+            } else {
+                let v = self.b.select(equal, src, old);
+                self.write_reg(dest, v);
+            }
         }
         // The accumulator is written only if they differ: its upper half shows it.
         if ty == Type::I32 {
