@@ -161,6 +161,46 @@ fn write_dr(cx: &mut Cx<'_, X86>, n: u64, value: u64) -> Result<(), Trap> {
     Ok(())
 }
 
+/// Words of the floating-point units that instructions read and write.
+pub(crate) mod fpu_word {
+    /// x87 control word.
+    pub(crate) const CONTROL: u64 = 0;
+    /// x87 status word.
+    pub(crate) const STATUS: u64 = 1;
+    /// MXCSR.
+    pub(crate) const MXCSR: u64 = 2;
+    /// Initial state of x87.
+    pub(crate) const INIT: u64 = 3;
+    /// No x87 exceptions.
+    pub(crate) const CLEAR: u64 = 4;
+    /// Empty x87 registers.
+    pub(crate) const EMPTY: u64 = 5;
+    /// Pending x87 exceptions are raised.
+    pub(crate) const WAIT: u64 = 6;
+}
+
+/// Exceptions in the status word that the control word does not mask are pending.
+fn fpu_set(cx: &mut Cx<'_, X86>, word: u64, value: u64) -> Result<(), Trap> {
+    let f = &mut cx.state.x87;
+    match word {
+        fpu_word::MXCSR => return xsave::set_mxcsr(cx, value as u32),
+        fpu_word::CONTROL => f.fcw = value & 0x1f7f | 0x40,
+        fpu_word::INIT => {
+            (f.fcw, f.fsw, f.top, f.ftw) = (0x37f, 0, 0, 0);
+            (f.fop, f.fip, f.fdp, f.fcs, f.fds) = (0, 0, 0, 0, 0);
+        }
+        fpu_word::CLEAR => f.fsw &= 0x7f00,
+        fpu_word::EMPTY => (f.ftw, f.top) = (0, 0),
+        _ if f.fsw & 0x80 != 0 => return Err(exceptions::plain(vector::MF)),
+        _ => {}
+    }
+    // ES and B say that an exception is unmasked.
+    let f = &mut cx.state.x87;
+    let pending = f.fsw & !f.fcw & 0x3f != 0;
+    f.fsw = f.fsw & !0x8080 | if pending { 0x8080 } else { 0 };
+    Ok(())
+}
+
 helpers! {
     base control::FIRST + control::COUNT;
 
@@ -324,5 +364,19 @@ helpers! {
     Xrstor "xrstor" (at, wide) -> Void
         reads SlotSet::All, writes SlotSet::All, effects RAISES_MEMORY.union(Effects::FP);
         |cx| xsave::xrstor(cx, at, wide != 0).map(|()| 0)
-}
 
+    /// A word of the floating-point units.
+    FpuGet "fpu_get" (word) -> I64
+        reads SlotSet::All, writes SlotSet::None, effects Effects::FP;
+        |cx| Ok(match word {
+            fpu_word::CONTROL => cx.state.x87.fcw,
+            fpu_word::STATUS => cx.state.x87.fsw & !0x3800 | (cx.state.x87.top & 7) << 11,
+            _ => u64::from(xsave::mxcsr(cx)),
+        })
+
+    /// Sets a word of the floating-point units, or acts on them.
+    FpuSet "fpu_set" (word, value) -> Void
+        reads SlotSet::All, writes SlotSet::Only(&[state::MXCSR, state::X87_TOP]),
+        effects RAISES.union(Effects::FP);
+        |cx| fpu_set(cx, word, value).map(|()| 0)
+}

@@ -14,6 +14,7 @@ mod control;
 mod data;
 mod debug;
 mod flags;
+mod fpu_env;
 mod operand;
 mod segment;
 mod shift;
@@ -195,7 +196,7 @@ impl Translator<'_, '_> {
         let ip = self.offset(self.pc);
         loop {
             let mut decoder =
-                Decoder::with_ip(self.mode.bitness(), &buf[..n], ip, DecoderOptions::NO_INVALID_CHECK);
+                Decoder::with_ip(self.mode.bitness(), &buf[..n], ip, DecoderOptions::FORCE_RESERVED_NOP);
             decoder.decode_out(&mut self.insn);
             if decoder.last_error() != DecoderError::NoMoreBytes || n == MAX_LEN {
                 return Ok(());
@@ -239,8 +240,12 @@ impl Translator<'_, '_> {
     /// Translates the instruction.
     fn instruction(&mut self) -> bool {
         let i = &self.insn;
+        // Hints that older processors take for NOPs: prefetches, ENDBR, MPX.
+        if i.mnemonic() == Mnemonic::Reservednop {
+            return !i.has_lock_prefix();
+        }
         if i.is_invalid() || !self.guest.model().has_instruction(i) {
-            return false;
+            return self.older_form();
         }
         if i.has_lock_prefix() && !self.lockable() {
             return false;
@@ -254,9 +259,19 @@ impl Translator<'_, '_> {
             || self.string(m)
             || self.segment(m)
             || self.system(m)
+            || self.fpu_env(m)
             || self.sse(m)
             || self.avx(m)
             || self.x87(m)
+    }
+
+    /// Processors without TZCNT and LZCNT take them for BSF and BSR with a prefix that means nothing.
+    fn older_form(&mut self) -> bool {
+        match self.insn.mnemonic() {
+            Mnemonic::Tzcnt => self.bit(Mnemonic::Bsf),
+            Mnemonic::Lzcnt => self.bit(Mnemonic::Bsr),
+            _ => false,
+        }
     }
 
     /// True if the instruction may have a LOCK prefix: it reads and writes memory in one step.
