@@ -75,6 +75,12 @@ impl<'a, G: Guest> Cx<'a, G> {
         self.core.header().exit_request.store(1, Ordering::SeqCst);
     }
 
+    /// The local APICs, if the machine has them (x86).
+    #[must_use]
+    pub fn local_apics(&self) -> Option<&dyn accel::LocalApics> {
+        self.core.io().local_apics()
+    }
+
     /// True if something asks the vCPU to look around: a helper that would run for long stops and leaves.
     #[must_use]
     pub fn exit_requested(&self) -> bool {

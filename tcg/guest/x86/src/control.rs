@@ -219,7 +219,10 @@ helpers! {
             2 => cx.state.cr2,
             3 => cx.state.cr3,
             4 => cx.state.cr4,
-            _ => cx.state.cr8,
+            _ => match cx.local_apics() {
+                Some(apics) => u64::from(apics.cr8(cx.index())),
+                None => cx.state.cr8,
+            },
         })
 
     /// MOV to a control register.
@@ -232,7 +235,12 @@ helpers! {
                 3 => write_cr3(cx, value)?,
                 4 => write_cr4(cx, value)?,
                 _ if value & !15 != 0 => return gp(),
-                _ => cx.state.cr8 = value,
+                _ => {
+                    cx.state.cr8 = value;
+                    if let Some(apics) = cx.local_apics() {
+                        apics.set_cr8(cx.index(), value as u8);
+                    }
+                }
             }
             interrupts::look(cx);
             Ok(0)

@@ -67,6 +67,8 @@ const IMPLEMENTED: &[&str] = &[
     "xsave",
     "xgetbv1",
     "arat",
+    "x2apic",
+    "tsc-deadline",
     "wbnoinvd",
     "cr8legacy",
     "invtsc",

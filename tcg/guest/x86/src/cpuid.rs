@@ -2,7 +2,7 @@
 
 use accel::arch::x86_models::Register;
 
-use crate::{control::CR4_OSXSAVE, cpu::Model, state::Cpu};
+use crate::{control::CR4_OSXSAVE, cpu::Model, kvm, state::Cpu};
 
 /// Answer of CPUID: EAX, EBX, ECX, EDX.
 pub(crate) type Leaf = [u32; 4];
@@ -67,7 +67,7 @@ pub(crate) fn leaf(m: &Model, s: &Cpu, leaf: u32, subleaf: u32) -> Leaf {
     let bits = |l, sub, r| m.bits(l, sub, r);
     let highest = match leaf >> 16 {
         0x8000 => m.id.xlevel,
-        0x4000 => 0x4000_0000,
+        0x4000 => 0x4000_0001,
         _ => m.id.level,
     };
     // Beyond the last leaf: what the last basic one says (SDM).
@@ -119,6 +119,9 @@ pub(crate) fn leaf(m: &Model, s: &Cpu, leaf: u32, subleaf: u32) -> Leaf {
                 _ => [0; 4],
             }
         }
+        // The signature of hypervisors with KVM's paravirtual interface.
+        0x4000_0000 => [0x4000_0001, text(b"KVMK", 0), text(b"VMKV", 0), text(b"M\0\0\0", 0)],
+        0x4000_0001 => [kvm::FEATURES, 0, 0, 0],
         0x8000_0000 => {
             let mut v = vendor(m);
             v[0] = m.id.xlevel;

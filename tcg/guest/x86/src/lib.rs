@@ -7,7 +7,7 @@
 //! - `state`, `mode`, `flags`: registers, the key of a unit;
 //! - `segment`, `far`, `exceptions`, `interrupts`: protection, control transfers between segments, delivery;
 //! - `control`, `msr`, `system`, `debug`, `cpuid`: system registers and instructions;
-//! - `mmu`: paging; `strings`, `wide`, `port`: string operations, wide arithmetic, ports;
+//! - `kvm`: the paravirtual clock; `mmu`: paging; `strings`, `wide`, `port`: string operations, wide arithmetic, ports;
 //! - `fpu`, `sse`: x87 and what vector instructions cannot say in IR.
 
 mod control;
@@ -22,6 +22,7 @@ mod fpu;
 pub mod guest;
 mod helpers;
 mod interrupts;
+mod kvm;
 mod mmu;
 pub mod mode;
 mod msr;

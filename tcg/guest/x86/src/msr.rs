@@ -8,7 +8,7 @@ use crate::{
     control::CR0_PG,
     exceptions::{self, vector},
     guest::X86,
-    mmu,
+    kvm, mmu,
     state::{Cpu, seg},
 };
 
@@ -27,6 +27,7 @@ pub(crate) const TSC_HZ: u64 = 1_000_000_000;
 const TSC: u32 = 0x10;
 const APIC_BASE: u32 = 0x1b;
 const TSC_ADJUST: u32 = 0x3b;
+const TSC_DEADLINE: u32 = 0x6e0;
 const MTRR_CAP: u32 = 0xfe;
 const EFER: u32 = 0xc000_0080;
 const FS_BASE: u32 = 0xc000_0100;
@@ -49,6 +50,8 @@ fn plain(s: &mut Cpu, index: u32) -> Option<&mut u64> {
         0x200..=0x20f => m.mtrr_var.get_mut((index - 0x200) as usize)?,
         0x277 => &mut m.pat,
         0x2ff => &mut m.mtrr_def_type,
+        kvm::SYSTEM_TIME | kvm::SYSTEM_TIME_OLD => &mut m.kvm_system_time,
+        kvm::WALL_CLOCK | kvm::WALL_CLOCK_OLD => &mut m.kvm_wall_clock,
         0xc000_0081 => &mut m.star,
         0xc000_0082 => &mut m.lstar,
         0xc000_0083 => &mut m.cstar,
@@ -65,6 +68,7 @@ fn plain_numbers() -> impl Iterator<Item = u32> {
         .into_iter()
         .chain(0x200..0x200 + 2 * VARIABLE)
         .chain(FIXED)
+        .chain([kvm::SYSTEM_TIME, kvm::WALL_CLOCK])
         .chain([0x277, 0x2ff, 0xc000_0081, 0xc000_0082, 0xc000_0083, 0xc000_0084, 0xc000_0102, 0xc000_0103])
 }
 
@@ -106,8 +110,21 @@ pub(crate) fn set_tsc(cx: &mut Cx<'_, X86>, value: u64) {
     m.tsc_offset = m.tsc_offset.wrapping_add(delta);
 }
 
+/// True for registers that a local APIC of the machine answers for.
+const fn is_apic(index: u32) -> bool {
+    matches!(index, APIC_BASE | TSC_DEADLINE | 0x800..=0x8ff)
+}
+
 /// RDMSR.
 pub(crate) fn read(cx: &mut Cx<'_, X86>, index: u32) -> Result<u64, Trap> {
+    if is_apic(index)
+        && let Some(apics) = cx.local_apics()
+    {
+        let v = apics.read_msr(cx.index(), index).ok_or_else(gp)?;
+        // The APIC counts without the offset that software has put on the counter.
+        let offset = cx.state.msrs.tsc_offset;
+        return Ok(if index == TSC_DEADLINE && v != 0 { v.wrapping_add(offset) } else { v });
+    }
     match index {
         TSC => Ok(tsc(cx)),
         TSC_ADJUST => Ok(cx.state.msrs.tsc_adjust),
@@ -127,7 +144,22 @@ pub(crate) fn write(cx: &mut Cx<'_, X86>, index: u32, value: u64) -> Result<(), 
     if is_address(index) && !mmu::canonical(cx.state, value) {
         return Err(gp());
     }
+    if is_apic(index)
+        && let Some(apics) = cx.local_apics()
+    {
+        let deadline = index == TSC_DEADLINE && value != 0;
+        let told = if deadline { value.wrapping_sub(cx.state.msrs.tsc_offset) } else { value };
+        if !apics.write_msr(cx.index(), index, told) {
+            return Err(gp());
+        }
+        if index == APIC_BASE {
+            cx.state.msrs.apic_base = value;
+        }
+        return Ok(());
+    }
     match index {
+        kvm::SYSTEM_TIME | kvm::SYSTEM_TIME_OLD => kvm::set_system_time(cx, value),
+        kvm::WALL_CLOCK | kvm::WALL_CLOCK_OLD => kvm::set_wall_clock(cx, value),
         TSC => set_tsc(cx, value),
         TSC_ADJUST => {
             let delta = value.wrapping_sub(cx.state.msrs.tsc_adjust);

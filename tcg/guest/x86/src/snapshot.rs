@@ -71,6 +71,8 @@ pub(crate) fn reset(model: &Model, index: u32) -> Cpu {
             mtrr_var: [0; 16],
             mcg_status: 0,
             debugctl: 0,
+            kvm_system_time: 0,
+            kvm_wall_clock: 0,
         },
         cpl: 0,
         run: if index == 0 { Run::Running } else { Run::WaitForSipi },

@@ -143,6 +143,10 @@ pub struct Msrs {
     pub mcg_status: u64,
     /// IA32_DEBUGCTL.
     pub debugctl: u64,
+    /// MSR_KVM_SYSTEM_TIME_NEW.
+    pub kvm_system_time: u64,
+    /// MSR_KVM_WALL_CLOCK_NEW.
+    pub kvm_wall_clock: u64,
 }
 
 /// One vCPU. The start is laid out for generated code; see [`slots`].
