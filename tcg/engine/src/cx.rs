@@ -101,6 +101,7 @@ impl<'a, G: Guest> Cx<'a, G> {
     /// Port output of 1, 2 or 4 bytes.
     pub fn pio_write(&mut self, port: u16, bytes: usize, value: u32) {
         let _ = self.core.io().pio_write(port, &value.to_le_bytes()[..bytes.clamp(1, 4)]);
+        self.core.follow_map();
     }
 
     /// Sticky floating-point exceptions.

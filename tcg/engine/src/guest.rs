@@ -162,8 +162,9 @@ pub trait Guest: Sized + Send + Sync + 'static {
     fn has_work(&self, cx: &mut Cx<'_, Self>) -> bool;
     /// True if the vCPU stands in a wait (entered with it, or restored so).
     fn waiting(&self, state: &Self::State) -> bool;
-    /// What a vCPU that waits has stopped for, if nothing can wake it any more (x86: a triple fault).
-    fn stopped(&self, _: &Self::State) -> Option<accel::Exit> {
+    /// What a vCPU that waits has stopped for, if nothing can wake it any more (x86: a triple fault, or HLT with
+    /// interrupts off).
+    fn stopped(&self, _: &mut Cx<'_, Self>) -> Option<accel::Exit> {
         None
     }
     /// Ends the wait.

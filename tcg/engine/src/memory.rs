@@ -172,11 +172,15 @@ fn write_place<G: Guest>(
             }
             Ok(())
         }
-        Place::Bus(gpa) => match cx.core.io().mmio_write(gpa, data) {
-            IoResult::Ok => Ok(()),
-            _ if !G::BUS_ERRORS => Ok(()),
-            _ => Err(cx.guest.fault(BusFault::Bus, gva, Access::Store)),
-        },
+        Place::Bus(gpa) => {
+            let done = cx.core.io().mmio_write(gpa, data);
+            cx.core.follow_map();
+            if done == IoResult::Ok || !G::BUS_ERRORS {
+                Ok(())
+            } else {
+                Err(cx.guest.fault(BusFault::Bus, gva, Access::Store))
+            }
+        }
     }
 }
 

@@ -115,6 +115,15 @@ impl Core {
         self.publish();
     }
 
+    /// Takes a new memory map at once, if the access that was just made to a device has changed it.
+    pub(crate) fn follow_map(&mut self) {
+        if self.shared.take_request(request::FLUSH_TLB) {
+            self.view = self.memory.snapshot();
+            self.tlb.flush(None, |_| true);
+            self.publish();
+        }
+    }
+
     pub(crate) fn ack_irq(&self) -> Option<u8> {
         self.io().ack_irq(self.index)
     }
@@ -339,7 +348,7 @@ impl<G: Guest> Vcpu<G> {
                 self.with(|g, cx| g.signal(cx, s));
             }
             if self.engine.guest.waiting(self.env.state()) {
-                if let Some(exit) = self.engine.guest.stopped(self.env.state()) {
+                if let Some(exit) = self.with(|g, cx| g.stopped(cx)) {
                     return exit;
                 }
                 if self.with(|g, cx| g.has_work(cx)) {

@@ -100,7 +100,7 @@ pub(crate) fn load_pdptrs(cx: &mut Cx<'_, X86>) -> bool {
 }
 
 /// Bits of CR4 that the model has.
-fn cr4_mask(cx: &Cx<'_, X86>) -> u64 {
+pub(crate) fn cr4_mask(cx: &Cx<'_, X86>) -> u64 {
     let h = cx.guest().model().has();
     let bits = [
         (h.vme, CR4_VME | CR4_PVI),

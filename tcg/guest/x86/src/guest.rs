@@ -146,8 +146,8 @@ impl Guest for X86 {
         s.run != Run::Running
     }
 
-    fn stopped(&self, s: &Cpu) -> Option<Exit> {
-        (s.run == Run::Shutdown).then_some(Exit::Reset)
+    fn stopped(&self, cx: &mut Cx<'_, Self>) -> Option<Exit> {
+        interrupts::stopped(cx)
     }
 
     fn wake(&self, s: &mut Cpu) {

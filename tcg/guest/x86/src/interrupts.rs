@@ -1,6 +1,6 @@
 //! Interrupts: the INTR input, NMI, INIT and start-up IPIs (SDM volume 3, 6.3 and 8.4).
 
-use accel::VcpuSignal;
+use accel::{Exit, VcpuSignal};
 use tcg_engine::Cx;
 
 use crate::{
@@ -43,6 +43,18 @@ pub(crate) fn deliver(cx: &mut Cx<'_, X86>) -> bool {
 /// True if a vCPU in HLT has a reason to go on.
 pub(crate) fn wakes(cx: &Cx<'_, X86>) -> bool {
     cx.state.run == Run::Halted && ready(cx)
+}
+
+/// What a vCPU has stopped for, if nothing wakes it.
+pub(crate) fn stopped(cx: &Cx<'_, X86>) -> Option<Exit> {
+    match cx.state.run {
+        Run::Shutdown => Some(Exit::Reset),
+        // A local APIC can still bring INIT or an NMI.
+        Run::Halted if cx.state.sys & flags::IF == 0 && !wakes(cx) && cx.local_apics().is_none() => {
+            Some(Exit::Halted)
+        }
+        _ => None,
+    }
 }
 
 /// Acts on a signal.

@@ -10,9 +10,11 @@ use tcg_engine::Cx;
 use tcg_ir::Exceptions;
 
 use crate::{
+    control::{self, CR0_PE, CR0_PG, CR4_PAE},
     cpu::Model,
     guest::{X86, space},
     interrupts, msr,
+    msr::{EFER_LMA, EFER_LME},
     segment::{P, S},
     state::{Cpu, FLAGS_BITS, Msrs, REG_NAMES, Run, SEG_NAMES, Segment, Table, X87, seg},
 };
@@ -219,6 +221,18 @@ pub(crate) fn load(cx: &mut Cx<'_, X86>, n: &State) -> Result<(), VcpuError> {
     }
     if n.events.smm {
         return Err(bad("events.smm", "the translator has no system management mode".to_owned()));
+    }
+    let (pe, pg) = (n.cr0 & CR0_PE != 0, n.cr0 & CR0_PG != 0);
+    if pg && !pe {
+        return Err(bad("cr0", format!("{:#x} has paging without protected mode", n.cr0)));
+    }
+    let lma = n.efer & EFER_LMA != 0;
+    if lma != (pg && n.efer & EFER_LME != 0) || lma && n.cr4 & CR4_PAE == 0 {
+        return Err(bad("efer", format!("{:#x} does not go with cr0 {:#x} and cr4 {:#x}", n.efer, n.cr0, n.cr4)));
+    }
+    let unknown = n.cr4 & !control::cr4_mask(cx);
+    if unknown != 0 {
+        return Err(bad("cr4", format!("the model does not have bits {unknown:#x}")));
     }
     s.regs = n.gprs();
     s.set_rflags(n.rflags);

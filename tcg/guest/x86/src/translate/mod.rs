@@ -414,6 +414,11 @@ impl Translator<'_, '_> {
         if self.key_ends() {
             let v = self.b.pc(Type::I64, pc);
             self.finish_slow(v);
+        } else if pc % PAGE > PAGE - MAX_LEN as u64 {
+            // The instruction there may reach into the next page: such units are not linked to, but found through the
+            // cache of indirect jumps.
+            let v = self.b.pc(Type::I64, pc);
+            self.b.indirect(v, hint);
         } else {
             self.b.link(pc, hint);
         }
