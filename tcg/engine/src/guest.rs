@@ -117,6 +117,9 @@ pub trait Guest: Sized + Send + Sync + 'static {
     /// yields what the bus fills in.
     const BUS_ERRORS: bool = true;
 
+    /// Whether a store to code takes effect at the next instruction, without a fence.
+    const CODE_COHERENT: bool = false;
+
     /// CPU models for `arch` with a line about each, the default first.
     fn cpu_models(arch: GuestArch) -> Vec<(String, String)>;
     /// The guest for a partition; refuses unknown CPU models and features by name.

@@ -19,6 +19,9 @@ use crate::{
 
 const PAGE: u64 = 1 << PAGE_BITS;
 
+/// Not an exception: the instruction is to be executed again, in a unit of its own.
+pub(crate) const ALONE: Trap = Trap { code: u64::MAX, value: u64::MAX };
+
 /// A value of up to 64 bytes, little endian.
 pub type Wide = [u8; 64];
 
@@ -163,7 +166,7 @@ fn write_place<G: Guest>(
     match p {
         Place::Ram { host, range, offset, slow } => {
             if slow {
-                before_store(cx, range, offset, data.len() as u64);
+                before_store(cx, range, offset, data.len() as u64)?;
             }
             // SAFETY: as in `read_place`.
             unsafe { ram_write(host, data) };
@@ -184,14 +187,20 @@ fn write_place<G: Guest>(
     }
 }
 
-/// Drops the translations of code that a store is about to overwrite.
-fn before_store<G: Guest>(cx: &mut Cx<'_, G>, range: u32, offset: u64, len: u64) {
+/// Drops the translations of code that a store is about to overwrite. Where the guest's code must change at once
+/// ([`Guest::CODE_COHERENT`]) and a unit runs that may be among them, the store is not done: `Err` has its instruction
+/// executed alone.
+fn before_store<G: Guest>(cx: &mut Cx<'_, G>, range: u32, offset: u64, len: u64) -> Result<(), Trap> {
     let view = cx.core.view.clone();
     if let Some(block) = view.ranges().get(range as usize).and_then(|r| r.writable_ram())
         && block.dirty().is_watched(offset, len)
+        && cx.core.invalidate_code(block, offset, len)
+        && G::CODE_COHERENT
+        && cx.core.in_unit
     {
-        cx.core.invalidate_code(block, offset, len);
+        return Err(ALONE);
     }
+    Ok(())
 }
 
 /// Records a store, and takes the page off the slow path if nothing is left to record.
@@ -398,7 +407,7 @@ fn atomic<G: Guest>(
     let old = match p {
         Place::Ram { host, range, offset, slow } => {
             if slow {
-                before_store(cx, range, offset, n as u64);
+                before_store(cx, range, offset, n as u64)?;
             }
             let f = |raw: u64| change(extend(unsigned, raw)).map(|v| to_memory(m, v));
             // SAFETY: as in `read_place`; aligned to the access by the check above (pages and blocks are page-aligned).
@@ -462,7 +471,7 @@ fn split_atomic<G: Guest>(
     let p = place(cx, gva, Access::Store, m.mmu())?;
     if let (true, Place::Ram { host, range, offset, slow }) = (inside, p) {
         if slow {
-            before_store(cx, range, offset, n as u64);
+            before_store(cx, range, offset, n as u64)?;
         }
         let raw = loop {
             let mut buf = [0; 8];
@@ -527,7 +536,7 @@ pub(crate) fn cas_wide<G: Guest>(
     match p {
         Place::Ram { host, range, offset, slow } => {
             if slow {
-                before_store(cx, range, offset, 16);
+                before_store(cx, range, offset, 16)?;
             }
             // SAFETY: as in `read_place`; 16-byte aligned by the check above.
             let old = unsafe { wide::cas(host, expected, new) };
@@ -668,7 +677,7 @@ pub(crate) fn write_run<G: Guest>(
         return Ok(None);
     };
     if slow {
-        before_store(cx, range, offset, n as u64);
+        before_store(cx, range, offset, n as u64)?;
     }
     // SAFETY: as in `read_place`.
     unsafe { ram_write_long(host, &data[..n]) };

@@ -50,6 +50,8 @@ pub(crate) struct Core {
     io: Option<NonNull<dyn VcpuIo>>,
     pub(crate) trap: Option<Trap>,
     pub(crate) leave: bool,
+    /// A unit of several instructions runs.
+    pub(crate) in_unit: bool,
     debug: DebugConfig,
     watch_hit: Option<(u64, bool)>,
 }
@@ -164,8 +166,9 @@ impl Core {
         Some(done)
     }
 
-    pub(crate) fn invalidate_code(&mut self, block: &Arc<RamBlock>, offset: u64, len: u64) {
-        self.cache.invalidate(block, &(offset..offset + len));
+    /// Drops the units that overlap a place; true if there were any.
+    pub(crate) fn invalidate_code(&mut self, block: &Arc<RamBlock>, offset: u64, len: u64) -> bool {
+        self.cache.invalidate(block, &(offset..offset + len))
     }
 
     /// Notes an access that a watchpoint looks for; the vCPU stops at the end of the instruction.
@@ -262,6 +265,7 @@ impl<G: Guest> Vcpu<G> {
             io: None,
             trap: None,
             leave: false,
+            in_unit: false,
             debug: DebugConfig::default(),
             watch_hit: None,
         };
@@ -369,6 +373,7 @@ impl<G: Guest> Vcpu<G> {
     /// Runs units until something asks to look around; `Some` ends the run.
     fn run_units(&mut self) -> Option<Exit> {
         let mut from: Option<(Arc<Unit>, u32)> = None;
+        let mut alone = false;
         loop {
             if self.core.header().exit_request.load(Ordering::Relaxed) != 0 {
                 return None;
@@ -380,7 +385,14 @@ impl<G: Guest> Vcpu<G> {
                     return Some(Exit::Debug(DebugEvent::Breakpoint { pc }));
                 }
             }
-            let unit = match self.find_unit(debugging) {
+            let single = std::mem::take(&mut alone);
+            let found = if single {
+                let key = self.key(debugging);
+                crate::translate::translate(self, key, None, debugging)
+            } else {
+                self.find_unit(debugging)
+            };
+            let unit = match found {
                 Ok(u) => u,
                 Err(trap) => {
                     self.with(|g, cx| g.raise(cx, trap));
@@ -398,7 +410,9 @@ impl<G: Guest> Vcpu<G> {
             {
                 self.engine.chain(&f, index, &unit);
             }
+            self.core.in_unit = !single;
             let exit = self.execute(&unit);
+            self.core.in_unit = false;
             self.executed += 1;
             if let Some(e) = &exit {
                 self.exits[kind(e)] += 1;
@@ -415,6 +429,10 @@ impl<G: Guest> Vcpu<G> {
                 Some(UnitExit::Fault) => {
                     self.restore(&unit);
                     if let Some(trap) = self.core.trap.take() {
+                        if trap == memory::ALONE {
+                            alone = true;
+                            continue;
+                        }
                         self.with(|g, cx| g.raise(cx, trap));
                         if self.engine.guest.waiting(self.env.state()) {
                             return None;

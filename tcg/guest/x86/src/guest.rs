@@ -60,6 +60,8 @@ impl Guest for X86 {
 
     const BUS_ERRORS: bool = false;
 
+    const CODE_COHERENT: bool = true;
+
     fn cpu_models(arch: GuestArch) -> Vec<(String, String)> {
         if arch == GuestArch::X86_64 { cpu::models() } else { Vec::new() }
     }

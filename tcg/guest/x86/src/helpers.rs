@@ -90,7 +90,7 @@ helpers! {
 
     /// Interrupts may have been enabled: looks at them before the next unit.
     Look "look" () -> Void
-        reads SlotSet::None, writes SlotSet::None, effects Effects::empty();
+        reads SYS, writes SlotSet::None, effects Effects::empty();
         |cx| {
             crate::interrupts::look(cx);
             Ok(0)

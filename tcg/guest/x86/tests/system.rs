@@ -41,6 +41,8 @@ fn long(rig: &Rig, code: &[u8]) -> State {
     s.idt.limit = 1023;
     rig.put(TSS + 4, 0x8_0000);
     rig.put(TSS + 0x24, 0x7_0000);
+    // No port bitmap.
+    rig.write(TSS + 102, &[104, 0]);
     s.tr = Segment { selector: 0x40, base: TSS, limit: 103, access: access::P | 0xb };
     s
 }
