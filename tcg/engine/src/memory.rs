@@ -4,7 +4,10 @@
 //! faults on its second page has written nothing.
 #![expect(unsafe_code, reason = "reads and writes guest RAM through the host addresses the TLB caches")]
 
-use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::{Relaxed, SeqCst}};
+use std::sync::atomic::{
+    AtomicU8, AtomicU16, AtomicU32, AtomicU64,
+    Ordering::{Relaxed, SeqCst},
+};
 
 use accel::IoResult;
 use tcg_ir::{
@@ -608,8 +611,10 @@ mod wide {
             match n {
                 2 => std::arch::asm!("lock cmpxchg word ptr [{at}], {new:x}", "sete {done}", at = in(reg) at,
                     new = in(reg) new, done = out(reg_byte) done, inout("ax") old as u16 => _, options(nostack)),
-                4 => std::arch::asm!("lock cmpxchg dword ptr [{at}], {new:e}", "sete {done}", at = in(reg) at,
-                    new = in(reg) new, done = out(reg_byte) done, inout("eax") old as u32 => _, options(nostack)),
+                4 => {
+                    std::arch::asm!("lock cmpxchg dword ptr [{at}], {new:e}", "sete {done}", at = in(reg) at,
+                    new = in(reg) new, done = out(reg_byte) done, inout("eax") old as u32 => _, options(nostack))
+                }
                 _ => std::arch::asm!("lock cmpxchg qword ptr [{at}], {new}", "sete {done}", at = in(reg) at,
                     new = in(reg) new, done = out(reg_byte) done, inout("rax") old => _, options(nostack)),
             }

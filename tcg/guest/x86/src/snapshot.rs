@@ -228,7 +228,10 @@ pub(crate) fn load(cx: &mut Cx<'_, X86>, n: &State) -> Result<(), VcpuError> {
     }
     let lma = n.efer & EFER_LMA != 0;
     if lma != (pg && n.efer & EFER_LME != 0) || lma && n.cr4 & CR4_PAE == 0 {
-        return Err(bad("efer", format!("{:#x} does not go with cr0 {:#x} and cr4 {:#x}", n.efer, n.cr0, n.cr4)));
+        return Err(bad(
+            "efer",
+            format!("{:#x} does not go with cr0 {:#x} and cr4 {:#x}", n.efer, n.cr0, n.cr4),
+        ));
     }
     let unknown = n.cr4 & !control::cr4_mask(cx);
     if unknown != 0 {

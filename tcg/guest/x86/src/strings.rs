@@ -346,8 +346,7 @@ mod tests {
 
     #[test]
     fn operations_pack() {
-        let op =
-            StringOp { kind: kind::OUTS, log2: 3, address: 8, segment: 5, repeat: 2, single: true };
+        let op = StringOp { kind: kind::OUTS, log2: 3, address: 8, segment: 5, repeat: 2, single: true };
         assert_eq!(StringOp::unpack(op.pack()), op);
         assert_eq!(room(StringOp { address: 2, ..op }, 0xffff, 0x1_2345), 0);
         assert_eq!(room(op, 0, 0x1ff0), 2);

@@ -29,12 +29,7 @@ fn bad(v: u8, selector: u16, ext: u16) -> Trap {
 }
 
 /// The task-state segment behind a task gate, or the descriptor itself.
-fn target(
-    cx: &mut Cx<'_, X86>,
-    selector: u16,
-    d: Descriptor,
-    ext: u16,
-) -> Result<(u16, Descriptor), Trap> {
+fn target(cx: &mut Cx<'_, X86>, selector: u16, d: Descriptor, ext: u16) -> Result<(u16, Descriptor), Trap> {
     if d.kind() != 5 {
         return Ok((selector, d));
     }
@@ -224,8 +219,7 @@ fn switch(cx: &mut Cx<'_, X86>, selector: u16, d: Descriptor, cause: Cause, ext:
     }
 
     // From here on faults belong to the new task.
-    cx.state.tr =
-        Segment { selector, access: (d.access() | BUSY) as u16, limit: d.limit(), base: d.base() };
+    cx.state.tr = Segment { selector, access: (d.access() | BUSY) as u16, limit: d.limit(), base: d.base() };
     cx.state.cr0 |= CR0_TS;
     if let Some(cr3) = cr3
         && cx.state.cr0 & CR0_PG != 0

@@ -7,7 +7,6 @@ use crate::{
     exceptions::{self, vector},
     guest::X86,
     helpers::{RAISES_MEMORY, helpers},
-
     segment,
     stack::Stack,
     state::{self, Cpu},
@@ -306,7 +305,7 @@ mod tests {
     fn arithmetic() {
         assert_eq!(deposit(0b101, 0b11010), 0b10010);
         assert_eq!(extract(0b10010, 0b11010), 0b101);
-        assert_eq!(crc32(0xffff_ffff, 0x3837_3635_3433_3231, 8) , 0x6087_809a ^ 0xffff_ffff);
+        assert_eq!(crc32(0xffff_ffff, 0x3837_3635_3433_3231, 8), 0x6087_809a ^ 0xffff_ffff);
         assert_eq!(rotate_carry(0x81, 1, 0, 8 | 1 << 8), (2, 1));
         assert_eq!(rotate_carry(0x81, 1, 1, 8), (0xc0, 1));
         assert_eq!(divide(1, 0, 1, false), None);

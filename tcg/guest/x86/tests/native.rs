@@ -121,9 +121,35 @@ fn instruction(rng: &mut Rng, info: &mut InstructionInfoFactory) -> Option<(Inst
     let out = (0..i.op_count()).any(|n| i.op_kind(n) == OpKind::Register && !i.op_register(n).is_gpr());
     let odd = matches!(
         i.mnemonic(),
-        M::Div | M::Idiv | M::In | M::Out | M::Lar | M::Lsl | M::Verr | M::Verw | M::Sldt | M::Str | M::Smsw | M::Std
-            | M::Sgdt | M::Sidt | M::Xlatb | M::Lss | M::Lfs | M::Lgs | M::Enter | M::Leave | M::Cpuid | M::Rdtsc
-            | M::Hlt | M::Cli | M::Sti | M::Popfq | M::Salc | M::Reservednop | M::Wait
+        M::Div
+            | M::Idiv
+            | M::In
+            | M::Out
+            | M::Lar
+            | M::Lsl
+            | M::Verr
+            | M::Verw
+            | M::Sldt
+            | M::Str
+            | M::Smsw
+            | M::Std
+            | M::Sgdt
+            | M::Sidt
+            | M::Xlatb
+            | M::Lss
+            | M::Lfs
+            | M::Lgs
+            | M::Enter
+            | M::Leave
+            | M::Cpuid
+            | M::Rdtsc
+            | M::Hlt
+            | M::Cli
+            | M::Sti
+            | M::Popfq
+            | M::Salc
+            | M::Reservednop
+            | M::Wait
     );
     if out || odd {
         return None;

@@ -10,7 +10,10 @@ fn a_loop_runs_in_64_bit_mode() {
     for backend in ["interp", "jit"] {
         let mut rig = Rig::new("max", backend);
         // mov ecx,100; xor eax,eax; l: add eax,ecx; dec ecx; jne l; push rax; pop rbx; call +0; pop rdx; out 0xf4,al; jmp $
-        rig.write(0x1000, b"\xb9\x64\0\0\0\x31\xc0\x01\xc8\xff\xc9\x75\xfa\x50\x5b\xe8\0\0\0\0\x5a\xe6\xf4\xeb\xfe");
+        rig.write(
+            0x1000,
+            b"\xb9\x64\0\0\0\x31\xc0\x01\xc8\xff\xc9\x75\xfa\x50\x5b\xe8\0\0\0\0\x5a\xe6\xf4\xeb\xfe",
+        );
         let s = rig.long(0x1000);
         rig.set_state(&s);
         rig.run();

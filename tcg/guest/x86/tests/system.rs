@@ -196,7 +196,10 @@ fn real_mode_from_the_reset_state() {
         s.ss.base = 0x8000;
         s.rsp = 0x100;
         // mov ax,0x200; mov ds,ax; mov word [0xffff-1],0x1234; call 0x200:0; out 0xf4,al
-        rig.write(0x1000, b"\xb8\x00\x02\x8e\xd8\xc7\x06\xfe\xff\x34\x12\x9a\x00\x00\x00\x02\xe6\xf4\xeb\xfe");
+        rig.write(
+            0x1000,
+            b"\xb8\x00\x02\x8e\xd8\xc7\x06\xfe\xff\x34\x12\x9a\x00\x00\x00\x02\xe6\xf4\xeb\xfe",
+        );
         // mov bx,cs; int 5; retf
         rig.write(0x2000, b"\x8c\xcb\xcd\x05\xcb");
         rig.write(5 * 4, &[0x10, 0, 0, 0x03]);

@@ -194,8 +194,9 @@ impl Translator<'_, '_> {
             let ea = self.ea(true);
             if self.insn.has_lock_prefix() {
                 let at = self.ea_value(&ea);
-                let how =
-                    self.b.iconst(Type::I64, u64::from(ty.bytes().trailing_zeros()) | (self.mode.mmu as u64) << 8);
+                let how = self
+                    .b
+                    .iconst(Type::I64, u64::from(ty.bytes().trailing_zeros()) | (self.mode.mmu as u64) << 8);
                 let v = self.call::<LockNeg>(&[at, how]);
                 old = self.b.trunc(ty, v);
                 new = self.b.unary(Op::Neg, old);
@@ -297,8 +298,7 @@ impl Translator<'_, '_> {
         let d = self.read(0);
         let de = exceptions::plain(vector::DE);
         if ty == Type::I64 {
-            let (low, high) =
-                (self.b.get(state::reg(0), Type::I64), self.b.get(state::reg(2), Type::I64));
+            let (low, high) = (self.b.get(state::reg(0), Type::I64), self.b.get(state::reg(2), Type::I64));
             let signed = self.b.iconst(Type::I64, u64::from(signed));
             self.call::<Div128>(&[high, low, d, signed]);
             return;

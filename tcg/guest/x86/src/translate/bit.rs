@@ -56,11 +56,8 @@ impl Translator<'_, '_> {
                 let mask = self.read(2);
                 let v = self.read(1);
                 let (v, mask) = (self.b.zext(Type::I64, v), self.b.zext(Type::I64, mask));
-                let r = if m == M::Pdep {
-                    self.call::<Pdep>(&[v, mask])
-                } else {
-                    self.call::<Pext>(&[v, mask])
-                };
+                let r =
+                    if m == M::Pdep { self.call::<Pdep>(&[v, mask]) } else { self.call::<Pext>(&[v, mask]) };
                 let r = self.b.trunc(ty, r);
                 self.write(0, r);
             }
@@ -126,11 +123,8 @@ impl Translator<'_, '_> {
         };
         let old;
         if self.is_memory(0) {
-            let ea = if by_register {
-                self.string_place(offset, ty)
-            } else {
-                self.ea(change != Change::None)
-            };
+            let ea =
+                if by_register { self.string_place(offset, ty) } else { self.ea(change != Change::None) };
             if self.insn.has_lock_prefix() {
                 let (op, v) = match change {
                     Change::Set => (RmwOp::Or, bit),

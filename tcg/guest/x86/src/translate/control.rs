@@ -3,11 +3,7 @@
 use iced_x86::{Code, Mnemonic, OpKind};
 use tcg_ir::{BlockId, Cond, Hint, Type, Value};
 
-use super::{
-    Flow, PAGE, Translator,
-    flags::cond_of,
-    operand::int,
-};
+use super::{Flow, PAGE, Translator, flags::cond_of, operand::int};
 use crate::{
     exceptions::{Int1, SoftInt, vector},
     wide::Bound,

@@ -409,7 +409,8 @@ impl Translator<'_, '_> {
             let full = self.b.get(state::reg(0), Type::I64);
             let wide = self.b.zext(Type::I64, old);
             let v = self.b.select(equal, full, wide);
-            let dest_is_acc = self.is_register(0) && self.insn.op_register(0).full_register() == Register::RAX;
+            let dest_is_acc =
+                self.is_register(0) && self.insn.op_register(0).full_register() == Register::RAX;
             if !dest_is_acc {
                 self.b.set(state::reg(0), v);
             }

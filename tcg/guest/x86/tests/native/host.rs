@@ -64,7 +64,10 @@ impl Host {
         b.extend_from_slice(code);
         moves(&mut b, 0x89);
         // pushfq; pop [r15+32]; cld; pops; ret
-        b.extend([0x9c, 0x41, 0x8f, 0x47, 32, 0xfc, 0x41, 0x5f, 0x41, 0x5e, 0x41, 0x5d, 0x41, 0x5c, 0x5d, 0x5b, 0xc3]);
+        b.extend([
+            0x9c, 0x41, 0x8f, 0x47, 32, 0xfc, 0x41, 0x5f, 0x41, 0x5e, 0x41, 0x5d, 0x41, 0x5c, 0x5d, 0x5b,
+            0xc3,
+        ]);
         assert!(b.len() <= CODE_SIZE);
         // SAFETY: inside our mapping; the code keeps the calling convention by construction: it saves and restores what
         // it must, and what it was given reaches neither the stack nor memory outside the data by the caller's promise.
