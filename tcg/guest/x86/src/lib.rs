@@ -37,6 +37,7 @@ mod system;
 mod task;
 mod translate;
 mod wide;
+mod x87;
 mod xsave;
 
 pub use cpu::Model;

@@ -4,7 +4,7 @@ use iced_x86::{Mnemonic, OpKind};
 use tcg_ir::{Lane, Op, Type, Value};
 
 use super::super::{Translator, operand::seg_number};
-use crate::{fpu::Emms, sse::MaskStore, state};
+use crate::{sse::MaskStore, state};
 
 impl Translator<'_, '_> {
     /// Instructions of this family.
@@ -78,13 +78,6 @@ impl Translator<'_, '_> {
                 self.write_mask(all);
             }
             M::Maskmovq | M::Maskmovdqu => self.masked_store(),
-            M::Emms => {
-                if self.mode.em {
-                    self.undefined();
-                } else if self.fpu_available() {
-                    self.call::<Emms>(&[]);
-                }
-            }
             _ => return false,
         }
         true
