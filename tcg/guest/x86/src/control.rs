@@ -15,66 +15,66 @@ use crate::{
 };
 
 /// Protected mode.
-pub const CR0_PE: u64 = 1;
+pub(crate) const CR0_PE: u64 = 1;
 /// WAIT heeds TS.
-pub const CR0_MP: u64 = 1 << 1;
+pub(crate) const CR0_MP: u64 = 1 << 1;
 /// No x87.
-pub const CR0_EM: u64 = 1 << 2;
+pub(crate) const CR0_EM: u64 = 1 << 2;
 /// Task switched.
-pub const CR0_TS: u64 = 1 << 3;
+pub(crate) const CR0_TS: u64 = 1 << 3;
 /// Extension type, always one.
-pub const CR0_ET: u64 = 1 << 4;
+pub(crate) const CR0_ET: u64 = 1 << 4;
 /// x87 errors are exceptions.
-pub const CR0_NE: u64 = 1 << 5;
+pub(crate) const CR0_NE: u64 = 1 << 5;
 /// Supervisor stores heed read-only pages.
-pub const CR0_WP: u64 = 1 << 16;
+pub(crate) const CR0_WP: u64 = 1 << 16;
 /// Alignment checks.
-pub const CR0_AM: u64 = 1 << 18;
+pub(crate) const CR0_AM: u64 = 1 << 18;
 /// Not write-through.
-pub const CR0_NW: u64 = 1 << 29;
+pub(crate) const CR0_NW: u64 = 1 << 29;
 /// Cache disabled.
-pub const CR0_CD: u64 = 1 << 30;
+pub(crate) const CR0_CD: u64 = 1 << 30;
 /// Paging.
-pub const CR0_PG: u64 = 1 << 31;
+pub(crate) const CR0_PG: u64 = 1 << 31;
 
 /// Virtual-8086 extensions.
-pub const CR4_VME: u64 = 1;
+pub(crate) const CR4_VME: u64 = 1;
 /// Protected-mode virtual interrupts.
-pub const CR4_PVI: u64 = 1 << 1;
+pub(crate) const CR4_PVI: u64 = 1 << 1;
 /// RDTSC only at level 0.
-pub const CR4_TSD: u64 = 1 << 2;
+pub(crate) const CR4_TSD: u64 = 1 << 2;
 /// Debug extensions.
-pub const CR4_DE: u64 = 1 << 3;
+pub(crate) const CR4_DE: u64 = 1 << 3;
 /// Pages of 4 MiB.
-pub const CR4_PSE: u64 = 1 << 4;
+pub(crate) const CR4_PSE: u64 = 1 << 4;
 /// Physical address extension.
-pub const CR4_PAE: u64 = 1 << 5;
+pub(crate) const CR4_PAE: u64 = 1 << 5;
 /// Machine checks.
-pub const CR4_MCE: u64 = 1 << 6;
+pub(crate) const CR4_MCE: u64 = 1 << 6;
 /// Global pages.
-pub const CR4_PGE: u64 = 1 << 7;
+pub(crate) const CR4_PGE: u64 = 1 << 7;
 /// RDPMC everywhere.
-pub const CR4_PCE: u64 = 1 << 8;
+pub(crate) const CR4_PCE: u64 = 1 << 8;
 /// SSE on.
-pub const CR4_OSFXSR: u64 = 1 << 9;
+pub(crate) const CR4_OSFXSR: u64 = 1 << 9;
 /// SIMD exceptions are #XM.
-pub const CR4_OSXMMEXCPT: u64 = 1 << 10;
+pub(crate) const CR4_OSXMMEXCPT: u64 = 1 << 10;
 /// SGDT and others only at level 0.
-pub const CR4_UMIP: u64 = 1 << 11;
+pub(crate) const CR4_UMIP: u64 = 1 << 11;
 /// Five-level paging.
-pub const CR4_LA57: u64 = 1 << 12;
+pub(crate) const CR4_LA57: u64 = 1 << 12;
 /// RDFSBASE and others on.
-pub const CR4_FSGSBASE: u64 = 1 << 16;
+pub(crate) const CR4_FSGSBASE: u64 = 1 << 16;
 /// Process-context identifiers.
-pub const CR4_PCIDE: u64 = 1 << 17;
+pub(crate) const CR4_PCIDE: u64 = 1 << 17;
 /// XSAVE on.
-pub const CR4_OSXSAVE: u64 = 1 << 18;
+pub(crate) const CR4_OSXSAVE: u64 = 1 << 18;
 /// Supervisor does not execute user pages.
-pub const CR4_SMEP: u64 = 1 << 20;
+pub(crate) const CR4_SMEP: u64 = 1 << 20;
 /// Supervisor does not access user pages.
-pub const CR4_SMAP: u64 = 1 << 21;
+pub(crate) const CR4_SMAP: u64 = 1 << 21;
 /// Protection keys of user pages.
-pub const CR4_PKE: u64 = 1 << 22;
+pub(crate) const CR4_PKE: u64 = 1 << 22;
 
 fn gp<T>() -> Result<T, Trap> {
     Err(exceptions::with_error(vector::GP, 0))

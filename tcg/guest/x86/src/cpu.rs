@@ -134,15 +134,9 @@ features! {
     smep "smep"
     smap "smap"
     syscall "syscall"
-    rdtscp "rdtscp"
     avx "avx"
     avx512f "avx512f"
-    bmi1 "bmi1"
-    abm "abm"
     pku "pku"
-    mtrr "mtrr"
-    pat "pat"
-    fpu "fpu"
 }
 
 /// What each feature of the decoder needs; those not listed exist on no model.

@@ -53,7 +53,7 @@ helpers! {
     base wide::FIRST + wide::COUNT;
 
     /// Instruction breakpoints at `pc`; RF shields one instruction.
-    DebugFetch "debug_fetch" (pc) -> Void
+    FetchBreak "debug_fetch" (pc) -> Void
         reads SYS, writes SYS, effects RAISES;
         |cx| {
             let s = &mut *cx.state;
@@ -68,7 +68,7 @@ helpers! {
         }
 
     /// Data breakpoints: `how` is bytes and "is a write".
-    DebugData "debug_data" (at, how) -> Void
+    DataWatch "debug_data" (at, how) -> Void
         reads SlotSet::None, writes SlotSet::None, effects Effects::empty();
         |cx| {
             let write = how & 1 != 0;
@@ -78,7 +78,7 @@ helpers! {
         }
 
     /// Port breakpoints: `how` is bytes.
-    DebugPort "debug_port" (port, how) -> Void
+    PortAccess "debug_port" (port, how) -> Void
         reads SlotSet::None, writes SlotSet::None, effects Effects::empty();
         |cx| {
             let hit = hits(cx.state, port, how, |c| c == IO);

@@ -8,7 +8,7 @@ use tcg_engine::{Cx, Trap};
 use tcg_ir::SlotSet;
 
 use crate::{
-    control::{CR0_PE, CR4_SMAP},
+    control::CR0_PE,
     flags,
     guest::X86,
     helpers::{self, RAISES_EXITS, helpers},
@@ -16,7 +16,7 @@ use crate::{
     mode::{MMU_KERNEL, MMU_USER},
     segment::{self, CODE, CONFORMING, Descriptor, L, P, RW, S, sys_load},
     stack::Stack,
-    state::{Cpu, Run, seg},
+    state::{Run, seg},
     task,
 };
 
@@ -364,11 +364,6 @@ pub(crate) fn new_stack(cx: &mut Cx<'_, X86>, cpl: u8, ist: u64, ext: u16) -> Re
     }
     let access = segment::mark_accessed(cx, d)?;
     Ok(Stack::inner(sp, ss, d, access, mmu))
-}
-
-/// True if accesses at level `cpl` may be refused for being to user pages.
-pub(crate) const fn smap(s: &Cpu) -> bool {
-    s.cr4 & CR4_SMAP != 0 && s.sys & flags::AC == 0
 }
 
 helpers! {

@@ -4,7 +4,7 @@
 //! and a `table()`. The bases follow each other here.
 
 use tcg_engine::{Helper, Trap};
-use tcg_ir::{Effects, HelperDesc, HelperId, SlotId, SlotSet, interp::flag_bits};
+use tcg_ir::{Effects, HelperDesc, HelperId, SlotSet, interp::flag_bits};
 
 use crate::{control, debug, exceptions, far, fpu, guest::X86, port, sse, state, strings, system, wide};
 
@@ -66,10 +66,6 @@ pub(crate) const RAISES_EXITS: Effects = Effects::RAISES.union(Effects::EXITS).u
 
 /// The system flags.
 pub(crate) const SYS: SlotSet = SlotSet::Only(&[state::SYS]);
-/// The flag record.
-pub(crate) const RECORD: &[SlotId] =
-    &[SlotId(state::FLAGS), SlotId(state::FLAGS + 1), SlotId(state::FLAGS + 2), SlotId(state::FLAGS + 3)];
-
 helpers! {
     base 0;
 
@@ -117,5 +113,6 @@ pub(crate) fn all() -> Vec<HelperDesc> {
         debug_assert_eq!(usize::from(first), all.len(), "helper bases follow each other");
         all.extend(part);
     }
+    debug_assert_eq!(usize::from(sse::FIRST + sse::COUNT), all.len(), "all are numbered");
     all
 }

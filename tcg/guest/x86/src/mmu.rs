@@ -176,7 +176,8 @@ fn legacy(cx: &mut Cx<'_, X86>, w: &Walk) -> Result<Mapping, Trap> {
                 continue;
             }
             // PSE-36: bits 13 to 20 are bits 32 to 39 of the address.
-            let gpa = pde & 0xffc0_0000 | (pde >> 13 & 0xff) << 32 | w.gva & 0x3f_ffff;
+            let high = if cx.guest().model().has().pse36 { (pde >> 13 & 0xff) << 32 } else { 0 };
+            let gpa = pde & 0xffc0_0000 | high | w.gva & 0x3f_ffff;
             return Ok(Mapping { gpa, write: m.write && pde & D != 0, ..m });
         }
         if update(cx, dir, 4, &mut pde, A, w)? {
@@ -244,7 +245,7 @@ fn check(s: &Cpu, w: &Walk, rights: u64, nx: bool, pte: u64, shift: u32) -> Resu
             gpa: 0,
             read: reach,
             write: reach && (writable || s.cr0 & CR0_WP == 0),
-            exec: !nx && !(user_page && s.cr4 & CR4_SMEP != 0),
+            exec: !nx && (!user_page || s.cr4 & CR4_SMEP == 0),
             page_bits: shift,
         }
     };

@@ -13,13 +13,13 @@ use crate::{
 };
 
 /// SYSCALL enabled.
-pub const EFER_SCE: u64 = 1;
+pub(crate) const EFER_SCE: u64 = 1;
 /// Long mode enabled.
-pub const EFER_LME: u64 = 1 << 8;
+pub(crate) const EFER_LME: u64 = 1 << 8;
 /// Long mode active.
-pub const EFER_LMA: u64 = 1 << 10;
+pub(crate) const EFER_LMA: u64 = 1 << 10;
 /// No-execute pages.
-pub const EFER_NXE: u64 = 1 << 11;
+pub(crate) const EFER_NXE: u64 = 1 << 11;
 
 /// Frequency of the time stamp counter.
 pub(crate) const TSC_HZ: u64 = 1_000_000_000;

@@ -283,7 +283,9 @@ pub(crate) fn check(s: &Cpu, n: usize, offset: u64, len: u64, write: bool) -> Re
     let code = access & CODE != 0;
     // In real mode everything can be written, through CS as well.
     let real = !s.protected() || s.vm86();
-    if !real && (write && (code || access & RW == 0) || !write && code && access & RW == 0) {
+    let right = access & RW != 0;
+    let allowed = if write { !code && right } else { !code || right };
+    if !real && !allowed {
         return bad;
     }
     let last = offset + (len - 1);

@@ -26,11 +26,14 @@ pub(crate) const AAA: u64 = 2;
 pub(crate) const AAS: u64 = 3;
 
 fn flags_of(r: u8, c: bool, a: bool) -> u64 {
-    u64::from(c) * FlagBits::C
-        | u64::from(a) * FlagBits::A
-        | u64::from(r == 0) * FlagBits::Z
-        | u64::from(r & 0x80 != 0) * FlagBits::N
-        | u64::from(r.count_ones().is_multiple_of(2)) * FlagBits::P
+    let flags = [
+        (c, FlagBits::C),
+        (a, FlagBits::A),
+        (r == 0, FlagBits::Z),
+        (r & 0x80 != 0, FlagBits::N),
+        (r.count_ones().is_multiple_of(2), FlagBits::P),
+    ];
+    flags.iter().filter(|(on, _)| *on).fold(0, |bits, (_, f)| bits | f)
 }
 
 /// AX and flags after a decimal adjustment (SDM volume 2): AX in bits 0 to 15, packed flags above.

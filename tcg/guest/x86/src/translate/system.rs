@@ -6,7 +6,7 @@ use tcg_ir::{FlagBits, Type, Value};
 use super::{Flow, Translator, operand::int};
 use crate::{
     control::{Clts, ReadCr, ReadMsr, WriteCr, WriteMsr},
-    debug::DebugPort,
+    debug::PortAccess,
     exceptions::{self, vector},
     far::{Syscall, Sysenter, Sysexit, Sysret},
     flags,
@@ -326,7 +326,7 @@ impl Translator<'_, '_> {
             self.call::<CheckPort>(&[port, bytes]);
         }
         if self.mode.debug {
-            self.call::<DebugPort>(&[port, bytes]);
+            self.call::<PortAccess>(&[port, bytes]);
         }
         if input {
             let v = self.call::<PortIn>(&[port, bytes]);

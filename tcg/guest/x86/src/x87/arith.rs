@@ -270,7 +270,7 @@ impl X87 {
             if r.complete {
                 let q = r.quotient;
                 // C0, C3 and C1 are bits 2, 1 and 0.
-                bits = (q >> 2 & 1) * sw::C0 | (q >> 1 & 1) * sw::C3 | (q & 1) * sw::C1;
+                bits = ((q >> 2 & 1) * sw::C0) | ((q >> 1 & 1) * sw::C3) | ((q & 1) * sw::C1);
             } else {
                 bits = sw::C2;
             }

@@ -1,4 +1,5 @@
 //! Conversions (SDM volume 1, 5.5.1.6, 5.6.1.6, 11.4.1.6).
+#![expect(clippy::wrong_self_convention, reason = "conversions of the guest, not of the translator")]
 
 use iced_x86::Mnemonic;
 use tcg_ir::{FpAttr, IntConv, Lane, Op, Rounding, Type, Value};

@@ -6,6 +6,9 @@ use tcg_ir::{Cond, Lane, Op, Type, Value};
 use super::super::Translator;
 use super::shuffle::table;
 
+/// Makes the lanes of a result from those of two operands.
+type Make<T> = fn(&mut T, Lane, Value, Value) -> Value;
+
 impl Translator<'_, '_> {
     /// Instructions of this family.
     pub(super) fn sse_integer(&mut self, m: Mnemonic) -> bool {
@@ -48,7 +51,7 @@ impl Translator<'_, '_> {
             }
             return true;
         }
-        let (make, lane): (fn(&mut Self, Lane, Value, Value) -> Value, Lane) = match m {
+        let (make, lane): (Make<Self>, Lane) = match m {
             M::Pandn | M::Andnps | M::Andnpd => (|t, l, a, b| t.lanes(Op::Vandc, l, b, a), I8),
             M::Pcmpeqb => (|t, l, a, b| t.compared(Cond::Eq, l, a, b), I8),
             M::Pcmpeqw => (|t, l, a, b| t.compared(Cond::Eq, l, a, b), I16),
