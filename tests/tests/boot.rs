@@ -17,9 +17,9 @@ fn text(path: &Path) -> &str {
 }
 
 /// Follows the guest's own checks; the sums are those of a real machine.
-fn self_checks(guest: &mut Process, cpus: usize) -> Result<(), String> {
+fn self_checks(guest: &mut Process, arch: &str, cpus: usize) -> Result<(), String> {
     let console = &mut guest.console;
-    console.expect("GUEST-INIT-OK riscv64", STEP)?;
+    console.expect(&format!("GUEST-INIT-OK {arch}"), STEP)?;
     console.expect(&format!(" cpus={cpus}"), STEP)?;
     console.expect("GUEST-SHA256 de2f256064a0af797747c2b97505dc0b9f3df0de4f489eac731c23ae9ca9cc31", STEP)?;
     console.expect("GUEST-AWK 2668667000", STEP)?;
@@ -31,13 +31,13 @@ fn self_checks(guest: &mut Process, cpus: usize) -> Result<(), String> {
 #[test]
 fn riscv64_linux_powers_off() {
     let Some(mut guest) = linux("", &[]) else { return };
-    self_checks(&mut guest, 1).and_then(|()| powers_off(&mut guest)).unwrap();
+    self_checks(&mut guest, "riscv64", 1).and_then(|()| powers_off(&mut guest)).unwrap();
 }
 
 #[test]
 fn riscv64_linux_with_four_vcpus_powers_off() {
     let Some(mut guest) = linux("", &["-smp", "4"]) else { return };
-    self_checks(&mut guest, 4).and_then(|()| powers_off(&mut guest)).unwrap();
+    self_checks(&mut guest, "riscv64", 4).and_then(|()| powers_off(&mut guest)).unwrap();
 }
 
 #[test]
@@ -52,6 +52,34 @@ fn riscv64_linux_gives_a_shell() {
         powers_off(&mut guest)
     };
     session().unwrap();
+}
+
+/// Debian's amd64 kernel in the translator; it ends with a triple fault.
+#[test]
+fn x86_64_linux_on_microvm_in_the_translator_resets() {
+    if !boot::has_board("x86_64", "microvm") {
+        return;
+    }
+    let (Some(kernel), Some(initrd)) = (boot::guest("x86_64/linux"), boot::guest("x86_64/initrd.gz")) else {
+        return;
+    };
+    let append = format!("{} guest.reboot reboot=t", boot::APPEND);
+    let arguments = [
+        "-accel",
+        "tcg",
+        "-m",
+        "512",
+        "-kernel",
+        text(&kernel),
+        "-initrd",
+        text(&initrd),
+        "-append",
+        &append,
+    ];
+    let mut guest = boot::start("x86_64", "microvm", &arguments).unwrap();
+    self_checks(&mut guest, "x86_64", 1).unwrap();
+    let (status, _) = guest.wait(STEP).unwrap();
+    assert_eq!(status.code(), Some(0));
 }
 
 fn u_boot(guest: &mut Process) -> Result<(), String> {

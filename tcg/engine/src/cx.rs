@@ -1,5 +1,7 @@
 //! What a helper or a hook of the guest crate sees of its vCPU.
 
+use std::sync::atomic::Ordering;
+
 use accel::{LogItems, LogSink};
 use tcg_ir::{Exceptions, MemOp, RmwOp};
 
@@ -67,6 +69,41 @@ impl<'a, G: Guest> Cx<'a, G> {
         self.core.leave = true;
     }
 
+    /// Has the next unit left before its first instruction, so that [`Guest::interrupt`] is asked: interrupts that
+    /// wait may have been enabled.
+    pub fn look_soon(&mut self) {
+        self.core.header().exit_request.store(1, Ordering::SeqCst);
+    }
+
+    /// The local APICs, if the machine has them (x86).
+    #[must_use]
+    pub fn local_apics(&self) -> Option<&dyn accel::LocalApics> {
+        self.core.io().local_apics()
+    }
+
+    /// True if something asks the vCPU to look around: a helper that would run for long stops and leaves.
+    #[must_use]
+    pub fn exit_requested(&self) -> bool {
+        self.core.header().exit_request.load(Ordering::Relaxed) != 0
+    }
+
+    /// Port input of 1, 2 or 4 bytes.
+    #[must_use]
+    pub fn pio_read(&mut self, port: u16, bytes: usize) -> u32 {
+        let mut data = [0xff; 4];
+        let n = bytes.clamp(1, 4);
+        // Nothing there reads as what the bus floats to, which the bus has filled in.
+        let _ = self.core.io().pio_read(port, &mut data[..n]);
+        let raw = u32::from_le_bytes(data);
+        if n == 4 { raw } else { raw & ((1 << (8 * n)) - 1) }
+    }
+
+    /// Port output of 1, 2 or 4 bytes.
+    pub fn pio_write(&mut self, port: u16, bytes: usize, value: u32) {
+        let _ = self.core.io().pio_write(port, &value.to_le_bytes()[..bytes.clamp(1, 4)]);
+        self.core.follow_map();
+    }
+
     /// Sticky floating-point exceptions.
     #[must_use]
     pub fn exceptions(&self) -> Exceptions {
@@ -129,6 +166,22 @@ impl<'a, G: Guest> Cx<'a, G> {
     /// Atomic compare and swap; the old value.
     pub fn cas(&mut self, gva: u64, m: MemOp, expected: u64, new: u64) -> Result<u64, Trap> {
         memory::cas(self, gva, m, expected, new)
+    }
+
+    /// Atomic compare and swap of 16 bytes at an address that is a multiple of 16; the old value.
+    pub fn cas_wide(&mut self, gva: u64, m: MemOp, expected: u128, new: u128) -> Result<u128, Trap> {
+        memory::cas_wide(self, gva, m, expected, new)
+    }
+
+    /// Reads bytes at `gva` up to the end of its page, at the speed of host memory; how many there were, at least one.
+    /// `None` if the place is not plain memory: then accesses go one by one.
+    pub fn read_run(&mut self, gva: u64, mmu: usize, out: &mut [u8]) -> Result<Option<usize>, Trap> {
+        memory::read_run(self, gva, mmu, out)
+    }
+
+    /// Writes bytes at `gva` up to the end of its page, in the same way.
+    pub fn write_run(&mut self, gva: u64, mmu: usize, data: &[u8]) -> Result<Option<usize>, Trap> {
+        memory::write_run(self, gva, mmu, data)
     }
 
     /// Checks that a store of `len` bytes at `gva` would succeed, without doing it.

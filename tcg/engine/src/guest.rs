@@ -82,6 +82,10 @@ pub trait CodeReader {
     /// Two bytes at `pc`, little endian order of memory as a number. `Err` if the fetch faults: a front end that has
     /// already translated something ends the unit there; for the first instruction it returns the trap.
     fn fetch16(&mut self, pc: u64) -> Result<u16, Trap>;
+
+    /// Bytes at `pc` for guests whose instructions have any length and start: fills `out` as far as the page of `pc`
+    /// reaches and returns how many there were, at least one. `Err` as for [`fetch16`](Self::fetch16).
+    fn fetch(&mut self, pc: u64, out: &mut [u8]) -> Result<usize, Trap>;
 }
 
 /// What [`Guest::run_exit`] makes of an exit code.
@@ -110,6 +114,13 @@ pub trait Guest: Sized + Send + Sync + 'static {
 
     /// Architectures this crate implements.
     const ARCHS: &'static [GuestArch];
+
+    /// Whether an access to nothing, or one that a device refuses, is an exception ([`Guest::fault`]). If not, a load
+    /// yields what the bus fills in.
+    const BUS_ERRORS: bool = true;
+
+    /// Whether a store to code takes effect at the next instruction, without a fence.
+    const CODE_COHERENT: bool = false;
 
     /// CPU models for `arch` with a line about each, the default first.
     fn cpu_models(arch: GuestArch) -> Vec<(String, String)>;
@@ -156,6 +167,11 @@ pub trait Guest: Sized + Send + Sync + 'static {
     fn has_work(&self, cx: &mut Cx<'_, Self>) -> bool;
     /// True if the vCPU stands in a wait (entered with it, or restored so).
     fn waiting(&self, state: &Self::State) -> bool;
+    /// What a vCPU that waits has stopped for, if nothing can wake it any more (x86: a triple fault, or HLT with
+    /// interrupts off).
+    fn stopped(&self, _: &mut Cx<'_, Self>) -> Option<accel::Exit> {
+        None
+    }
     /// Ends the wait.
     fn wake(&self, state: &mut Self::State);
     /// Acts on a `Terminator::Exit` code.

@@ -4,7 +4,10 @@
 //! faults on its second page has written nothing.
 #![expect(unsafe_code, reason = "reads and writes guest RAM through the host addresses the TLB caches")]
 
-use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{
+    AtomicU8, AtomicU16, AtomicU32, AtomicU64,
+    Ordering::{Relaxed, SeqCst},
+};
 
 use accel::IoResult;
 use tcg_ir::{
@@ -18,6 +21,9 @@ use crate::{
 };
 
 const PAGE: u64 = 1 << PAGE_BITS;
+
+/// Not an exception: the instruction is to be executed again, in a unit of its own.
+pub(crate) const ALONE: Trap = Trap { code: u64::MAX, value: u64::MAX };
 
 /// A value of up to 64 bytes, little endian.
 pub type Wide = [u8; 64];
@@ -153,6 +159,7 @@ fn read_place<G: Guest>(
         }
         Place::Bus(gpa, _) => match cx.core.io().mmio_read(gpa, out) {
             IoResult::Ok => Ok(()),
+            _ if !G::BUS_ERRORS => Ok(()),
             _ => Err(cx.guest.fault(BusFault::Bus, gva, access)),
         },
     }
@@ -167,6 +174,9 @@ fn write_place<G: Guest>(
 ) -> Result<(), Trap> {
     match p {
         Place::Ram { host, range, offset, slow } => {
+            if slow {
+                before_store(cx, range, offset, data.len() as u64)?;
+            }
             // SAFETY: as in `read_place`.
             unsafe { ram_write(host, data) };
             if slow {
@@ -174,11 +184,32 @@ fn write_place<G: Guest>(
             }
             Ok(())
         }
-        Place::Bus(gpa, _) => match cx.core.io().mmio_write(gpa, data) {
-            IoResult::Ok => Ok(()),
-            _ => Err(cx.guest.fault(BusFault::Bus, gva, Access::Store)),
-        },
+        Place::Bus(gpa, _) => {
+            let done = cx.core.io().mmio_write(gpa, data);
+            cx.core.follow_map();
+            if done == IoResult::Ok || !G::BUS_ERRORS {
+                Ok(())
+            } else {
+                Err(cx.guest.fault(BusFault::Bus, gva, Access::Store))
+            }
+        }
     }
+}
+
+/// Where the guest's code must change at once ([`Guest::CODE_COHERENT`]) and a unit runs that may be of what a store is about
+/// to overwrite, the store is not done: `Err` has its instruction executed alone.
+fn before_store<G: Guest>(cx: &mut Cx<'_, G>, range: u32, offset: u64, len: u64) -> Result<(), Trap> {
+    if !G::CODE_COHERENT || !cx.core.in_unit {
+        return Ok(());
+    }
+    let view = cx.core.view.clone();
+    if let Some(block) = view.ranges().get(range as usize).and_then(|r| r.writable_ram())
+        && block.dirty().is_watched(offset, len)
+        && cx.core.invalidate_code(block, offset, len)
+    {
+        return Err(ALONE);
+    }
+    Ok(())
 }
 
 /// Drops the translations of code that a store has overwritten, records the store, and takes the page off the slow path
@@ -268,13 +299,13 @@ unsafe fn ram_write(host: *mut u8, data: &[u8]) {
     }
 }
 
-/// Reads two bytes of code at `offset` of a page that `place` begins somewhere in.
+/// Reads code at `offset` of a page that `place` begins somewhere in.
 pub(crate) fn fetch<G: Guest>(
     cx: &mut Cx<'_, G>,
     page: Place,
     offset: usize,
     gva: u64,
-    out: &mut [u8; 2],
+    out: &mut [u8],
 ) -> Result<(), Trap> {
     let low = (PAGE - 1) as usize;
     let at = match page {
@@ -284,7 +315,7 @@ pub(crate) fn fetch<G: Guest>(
         }
         Place::Bus(gpa, bits) => Place::Bus(gpa & !(PAGE - 1) | offset as u64, bits),
     };
-    if offset < low {
+    if offset + out.len() <= low + 1 {
         return read_place(cx, at, gva, Access::Fetch, out);
     }
     Err(cx.guest.fault(BusFault::Misaligned, gva, Access::Fetch))
@@ -433,7 +464,10 @@ fn atomic<G: Guest>(
 ) -> Result<u64, Trap> {
     let n = m.bytes().min(8);
     if gva & (n as u64 - 1) != 0 {
-        return Err(cx.guest.fault(BusFault::Misaligned, gva, Access::Store));
+        if m.align() != Align::None {
+            return Err(cx.guest.fault(BusFault::Misaligned, gva, Access::Store));
+        }
+        return split_atomic(cx, gva, m, change);
     }
     cx.core.check_watch(gva, n as u64, true);
     let unsigned = MemOp(m.0 & !8);
@@ -441,6 +475,9 @@ fn atomic<G: Guest>(
     check_blocks(cx, p, gva, n as u64, Access::Store, m.mmu())?;
     let old = match p {
         Place::Ram { host, range, offset, slow } => {
+            if slow {
+                before_store(cx, range, offset, n as u64)?;
+            }
             let f = |raw: u64| change(extend(unsigned, raw)).map(|v| to_memory(m, v));
             // SAFETY: as in `read_place`; aligned to the access by the check above (pages and blocks are page-aligned).
             let raw = unsafe {
@@ -488,6 +525,49 @@ fn atomic<G: Guest>(
     Ok(extend(m, old))
 }
 
+/// The same at an address that is not aligned. Inside a page of an x86 host it is a split lock; across pages, and on other
+/// hosts, others can see it half done.
+fn split_atomic<G: Guest>(
+    cx: &mut Cx<'_, G>,
+    gva: u64,
+    m: MemOp,
+    change: impl Fn(u64) -> Option<u64>,
+) -> Result<u64, Trap> {
+    let n = m.bytes().min(8);
+    cx.core.check_watch(gva, n as u64, true);
+    let unsigned = MemOp(m.0 & !8);
+    let inside = (gva & (PAGE - 1)) + n as u64 <= PAGE;
+    let p = place(cx, gva, Access::Store, m.mmu())?;
+    if let (true, Place::Ram { host, range, offset, slow }) = (inside, p) {
+        if slow {
+            before_store(cx, range, offset, n as u64)?;
+        }
+        let raw = loop {
+            let mut buf = [0; 8];
+            // SAFETY: as in `read_place`.
+            unsafe { ram_read(host, &mut buf[..n]) };
+            let raw = u64::from_le_bytes(buf);
+            let Some(new) = change(extend(unsigned, raw)) else { break raw };
+            // SAFETY: as in `read_place`.
+            if unsafe { wide::cas_split(host, n, raw, to_memory(m, new)) } {
+                break raw;
+            }
+        };
+        if slow {
+            after_store(cx, gva, m.mmu(), range, offset, n as u64);
+        }
+        return Ok(extend(m, raw));
+    }
+    probe(cx, gva, n as u64, Access::Store, m.mmu())?;
+    let mut buf = [0; 8];
+    read_bytes(cx, gva, m.mmu(), &mut buf[..n])?;
+    let raw = u64::from_le_bytes(buf);
+    if let Some(new) = change(extend(unsigned, raw)) {
+        write_bytes(cx, gva, m.mmu(), &to_memory(m, new).to_le_bytes()[..n])?;
+    }
+    Ok(extend(m, raw))
+}
+
 pub(crate) fn rmw<G: Guest>(
     cx: &mut Cx<'_, G>,
     gva: u64,
@@ -507,4 +587,215 @@ pub(crate) fn cas<G: Guest>(
 ) -> Result<u64, Trap> {
     let mask = u64::MAX >> (64 - m.bytes().min(8) as u32 * 8);
     atomic(cx, gva, m, |old| (old == expected & mask).then_some(new))
+}
+
+/// Compares and swaps 16 bytes.
+pub(crate) fn cas_wide<G: Guest>(
+    cx: &mut Cx<'_, G>,
+    gva: u64,
+    m: MemOp,
+    expected: u128,
+    new: u128,
+) -> Result<u128, Trap> {
+    if gva & 15 != 0 {
+        return Err(cx.guest.fault(BusFault::Misaligned, gva, Access::Store));
+    }
+    cx.core.check_watch(gva, 16, true);
+    let p = place(cx, gva, Access::Store, m.mmu())?;
+    match p {
+        Place::Ram { host, range, offset, slow } => {
+            if slow {
+                before_store(cx, range, offset, 16)?;
+            }
+            // SAFETY: as in `read_place`; 16-byte aligned by the check above.
+            let old = unsafe { wide::cas(host, expected, new) };
+            if slow {
+                after_store(cx, gva, m.mmu(), range, offset, 16);
+            }
+            Ok(old)
+        }
+        Place::Bus(..) => {
+            let mut buf = [0; 16];
+            read_place(cx, p, gva, Access::Store, &mut buf)?;
+            let old = u128::from_le_bytes(buf);
+            if old == expected {
+                write_place(cx, p, gva, m.mmu(), &new.to_le_bytes())?;
+            }
+            Ok(old)
+        }
+    }
+}
+
+/// Atomic operations on 16 bytes.
+mod wide {
+    /// Compares and swaps; the old value.
+    ///
+    /// # Safety
+    /// `at` must be valid for 16 bytes and aligned to them.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) unsafe fn cas(at: *mut u8, expected: u128, new: u128) -> u128 {
+        if std::is_x86_feature_detected!("cmpxchg16b") {
+            let (mut low, mut high) = (expected as u64, (expected >> 64) as u64);
+            // SAFETY: the host has the instruction, and the place is valid and aligned by the caller's promise. RBX is
+            // the compiler's, so it is exchanged and put back.
+            unsafe {
+                std::arch::asm!(
+                    "xchg {new}, rbx",
+                    "lock cmpxchg16b xmmword ptr [{at}]",
+                    "mov rbx, {new}",
+                    at = in(reg) at,
+                    new = inout(reg) new as u64 => _,
+                    inout("rax") low,
+                    inout("rdx") high,
+                    in("rcx") (new >> 64) as u64,
+                    options(nostack),
+                );
+            }
+            return u128::from(low) | u128::from(high) << 64;
+        }
+        // SAFETY: by the caller's promise.
+        unsafe { parts(at, expected, new) }
+    }
+
+    /// # Safety
+    /// As above.
+    #[cfg(not(target_arch = "x86_64"))]
+    pub(super) unsafe fn cas(at: *mut u8, expected: u128, new: u128) -> u128 {
+        // SAFETY: by the caller's promise.
+        unsafe { parts(at, expected, new) }
+    }
+
+    /// Compares and swaps `n` (2, 4, 8) bytes at any address; whether it did.
+    ///
+    /// # Safety
+    /// `at` must be valid for `n` bytes.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) unsafe fn cas_split(at: *mut u8, n: usize, old: u64, new: u64) -> bool {
+        let done: u8;
+        // SAFETY: valid by the caller's promise; the processor locks accesses at any address.
+        unsafe {
+            match n {
+                2 => std::arch::asm!("lock cmpxchg word ptr [{at}], {new:x}", "sete {done}", at = in(reg) at,
+                    new = in(reg) new, done = out(reg_byte) done, inout("ax") old as u16 => _, options(nostack)),
+                4 => {
+                    std::arch::asm!("lock cmpxchg dword ptr [{at}], {new:e}", "sete {done}", at = in(reg) at,
+                    new = in(reg) new, done = out(reg_byte) done, inout("eax") old as u32 => _, options(nostack))
+                }
+                _ => std::arch::asm!("lock cmpxchg qword ptr [{at}], {new}", "sete {done}", at = in(reg) at,
+                    new = in(reg) new, done = out(reg_byte) done, inout("rax") old => _, options(nostack)),
+            }
+        }
+        done != 0
+    }
+
+    /// # Safety
+    /// As above.
+    #[cfg(not(target_arch = "x86_64"))]
+    pub(super) unsafe fn cas_split(at: *mut u8, n: usize, _: u64, new: u64) -> bool {
+        // SAFETY: by the caller's promise.
+        unsafe { super::ram_write(at, &new.to_le_bytes()[..n]) };
+        true
+    }
+
+    /// In two halves under a lock, where the host has no such operation: atomic against others of the same kind.
+    unsafe fn parts(at: *mut u8, expected: u128, new: u128) -> u128 {
+        use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+        static ONE: parking_lot::Mutex<()> = parking_lot::Mutex::new(());
+        let _one = ONE.lock();
+        // SAFETY: by the caller's promise.
+        let halves = unsafe { [&*at.cast::<AtomicU64>(), &*at.cast::<AtomicU64>().add(1)] };
+        let old = u128::from(halves[0].load(SeqCst)) | u128::from(halves[1].load(SeqCst)) << 64;
+        if old == expected {
+            halves[0].store(new as u64, SeqCst);
+            halves[1].store((new >> 64) as u64, SeqCst);
+        }
+        old
+    }
+}
+
+/// Bytes at `gva` that one access may take: up to the end of the page.
+fn run_length(gva: u64, wanted: usize) -> usize {
+    wanted.min((PAGE - (gva & (PAGE - 1))) as usize)
+}
+
+pub(crate) fn read_run<G: Guest>(
+    cx: &mut Cx<'_, G>,
+    gva: u64,
+    mmu: usize,
+    out: &mut [u8],
+) -> Result<Option<usize>, Trap> {
+    let n = run_length(gva, out.len());
+    if cx.core.page_watched(gva & !(PAGE - 1)) {
+        return Ok(None);
+    }
+    let Place::Ram { host, .. } = place(cx, gva, Access::Load, mmu)? else { return Ok(None) };
+    // SAFETY: as in `read_place`.
+    unsafe { ram_read_long(host, &mut out[..n]) };
+    Ok(Some(n))
+}
+
+pub(crate) fn write_run<G: Guest>(
+    cx: &mut Cx<'_, G>,
+    gva: u64,
+    mmu: usize,
+    data: &[u8],
+) -> Result<Option<usize>, Trap> {
+    let n = run_length(gva, data.len());
+    if cx.core.page_watched(gva & !(PAGE - 1)) {
+        return Ok(None);
+    }
+    let Place::Ram { host, range, offset, slow } = place(cx, gva, Access::Store, mmu)? else {
+        return Ok(None);
+    };
+    if slow {
+        before_store(cx, range, offset, n as u64)?;
+    }
+    // SAFETY: as in `read_place`.
+    unsafe { ram_write_long(host, &data[..n]) };
+    if slow {
+        after_store(cx, gva, mmu, range, offset, n as u64);
+    }
+    Ok(Some(n))
+}
+
+/// Copies out of guest RAM, eight bytes at a time where the place is aligned.
+///
+/// # Safety
+/// `host` must be valid for `out.len()` bytes.
+unsafe fn ram_read_long(host: *mut u8, out: &mut [u8]) {
+    let head = host.align_offset(8).min(out.len());
+    let (first, rest) = out.split_at_mut(head);
+    let words = rest.len() / 8;
+    let (middle, last) = rest.split_at_mut(words * 8);
+    // SAFETY: three parts of what the caller promises; the middle one is aligned.
+    unsafe {
+        ram_read(host, first);
+        let at = host.add(head).cast::<AtomicU64>();
+        for (i, w) in middle.chunks_exact_mut(8).enumerate() {
+            w.copy_from_slice(&(*at.add(i)).load(Relaxed).to_le_bytes());
+        }
+        ram_read(host.add(head + words * 8), last);
+    }
+}
+
+/// Copies into guest RAM in the same way.
+///
+/// # Safety
+/// `host` must be valid for `data.len()` bytes.
+unsafe fn ram_write_long(host: *mut u8, data: &[u8]) {
+    let head = host.align_offset(8).min(data.len());
+    let (first, rest) = data.split_at(head);
+    let words = rest.len() / 8;
+    let (middle, last) = rest.split_at(words * 8);
+    // SAFETY: three parts of what the caller promises; the middle one is aligned.
+    unsafe {
+        ram_write(host, first);
+        let at = host.add(head).cast::<AtomicU64>();
+        for (i, w) in middle.chunks_exact(8).enumerate() {
+            let mut b = [0; 8];
+            b.copy_from_slice(w);
+            (*at.add(i)).store(u64::from_le_bytes(b), Relaxed);
+        }
+        ram_write(host.add(head + words * 8), last);
+    }
 }

@@ -84,6 +84,11 @@ impl VcpuShared {
         if self.has_requests() { self.requests.swap(0, Ordering::SeqCst) } else { 0 }
     }
 
+    /// Takes one kind of request back; true if it was there.
+    pub(crate) fn take_request(&self, what: u32) -> bool {
+        self.has_requests() && self.requests.fetch_and(!what, Ordering::SeqCst) & what != 0
+    }
+
     pub(crate) fn has_requests(&self) -> bool {
         self.requests.load(Ordering::SeqCst) != 0
     }

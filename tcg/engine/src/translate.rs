@@ -79,29 +79,46 @@ impl<G: Guest> Reader<'_, '_, G> {
         self.pages.push(p);
         Ok(p)
     }
+
+    /// Ends the unit where another one begins. Never at the first instruction: nobody gets to see this.
+    fn stop(&self, pc: u64) -> Result<(), Trap> {
+        let here = !self.stops.is_empty()
+            && (pc ^ self.first) & !(PAGE_SIZE - 1) == 0
+            && self.stops.binary_search(&((pc & (PAGE_SIZE - 1)) as u16)).is_ok();
+        if here { Err(Trap { code: 0, value: 0 }) } else { Ok(()) }
+    }
+
+    /// Remembers code for the log.
+    fn keep(&mut self, pc: u64, code: &[u8]) {
+        let end = pc.wrapping_sub(self.first).wrapping_add(code.len() as u64) as usize;
+        if let Some(bytes) = self.bytes.as_mut().filter(|_| end <= 4096 + 16) {
+            if bytes.len() < end {
+                bytes.resize(end, 0);
+            }
+            bytes[end - code.len()..end].copy_from_slice(code);
+        }
+    }
 }
 
 impl<G: Guest> CodeReader for Reader<'_, '_, G> {
     fn fetch16(&mut self, pc: u64) -> Result<u16, Trap> {
         let page = self.page(pc)?;
-        if !self.stops.is_empty()
-            && (pc ^ self.first) & !(PAGE_SIZE - 1) == 0
-            && self.stops.binary_search(&((pc & (PAGE_SIZE - 1)) as u16)).is_ok()
-        {
-            // Never the first instruction: nobody gets to see this.
-            return Err(Trap { code: 0, value: 0 });
-        }
+        self.stop(pc)?;
         let offset = (pc & (PAGE_SIZE - 1)) as usize;
         let mut b = [0; 2];
         memory::fetch(self.cx, page.place, offset, pc, &mut b)?;
-        let end = pc.wrapping_sub(self.first).wrapping_add(2) as usize;
-        if let Some(bytes) = self.bytes.as_mut().filter(|_| end <= 4096 + 16) {
-            if bytes.len() < end {
-                bytes.resize(end, 0);
-            }
-            bytes[end - 2..end].copy_from_slice(&b);
-        }
+        self.keep(pc, &b);
         Ok(u16::from_le_bytes(b))
+    }
+
+    fn fetch(&mut self, pc: u64, out: &mut [u8]) -> Result<usize, Trap> {
+        let page = self.page(pc)?;
+        self.stop(pc)?;
+        let offset = (pc & (PAGE_SIZE - 1)) as usize;
+        let n = out.len().min(PAGE_SIZE as usize - offset);
+        memory::fetch(self.cx, page.place, offset, pc, &mut out[..n])?;
+        self.keep(pc, &out[..n]);
+        Ok(n)
     }
 }
 

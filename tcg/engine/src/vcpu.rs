@@ -50,6 +50,8 @@ pub(crate) struct Core {
     io: Option<NonNull<dyn VcpuIo>>,
     pub(crate) trap: Option<Trap>,
     pub(crate) leave: bool,
+    /// A unit of several instructions runs.
+    pub(crate) in_unit: bool,
     debug: DebugConfig,
     watch_hit: Option<(u64, bool)>,
 }
@@ -115,6 +117,15 @@ impl Core {
         self.publish();
     }
 
+    /// Takes a new memory map at once, if the access that was just made to a device has changed it.
+    pub(crate) fn follow_map(&mut self) {
+        if self.shared.take_request(request::FLUSH_TLB) {
+            self.view = self.memory.snapshot();
+            self.tlb.flush(None, |_| true);
+            self.publish();
+        }
+    }
+
     pub(crate) fn ack_irq(&self) -> Option<u8> {
         self.io().ack_irq(self.index)
     }
@@ -155,8 +166,9 @@ impl Core {
         Some(done)
     }
 
-    pub(crate) fn invalidate_code(&mut self, block: &Arc<RamBlock>, offset: u64, len: u64) {
-        self.cache.invalidate(block, &(offset..offset + len));
+    /// Drops the units that overlap a place; true if there were any.
+    pub(crate) fn invalidate_code(&mut self, block: &Arc<RamBlock>, offset: u64, len: u64) -> bool {
+        self.cache.invalidate(block, &(offset..offset + len))
     }
 
     /// Notes an access that a watchpoint looks for; the vCPU stops at the end of the instruction.
@@ -261,6 +273,7 @@ impl<G: Guest> Vcpu<G> {
             io: None,
             trap: None,
             leave: false,
+            in_unit: false,
             debug: DebugConfig::default(),
             watch_hit: None,
         };
@@ -347,6 +360,9 @@ impl<G: Guest> Vcpu<G> {
                 self.with(|g, cx| g.signal(cx, s));
             }
             if self.engine.guest.waiting(self.env.state()) {
+                if let Some(exit) = self.with(|g, cx| g.stopped(cx)) {
+                    return exit;
+                }
                 if self.with(|g, cx| g.has_work(cx)) {
                     let guest = self.engine.guest.clone();
                     guest.wake(self.env.state_mut());
@@ -365,6 +381,7 @@ impl<G: Guest> Vcpu<G> {
     /// Runs units until something asks to look around; `Some` ends the run.
     fn run_units(&mut self) -> Option<Exit> {
         let mut from: Option<(Arc<Unit>, u32)> = None;
+        let mut alone = false;
         loop {
             if self.core.header().exit_request.load(Ordering::Relaxed) != 0 {
                 return None;
@@ -379,11 +396,21 @@ impl<G: Guest> Vcpu<G> {
             let cold = from.as_ref().is_some_and(|(f, i)| {
                 f.links.get(*i as usize).is_some_and(|l| Engine::<G>::chains_cold(f, l))
             });
-            let unit = match self.find_unit(debugging, cold) {
+            let single = std::mem::take(&mut alone);
+            let found = if single {
+                let key = self.key(debugging);
+                crate::translate::translate(self, key, None, Tier::Second, debugging)
+            } else {
+                self.find_unit(debugging, cold)
+            };
+            let unit = match found {
                 Ok(u) => u,
                 Err(trap) => {
                     self.with(|g, cx| g.raise(cx, trap));
                     from = None;
+                    if self.engine.guest.waiting(self.env.state()) {
+                        return None;
+                    }
                     continue;
                 }
             };
@@ -393,7 +420,9 @@ impl<G: Guest> Vcpu<G> {
             {
                 self.engine.chain(&f, index, &unit);
             }
+            self.core.in_unit = !single;
             let (exit, source) = self.execute(&unit);
+            self.core.in_unit = false;
             self.executed += 1;
             if let Some(e) = &exit {
                 self.exits[kind(e)] += 1;
@@ -407,7 +436,14 @@ impl<G: Guest> Vcpu<G> {
                 Some(UnitExit::Budget) => return None,
                 Some(UnitExit::Fault) => {
                     if let Some(trap) = self.core.trap.take() {
+                        if trap == memory::ALONE {
+                            alone = true;
+                            continue;
+                        }
                         self.with(|g, cx| g.raise(cx, trap));
+                        if self.engine.guest.waiting(self.env.state()) {
+                            return None;
+                        }
                     }
                 }
                 Some(UnitExit::Code(code)) => {

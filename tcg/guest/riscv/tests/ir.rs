@@ -15,6 +15,11 @@ impl CodeReader for Code {
         let at = (pc.wrapping_sub(0x1000) / 2) as usize;
         self.0.get(at).copied().ok_or(Trap { code: 1, value: pc })
     }
+
+    fn fetch(&mut self, pc: u64, out: &mut [u8]) -> Result<usize, Trap> {
+        out[..2].copy_from_slice(&self.fetch16(pc)?.to_le_bytes());
+        Ok(2)
+    }
 }
 
 /// An instruction word, more often one that exists: random registers and immediates on an opcode of the manual's map.

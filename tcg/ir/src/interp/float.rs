@@ -36,18 +36,19 @@ fn status(attr: FpAttr) -> Status {
     s
 }
 
-/// Flags of the arithmetic as sticky exceptions.
-fn exceptions(f: Flags) -> Exceptions {
-    const TABLE: [(Flags, Exceptions); 7] = [
+/// Flags of the arithmetic as sticky exceptions. An operand that is taken as zero is no denormal to x86.
+fn exceptions(f: Flags, nan: NanPolicy) -> Exceptions {
+    let flushed = if nan == NanPolicy::X86 { Exceptions::empty() } else { Exceptions::DENORMAL };
+    let table = [
         (Flags::INVALID, Exceptions::INVALID),
         (Flags::INPUT_DENORMAL, Exceptions::DENORMAL),
-        (Flags::INPUT_FLUSHED, Exceptions::DENORMAL),
+        (Flags::INPUT_FLUSHED, flushed),
         (Flags::DIV_BY_ZERO, Exceptions::DIV_BY_ZERO),
         (Flags::OVERFLOW, Exceptions::OVERFLOW),
         (Flags::UNDERFLOW, Exceptions::UNDERFLOW),
         (Flags::INEXACT, Exceptions::INEXACT),
     ];
-    TABLE.iter().filter(|(flag, _)| f.contains(*flag)).fold(Exceptions::empty(), |e, (_, x)| e | *x)
+    table.iter().filter(|(flag, _)| f.contains(*flag)).fold(Exceptions::empty(), |e, (_, x)| e | *x)
 }
 
 /// A format whose bits fit a `u64`.
@@ -78,9 +79,13 @@ pub fn float(op: Op, attr: FpAttr, ty: Type, aty: Type, args: [u64; 3], exc: &mu
         _ => None,
     };
     if !attr.quiet() {
-        let mut raised = exceptions(s.flags);
+        let mut raised = exceptions(s.flags, attr.nan());
         if op == Op::Frint && attr.flag() {
             raised.remove(Exceptions::INEXACT);
+        }
+        if op == Op::Frint && attr.nan() == NanPolicy::X86 {
+            // Its rounding instructions look at no denormal.
+            raised.remove(Exceptions::DENORMAL);
         }
         *exc |= raised;
     }

@@ -1,0 +1,175 @@
+//! CPUID (SDM volume 2): what the model says, with what depends on the vCPU and its state.
+
+use accel::arch::x86_models::Register;
+
+use crate::{control::CR4_OSXSAVE, cpu::Model, kvm, state::Cpu};
+
+/// Answer of CPUID: EAX, EBX, ECX, EDX.
+pub(crate) type Leaf = [u32; 4];
+
+/// Family, model and stepping as leaf 1 and EDX after reset give them.
+pub(crate) fn signature(m: &Model) -> u32 {
+    let (family, model) = (m.id.family, m.id.model);
+    let (base, extended) = if family > 15 { (15, family - 15) } else { (family, 0) };
+    m.id.stepping & 15 | (model & 15) << 4 | base << 8 | (model >> 4 & 15) << 16 | (extended & 0xff) << 20
+}
+
+fn text(bytes: &[u8], at: usize) -> u32 {
+    let b = |n| u32::from(bytes.get(at + n).copied().unwrap_or(0));
+    b(0) | b(1) << 8 | b(2) << 16 | b(3) << 24
+}
+
+fn vendor(m: &Model) -> Leaf {
+    let v = m.id.vendor.as_bytes();
+    [0, text(v, 0), text(v, 8), text(v, 4)]
+}
+
+/// log2 of the vCPUs, rounded up.
+fn thread_bits(m: &Model) -> u32 {
+    m.vcpus.max(1).next_power_of_two().trailing_zeros()
+}
+
+/// Offset and size of each component of the XSAVE area, by its bit in XCR0 (SDM volume 1, 13.4).
+const COMPONENTS: [(u32, u32, u32); 5] =
+    [(2, 576, 256), (5, 1088, 64), (6, 1152, 512), (7, 1664, 1024), (9, 2688, 8)];
+
+/// Components of XCR0 that the model has.
+pub(crate) fn xcr0_mask(m: &Model) -> u64 {
+    let has = m.has();
+    let mut mask = 1;
+    if has.sse {
+        mask |= 2;
+    }
+    if has.avx {
+        mask |= 4;
+    }
+    if has.avx512f {
+        mask |= 0xe0;
+    }
+    if has.pku {
+        mask |= 1 << 9;
+    }
+    mask
+}
+
+/// Bytes of the standard XSAVE area for components `mask`.
+pub(crate) fn xsave_size(mask: u64) -> u32 {
+    COMPONENTS.iter().filter(|(n, ..)| mask >> n & 1 != 0).map(|(_, at, len)| at + len).fold(576, u32::max)
+}
+
+/// Offset of a component in the standard area, and its size.
+pub(crate) fn xsave_component(n: u32) -> Option<(u32, u32)> {
+    COMPONENTS.iter().find(|(c, ..)| *c == n).map(|(_, at, len)| (*at, *len))
+}
+
+/// One leaf.
+pub(crate) fn leaf(m: &Model, s: &Cpu, leaf: u32, subleaf: u32) -> Leaf {
+    let bits = |l, sub, r| m.bits(l, sub, r);
+    let highest = match leaf >> 16 {
+        0x8000 => m.id.xlevel,
+        0x4000 => 0x4000_0001,
+        _ => m.id.level,
+    };
+    // Beyond the last leaf: what the last basic one says (SDM).
+    let leaf = if leaf > highest { m.id.level } else { leaf };
+    let apic_id = s.index;
+    match leaf {
+        0 => {
+            let mut v = vendor(m);
+            v[0] = m.id.level;
+            v
+        }
+        1 => {
+            let mut ecx = bits(1, 0, Register::Ecx);
+            if s.cr4 & CR4_OSXSAVE != 0 {
+                ecx |= 1 << 27;
+            }
+            let mut edx = bits(1, 0, Register::Edx);
+            if m.vcpus > 1 {
+                edx |= 1 << 28;
+            }
+            if s.msrs.apic_base & 0x800 == 0 {
+                edx &= !(1 << 9);
+            }
+            let threads = (1 << thread_bits(m)).min(255);
+            [signature(m), apic_id << 24 | threads << 16 | 8 << 8, ecx, edx]
+        }
+        2 => [1, 0, 0, 0],
+        7 if subleaf == 0 => {
+            [0, bits(7, 0, Register::Ebx), bits(7, 0, Register::Ecx), bits(7, 0, Register::Edx)]
+        }
+        6 => [bits(6, 0, Register::Eax), 0, 0, 0],
+        0xb => {
+            let shift = if subleaf == 0 { 0 } else { thread_bits(m) };
+            let count = if subleaf == 0 { 1 } else { m.vcpus };
+            match subleaf {
+                0 | 1 => [shift, count, subleaf | (subleaf + 1) << 8, apic_id],
+                _ => [0, 0, subleaf & 0xff, apic_id],
+            }
+        }
+        0xd if m.has().xsave => {
+            let mask = xcr0_mask(m);
+            match subleaf {
+                0 => [mask as u32, xsave_size(s.xcr0), xsave_size(mask), (mask >> 32) as u32],
+                1 => [bits(13, 1, Register::Eax), xsave_size(s.xcr0), 0, 0],
+                n if n < 64 && mask >> n & 1 != 0 => match xsave_component(n) {
+                    Some((at, len)) => [len, at, 0, 0],
+                    None => [0; 4],
+                },
+                _ => [0; 4],
+            }
+        }
+        // The signature of hypervisors with KVM's paravirtual interface.
+        0x4000_0000 => [0x4000_0001, text(b"KVMK", 0), text(b"VMKV", 0), text(b"M\0\0\0", 0)],
+        0x4000_0001 => [kvm::FEATURES, 0, 0, 0],
+        0x8000_0000 => {
+            let mut v = vendor(m);
+            v[0] = m.id.xlevel;
+            v
+        }
+        0x8000_0001 => {
+            let mut edx = bits(0x8000_0001, 0, Register::Edx);
+            // AMD's processors repeat bits of leaf 1.
+            if m.id.vendor == "AuthenticAMD" {
+                edx |= bits(1, 0, Register::Edx) & 0x0183_f3ff;
+            }
+            if m.id.vendor == "GenuineIntel" && !s.code64() {
+                edx &= !(1 << 11);
+            }
+            [signature(m), 0, bits(0x8000_0001, 0, Register::Ecx), edx]
+        }
+        0x8000_0002..=0x8000_0004 => {
+            let at = (leaf - 0x8000_0002) as usize * 16;
+            let b = m.id.brand.as_bytes();
+            [text(b, at), text(b, at + 4), text(b, at + 8), text(b, at + 12)]
+        }
+        0x8000_0007 => [0, 0, 0, bits(0x8000_0007, 0, Register::Edx)],
+        0x8000_0008 => {
+            let virt = if m.has().la57 { 57 } else { 48 };
+            let cores = m.vcpus.saturating_sub(1).min(255);
+            [m.phys_bits | virt << 8, bits(0x8000_0008, 0, Register::Ebx), cores | thread_bits(m) << 12, 0]
+        }
+        _ => [0; 4],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use accel::CpuModel;
+
+    #[test]
+    fn leaves_say_what_the_model_is() {
+        let m = Model::new(&CpuModel { name: "Haswell".to_owned(), features: Vec::new() }, 3).unwrap();
+        let s = crate::snapshot::reset(&m, 2);
+        let l0 = leaf(&m, &s, 0, 0);
+        assert_eq!((l0[0], l0[1].to_le_bytes()), (13, *b"Genu"));
+        let l1 = leaf(&m, &s, 1, 0);
+        assert_eq!((l1[0] & 0xfff_ffff, l1[1] >> 24), (0x306c4, 2));
+        assert_ne!(l1[3] & 1 << 28, 0, "several threads");
+        assert_eq!(leaf(&m, &s, 0x8000_0002, 0)[0].to_le_bytes(), *b"Inte");
+        assert_eq!(leaf(&m, &s, 0x1234, 0), leaf(&m, &s, 13, 0));
+        assert_eq!(xsave_size(3), 576);
+        assert_eq!(xsave_size(7), 832);
+    }
+}

@@ -1,0 +1,295 @@
+//! FXSAVE, XSAVE and back (SDM volume 1, 10.5 and chapter 13).
+
+use tcg_engine::{Cx, Trap};
+use tcg_ir::{Exceptions, MemOp};
+
+use crate::{
+    cpuid,
+    exceptions::{self, vector},
+    guest::X86,
+    mode,
+    state::{Cpu, X87},
+};
+
+/// Bytes of the legacy area.
+const LEGACY: usize = 512;
+/// Bits of MXCSR that exist.
+pub(crate) const MXCSR_MASK: u32 = 0xffff;
+
+fn gp<T>() -> Result<T, Trap> {
+    Err(exceptions::with_error(vector::GP, 0))
+}
+
+/// MXCSR as software sees it.
+pub(crate) fn mxcsr(cx: &Cx<'_, X86>) -> u32 {
+    (cx.state.mxcsr & !0x3f) as u32 | cx.exceptions().bits() & 0x3f
+}
+
+/// Sets MXCSR; bits that do not exist are #GP.
+pub(crate) fn set_mxcsr(cx: &mut Cx<'_, X86>, v: u32) -> Result<(), Trap> {
+    if v & !MXCSR_MASK != 0 {
+        return gp();
+    }
+    cx.state.mxcsr = u64::from(v & !0x3f);
+    cx.set_exceptions(Exceptions::from_bits_truncate(v & 0x3f));
+    Ok(())
+}
+
+fn write_bytes(cx: &mut Cx<'_, X86>, at: u64, data: &[u8]) -> Result<(), Trap> {
+    let mmu = mode::data_mmu(cx.state);
+    let m = MemOp::new(4).with_mmu(mmu);
+    for (n, c) in data.chunks_exact(16).enumerate() {
+        let mut w = [0; 64];
+        w[..16].copy_from_slice(c);
+        cx.store_wide(at.wrapping_add(16 * n as u64), m, &w)?;
+    }
+    Ok(())
+}
+
+fn read_bytes(cx: &mut Cx<'_, X86>, at: u64, out: &mut [u8]) -> Result<(), Trap> {
+    let mmu = mode::data_mmu(cx.state);
+    let m = MemOp::new(4).with_mmu(mmu);
+    for (n, c) in out.chunks_exact_mut(16).enumerate() {
+        let w = cx.load_wide(at.wrapping_add(16 * n as u64), m)?;
+        c.copy_from_slice(&w[..16]);
+    }
+    Ok(())
+}
+
+fn put(image: &mut [u8], at: usize, v: u64, bytes: usize) {
+    image[at..at + bytes].copy_from_slice(&v.to_le_bytes()[..bytes]);
+}
+
+fn take(image: &[u8], at: usize, bytes: usize) -> u64 {
+    let mut b = [0; 8];
+    b[..bytes].copy_from_slice(&image[at..at + bytes]);
+    u64::from_le_bytes(b)
+}
+
+/// x87 registers into the legacy area.
+fn put_x87(f: &X87, image: &mut [u8], wide: bool) {
+    put(image, 0, f.fcw, 2);
+    put(image, 2, f.fsw & !0x3800 | (f.top & 7) << 11, 2);
+    put(image, 4, f.ftw, 1);
+    put(image, 6, f.fop, 2);
+    if wide {
+        put(image, 8, f.fip, 8);
+        put(image, 16, f.fdp, 8);
+    } else {
+        put(image, 8, f.fip, 4);
+        put(image, 12, f.fcs, 2);
+        put(image, 16, f.fdp, 4);
+        put(image, 20, f.fds, 2);
+    }
+    for n in 0..8 {
+        let [m, e] = f.regs[(f.top as usize + n) & 7];
+        put(image, 32 + 16 * n, m, 8);
+        put(image, 40 + 16 * n, e & 0xffff, 2);
+    }
+}
+
+fn take_x87(f: &mut X87, image: &[u8], wide: bool) {
+    f.fcw = take(image, 0, 2) | 0x40;
+    let fsw = take(image, 2, 2);
+    f.top = fsw >> 11 & 7;
+    f.fsw = fsw & !0x3800;
+    f.ftw = take(image, 4, 1);
+    f.fop = take(image, 6, 2) & 0x7ff;
+    if wide {
+        (f.fip, f.fdp, f.fcs, f.fds) = (take(image, 8, 8), take(image, 16, 8), 0, 0);
+    } else {
+        (f.fip, f.fcs) = (take(image, 8, 4), take(image, 12, 2));
+        (f.fdp, f.fds) = (take(image, 16, 4), take(image, 20, 2));
+    }
+    for n in 0..8 {
+        f.regs[(f.top as usize + n) & 7] = [take(image, 32 + 16 * n, 8), take(image, 40 + 16 * n, 2)];
+    }
+}
+
+/// Number of vector registers that the mode reaches.
+fn vectors(s: &Cpu) -> usize {
+    if s.code64() { 16 } else { 8 }
+}
+
+fn put_xmm(s: &Cpu, image: &mut [u8]) {
+    for n in 0..vectors(s) {
+        put(image, 160 + 16 * n, s.xmm[n][0], 8);
+        put(image, 168 + 16 * n, s.xmm[n][1], 8);
+    }
+}
+
+fn take_xmm(s: &mut Cpu, image: &[u8]) {
+    for n in 0..vectors(s) {
+        s.xmm[n] = [take(image, 160 + 16 * n, 8), take(image, 168 + 16 * n, 8)];
+    }
+}
+
+/// FXSAVE.
+pub(crate) fn fxsave(cx: &mut Cx<'_, X86>, at: u64, wide: bool) -> Result<(), Trap> {
+    if at & 15 != 0 {
+        return gp();
+    }
+    let mut image = [0; LEGACY];
+    // Bytes 464 to 511 are software's.
+    read_bytes(cx, at, &mut image)?;
+    put_x87(&cx.state.x87, &mut image, wide);
+    let v = mxcsr(cx);
+    put(&mut image, 24, u64::from(v), 4);
+    put(&mut image, 28, u64::from(MXCSR_MASK), 4);
+    put_xmm(cx.state, &mut image);
+    write_bytes(cx, at, &image)
+}
+
+/// FXRSTOR.
+pub(crate) fn fxrstor(cx: &mut Cx<'_, X86>, at: u64, wide: bool) -> Result<(), Trap> {
+    if at & 15 != 0 {
+        return gp();
+    }
+    let mut image = [0; LEGACY];
+    read_bytes(cx, at, &mut image)?;
+    set_mxcsr(cx, take(&image, 24, 4) as u32)?;
+    take_x87(&mut cx.state.x87, &image, wide);
+    take_xmm(cx.state, &image);
+    Ok(())
+}
+
+/// Components that EDX:EAX asks for.
+fn requested(s: &Cpu) -> u64 {
+    (u64::from(s.reg32(0)) | u64::from(s.reg32(2)) << 32) & s.xcr0
+}
+
+/// The bytes of a component beyond the legacy area.
+fn component(s: &Cpu, n: u32, image: &mut [u8]) {
+    match n {
+        2 => {
+            for r in 0..vectors(s) {
+                put(image, 16 * r, s.ymmh[r][0], 8);
+                put(image, 16 * r + 8, s.ymmh[r][1], 8);
+            }
+        }
+        5 => (0..8).for_each(|r| put(image, 8 * r, s.opmask[r], 8)),
+        6 => {
+            for r in 0..vectors(s) {
+                (0..4).for_each(|w| put(image, 32 * r + 8 * w, s.zmmh[r][w], 8));
+            }
+        }
+        7 => {
+            for r in 16..32 {
+                let at = 64 * (r - 16);
+                let words = [s.xmm[r], s.ymmh[r], [s.zmmh[r][0], s.zmmh[r][1]], [s.zmmh[r][2], s.zmmh[r][3]]];
+                for (w, v) in words.as_flattened().iter().enumerate() {
+                    put(image, at + 8 * w, *v, 8);
+                }
+            }
+        }
+        _ => put(image, 0, s.pkru, 4),
+    }
+}
+
+fn set_component(s: &mut Cpu, n: u32, image: &[u8]) {
+    match n {
+        2 => {
+            for r in 0..vectors(s) {
+                s.ymmh[r] = [take(image, 16 * r, 8), take(image, 16 * r + 8, 8)];
+            }
+        }
+        5 => (0..8).for_each(|r| s.opmask[r] = take(image, 8 * r, 8)),
+        6 => {
+            for r in 0..vectors(s) {
+                (0..4).for_each(|w| s.zmmh[r][w] = take(image, 32 * r + 8 * w, 8));
+            }
+        }
+        7 => {
+            for r in 16..32 {
+                let word = |w: usize| take(image, 64 * (r - 16) + 8 * w, 8);
+                s.xmm[r] = [word(0), word(1)];
+                s.ymmh[r] = [word(2), word(3)];
+                s.zmmh[r] = [word(4), word(5), word(6), word(7)];
+            }
+        }
+        _ => s.pkru = take(image, 0, 4),
+    }
+}
+
+/// XSAVE in the standard form.
+pub(crate) fn xsave(cx: &mut Cx<'_, X86>, at: u64, wide: bool) -> Result<(), Trap> {
+    if at & 63 != 0 {
+        return gp();
+    }
+    let rfbm = requested(cx.state);
+    let mut image = [0; LEGACY + 64];
+    read_bytes(cx, at, &mut image)?;
+    if rfbm & 1 != 0 {
+        put_x87(&cx.state.x87, &mut image, wide);
+    }
+    if rfbm & 6 != 0 {
+        let v = mxcsr(cx);
+        put(&mut image, 24, u64::from(v), 4);
+        put(&mut image, 28, u64::from(MXCSR_MASK), 4);
+    }
+    if rfbm & 2 != 0 {
+        put_xmm(cx.state, &mut image);
+    }
+    let old = take(&image, LEGACY, 8);
+    put(&mut image, LEGACY, old & !rfbm | rfbm, 8);
+    write_bytes(cx, at, &image)?;
+    for n in 2..10 {
+        if rfbm >> n & 1 != 0
+            && let Some((offset, len)) = cpuid::xsave_component(n)
+        {
+            let mut part = [0; 1024];
+            let len = (len as usize).next_multiple_of(16);
+            component(cx.state, n, &mut part[..len]);
+            write_bytes(cx, at.wrapping_add(u64::from(offset)), &part[..len])?;
+        }
+    }
+    Ok(())
+}
+
+/// XRSTOR in the standard form.
+pub(crate) fn xrstor(cx: &mut Cx<'_, X86>, at: u64, wide: bool) -> Result<(), Trap> {
+    if at & 63 != 0 {
+        return gp();
+    }
+    let rfbm = requested(cx.state);
+    let mut image = [0; LEGACY + 64];
+    read_bytes(cx, at, &mut image)?;
+    let bv = take(&image, LEGACY, 8);
+    let rest = (1..8).any(|n| take(&image, LEGACY + 8 * n, 8) != 0);
+    if bv & !cx.state.xcr0 != 0 || rest {
+        return gp();
+    }
+    let mut parts = Vec::new();
+    for n in 2..10 {
+        if rfbm >> n & 1 != 0
+            && let Some((offset, len)) = cpuid::xsave_component(n)
+        {
+            let mut part = [0; 1024];
+            let len = (len as usize).next_multiple_of(16);
+            if bv >> n & 1 != 0 {
+                read_bytes(cx, at.wrapping_add(u64::from(offset)), &mut part[..len])?;
+            }
+            parts.push((n, part));
+        }
+    }
+    if rfbm & 6 != 0 {
+        set_mxcsr(cx, take(&image, 24, 4) as u32)?;
+    }
+    if rfbm & 1 != 0 {
+        if bv & 1 != 0 {
+            take_x87(&mut cx.state.x87, &image, wide);
+        } else {
+            cx.state.x87 = X87::default();
+        }
+    }
+    if rfbm & 2 != 0 {
+        if bv & 2 == 0 {
+            image[160..416].fill(0);
+        }
+        take_xmm(cx.state, &image);
+    }
+    for (n, part) in &parts {
+        set_component(cx.state, *n, part);
+    }
+    Ok(())
+}

@@ -1,0 +1,261 @@
+//! Random MMX and SSE instructions, compared with the host's own processor: registers, memory and MXCSR.
+
+#![cfg(all(target_arch = "x86_64", target_os = "linux"))]
+#![expect(clippy::tests_outside_test_module, clippy::unwrap_used, reason = "an integration test is all test")]
+
+mod common;
+#[path = "native/host.rs"]
+mod host;
+
+use common::Rig;
+use host::{DATA, DATA_SIZE, FLAGS, Host, Registers};
+use iced_x86::{
+    CpuidFeature, Decoder, DecoderOptions, Encoder, FlowControl, Instruction, Mnemonic, OpKind, Register,
+};
+
+const CODE: u64 = 0x1000;
+/// Offsets from R14: operands in memory, XMM registers before and after, MMX registers, MXCSR.
+const XMM: u32 = 0x100;
+const MM: u32 = 0x180;
+const MXCSR: u32 = 0x1c0;
+const AFTER: u32 = 0x200;
+const ARITH: u64 = 0x8d5;
+
+struct Rng(u64);
+
+impl Rng {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    fn below(&mut self, n: u64) -> u64 {
+        (self.next() >> 33) % n
+    }
+
+    fn single(&mut self) -> u32 {
+        const EDGES: [u32; 14] = [
+            0,
+            0x8000_0000,
+            1,
+            0x8000_0001,
+            0x007f_ffff,
+            0x0080_0000,
+            0x3f80_0000,
+            0xbf80_0000,
+            0x7f7f_ffff,
+            0x7f80_0000,
+            0xff80_0000,
+            0x7fc0_1234,
+            0xffa0_0001,
+            0x4f00_0000,
+        ];
+        match self.below(4) {
+            0 => EDGES[self.below(14) as usize],
+            1 => (self.below(2000) as f32 - 1000.0).to_bits(),
+            2 => (127 - 20 + self.below(40) as u32) << 23 | (self.next() as u32 & 0x807f_ffff),
+            _ => self.next() as u32,
+        }
+    }
+
+    fn double(&mut self) -> u64 {
+        const EDGES: [u64; 12] = [
+            0,
+            1 << 63,
+            1,
+            0x000f_ffff_ffff_ffff,
+            0x3ff0_0000_0000_0000,
+            0x7fef_ffff_ffff_ffff,
+            0x7ff0_0000_0000_0000,
+            0xfff0_0000_0000_0000,
+            0x7ff8_0000_0000_1234,
+            0xfff4_0000_0000_0001,
+            0x41e0_0000_0000_0000,
+            0x36a0_0000_0000_0000,
+        ];
+        match self.below(4) {
+            0 => EDGES[self.below(12) as usize],
+            1 => (self.below(2000) as f64 - 1000.0).to_bits(),
+            2 => f64::from(f32::from_bits(self.single())).to_bits(),
+            _ => self.next(),
+        }
+    }
+
+    /// Eight bytes that mean something to one kind of lanes or another.
+    fn value(&mut self) -> u64 {
+        match self.below(4) {
+            0 => u64::from(self.single()) | u64::from(self.single()) << 32,
+            1 => self.double(),
+            2 => (0..8).fold(0, |v, _| v << 8 | [0, 1, 0x7f, 0x80, 0xff][self.below(5) as usize]),
+            _ => self.next() & [u64::MAX, 0xff, 0x1f][self.below(3) as usize],
+        }
+    }
+}
+
+fn tested(i: &Instruction) -> bool {
+    use CpuidFeature as F;
+    use Mnemonic as M;
+    let ours = |f: &F| matches!(f, F::MMX | F::SSE | F::SSE2 | F::SSE3 | F::SSSE3 | F::SSE4_1);
+    i.cpuid_features().iter().all(ours)
+        // Approximations differ from processor to processor; state and fences are tested elsewhere.
+        && !matches!(
+            i.mnemonic(),
+            M::Rsqrtss | M::Rsqrtps | M::Rcpss | M::Rcpps | M::Ldmxcsr | M::Stmxcsr | M::Emms | M::Lfence
+                | M::Mfence | M::Sfence | M::Pause | M::Clflush | M::Movnti | M::Monitor | M::Mwait | M::Fisttp
+                | M::Prefetchnta | M::Prefetcht0 | M::Prefetcht1 | M::Prefetcht2
+        )
+}
+
+/// A random instruction in its final encoding.
+fn instruction(rng: &mut Rng) -> Option<(Instruction, Vec<u8>)> {
+    let mut bytes = Vec::new();
+    if rng.below(3) != 0 {
+        bytes.push([0x66, 0xf2, 0xf3][rng.below(3) as usize]);
+    }
+    if rng.below(4) == 0 {
+        bytes.push(0x48);
+    }
+    bytes.push(0x0f);
+    match rng.below(4) {
+        0 => bytes.push(0x38),
+        1 => bytes.push(0x3a),
+        _ => {}
+    }
+    for _ in 0..10 {
+        bytes.push(rng.next() as u8);
+    }
+    let mut i = Decoder::with_ip(64, &bytes, CODE, DecoderOptions::NONE).decode();
+    if i.is_invalid() || i.flow_control() != FlowControl::Next || i.has_segment_prefix() || !tested(&i) {
+        return None;
+    }
+    if (0..i.op_count()).any(|n| i.op_kind(n) == OpKind::Memory) {
+        i.set_memory_base(Register::R14);
+        i.set_memory_index(Register::None);
+        i.set_memory_displacement64(rng.below(7) * 16);
+        i.set_memory_displ_size(1);
+    }
+    // Registers of the harness.
+    let general = |r: Register| {
+        r.is_gpr()
+            && matches!(r.full_register(), Register::RSP | Register::R14 | Register::R15 | Register::RDI)
+    };
+    if (0..i.op_count()).any(|n| i.op_kind(n) == OpKind::Register && general(i.op_register(n))) {
+        return None;
+    }
+    let mut e = Encoder::new(64);
+    e.encode(&i, CODE).ok()?;
+    Some((i, e.take_buffer()))
+}
+
+/// `code` with all vector registers loaded before it and stored behind it.
+fn wrapped(code: &[u8]) -> Vec<u8> {
+    let at = |offset: u32| offset.to_le_bytes();
+    let mut b = Vec::new();
+    // ldmxcsr [r14+MXCSR]
+    b.extend([0x41, 0x0f, 0xae, 0x96]);
+    b.extend(at(MXCSR));
+    for n in 0..8u8 {
+        b.extend([0x41, 0x0f, 0x10, 0x86 | n << 3]);
+        b.extend(at(XMM + 16 * u32::from(n)));
+        b.extend([0x41, 0x0f, 0x6f, 0x86 | n << 3]);
+        b.extend(at(MM + 8 * u32::from(n)));
+    }
+    b.extend(code);
+    for n in 0..8u8 {
+        b.extend([0x41, 0x0f, 0x11, 0x86 | n << 3]);
+        b.extend(at(AFTER + 16 * u32::from(n)));
+        b.extend([0x41, 0x0f, 0x7f, 0x86 | n << 3]);
+        b.extend(at(AFTER + 0x80 + 8 * u32::from(n)));
+    }
+    // stmxcsr [r14+AFTER+0xc0]; emms; ldmxcsr of the usual value
+    b.extend([0x41, 0x0f, 0xae, 0x9e]);
+    b.extend(at(AFTER + 0xc0));
+    b.extend([0x0f, 0x77, 0x41, 0x0f, 0xae, 0x96]);
+    b.extend(at(MXCSR + 4));
+    b
+}
+
+fn run(rig: &mut Rig, code: &[u8], regs: &Registers, data: &[u8]) -> (Registers, Vec<u8>) {
+    rig.write(DATA, data);
+    let mut bytes = code.to_vec();
+    bytes.extend(b"\xe6\xf4\xeb\xfe");
+    rig.write(CODE, &bytes);
+    let mut s = rig.long(CODE);
+    let mut r = *regs;
+    r[4] = 0x9_0000;
+    s.set_gprs(r);
+    s.rflags = regs[FLAGS];
+    // OSFXSR and OSXMMEXCPT.
+    s.cr4 |= 0x600;
+    rig.set_state(&s);
+    rig.run();
+    let s = rig.state();
+    let mut r = s.gprs();
+    r[FLAGS] = s.rflags;
+    (r, rig.read(DATA, DATA_SIZE))
+}
+
+#[test]
+fn random_vector_instructions_agree_with_the_host() {
+    let host = match Host::new() {
+        Ok(host) => host,
+        Err(e) => return println!("SKIPPED: the low address is not free on this host: {e}"),
+    };
+    if !std::is_x86_feature_detected!("sse4.1") {
+        return println!("SKIPPED: this host has no SSE4.1");
+    }
+    let mut rigs: Vec<(&str, Rig)> = ["interp", "jit"].into_iter().map(|b| (b, Rig::new("max", b))).collect();
+    let cases = std::env::var("RHEA_FUZZ").ok().and_then(|n| n.parse().ok()).unwrap_or(1500);
+    let seed = std::env::var("RHEA_SEED").ok().and_then(|n| n.parse().ok()).unwrap_or(0x9876_5432);
+    let mut rng = Rng(seed);
+    let mut seen = std::collections::BTreeMap::<String, u32>::new();
+    let mut failures = std::collections::BTreeMap::<String, String>::new();
+    for _ in 0..cases {
+        let (i, bytes) = loop {
+            if let Some(found) = instruction(&mut rng) {
+                break found;
+            }
+        };
+        let code = wrapped(&bytes);
+        let mut regs: Registers = std::array::from_fn(|_| rng.value());
+        regs[14] = DATA + 0x400;
+        // Where MASKMOVQ and MASKMOVDQU write.
+        regs[7] = DATA + 0x480;
+        regs[FLAGS] = 0x202 | rng.next() & ARITH;
+        let mut data: Vec<u8> = (0..DATA_SIZE / 8).flat_map(|_| rng.value().to_le_bytes()).collect();
+        let mut control = 0x1f80 | (rng.next() as u32 & 0x6000);
+        if rng.below(4) == 0 {
+            control |= rng.next() as u32 & 0x8040;
+        }
+        let at = 0x400 + MXCSR as usize;
+        data[at..at + 4].copy_from_slice(&control.to_le_bytes());
+        data[at + 4..at + 8].copy_from_slice(&0x1f80u32.to_le_bytes());
+        host.write(&data);
+        let mut want = regs;
+        host.run(&code, &mut want);
+        let want_data = host.read();
+        let name = format!("{:?}", i.mnemonic());
+        *seen.entry(name.clone()).or_default() += 1;
+        for (backend, rig) in &mut rigs {
+            let (got, got_data) = run(rig, &code, &regs, &data);
+            let register = (0..15).find(|n| *n != 4 && got[*n] != want[*n]);
+            let byte = (0..DATA_SIZE).find(|n| got_data[*n] != want_data[*n]);
+            let flags = (got[FLAGS] ^ want[FLAGS]) & ARITH;
+            let word = |d: &[u8]| byte.map(|b| d[b & !15..(b & !15) + 16].to_vec());
+            if register.is_some() || byte.is_some() || flags != 0 {
+                failures.entry(name.clone()).or_insert_with(|| {
+                    format!(
+                        "{i} on {backend}: register {register:?}, flags {flags:#x}, byte {byte:x?}\n  got  {:02x?}\n  want {:02x?}",
+                        word(&got_data),
+                        word(&want_data)
+                    )
+                });
+            }
+        }
+    }
+    let list: Vec<String> = failures.into_values().collect();
+    assert!(list.is_empty(), "{} instructions differ:\n{}", list.len(), list.join("\n"));
+    assert!(seen.len() > 200, "only {} instructions were met: {seen:?}", seen.len());
+}
