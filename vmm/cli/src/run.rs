@@ -39,12 +39,13 @@ pub(crate) fn run(config: VmConfig) -> Result<u8> {
     let info = chars.clone();
     let vm = RheaVm::new(&launched, &config, tx.clone(), info);
     let _ = late.set(Arc::downgrade(&vm));
-    let control = Control::new(vm.clone());
-    let monitors = chars.monitors(&config, &control)?;
-    let gdb = chars.gdb(&config, vm.clone(), &control)?;
+    // Before there is a monitor that could let it run.
     if let Some(name) = &config.loadvm {
         vm.load(name).map_err(anyhow::Error::new).with_context(|| format!("-loadvm {name}"))?;
     }
+    let control = Control::new(vm.clone());
+    let monitors = chars.monitors(&config, &control)?;
+    let gdb = chars.gdb(&config, vm.clone(), &control)?;
     let pidfile = config.pidfile.as_deref().map(PidFile::write).transpose()?;
     let signals = tx.clone();
     watch_signals(move || drop(signals.send(Request::Quit("host-signal"))))?;

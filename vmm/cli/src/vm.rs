@@ -54,6 +54,8 @@ pub(crate) struct RheaVm {
     pub(crate) migration: Migration,
     /// For threads of its own.
     me: Weak<RheaVm>,
+    /// Held by what needs the machine to stand until it is done: nobody may let it run meanwhile.
+    standing: Mutex<()>,
     /// A machine may come in, and has not yet.
     awaiting: Mutex<Option<Awaiting>>,
     /// Kernel, initial RAM disk and command line.
@@ -125,6 +127,7 @@ impl RheaVm {
             backends: launched.backends.clone(),
             migration: Migration::default(),
             me: me.clone(),
+            standing: Mutex::default(),
             awaiting: Mutex::new(awaiting),
             boot: [text(&config.kernel), text(&config.initrd), text(&config.append)],
             cpu_model: launched.cpu_model.clone(),
@@ -203,6 +206,7 @@ impl RheaVm {
     /// Loads a snapshot by tag, or a file by its path.
     pub(crate) fn load(&self, name: &str) -> Answer<()> {
         let path = if name.contains('/') { PathBuf::from(name) } else { self.file(name)? };
+        let _standing = self.standing.lock();
         let ran = self.machine.stop();
         let result = snapshot::load(&self.machine, &path).map_err(failed);
         if ran {
@@ -262,6 +266,7 @@ impl Vm for RheaVm {
             }
             _ => {}
         }
+        let _standing = self.standing.lock();
         if self.machine.start() {
             self.set_state(RunState::Running);
             self.events.emit(&Event::resume());
@@ -270,6 +275,7 @@ impl Vm for RheaVm {
     }
 
     fn reset(&self) -> Answer<()> {
+        let _standing = self.standing.lock();
         self.machine.reset().map_err(failed)?;
         if matches!(self.status(), RunState::Shutdown | RunState::InternalError) {
             self.set_state(RunState::Paused);
@@ -344,6 +350,7 @@ impl Vm for RheaVm {
         let path = self.file(tag)?;
         std::fs::create_dir_all(&self.snapshots)
             .map_err(|e| failed(format!("{}: {e}", self.snapshots.display())))?;
+        let _standing = self.standing.lock();
         snapshot::save(&self.machine, &path).map_err(failed)
     }
 
@@ -475,6 +482,7 @@ impl Vm for RheaVm {
     }
 
     fn commit(&self, device: &str) -> Answer<usize> {
+        let _standing = self.standing.lock();
         let ran = self.machine.stop();
         let backends = self.backends.lock();
         backends.drain();
