@@ -7,6 +7,9 @@
 /// Where the `virt` board's RAM begins and its firmware is put.
 const RISCV_RAM: u64 = 0x8000_0000;
 
+/// Where some of them store something.
+pub const RISCV_STORE: u64 = RISCV_RAM + 0x10_0000;
+
 /// Where `microvm`'s tiny guests tell the emulator to end.
 pub const DEBUG_EXIT_PORT: u16 = 0xf4;
 
@@ -70,6 +73,31 @@ impl Riscv {
 pub fn riscv_power_off() -> Vec<u8> {
     let mut guest = Riscv::default();
     guest.power_off();
+    guest.code
+}
+
+/// A riscv64 firmware that stores 42 at [`RISCV_STORE`] and powers off.
+pub fn riscv_store() -> Vec<u8> {
+    let mut guest = Riscv::default();
+    guest.lui(10, (RISCV_STORE >> 12) as u32);
+    // The upper half is sign-extended: addresses of RAM here have bit 31 set.
+    guest.immediate(1, 10, 10, 32);
+    guest.immediate(5, 10, 10, 32);
+    guest.immediate(0, 11, 0, 42);
+    guest.store(2, 11, 10, 0);
+    guest.power_off();
+    guest.code
+}
+
+/// A riscv64 firmware that counts for ever, in register a1 and at [`RISCV_STORE`].
+pub fn riscv_count() -> Vec<u8> {
+    let mut guest = Riscv::default();
+    guest.lui(10, (RISCV_STORE >> 12) as u32);
+    guest.immediate(1, 10, 10, 32);
+    guest.immediate(5, 10, 10, 32);
+    guest.immediate(0, 11, 11, 1);
+    guest.store(3, 11, 10, 0);
+    guest.word(0xff9f_f06f); // j two instructions back
     guest.code
 }
 

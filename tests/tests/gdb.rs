@@ -141,3 +141,62 @@ fn gdb_breaks_steps_and_reads_a_riscv64_guest() {
     gdb.send("c");
     powers_off(&mut guest).unwrap();
 }
+
+/// What a user types into the real GDB, and what must come back, in this order.
+const SESSION: &[(&str, &str)] = &[
+    ("info threads", "CPU#1"),
+    ("info registers pc", "0x1000"),
+    ("stepi", "0x0000000000001004"),
+    ("hbreak *0x80000010", "Hardware assisted breakpoint 1 at 0x80000010"),
+    ("continue", "hit Breakpoint 1"),
+    ("info registers a1", "42"),
+    ("x/i $pc", "sw\ta1,0(a0)"),
+    ("delete", ""),
+    ("watch *(int*)0x80100000", "Hardware watchpoint 2"),
+    ("continue", "New value = 42"),
+    ("delete", ""),
+    ("thread 2", "Switching to thread"),
+    ("monitor info status", ""),
+    ("detach", "detached"),
+];
+
+#[test]
+fn the_real_gdb_debugs_two_harts() {
+    if !boot::has_board("riscv64", "virt") {
+        return;
+    }
+    if std::process::Command::new("gdb-multiarch").arg("--version").output().is_err() {
+        rhea_tests::skip("gdb-multiarch is not installed (resources/scripts/deps.sh test)");
+        return;
+    }
+    let scratch = Scratch::new("real-gdb");
+    let (firmware, socket, script) =
+        (scratch.path("firmware"), scratch.path("socket"), scratch.path("script"));
+    fs::write(&firmware, tiny::riscv_store()).unwrap();
+    let option = format!("unix:{},server=on,wait=off", socket.display());
+    let arguments = ["-m", "128", "-smp", "2", "-S", "-gdb", &option, "-bios", firmware.to_str().unwrap()];
+    let mut guest = boot::start("riscv64", "virt", &arguments).unwrap();
+    let deadline = Instant::now() + STEP;
+    while !socket.exists() && Instant::now() < deadline {
+        thread::sleep(Duration::from_millis(10));
+    }
+    let mut text = "set pagination off\nset confirm off\nset architecture riscv:rv64\n".to_owned();
+    text += &format!("target remote {}\n", socket.display());
+    SESSION.iter().for_each(|(command, _)| text += &format!("{command}\n"));
+    fs::write(&script, text).unwrap();
+    let gdb = std::process::Command::new("timeout")
+        .args(["120", "gdb-multiarch", "-nx", "-q", "-batch", "-x"])
+        .arg(&script)
+        .output()
+        .expect("gdb-multiarch runs");
+    let said = String::from_utf8_lossy(&gdb.stdout).into_owned();
+    let mut rest = said.as_str();
+    for (command, expected) in SESSION {
+        let Some(at) = rest.find(expected) else {
+            panic!("{command}: expected {expected:?} in\n{said}\n{}", String::from_utf8_lossy(&gdb.stderr));
+        };
+        rest = &rest[at + expected.len()..];
+    }
+    // GDB has left: the guest goes on to its end.
+    powers_off(&mut guest).unwrap();
+}

@@ -50,6 +50,35 @@ fn riscv64_linux_saved_in_mid_boot_goes_on_in_another_process() {
     refused(&scratch);
 }
 
+/// Saved by the translator's host code, carried on by its interpreter, saved there, and brought to the end by host code.
+#[test]
+fn a_snapshot_changes_the_back_end_in_mid_boot() {
+    let scratch = Scratch::new("snapshot-backends");
+    let socket = scratch.path("socket");
+    let option = format!("unix:{},server=on,wait=off", socket.display());
+    let Some(mut guest) = start(&scratch, "1", &["-qmp", &option]) else { return };
+    save(&mut guest, &socket).unwrap();
+    let interp = ["-accel", "tcg,backend=interp", "-loadvm", "middle", "-S", "-qmp", &option];
+    let mut guest = start(&scratch, "1", &interp).expect("it ran before");
+    let mut qmp = Qmp::connect(&socket, STEP).unwrap();
+    let pc = |qmp: &mut Qmp| {
+        let line = json!({ "command-line": "info registers" });
+        qmp.execute("human-monitor-command", line).unwrap()
+    };
+    let before = pc(&mut qmp);
+    qmp.execute("cont", json!(null)).unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    qmp.execute("stop", json!(null)).unwrap();
+    assert_ne!(pc(&mut qmp), before, "the interpreter has not moved");
+    let said = qmp.execute("human-monitor-command", json!({ "command-line": "savevm middle" })).unwrap();
+    assert_eq!(said, "");
+    qmp.execute("quit", json!(null)).unwrap();
+    powers_off(&mut guest).unwrap();
+    let mut guest = start(&scratch, "1", &["-loadvm", "middle"]).expect("it ran before");
+    guest.console.expect("GUEST-DONE", STEP).unwrap();
+    powers_off(&mut guest).unwrap();
+}
+
 /// A saved machine cut short, or with a changed byte, ends in one line and exit code 1.
 fn refused(scratch: &Scratch) {
     let file = &scratch.path("state/rhea/snapshots/boot/middle.rhea");

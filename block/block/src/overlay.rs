@@ -40,6 +40,22 @@ impl Overlay {
         Ok(Overlay { base, file, map: RwLock::default() })
     }
 
+    /// Writes all that differs from the base into `target`, which is the base opened for writing. The layer stays.
+    pub fn commit(&self, target: &dyn BlockNode) -> Result<(), BlockError> {
+        // Write-locked: nothing changes meanwhile.
+        let map = self.map.write();
+        // Of the base nothing may be asked: whoever opened the target may hold it locked.
+        let size = target.info().size;
+        let mut data = vec![0; CLUSTER as usize];
+        for (cluster, place) in &map.places {
+            let start = cluster * CLUSTER;
+            let data = &mut data[..CLUSTER.min(size - start) as usize];
+            read_file(&self.file, data, place * CLUSTER)?;
+            target.write(start, &[IoSlice::new(data)], false)?;
+        }
+        target.flush()
+    }
+
     /// Makes `cluster` writable, with the base's contents.
     fn allocate(&self, cluster: u64, size: u64) -> Result<(), BlockError> {
         let mut map = self.map.write();
@@ -183,6 +199,9 @@ mod tests {
         let mut untouched = vec![0; size as usize];
         base.read(0, &mut [IoSliceMut::new(&mut untouched)]).unwrap();
         assert!(untouched == data);
+        overlay.commit(&*base).unwrap();
+        base.read(0, &mut [IoSliceMut::new(&mut untouched)]).unwrap();
+        assert!(untouched == model, "committed");
         let fresh = Overlay::new(base).unwrap();
         fresh.write(CLUSTER, &[IoSlice::new(&[1])], false).unwrap();
         let status = fresh.status(1..size).unwrap();

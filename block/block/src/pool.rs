@@ -42,7 +42,8 @@ impl IoPool {
         IoPool(Arc::new(Handle(Arc::new(shared))))
     }
 
-    pub(crate) fn run(&self, job: Job) {
+    /// Runs a job that belongs to no disk.
+    pub fn run(&self, job: Box<dyn FnOnce() + Send>) {
         let shared = &self.0.0;
         let mut queue = shared.queue.lock();
         queue.jobs.push_back(job);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use control::VmConfig;
-use control::chardev::{Chardevs, PortKind, Quit};
+use control::chardev::{Chardevs, Keys, PortKind};
 use control::config::MonitorMode;
 use control::gdb::GdbServer;
 use control::monitor::{self, Control, Monitor};
@@ -18,9 +18,9 @@ use crate::vm::RheaVm;
 pub(crate) struct Chars(Chardevs);
 
 impl Chars {
-    /// Opens all that the configuration names. `quit` is called when the user leaves by the terminal's escape key.
-    pub(crate) fn open(config: &VmConfig, quit: Quit) -> Result<Self> {
-        Ok(Self(Chardevs::open(&config.chardevs, &quit)?))
+    /// Opens all that the configuration names. `keys` are what the terminal's escape keys do.
+    pub(crate) fn open(config: &VmConfig, keys: &Keys) -> Result<Self> {
+        Ok(Self(Chardevs::open(&config.chardevs, keys)?))
     }
 
     /// Back ends of the board's serial ports.

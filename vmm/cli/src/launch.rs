@@ -6,15 +6,17 @@ use std::sync::Arc;
 use accel::arch::GuestArch;
 use accel::{Accelerator, CpuModel, IrqchipMode, LogSink};
 use anyhow::{Context, Result, anyhow, bail};
-use control::config::{AccelConfig, MemoryBackendKind, Props};
+use control::config::{AccelConfig, MemoryBackendKind, Props, RtcBase, RtcClock};
 use control::{VmConfig, nearest};
 use guest_memory::{Backing, HugePages, RamConfig};
-use machine::{Machine, MachineEvent, Options, realize};
+use machine::{Board, Machine, MachineEvent, Options, WallTime, realize};
 use machines::{Bios, BoardConfig, BoardKind, RiscvCpu};
+use parking_lot::Mutex;
 use tcg_guest_riscv::{Cpu, cpu::Ext};
 
+use crate::backends::Backends;
 use crate::chardevs::Chars;
-use crate::{accels, firmware, list, plug};
+use crate::{accels, devices, firmware, list, none, plug};
 
 /// A machine and what was chosen for it.
 pub(crate) struct Launched {
@@ -22,6 +24,13 @@ pub(crate) struct Launched {
     pub(crate) board: &'static BoardKind,
     pub(crate) accel: &'static str,
     pub(crate) ram: u64,
+    /// What its devices stand on.
+    pub(crate) backends: Arc<Mutex<Backends>>,
+    pub(crate) cpu_model: String,
+    /// The host may merge equal pages of RAM.
+    pub(crate) merge: bool,
+    /// RAM is part of core dumps.
+    pub(crate) dump: bool,
 }
 
 /// Properties as text, for tables that know what they mean.
@@ -40,7 +49,7 @@ pub(crate) fn texts(props: &Props) -> Vec<(String, String)> {
         .collect()
 }
 
-fn ram_config(config: &VmConfig) -> Result<RamConfig> {
+fn ram_config(config: &VmConfig, advice: &Advice) -> Result<RamConfig> {
     let b = &config.memory.backend;
     let huge = match (b.hugetlb, b.hugetlbsize) {
         (false, _) => None,
@@ -62,8 +71,8 @@ fn ram_config(config: &VmConfig) -> Result<RamConfig> {
     Ok(RamConfig {
         backing,
         prealloc: b.prealloc,
-        merge: b.merge == Some(true),
-        no_dump: b.dump == Some(false),
+        merge: advice.merge == Some(true),
+        no_dump: advice.dump == Some(false),
     })
 }
 
@@ -143,12 +152,19 @@ pub(crate) fn launch(
     let dirs = config.data_dirs.clone();
     let mut properties = texts(&config.machine.properties);
     let wanted_irqchip = take_irqchip(&mut properties)?;
+    let advice = take_common(&mut properties, board, config)?;
+    check_globals(config)?;
+    let empty = board.name == none::NONE.name;
+    let wall_clock = wall_time(config)?;
+    let mut backends = Backends::open(config)?;
+    let plugs = plug::plug(config, chars, &mut backends)?;
+    let backends = Arc::new(Mutex::new(backends));
     let mut board_config = BoardConfig {
         arch,
         vcpus: topology.cpus,
         irqchip: wanted_irqchip.unwrap_or_default(),
-        ram,
-        ram_config: ram_config(config)?,
+        ram: if empty { 0 } else { ram },
+        ram_config: ram_config(config, &advice)?,
         bios: match config.bios.as_deref() {
             None => Bios::Default,
             Some("none") => Bios::None,
@@ -162,7 +178,8 @@ pub(crate) fn launch(
         append: config.append.clone().unwrap_or_default(),
         dtb: path(&config.dtb),
         serials: chars.serials(config)?,
-        virtio: plug::plug(config, chars)?,
+        virtio: plugs.virtio,
+        isa: plugs.isa,
         properties,
         riscv: riscv_cpu(config, arch)?,
         seed: seed(),
@@ -193,22 +210,129 @@ pub(crate) fn launch(
             ),
         };
         board_config.irqchip = irqchip;
-        let b = (board.build)(&board_config)?;
+        let mut b = (board.build)(&board_config)?;
+        set_globals(&mut b, config)?;
         let options = Options {
-            vcpus: topology.cpus,
+            vcpus: if empty { 0 } else { topology.cpus },
             cpu: cpu_model(config),
             irqchip,
             accel_properties,
             log: log.clone(),
-            wall_clock: None,
+            wall_clock: Some(wall_clock),
             events: events.clone(),
         };
         let name = accel.name();
-        let machine =
-            realize(b, accel.as_ref(), options).with_context(|| format!("machine {}", board.name))?;
-        return Ok(Launched { machine, board, accel: name, ram });
+        let cpu_model = match &config.cpu {
+            Some(c) => c.model.clone(),
+            None => accel.cpu_models(arch).into_iter().next().map_or_else(String::new, |(model, _)| model),
+        };
+        let accel: &dyn Accelerator = if empty { &none::Nothing } else { accel.as_ref() };
+        let machine = realize(b, accel, options).with_context(|| format!("machine {}", board.name))?;
+        return Ok(Launched {
+            machine,
+            board,
+            accel: name,
+            ram: board_config.ram,
+            backends,
+            cpu_model,
+            merge: advice.merge.unwrap_or(false),
+            dump: advice.dump.unwrap_or(true),
+        });
     }
     bail!("{}", refused.join("; "))
+}
+
+/// What the host is told of guest RAM.
+struct Advice {
+    merge: Option<bool>,
+    dump: Option<bool>,
+}
+
+/// Properties that every machine has, whatever its board. What a board does not have may still be said to be off.
+fn take_common(
+    properties: &mut Vec<(String, String)>,
+    board: &BoardKind,
+    config: &VmConfig,
+) -> Result<Advice> {
+    let mut take = |name: &str| -> Result<Option<bool>> {
+        let Some(at) = properties.iter().position(|(k, _)| k == name) else { return Ok(None) };
+        let (_, value) = properties.remove(at);
+        let on = control::value::parse_bool(&value);
+        on.map(Some).ok_or_else(|| anyhow!("machine property '{name}' expects on or off, got '{value}'"))
+    };
+    let merge = take("mem-merge")?.or(config.memory.backend.merge);
+    let dump = take("dump-guest-core")?.or(config.memory.backend.dump);
+    for absent in ["usb", "graphics", "acpi", "vmport", "smm", "hpet", "nvdimm", "suppress-vmdesc"] {
+        let own = board.properties.iter().any(|(name, _)| *name == absent);
+        let Some(at) = properties.iter().position(|(k, _)| k == absent && !own) else { continue };
+        let (_, value) = properties.remove(at);
+        if !matches!(value.as_str(), "off" | "auto" | "false" | "no") {
+            bail!("machine {} has no {absent}: '{absent}' expects off, got '{value}'", board.name);
+        }
+    }
+    Ok(Advice { merge, dump })
+}
+
+/// `-global` settings that say what is so anyway.
+const SO_ANYWAY: &[(&str, &str, &[&str])] = &[("virtio-mmio", "force-legacy", &["off", "false", "no"])];
+
+fn so_anyway(g: &control::config::GlobalProperty) -> bool {
+    let fits =
+        |(d, p, v): &(&str, &str, &[&str])| g.driver == *d && g.property == *p && v.contains(&&*g.value);
+    SO_ANYWAY.iter().any(fits)
+}
+
+/// Refuses defaults for drivers or properties that do not exist.
+fn check_globals(config: &VmConfig) -> Result<()> {
+    let kinds = devices::all();
+    for g in config.globals.iter().filter(|g| !so_anyway(g)) {
+        let Some(kind) = kinds.iter().find(|k| k.kind == g.driver) else {
+            let hint = nearest(&g.driver, kinds.iter().map(|k| k.kind));
+            let hint = hint.map_or(String::new(), |n| format!("; did you mean '{n}'?"));
+            bail!(
+                "-global {}.{}: no such driver{hint} ('-device help' lists those that can be plugged)",
+                g.driver,
+                g.property
+            );
+        };
+        let mut trial = (kind.config)();
+        trial.set(&g.property, &g.value).with_context(|| format!("-global {}", g.driver))?;
+    }
+    Ok(())
+}
+
+/// Sets them on the board's own devices; plugged ones have them already.
+fn set_globals(board: &mut Board, config: &VmConfig) -> Result<()> {
+    for g in config.globals.iter().filter(|g| !so_anyway(g)) {
+        board
+            .set_global(&g.driver, &g.property, &g.value)
+            .with_context(|| format!("-global {}", g.driver))?;
+    }
+    Ok(())
+}
+
+/// `-rtc`.
+fn wall_time(config: &VmConfig) -> Result<WallTime> {
+    const SECOND: i64 = 1_000_000_000;
+    let rtc = &config.rtc;
+    if rtc.driftfix_slew {
+        bail!("-rtc driftfix=slew is not supported: expected none");
+    }
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let now = i64::try_from(now.as_nanos()).unwrap_or(i64::MAX);
+    let start = match rtc.base {
+        RtcBase::Utc => now,
+        RtcBase::Localtime => {
+            let zone = jiff::Zoned::now().offset().seconds();
+            now.saturating_add(i64::from(zone) * SECOND)
+        }
+        RtcBase::At(seconds) => seconds.saturating_mul(SECOND),
+    };
+    match rtc.clock {
+        RtcClock::Host => Ok(WallTime::Host(start.saturating_sub(now))),
+        RtcClock::Vm => Ok(WallTime::Virtual(start)),
+        RtcClock::Rt => bail!("-rtc clock=rt is not supported: expected host or vm"),
+    }
 }
 
 /// Above this the translator runs guest kernels faster than an accelerator whose host emulates them.

@@ -4,17 +4,24 @@ use std::fmt::Write;
 
 use accel::arch::GuestArch;
 use anyhow::{Result, bail};
+use control::vm::QomProperty;
 use control::{ListOf, VmConfig, nearest};
+use device::Property;
 use machines::{BOARDS, BoardKind};
+use serde_json::Value;
+
+use crate::none::NONE;
+use crate::plug::DRIVERS;
 
 /// Guest architectures for which there is a board.
 pub(crate) fn archs() -> Vec<&'static str> {
-    GuestArch::ALL.iter().filter(|a| boards(**a).next().is_some()).map(|a| a.name()).collect()
+    let has_board = |a: &&GuestArch| BOARDS.iter().any(|b| b.archs.contains(a));
+    GuestArch::ALL.iter().filter(has_board).map(|a| a.name()).collect()
 }
 
-/// Boards of an architecture.
+/// Boards of an architecture, the default one first.
 pub(crate) fn boards(arch: GuestArch) -> impl Iterator<Item = &'static BoardKind> {
-    BOARDS.iter().filter(move |b| b.archs.contains(&arch))
+    BOARDS.iter().chain(std::iter::once(&NONE)).filter(move |b| b.archs.contains(&arch))
 }
 
 /// The board the configuration names, or the default one.
@@ -58,7 +65,8 @@ pub(crate) fn show(what: &ListOf, config: &VmConfig) -> Result<String> {
             let b = named_board(Some(name), arch)?;
             writeln!(t, "{} options:", b.name)?;
             for (k, help) in b.properties {
-                writeln!(t, "  {k:<20} {help}")?;
+                let head = format!("{k}=<string>");
+                writeln!(t, "  {head:<22} - {help}")?;
             }
         }
         ListOf::Cpus => {
@@ -70,20 +78,32 @@ pub(crate) fn show(what: &ListOf, config: &VmConfig) -> Result<String> {
             }
         }
         ListOf::Devices => {
-            for d in crate::devices::all() {
-                writeln!(t, "name \"{}\", desc \"{}\"", d.kind, d.help)?;
+            let all = crate::devices::all();
+            for category in ["Storage", "Network", "Input", "Misc"] {
+                writeln!(t, "{}{category} devices:", if t.is_empty() { "" } else { "\n" })?;
+                for d in DRIVERS.iter().filter(|d| d.category == category) {
+                    write!(t, "name \"{}\", bus {}", d.name, d.bus)?;
+                    match all.iter().find(|k| k.kind == d.name) {
+                        Some(k) => writeln!(t, ", desc \"{}\"", k.help)?,
+                        None => writeln!(t)?,
+                    }
+                }
             }
         }
         ListOf::DeviceProps(name) => {
-            let all = crate::devices::all();
-            let Some(d) = all.iter().find(|d| d.kind == name) else {
-                let hint = nearest(name, all.iter().map(|d| d.kind));
-                let hint = hint.map_or(String::new(), |n| format!("; did you mean '{n}'?"));
-                bail!("unknown device '{name}'{hint} ('-device help' lists all)");
-            };
-            writeln!(t, "{} options:", d.kind)?;
-            for p in (d.properties)() {
-                writeln!(t, "  {p}")?;
+            let props = device_properties(name)?;
+            writeln!(t, "{name} options:")?;
+            for p in props {
+                let head = format!("{}=<{}>", p.name, p.kind);
+                let mut line = format!("  {head:<22}");
+                if let Some(d) = &p.description {
+                    write!(line, " - {d}")?;
+                }
+                if let Some(d) = &p.default {
+                    let d = d.as_str().map_or_else(|| spell(d), str::to_owned);
+                    write!(line, " (default: {d})")?;
+                }
+                writeln!(t, "{}", line.trim_end())?;
             }
         }
         ListOf::Accels => {
@@ -95,4 +115,58 @@ pub(crate) fn show(what: &ListOf, config: &VmConfig) -> Result<String> {
         }
     }
     Ok(t)
+}
+
+/// A value as the command line writes it.
+fn spell(value: &Value) -> String {
+    match value {
+        Value::Bool(true) => "on".into(),
+        Value::Bool(false) => "off".into(),
+        other => other.to_string(),
+    }
+}
+
+/// A device's property with its type and default in the words of QMP.
+fn property(p: &Property) -> QomProperty {
+    let kind = match p.ty {
+        "8-bit number" => "uint8",
+        "16-bit number" => "uint16",
+        "32-bit number" => "uint32",
+        "number" => "uint64",
+        "on/off" => "bool",
+        _ => "str",
+    };
+    let default = match kind {
+        "bool" => Some(Value::Bool(p.default == "on")),
+        "str" => Some(Value::String(p.default.clone())),
+        _ => p.default.parse::<u64>().ok().map(Value::from),
+    };
+    QomProperty {
+        name: p.name.replace('_', "-"),
+        kind: kind.into(),
+        description: Some(p.help.trim().trim_end_matches('.').to_owned()),
+        default: default.filter(|_| !p.default.is_empty()),
+    }
+}
+
+/// Properties of a kind of device, those that name back ends first.
+pub(crate) fn device_properties(name: &str) -> Result<Vec<QomProperty>> {
+    let all = crate::devices::all();
+    let driver = DRIVERS.iter().find(|d| d.name == name);
+    let kind = all.iter().find(|d| d.kind == name);
+    if driver.is_none() && kind.is_none() {
+        let hint = nearest(name, all.iter().map(|d| d.kind).chain(DRIVERS.iter().map(|d| d.name)));
+        let hint = hint.map_or(String::new(), |n| format!("; did you mean '{n}'?"));
+        bail!("unknown device '{name}'{hint} ('-device help' lists all)");
+    }
+    let extra = driver.map(|d| d.extra).unwrap_or_default().iter().map(|(name, kind, help)| QomProperty {
+        name: (*name).into(),
+        kind: (*kind).into(),
+        description: Some((*help).into()),
+        default: None,
+    });
+    let own = kind.map(|k| (k.properties)()).unwrap_or_default();
+    let mut props: Vec<QomProperty> = extra.chain(own.iter().map(property)).collect();
+    props.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(props)
 }

@@ -1,11 +1,14 @@
 //! `-d` and `-D`, and Rhea's own messages.
 
+use std::fmt;
 use std::fs::File;
 use std::io::Write;
 
 use accel::{LogItems, LogSink};
 use anyhow::{Context, Result, bail};
 use control::{VmConfig, nearest};
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::FormatTime;
 
 /// Log items by the names of [`control::options::LOG_ITEMS`], where their help is.
 const ITEMS: &[(&str, LogItems)] = &[
@@ -44,7 +47,7 @@ pub(crate) fn open(config: &VmConfig) -> Result<LogSink> {
         }
         None => Box::new(std::io::stderr()),
     };
-    init_messages(items);
+    init_messages(items, Prefix::of(config));
     Ok(LogSink::new(items, out))
 }
 
@@ -53,7 +56,7 @@ fn help_names() -> String {
 }
 
 /// Rhea's own messages go to the standard error; `RHEA_LOG` filters them.
-fn init_messages(items: LogItems) {
+fn init_messages(items: LogItems, prefix: Prefix) {
     let guest = if items.intersects(LogItems::UNIMP | LogItems::GUEST_ERRORS) { "debug" } else { "off" };
     let default = format!("warn,guest={guest}");
     let filter = tracing_subscriber::EnvFilter::try_from_env("RHEA_LOG")
@@ -61,9 +64,42 @@ fn init_messages(items: LogItems) {
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
-        .without_time()
+        .with_timer(prefix)
         .with_target(false)
         .try_init();
+}
+
+/// What `-msg` puts before a message.
+#[derive(Clone, Default)]
+pub(crate) struct Prefix {
+    time: bool,
+    guest: Option<String>,
+}
+
+impl Prefix {
+    pub(crate) fn of(config: &VmConfig) -> Self {
+        let guest = config.msg.guest_name.then(|| config.name.guest.clone()).flatten();
+        Self { time: config.msg.timestamp, guest }
+    }
+}
+
+impl fmt::Display for Prefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.time {
+            write!(f, "{:.6} ", jiff::Timestamp::now())?;
+        }
+        match &self.guest {
+            Some(name) => write!(f, "{name} "),
+            None => Ok(()),
+        }
+    }
+}
+
+impl FormatTime for Prefix {
+    fn format_time(&self, w: &mut Writer<'_>) -> fmt::Result {
+        // The subscriber puts a space behind it.
+        write!(w, "{}", self.to_string().trim_end())
+    }
 }
 
 #[cfg(test)]

@@ -3,19 +3,29 @@
 //! `rhea run` takes QEMU's options; the same binary acts as `qemu-system-ARCH` when it is started under that name.
 
 mod accels;
+mod backends;
+mod balloon;
 mod chardevs;
 mod devices;
 mod firmware;
 mod guests;
+mod handover;
+mod host;
 mod launch;
+mod links;
 mod list;
 mod log;
+mod migration;
 mod netdevs;
+mod nodes;
+mod none;
+mod objects;
 #[cfg(unix)]
 mod plug;
 #[cfg(not(unix))]
 #[path = "plug_none.rs"]
 mod plug;
+mod qom;
 mod run;
 mod vm;
 
@@ -112,7 +122,25 @@ fn fail(name: &str, message: &str) -> ExitCode {
     ExitCode::FAILURE
 }
 
+/// An error and its causes in one line; a cause that the text before it tells already is left out.
+fn one_line(e: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in e.chain().map(|c| c.to_string().replace(['\n', '\r'], " ")) {
+        if text.is_empty() {
+            text = cause;
+        } else if !text.ends_with(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+    }
+    text
+}
+
+/// Architectures by other names: a 32-bit guest runs on the 64-bit processor.
+const ALIASES: [(&str, &str); 1] = [("i386", "x86_64")];
+
 fn run(name: &str, arch: &str, args: &[String]) -> ExitCode {
+    let arch = ALIASES.iter().find(|(alias, _)| *alias == arch).map_or(arch, |(_, arch)| arch);
     if !list::archs().contains(&arch) {
         let hint = nearest(arch, list::archs()).map_or(String::new(), |n| format!("; did you mean '{n}'?"));
         let all = list::archs().join(", ");
@@ -134,13 +162,17 @@ fn run(name: &str, arch: &str, args: &[String]) -> ExitCode {
             }
             Err(e) => fail(name, &e.to_string()),
         },
-        Ok(Invocation::Run(config)) => match run::run(*config) {
-            Ok(code) => ExitCode::from(code),
-            Err(e) => {
-                control::chardev::restore_terminal();
-                fail(name, &format!("{e:#}"))
+        Ok(Invocation::Run(config)) => {
+            let prefix = log::Prefix::of(&config);
+            match run::run(*config) {
+                Ok(code) => ExitCode::from(code),
+                Err(e) => {
+                    control::chardev::restore_terminal();
+                    // One line, whatever the host's words are.
+                    fail(&format!("{prefix}{name}"), &one_line(&e))
+                }
             }
-        },
+        }
         Err(e) => fail(name, &e.to_string()),
     }
 }

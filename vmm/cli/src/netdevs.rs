@@ -10,39 +10,125 @@ use net::{Endpoint, Hub, Join};
 use net_user::{Options, UserNet};
 use serde_json::Value;
 
+use crate::links::Cable;
+
 /// Kinds of back ends there are.
 const KINDS: &[&str] = &["dgram", "hubport", "tap", "user"];
 
-/// Opens all of them, by id.
-pub(crate) fn open(config: &VmConfig) -> Result<BTreeMap<String, Arc<dyn Endpoint>>> {
-    let mut hubs: BTreeMap<u64, Hub> = BTreeMap::new();
-    let mut all = BTreeMap::new();
-    for n in &config.netdevs {
-        let end = one(n, &mut hubs, &all).with_context(|| format!("netdev '{}'", n.id))?;
-        all.insert(n.id.clone(), end);
-    }
-    Ok(all)
+/// One back end.
+struct Net {
+    kind: String,
+    cable: Arc<Cable>,
+    /// Who has it.
+    user: Option<String>,
+    /// Name of the back end that a hub's port is joined to.
+    joined: Option<String>,
 }
 
-fn one(
-    n: &Netdev,
-    hubs: &mut BTreeMap<u64, Hub>,
-    others: &BTreeMap<String, Arc<dyn Endpoint>>,
-) -> Result<Arc<dyn Endpoint>> {
-    match n.kind.as_str() {
-        "hubport" => {
-            n.props.check_keys("hubport", &["hubid", "netdev"])?;
-            let id = n.props.u64("hubid")?.unwrap_or(0);
-            let port = hubs.entry(id).or_default().port()?;
-            let Some(peer) = n.props.text("netdev")? else { return Ok(port) };
-            let peer =
-                others.get(&*peer).with_context(|| format!("netdev: there is no '{peer}' before it"))?;
-            Ok(Arc::new(Join::new(peer.clone(), port)))
+/// All network back ends of a machine.
+#[derive(Default)]
+pub(crate) struct Nets {
+    all: BTreeMap<String, Net>,
+    hubs: BTreeMap<u64, Hub>,
+    /// Cards by the names that users know them by, with their back ends.
+    cards: Vec<(String, String)>,
+}
+
+impl Nets {
+    /// Opens all that a configuration names.
+    pub(crate) fn open(config: &VmConfig) -> Result<Self> {
+        let mut nets = Self::default();
+        config.netdevs.iter().try_for_each(|n| nets.add(n))?;
+        Ok(nets)
+    }
+
+    /// Opens one more.
+    pub(crate) fn add(&mut self, n: &Netdev) -> Result<()> {
+        if self.all.contains_key(&n.id) {
+            bail!("Duplicate ID '{}' for netdev", n.id);
         }
-        "tap" => tap(&n.props),
-        "dgram" => dgram(&n.props),
-        "user" => user(&n.props),
-        other => bail!("type '{other}' is not supported; there are: {}", KINDS.join(", ")),
+        let (end, peer) = self.one(n).with_context(|| format!("netdev '{}'", n.id))?;
+        let net = match peer {
+            None => Net { kind: n.kind.clone(), cable: Cable::new(end), user: None, joined: None },
+            Some(peer) => {
+                // The port belongs to its peer, and the peer to the port.
+                let other = self.take(&peer, &format!("hub port '{}'", n.id))?;
+                if other.vnet_header() != 0 {
+                    bail!("netdev '{}': netdev={peer} is joined to a hub; give it vnet_hdr=off", n.id);
+                }
+                let cable = Cable::new(Arc::new(Join::new(other, end)));
+                let user = Some(format!("netdev '{peer}'"));
+                Net { kind: n.kind.clone(), cable, user, joined: Some(peer) }
+            }
+        };
+        self.all.insert(n.id.clone(), net);
+        Ok(())
+    }
+
+    fn one(&mut self, n: &Netdev) -> Result<(Arc<dyn Endpoint>, Option<String>)> {
+        let end: Arc<dyn Endpoint> = match n.kind.as_str() {
+            "hubport" => {
+                n.props.check_keys("hubport", &["hubid", "netdev"])?;
+                let id = n.props.u64("hubid")?.unwrap_or(0);
+                let port = self.hubs.entry(id).or_default().port()?;
+                return Ok((port, n.props.text("netdev")?.map(std::borrow::Cow::into_owned)));
+            }
+            "tap" => tap(&n.props)?,
+            "dgram" => dgram(&n.props)?,
+            "user" => user(&n.props)?,
+            other => bail!("type '{other}' is not supported; there are: {}", KINDS.join(", ")),
+        };
+        Ok((end, None))
+    }
+
+    /// Gives a back end to a card, or a hub's port.
+    pub(crate) fn take(&mut self, id: &str, user: &str) -> Result<Arc<dyn Endpoint>> {
+        let known: Vec<&str> = self.all.keys().map(String::as_str).collect();
+        let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+        let net = self.all.get_mut(id);
+        let net = net.ok_or_else(|| anyhow::anyhow!("netdev '{id}' does not exist; there are: {known}"))?;
+        if let Some(other) = &net.user {
+            bail!("netdev '{id}' is in use by {other}");
+        }
+        net.user = Some(user.to_owned());
+        Ok(net.cable.clone())
+    }
+
+    /// Notes which back end a card has.
+    pub(crate) fn card(&mut self, name: &str, id: &str) {
+        self.cards.push((name.to_owned(), id.to_owned()));
+    }
+
+    /// Closes one that nobody uses.
+    pub(crate) fn remove(&mut self, id: &str) -> Result<bool> {
+        let Some(net) = self.all.get(id) else { return Ok(false) };
+        let peer = net.joined.clone();
+        if let Some(user) = net.user.as_ref().filter(|_| peer.is_none()) {
+            bail!("netdev '{id}' is in use by {user}");
+        }
+        self.all.remove(id);
+        if let Some(peer) = peer.and_then(|p| self.all.get_mut(&p)) {
+            peer.user = None;
+        }
+        Ok(true)
+    }
+
+    /// Plugs a cable in or out, named by its back end or by its card; false if there is none.
+    pub(crate) fn set_link(&self, name: &str, up: bool) -> bool {
+        let of_card = self.cards.iter().find(|(card, _)| card == name).map(|(_, id)| id.as_str());
+        let net = self.all.get(of_card.unwrap_or(name));
+        net.inspect(|n| n.cable.set(up)).is_some()
+    }
+
+    /// For `info network`.
+    pub(crate) fn report(&self) -> String {
+        let mut out = String::new();
+        for (id, n) in &self.all {
+            let link = if n.cable.is_up() { "up" } else { "down" };
+            let user = n.user.as_deref().unwrap_or("nobody");
+            out.push_str(&format!("{id}: type={},link={link},used by {user}\n", n.kind));
+        }
+        out
     }
 }
 

@@ -1,124 +1,237 @@
-//! Disks, networks and the devices that sit on them: from the configuration to device configs with their back ends.
+//! Devices that the user plugs: from the configuration to device configs with their back ends.
 //!
 //! Everything is checked and opened here, before the machine is built; what a later error leaves behind is closed.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow, bail};
-use block::{BlockNode, Disk, IoPool, Overlay};
-use block_formats::OpenOptions;
 use control::chardev::PortKind;
-use control::config::{DeviceConfig, Drive, DriveInterface, Nic, Props};
+use control::config::{DeviceConfig, DriveInterface, Nic, Props};
 use control::{VmConfig, nearest};
 use device::{AnyConfig, CharBackend};
-use machines::Plugged;
-use net::Endpoint;
+use machines::{Plugged, PluggedIsa};
+use misc::{IsaDebugExitConfig, PvpanicConfig};
+use serial::DebugConConfig;
 use virtio::{BalloonConfig, BlkConfig, ConsoleConfig, Mmio, NetBackend, NetConfig, RngConfig, RngSource};
 
+use crate::backends::{Backends, Peripheral};
 use crate::chardevs::Chars;
 use crate::launch::texts;
-use crate::netdevs;
+use crate::objects;
 
-/// Threads that do the disks' work.
-const IO_THREADS: usize = 4;
 /// Driver that carries console and serial ports.
 const SERIAL_BUS: &str = "virtio-serial-device";
 /// Drivers that are ports of it.
 const PORTS: [&str; 2] = ["virtconsole", "virtserialport"];
 
-/// Back ends by id, each for one device.
-struct Backends {
-    disks: BTreeMap<String, Disk>,
-    nets: BTreeMap<String, Arc<dyn Endpoint>>,
-}
+/// A property that names a back end or a place: name, type, what it is.
+pub(crate) type Extra = (&'static str, &'static str, &'static str);
 
 /// A device driver that can be plugged, and how its config is made.
-struct Driver {
-    name: &'static str,
-    /// Properties that name back ends, not settings of the device.
-    backend_keys: &'static [&'static str],
-    make: fn(&mut Backends, &mut Props) -> Result<Box<dyn AnyConfig>>,
+pub(crate) struct Driver {
+    pub(crate) name: &'static str,
+    /// Section of `-device help`.
+    pub(crate) category: &'static str,
+    pub(crate) bus: &'static str,
+    /// Properties that are not settings of the device itself.
+    pub(crate) extra: &'static [Extra],
+    make: fn(&mut Making<'_>) -> Result<Box<dyn AnyConfig>>,
 }
+
+/// A device on its way.
+struct Making<'a> {
+    backends: &'a mut Backends,
+    chars: &'a Chars,
+    props: Props,
+    /// Its name in the machine.
+    name: &'a str,
+    chardevs: Vec<(String, Arc<dyn CharBackend>)>,
+    /// First port, for devices on the ISA bus.
+    port: Option<u16>,
+}
+
+const CHARDEV: Extra = ("chardev", "str", "ID of a chardev to use as a backend");
 
 /// All drivers for `-device`.
-const DRIVERS: &[Driver] = &[
-    Driver { name: "virtio-balloon-device", backend_keys: &[], make: virtio_balloon },
-    Driver { name: "virtio-blk-device", backend_keys: &["drive"], make: virtio_blk },
-    Driver { name: "virtio-net-device", backend_keys: &["netdev"], make: virtio_net },
-    Driver { name: "virtio-rng-device", backend_keys: &["rng"], make: virtio_rng },
-    Driver { name: SERIAL_BUS, backend_keys: &[], make: virtio_serial },
+pub(crate) const DRIVERS: &[Driver] = &[
+    Driver {
+        name: "isa-debug-exit",
+        category: "Misc",
+        bus: "ISA",
+        extra: &[("iobase", "uint32", "first port (default: 0x501)")],
+        make: debug_exit,
+    },
+    Driver {
+        name: "isa-debugcon",
+        category: "Input",
+        bus: "ISA",
+        extra: &[("iobase", "uint32", "port (default: 0xe9)"), CHARDEV],
+        make: debugcon,
+    },
+    Driver {
+        name: "pvpanic",
+        category: "Misc",
+        bus: "ISA",
+        extra: &[("ioport", "uint16", "port (default: 0x505)")],
+        make: pvpanic,
+    },
+    Driver {
+        name: "virtconsole",
+        category: "Input",
+        bus: "virtio-serial-bus",
+        extra: &[CHARDEV, ("name", "str", "name that the guest sees")],
+        make: port_alone,
+    },
+    Driver {
+        name: "virtio-balloon-device",
+        category: "Misc",
+        bus: "virtio-bus",
+        extra: &[],
+        make: virtio_balloon,
+    },
+    Driver {
+        name: "virtio-blk-device",
+        category: "Storage",
+        bus: "virtio-bus",
+        extra: &[
+            ("drive", "str", "node name or ID of a block device to use as a backend"),
+            ("iothread", "link<iothread>", "thread that does the disk's work"),
+        ],
+        make: virtio_blk,
+    },
+    Driver {
+        name: "virtio-net-device",
+        category: "Network",
+        bus: "virtio-bus",
+        extra: &[("netdev", "str", "ID of a netdev to use as a backend")],
+        make: virtio_net,
+    },
+    Driver {
+        name: "virtio-rng-device",
+        category: "Misc",
+        bus: "virtio-bus",
+        extra: &[("rng", "link<rng-backend>", "object that random bytes come from")],
+        make: virtio_rng,
+    },
+    Driver { name: SERIAL_BUS, category: "Input", bus: "virtio-bus", extra: &[], make: virtio_serial },
+    Driver {
+        name: "virtserialport",
+        category: "Input",
+        bus: "virtio-serial-bus",
+        extra: &[CHARDEV, ("name", "str", "name that the guest sees")],
+        make: port_alone,
+    },
 ];
 
-/// Takes what `id` names out of a table of back ends.
-fn take<T>(table: &mut BTreeMap<String, T>, what: &str, id: &str) -> Result<T> {
-    let known: Vec<&str> = table.keys().map(String::as_str).collect();
-    let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-    table.remove(id).ok_or_else(|| anyhow!("{what} '{id}' does not exist or is in use; there are: {known}"))
+/// The driver of a name, or what is near to it.
+pub(crate) fn driver(name: &str) -> Result<&'static Driver> {
+    DRIVERS.iter().find(|d| d.name == name).ok_or_else(|| {
+        let hint = nearest(name, DRIVERS.iter().map(|d| d.name));
+        let hint = hint.map_or(String::new(), |n| format!("; did you mean '{n}'?"));
+        anyhow!("no such device{hint} ('-device help' lists all)")
+    })
 }
 
-fn virtio_balloon(_: &mut Backends, _: &mut Props) -> Result<Box<dyn AnyConfig>> {
+fn port_of(m: &mut Making<'_>, key: &str, default: u16) -> Result<()> {
+    let port = m.props.u64(key)?.unwrap_or(default.into());
+    let Ok(port) = u16::try_from(port) else {
+        bail!("'{key}' expects a port from 0 to 0xffff, got {port:#x}")
+    };
+    m.props.remove(key);
+    m.port = Some(port);
+    Ok(())
+}
+
+fn chardev(m: &mut Making<'_>) -> Result<()> {
+    if let Some(id) = m.props.take_text("chardev")? {
+        m.chardevs.push(("chardev".into(), m.chars.connect(&id, PortKind::Device)?));
+    }
+    Ok(())
+}
+
+fn debug_exit(m: &mut Making<'_>) -> Result<Box<dyn AnyConfig>> {
+    port_of(m, "iobase", 0x501)?;
+    Ok(Box::new(IsaDebugExitConfig::default()))
+}
+
+fn pvpanic(m: &mut Making<'_>) -> Result<Box<dyn AnyConfig>> {
+    port_of(m, "ioport", 0x505)?;
+    Ok(Box::new(PvpanicConfig::default()))
+}
+
+fn debugcon(m: &mut Making<'_>) -> Result<Box<dyn AnyConfig>> {
+    port_of(m, "iobase", 0xe9)?;
+    chardev(m)?;
+    Ok(Box::new(DebugConConfig::default()))
+}
+
+fn port_alone(_: &mut Making<'_>) -> Result<Box<dyn AnyConfig>> {
+    bail!("needs a {SERIAL_BUS} before it")
+}
+
+fn virtio_balloon(_: &mut Making<'_>) -> Result<Box<dyn AnyConfig>> {
     Ok(Box::new(Mmio::new(BalloonConfig::default(), ())))
 }
 
-fn virtio_blk(b: &mut Backends, props: &mut Props) -> Result<Box<dyn AnyConfig>> {
-    let id = props.take_text("drive")?;
-    let id = id.ok_or_else(|| anyhow!("needs drive=ID, the id of a -drive with if=none"))?;
-    let disk = take(&mut b.disks, "drive", &id)?;
+fn virtio_blk(m: &mut Making<'_>) -> Result<Box<dyn AnyConfig>> {
+    let id = m.props.take_text("drive")?;
+    let id = id.ok_or_else(|| anyhow!("needs drive=ID, of a -drive with if=none or a -blockdev"))?;
+    let iothread = m.props.take_text("iothread")?;
+    let disk = m.backends.disk(&id, m.name, iothread.as_deref())?;
     Ok(Box::new(Mmio::new(BlkConfig::default(), Some(disk))))
 }
 
-fn virtio_net(b: &mut Backends, props: &mut Props) -> Result<Box<dyn AnyConfig>> {
-    let end = props.take_text("netdev")?.map(|id| take(&mut b.nets, "netdev", &id)).transpose()?;
+fn virtio_net(m: &mut Making<'_>) -> Result<Box<dyn AnyConfig>> {
+    let id = m.props.take_text("netdev")?;
+    let end = id.map(|id| net_end(m.backends, m.name, &id)).transpose()?;
     Ok(Box::new(Mmio::new(NetConfig::default(), NetBackend(end))))
 }
 
-fn virtio_rng(_: &mut Backends, props: &mut Props) -> Result<Box<dyn AnyConfig>> {
-    props.take_text("rng")?;
-    Ok(Box::new(Mmio::new(RngConfig::default(), RngSource::default())))
+fn net_end(backends: &mut Backends, card: &str, id: &str) -> Result<Arc<dyn net::Endpoint>> {
+    let end = backends.nets.take(id, &format!("device '{card}'"))?;
+    backends.nets.card(card, id);
+    Ok(end)
 }
 
-fn virtio_serial(_: &mut Backends, _: &mut Props) -> Result<Box<dyn AnyConfig>> {
+fn virtio_rng(m: &mut Making<'_>) -> Result<Box<dyn AnyConfig>> {
+    let source = match m.props.take_text("rng")? {
+        Some(id) => m.backends.objects.rng(&id)?,
+        None => None,
+    };
+    let source =
+        source.map_or_else(RngSource::default, |file| RngSource::new(move |data| objects::draw(&file, data)));
+    Ok(Box::new(Mmio::new(RngConfig::default(), source)))
+}
+
+fn virtio_serial(_: &mut Making<'_>) -> Result<Box<dyn AnyConfig>> {
     Ok(Box::new(Mmio::new(ConsoleConfig::default(), ())))
 }
 
-/// Opens one drive.
-fn open(config: &VmConfig, d: &Drive, pool: &IoPool, index: usize) -> Result<(String, Disk)> {
-    let id = d.id.clone().unwrap_or_else(|| format!("drive{index}"));
-    let path = d.file.as_deref().ok_or_else(|| anyhow!("drive '{id}': needs file=PATH"))?;
-    let temporary = d.snapshot.unwrap_or(config.snapshot);
-    let options = OpenOptions {
-        read_only: d.readonly || temporary,
-        discard: d.discard.as_deref().is_some_and(|d| d == "unmap" || d == "on"),
-        unsafe_cache: d.cache.as_deref() == Some("unsafe"),
-        ..OpenOptions::default()
-    };
-    let image =
-        block_formats::open(path, d.format.as_deref(), &options).with_context(|| format!("drive '{id}'"))?;
-    if d.format.is_none() && image.format() == "raw" && !options.read_only {
-        tracing::warn!(
-            "drive '{id}': format= was not given and {path} looks raw; the guest may not write what looks like another format"
-        );
-    }
-    let image: Arc<dyn BlockNode> = image;
-    let node = if temporary { Arc::new(Overlay::new(image)?) as Arc<dyn BlockNode> } else { image };
-    Ok((id.clone(), Disk::new(id, node, d.readonly, pool)))
+/// What is plugged, in order.
+#[derive(Default)]
+pub(crate) struct Plugs {
+    pub(crate) virtio: Vec<Plugged>,
+    pub(crate) isa: Vec<PluggedIsa>,
 }
 
-/// Everything that is plugged, in order.
-pub(crate) fn plug(config: &VmConfig, chars: &Chars) -> Result<Vec<Plugged>> {
-    let pool = IoPool::new(IO_THREADS);
-    let mut backends = Backends { disks: BTreeMap::new(), nets: netdevs::open(config)? };
-    let mut out: Vec<Plugged> = Vec::new();
+/// Everything that is plugged.
+pub(crate) fn plug(config: &VmConfig, chars: &Chars, backends: &mut Backends) -> Result<Plugs> {
+    let mut out = Plugs::default();
     for (i, d) in config.drives.iter().enumerate() {
-        let (id, disk) = open(config, d, &pool, i)?;
+        let id = d.id.clone().unwrap_or_else(|| format!("drive{i}"));
+        let fail = || format!("drive '{id}'");
+        backends.drive(config, d, &id).with_context(fail)?;
         match d.interface {
-            Some(DriveInterface::None) => {
-                backends.disks.insert(id, disk);
-            }
+            Some(DriveInterface::None) => {}
             None | Some(DriveInterface::Virtio) => {
-                let blk = BlkConfig { serial: d.serial.clone().unwrap_or_default(), ..BlkConfig::default() };
-                out.push(plugged(id, Box::new(Mmio::new(blk, Some(disk)))));
+                let blk = BlkConfig {
+                    serial: d.serial.clone().unwrap_or_default(),
+                    write_cache: !matches!(d.cache.as_deref(), Some("writethrough" | "directsync")),
+                    ..BlkConfig::default()
+                };
+                let disk = backends.disk(&id, &id, None).with_context(fail)?;
+                note(backends, &id, "virtio-blk-device", false);
+                out.virtio.push(plugged(id, Box::new(Mmio::new(blk, Some(disk)))));
             }
             Some(other) => {
                 bail!("drive '{id}': this board has no {} interface; expected none or virtio", other.name())
@@ -126,15 +239,24 @@ pub(crate) fn plug(config: &VmConfig, chars: &Chars) -> Result<Vec<Plugged>> {
         }
     }
     for (i, n) in config.nics.iter().enumerate() {
-        out.push(nic(n, &mut backends, i)?);
+        out.virtio.push(nic(n, backends, i)?);
     }
     let mut i = 0;
     while let Some(d) = config.devices.get(i) {
         let fail = || format!("-device {}", d.driver);
-        let id = d.id.clone().unwrap_or_else(|| format!("{}.{i}", d.driver));
+        let name = d.id.clone().unwrap_or_else(|| format!("{}.{i}", d.driver));
         i += 1;
-        let mut made = device(d, &mut backends, config).with_context(fail)?;
-        let mut chardevs = Vec::new();
+        let driver = driver(&d.driver).with_context(fail)?;
+        let mut making = Making {
+            backends: &mut *backends,
+            chars,
+            props: d.props.clone(),
+            name: &name,
+            chardevs: Vec::new(),
+            port: None,
+        };
+        let mut made = device(d, driver, &mut making, config).with_context(fail)?;
+        let (mut chardevs, port) = (making.chardevs, making.port);
         let mut names = Vec::new();
         if d.driver == SERIAL_BUS {
             while let Some(port) = config.devices.get(i).filter(|p| PORTS.contains(&p.driver.as_str())) {
@@ -143,9 +265,18 @@ pub(crate) fn plug(config: &VmConfig, chars: &Chars) -> Result<Vec<Plugged>> {
                 i += 1;
             }
         }
-        out.push(Plugged { id, config: made, chardevs });
+        note(backends, &name, &d.driver, d.id.is_some());
+        let device = Plugged { id: name, config: made, chardevs };
+        match port {
+            Some(port) => out.isa.push(PluggedIsa { device, port }),
+            None => out.virtio.push(device),
+        }
     }
     Ok(out)
+}
+
+fn note(backends: &mut Backends, name: &str, kind: &str, named: bool) {
+    backends.peripherals.push(Peripheral { name: name.to_owned(), kind: kind.to_owned(), named });
 }
 
 fn plugged(id: String, config: Box<dyn AnyConfig>) -> Plugged {
@@ -155,12 +286,13 @@ fn plugged(id: String, config: Box<dyn AnyConfig>) -> Plugged {
 /// A card whose place the board chooses.
 fn nic(n: &Nic, backends: &mut Backends, index: usize) -> Result<Plugged> {
     match n.model.as_deref() {
-        None | Some("virtio-net-device" | "virtio") => {}
+        None | Some("virtio-net-device" | "virtio-net" | "virtio") => {}
         Some(other) => bail!("-nic model={other}: no such card; there is: virtio-net-device"),
     }
-    let end = n.netdev.as_ref().map(|id| take(&mut backends.nets, "netdev", id)).transpose()?;
-    let card = NetConfig { mac: n.mac.clone(), ..NetConfig::default() };
     let id = n.name.clone().unwrap_or_else(|| format!("nic{index}"));
+    let end = n.netdev.as_ref().map(|netdev| net_end(backends, &id, netdev)).transpose()?;
+    let card = NetConfig { mac: n.mac.clone(), ..NetConfig::default() };
+    note(backends, &id, "virtio-net-device", false);
     Ok(plugged(id, Box::new(Mmio::new(card, NetBackend(end)))))
 }
 
@@ -188,24 +320,23 @@ fn serial_port(
     Ok((slot, chars.connect(&chardev, PortKind::Device)?))
 }
 
-fn device(d: &DeviceConfig, backends: &mut Backends, config: &VmConfig) -> Result<Box<dyn AnyConfig>> {
-    if PORTS.contains(&d.driver.as_str()) {
-        bail!("needs a {SERIAL_BUS} before it");
-    }
-    let Some(driver) = DRIVERS.iter().find(|x| x.name == d.driver) else {
-        let names = DRIVERS.iter().map(|x| x.name).chain(PORTS);
-        let hint = nearest(&d.driver, names).map_or(String::new(), |n| format!("; did you mean '{n}'?"));
-        bail!("no such device{hint} (-device help lists them)");
-    };
-    let mut props = d.props.clone();
-    let mut made = (driver.make)(backends, &mut props)?;
+fn device(
+    d: &DeviceConfig,
+    driver: &Driver,
+    making: &mut Making<'_>,
+    config: &VmConfig,
+) -> Result<Box<dyn AnyConfig>> {
+    let mut made = (driver.make)(making)?;
     for g in config.globals.iter().filter(|g| g.driver == d.driver) {
-        made.set(&g.property, &g.value)?;
+        made.set(&g.property, &g.value).with_context(|| format!("-global {}.{}", g.driver, g.property))?;
     }
-    for (k, v) in texts(&props) {
-        made.set(&k, &v).map_err(|e| match driver.backend_keys {
+    for (k, v) in texts(&making.props) {
+        made.set(&k, &v).map_err(|e| match driver.extra {
             [] => anyhow!(e),
-            keys => anyhow!("{e} (and {})", keys.join(", ")),
+            extra => {
+                let names: Vec<&str> = extra.iter().map(|(n, ..)| *n).collect();
+                anyhow!("{e} (and {})", names.join(", "))
+            }
         })?;
     }
     Ok(made)

@@ -2,18 +2,39 @@
 
 use anyhow::{Result, bail};
 use control::VmConfig;
-use machines::Plugged;
+use machines::{Plugged, PluggedIsa};
 
-use crate::{chardevs::Chars, netdevs};
+use crate::backends::Backends;
+use crate::chardevs::Chars;
+
+/// A property that names a back end or a place: name, type, what it is.
+pub(crate) type Extra = (&'static str, &'static str, &'static str);
+
+/// A device driver that can be plugged.
+pub(crate) struct Driver {
+    pub(crate) name: &'static str,
+    pub(crate) category: &'static str,
+    pub(crate) bus: &'static str,
+    pub(crate) extra: &'static [Extra],
+}
+
+/// There is none.
+pub(crate) const DRIVERS: &[Driver] = &[];
+
+/// What is plugged.
+#[derive(Default)]
+pub(crate) struct Plugs {
+    pub(crate) virtio: Vec<Plugged>,
+    pub(crate) isa: Vec<PluggedIsa>,
+}
 
 /// Nothing, when nothing is asked for.
-pub(crate) fn plug(config: &VmConfig, _: &Chars) -> Result<Vec<Plugged>> {
-    netdevs::open(config)?;
+pub(crate) fn plug(config: &VmConfig, _: &Chars, _: &mut Backends) -> Result<Plugs> {
     if let Some(device) = config.devices.first() {
         bail!("-device {}: this host has no devices to plug", device.driver);
     }
     if !config.drives.is_empty() || !config.nics.is_empty() {
         bail!("drives and network cards need devices that are for Unix hosts");
     }
-    Ok(Vec::new())
+    Ok(Plugs::default())
 }

@@ -1,48 +1,63 @@
 //! Running a machine until it ends.
 
+use std::fs::File;
 use std::io::Write;
-use std::sync::{Arc, mpsc};
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock, Weak, mpsc};
 
 use accel::{Exit, LogItems};
 use anyhow::{Context, Result, bail};
 use control::VmConfig;
-use control::config::{OnPanic, OnReboot, OnShutdown};
+use control::chardev::Keys;
+use control::config::{ChardevKind, OnPanic, OnReboot, OnShutdown};
 use control::monitor::Control;
 use control::vm::{Event, RunState, Vm};
 use device::SystemRequest;
 use machine::MachineEvent;
 
 use crate::chardevs::Chars;
-use crate::launch;
-use crate::log;
 use crate::vm::{Request, RheaVm};
+use crate::{host, launch, log};
 
 /// Builds and runs; the exit code of the process.
 pub(crate) fn run(config: VmConfig) -> Result<u8> {
     refuse_unsupported(&config)?;
+    // Before there is any thread.
+    let background = config.daemonize.then(host::to_background).transpose()?;
+    if let Some(name) = &config.name.process {
+        host::name_process(name);
+    }
     let log = log::open(&config)?;
     let (tx, rx) = mpsc::channel();
-    let quit_tx = tx.clone();
-    let chars = Chars::open(&config, Arc::new(move || drop(quit_tx.send(Request::Quit("host-signal")))))?;
+    // The machine is there after the terminal is.
+    let late: Arc<OnceLock<Weak<RheaVm>>> = Arc::default();
+    let chars = Chars::open(&config, &keys(&late, &tx))?;
     let events_tx = tx.clone();
     let events = Arc::new(move |e| drop(events_tx.send(Request::Machine(e))));
     let launched = launch::launch(&config, log.clone(), &chars, events)?;
     let chars = Arc::new(chars);
     let info = chars.clone();
-    let vm = Arc::new(RheaVm::new(&launched, &config, tx.clone(), info));
-    let control = Control::new(vm.clone());
-    let monitors = chars.monitors(&config, &control)?;
-    let gdb = chars.gdb(&config, vm.clone(), &control)?;
+    let vm = RheaVm::new(&launched, &config, tx.clone(), info);
+    let _ = late.set(Arc::downgrade(&vm));
+    // Before there is a monitor that could let it run.
     if let Some(name) = &config.loadvm {
         vm.load(name).map_err(anyhow::Error::new).with_context(|| format!("-loadvm {name}"))?;
     }
-    if let Some(path) = &config.pidfile {
-        std::fs::write(path, format!("{}\n", std::process::id()))
-            .with_context(|| format!("-pidfile {path}"))?;
-    }
+    let control = Control::new(vm.clone());
+    let monitors = chars.monitors(&config, &control)?;
+    let gdb = chars.gdb(&config, vm.clone(), &control)?;
+    let pidfile = config.pidfile.as_deref().map(PidFile::write).transpose()?;
     let signals = tx.clone();
     watch_signals(move || drop(signals.send(Request::Quit("host-signal"))))?;
-    if !config.start_paused {
+    if let Some(uri) = &config.incoming {
+        vm.await_machine(uri).map_err(anyhow::Error::new).with_context(|| format!("-incoming {uri}"))?;
+    }
+    // After all threads are there: who has given up his rights may not be able to make any.
+    host::restrict(&config.run_with)?;
+    if let Some(background) = background {
+        background.ready()?;
+    }
+    if !config.start_paused && config.incoming.is_none() {
         vm.cont().map_err(anyhow::Error::new)?;
     }
     let code = main_loop(&config, &vm, &rx);
@@ -53,24 +68,93 @@ pub(crate) fn run(config: VmConfig) -> Result<u8> {
     drop((monitors, gdb));
     drop(chars);
     control::chardev::restore_terminal();
-    if let Some(path) = &config.pidfile {
-        let _ = std::fs::remove_file(path);
-    }
+    drop(pidfile);
     code
 }
 
-/// Options that are understood but do nothing here yet are refused, not ignored.
+/// What the terminal's escape keys do.
+fn keys(vm: &Arc<OnceLock<Weak<RheaVm>>>, tx: &mpsc::Sender<Request>) -> Keys {
+    let (quit, save) = (tx.clone(), vm.clone());
+    Keys {
+        quit: Arc::new(move || drop(quit.send(Request::Quit("host-ui")))),
+        save: Arc::new(move || match save.get().and_then(Weak::upgrade) {
+            Some(vm) => vm.commit("all").map_err(|e| e.to_string()),
+            None => Err("the machine is not there yet".into()),
+        }),
+    }
+}
+
+/// The file with the process id; locked while the process lives, gone afterwards.
+struct PidFile {
+    path: PathBuf,
+    _file: File,
+}
+
+impl PidFile {
+    fn write(path: &str) -> Result<Self> {
+        let write = || -> Result<File> {
+            // Not truncated before it is known to be ours.
+            let mut file = File::options().create(true).write(true).truncate(false).open(path)?;
+            match file.try_lock() {
+                Ok(()) => {}
+                Err(std::fs::TryLockError::WouldBlock) => bail!("in use by another process"),
+                Err(std::fs::TryLockError::Error(e)) => return Err(e.into()),
+            }
+            file.set_len(0)?;
+            writeln!(file, "{}", std::process::id())?;
+            Ok(file)
+        };
+        let file = write().with_context(|| format!("-pidfile {path}"))?;
+        Ok(Self { path: std::path::absolute(path).unwrap_or_else(|_| path.into()), _file: file })
+    }
+}
+
+impl Drop for PidFile {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// Options that are understood but do nothing here are refused, not ignored.
 fn refuse_unsupported(config: &VmConfig) -> Result<()> {
-    let absent = [
-        (config.incoming.is_some(), "-incoming"),
-        (config.daemonize, "-daemonize"),
-        (config.icount.is_some(), "-icount"),
-        (!config.blockdevs.is_empty(), "-blockdev"),
-    ];
-    for (given, name) in absent {
+    if config.icount.is_some() {
+        bail!("-icount is not supported: virtual time follows the host's clock");
+    }
+    if config.run_with.sandbox {
+        bail!("-sandbox on is not supported: expected off");
+    }
+    let trace = &config.trace;
+    if !trace.enable.is_empty() || !trace.events.is_empty() || trace.file.is_some() {
+        bail!("-trace: there are no trace events; '-d help' lists what can be logged");
+    }
+    if config.parallels.iter().any(Option::is_some) {
+        bail!("-parallel: no machine has a parallel port; expected none");
+    }
+    if config.vga.as_deref().is_some_and(|v| v != "none") {
+        bail!("-vga: no machine has a display; expected none");
+    }
+    if config.memory.slots.is_some() || config.memory.maxmem.is_some_and(|m| Some(m) != config.memory.size) {
+        bail!("-m: memory cannot be plugged; expected maxmem to be the size, and no slots");
+    }
+    let boot = &config.boot;
+    for (given, what) in [
+        (boot.menu == Some(true), "menu=on"),
+        (boot.splash.is_some() || boot.splash_time.is_some(), "splash"),
+        (boot.reboot_timeout.is_some(), "reboot-timeout"),
+    ] {
         if given {
-            bail!("{name} is not supported yet");
+            bail!("-boot {what} is not supported: no firmware here would read it");
         }
+    }
+    let stdio = config.chardevs.iter().find(|c| matches!(c.kind, ChardevKind::Stdio { .. }));
+    if let Some(c) = stdio.filter(|_| config.daemonize) {
+        bail!(
+            "chardev '{}': stdio cannot be used with -daemonize (nor -nographic without -nodefaults)",
+            c.id
+        );
+    }
+    if config.incoming.is_some() && config.loadvm.is_some() {
+        bail!("-incoming and -loadvm exclude each other");
     }
     Ok(())
 }
@@ -79,11 +163,14 @@ fn refuse_unsupported(config: &VmConfig) -> Result<()> {
 fn watch_signals(quit: impl Fn() + Send + 'static) -> Result<()> {
     use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
     let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP]).context("signals")?;
-    std::thread::Builder::new().name("signals".into()).spawn(move || {
-        for _ in signals.forever() {
-            quit();
-        }
-    })?;
+    std::thread::Builder::new()
+        .name("signals".into())
+        .spawn(move || {
+            for _ in signals.forever() {
+                quit();
+            }
+        })
+        .context("signal thread")?;
     Ok(())
 }
 
@@ -100,6 +187,7 @@ fn main_loop(config: &VmConfig, vm: &Arc<RheaVm>, rx: &mpsc::Receiver<Request>) 
                 vm.events().emit(&Event::shutdown(reason));
                 return Ok(0);
             }
+            Request::Fail(text) => bail!("{text}"),
             Request::Machine(e) => e,
         };
         let done = match event {

@@ -2,22 +2,27 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Weak, mpsc};
 
 use accel::arch::{CpuState, GuestArch};
 use accel::{DebugConfig, DebugEvent};
+use control::config::{Blockdev, Chardev, DeviceConfig, Netdev, ObjectConfig};
 use control::gdb::{DebugTarget, StopListener};
 use control::vm::{
-    ChardevInfo, CpuInfo, CpuModelInfo, Event, EventBus, MachineInfo, MemorySpace, RunState, SnapshotInfo,
-    Vm, VmError, VmInfo,
+    BlockInfo, BlockStats, ChardevInfo, CpuInfo, CpuModelInfo, Event, EventBus, IothreadInfo, MachineInfo,
+    MediumInfo, MemdevInfo, MemorySpace, MigrationInfo, MigrationLimits, QomProperty, QomType, RunState,
+    SnapshotInfo, Vm, VmError, VmInfo,
 };
 use guest_memory::PAGE_SIZE;
 use machine::{Machine, snapshot};
 use parking_lot::Mutex;
+use serde_json::Value;
 
+use crate::backends::Backends;
 use crate::chardevs::Chars;
 use crate::launch::Launched;
-use crate::list;
+use crate::migration::{self, Migration};
+use crate::{balloon, host, list, qom};
 
 type Answer<T> = Result<T, VmError>;
 
@@ -27,6 +32,8 @@ pub(crate) enum Request {
     Machine(machine::MachineEvent),
     /// End the process, for this reason in the words of QMP.
     Quit(&'static str),
+    /// End it as a failure.
+    Fail(String),
 }
 
 /// A machine under control.
@@ -43,6 +50,30 @@ pub(crate) struct RheaVm {
     quitting: AtomicBool,
     /// Who is told when a vCPU met what the debugger asked for.
     stop_listener: Mutex<Option<StopListener>>,
+    pub(crate) backends: Arc<Mutex<Backends>>,
+    pub(crate) migration: Migration,
+    /// For threads of its own.
+    me: Weak<RheaVm>,
+    /// Held by what needs the machine to stand until it is done: nobody may let it run meanwhile.
+    standing: Mutex<()>,
+    /// A machine may come in, and has not yet.
+    awaiting: Mutex<Option<Awaiting>>,
+    /// Kernel, initial RAM disk and command line.
+    pub(crate) boot: [String; 3],
+    /// Name of the CPU model.
+    pub(crate) cpu_model: String,
+    memdev: MemdevInfo,
+    /// Host threads of the vCPUs.
+    threads: Vec<u64>,
+}
+
+/// What to do with a machine that comes in.
+#[derive(Clone, Copy)]
+struct Awaiting {
+    /// Nothing listens yet (`-incoming defer`).
+    deferred: bool,
+    /// Let it run if it ran.
+    start: bool,
 }
 
 fn failed(e: impl std::fmt::Display) -> VmError {
@@ -55,7 +86,7 @@ impl RheaVm {
         config: &control::VmConfig,
         requests: mpsc::Sender<Request>,
         chars: Arc<Chars>,
-    ) -> Self {
+    ) -> Arc<Self> {
         let arch = launched.machine.arch();
         let info = VmInfo {
             arch: arch.name().into(),
@@ -69,18 +100,83 @@ impl RheaVm {
             big_endian: false,
             address_bytes: if arch == GuestArch::Riscv32 { 4 } else { 8 },
         };
-        Self {
+        let awaiting = config
+            .incoming
+            .as_ref()
+            .map(|uri| Awaiting { deferred: uri == "defer", start: !config.start_paused });
+        let state = if awaiting.is_some() { RunState::Inmigrate } else { RunState::Prelaunch };
+        let text = |t: &Option<String>| t.clone().unwrap_or_default();
+        let machine = &launched.machine;
+        let threads = (0..machine.vcpu_count())
+            .map(|i| machine.on_vcpu_thread(i, host::thread_id).unwrap_or_default())
+            .collect();
+        let backend = &config.memory.backend;
+        let ram = machine.ram_blocks().iter().max_by_key(|b| b.size()).map_or("ram", |b| b.name());
+        let memdev = MemdevInfo {
+            id: backend.id.clone().unwrap_or_else(|| ram.to_owned()),
+            size: launched.ram,
+            share: backend.share,
+            prealloc: backend.prealloc,
+            merge: launched.merge,
+            dump: launched.dump,
+        };
+        Arc::new_cyclic(|me| Self {
             machine: launched.machine.clone(),
             info,
             arch,
-            state: Mutex::new(RunState::Prelaunch),
+            backends: launched.backends.clone(),
+            migration: Migration::default(),
+            me: me.clone(),
+            standing: Mutex::default(),
+            awaiting: Mutex::new(awaiting),
+            boot: [text(&config.kernel), text(&config.initrd), text(&config.append)],
+            cpu_model: launched.cpu_model.clone(),
+            memdev,
+            threads,
+            state: Mutex::new(state),
             events: EventBus::new(),
             requests,
             snapshots: snapshot_folder(config),
             chars,
             quitting: AtomicBool::new(false),
             stop_listener: Mutex::default(),
+        })
+    }
+
+    pub(crate) fn info_ref(&self) -> &VmInfo {
+        &self.info
+    }
+
+    /// Ids of the character back ends and the types of their objects.
+    pub(crate) fn chardev_kinds(&self) -> Vec<(String, String)> {
+        self.chars.info().into_iter().map(|c| (c.label, format!("chardev-{}", c.kind))).collect()
+    }
+
+    /// Asks the main loop for something.
+    pub(crate) fn request(&self, request: Request) {
+        let _ = self.requests.send(request);
+    }
+
+    fn this(&self) -> Answer<Arc<Self>> {
+        self.me.upgrade().ok_or_else(|| failed("the machine is going away"))
+    }
+
+    /// Begins to wait for a machine, if that is what this one is for and a way is known.
+    pub(crate) fn await_machine(&self, uri: &str) -> Answer<()> {
+        if uri == "defer" { Ok(()) } else { migration::listen(&self.this()?, uri) }
+    }
+
+    /// A machine has come in, which was in this state.
+    pub(crate) fn arrived(&self, state: RunState) {
+        let start = self.awaiting.lock().take().is_none_or(|a| a.start);
+        if state == RunState::Running && start {
+            self.set_state(RunState::Paused);
+            if let Err(e) = self.cont() {
+                tracing::error!("{e}");
+            }
+            return;
         }
+        self.set_state(if state == RunState::Running { RunState::Paused } else { state });
     }
 
     /// Changes the run state without touching the machine.
@@ -110,6 +206,7 @@ impl RheaVm {
     /// Loads a snapshot by tag, or a file by its path.
     pub(crate) fn load(&self, name: &str) -> Answer<()> {
         let path = if name.contains('/') { PathBuf::from(name) } else { self.file(name)? };
+        let _standing = self.standing.lock();
         let ran = self.machine.stop();
         let result = snapshot::load(&self.machine, &path).map_err(failed);
         if ran {
@@ -142,6 +239,10 @@ impl Vm for RheaVm {
     }
 
     fn stop(&self) -> Answer<()> {
+        if let Some(a) = &mut *self.awaiting.lock() {
+            a.start = false;
+            return Ok(());
+        }
         if self.machine.stop() {
             self.set_state(RunState::Paused);
             self.events.emit(&Event::stop());
@@ -151,8 +252,21 @@ impl Vm for RheaVm {
 
     fn cont(&self) -> Answer<()> {
         if matches!(self.status(), RunState::Shutdown | RunState::InternalError) {
-            return Err(VmError::Failed("resetting the virtual machine is required".into()));
+            return Err(VmError::Failed("Resetting the Virtual Machine is required".into()));
         }
+        if let Some(a) = &mut *self.awaiting.lock() {
+            a.start = true;
+            return Ok(());
+        }
+        match self.status() {
+            RunState::FinishMigrate => return Err(failed("the machine is being migrated")),
+            // It was given away; whoever takes it back must have its disks.
+            RunState::Postmigrate => {
+                self.backends.lock().graph.acquire().map_err(|e| failed(format!("{e:#}")))?;
+            }
+            _ => {}
+        }
+        let _standing = self.standing.lock();
         if self.machine.start() {
             self.set_state(RunState::Running);
             self.events.emit(&Event::resume());
@@ -161,6 +275,7 @@ impl Vm for RheaVm {
     }
 
     fn reset(&self) -> Answer<()> {
+        let _standing = self.standing.lock();
         self.machine.reset().map_err(failed)?;
         if matches!(self.status(), RunState::Shutdown | RunState::InternalError) {
             self.set_state(RunState::Paused);
@@ -187,9 +302,9 @@ impl Vm for RheaVm {
         (0..self.machine.vcpu_count())
             .map(|index| CpuInfo {
                 index,
-                qom_path: format!("/machine/cpu[{index}]"),
-                qom_type: format!("{}-cpu", self.arch),
-                thread_id: u64::from(std::process::id()),
+                qom_path: format!("/machine/unattached/cpu[{index}]"),
+                qom_type: qom::cpu_type(self.arch, &self.cpu_model),
+                thread_id: self.threads.get(index as usize).copied().unwrap_or_default(),
                 halted: false,
                 pc: None,
                 socket: 0,
@@ -208,7 +323,12 @@ impl Vm for RheaVm {
                 description: b.help.into(),
                 is_default: Some(b.name) == default,
                 cpu_max: b.max_vcpus,
-                default_cpu: None,
+                default_cpu: (b.name != "none").then(|| {
+                    let all = crate::accels::all();
+                    let of_arch = all.iter().filter(|a| a.guests().contains(&self.arch));
+                    let first = of_arch.flat_map(|a| a.cpu_models(self.arch)).next();
+                    first.map_or_else(String::new, |(model, _)| qom::cpu_type(self.arch, &model))
+                }),
             })
             .collect()
     }
@@ -219,7 +339,7 @@ impl Vm for RheaVm {
             .filter(|a| a.guests().contains(&self.arch))
             .flat_map(|a| a.cpu_models(self.arch))
             .map(|(name, _)| CpuModelInfo {
-                type_name: format!("{name}-{}-cpu", self.arch),
+                type_name: qom::cpu_type(self.arch, &name),
                 name,
                 migration_safe: true,
             })
@@ -230,6 +350,7 @@ impl Vm for RheaVm {
         let path = self.file(tag)?;
         std::fs::create_dir_all(&self.snapshots)
             .map_err(|e| failed(format!("{}: {e}", self.snapshots.display())))?;
+        let _standing = self.standing.lock();
         snapshot::save(&self.machine, &path).map_err(failed)
     }
 
@@ -292,8 +413,170 @@ impl Vm for RheaVm {
             "mtree" => Ok(format!("{}\n", self.machine.memory())),
             "qtree" => Ok(self.machine.graph().to_owned()),
             "jit" => Ok(self.machine.partition().stats()),
+            "network" => Ok(self.backends.lock().nets.report()),
+            "usernet" => Ok(String::new()),
+            "qom-tree" => {
+                let mut out = String::new();
+                qom::tree(self, "/machine", 0, &mut out);
+                Ok(out)
+            }
             other => Err(VmError::Unsupported(format!("info {other}"))),
         }
+    }
+
+    fn qom_list(&self, path: &str) -> Answer<Vec<QomProperty>> {
+        qom::list(self, path)
+    }
+
+    fn qom_get(&self, path: &str, property: &str) -> Answer<Value> {
+        qom::get(self, path, property)
+    }
+
+    fn qom_set(&self, path: &str, property: &str, _: &Value) -> Answer<()> {
+        qom::set(self, path, property)
+    }
+
+    fn qom_types(&self) -> Vec<QomType> {
+        qom::types(self.arch)
+    }
+
+    fn type_properties(&self, typename: &str) -> Answer<Vec<QomProperty>> {
+        qom::properties(self.arch, typename)
+    }
+
+    fn device_add(&self, device: &DeviceConfig) -> Answer<()> {
+        let Some(driver) = crate::plug::DRIVERS.iter().find(|d| d.name == device.driver) else {
+            let text = format!("'{}' is not a valid device model name", device.driver);
+            return Err(VmError::Failed(text));
+        };
+        Err(VmError::Failed(format!("Bus '{}' does not support hotplugging", driver.bus)))
+    }
+
+    fn device_del(&self, id: &str) -> Answer<()> {
+        match self.backends.lock().peripherals.iter().find(|p| p.name == id) {
+            None => Err(VmError::DeviceNotFound(id.into())),
+            Some(_) => {
+                Err(VmError::Failed(format!("Device '{id}' is on a bus that does not support hotplugging")))
+            }
+        }
+    }
+
+    fn block_devices(&self) -> Vec<BlockInfo> {
+        self.backends.lock().block_devices()
+    }
+
+    fn block_stats(&self) -> Vec<BlockStats> {
+        self.backends.lock().block_stats()
+    }
+
+    fn block_nodes(&self) -> Vec<MediumInfo> {
+        self.backends.lock().graph.info()
+    }
+
+    fn blockdev_add(&self, node: &Blockdev) -> Answer<()> {
+        self.backends.lock().graph.add(node).map_err(|e| failed(format!("{e:#}")))
+    }
+
+    fn blockdev_del(&self, name: &str) -> Answer<()> {
+        self.backends.lock().graph.remove(name).map_err(failed)
+    }
+
+    fn commit(&self, device: &str) -> Answer<usize> {
+        let _standing = self.standing.lock();
+        let ran = self.machine.stop();
+        let backends = self.backends.lock();
+        backends.drain();
+        let done = backends.graph.commit(device).map_err(|e| failed(format!("{e:#}")));
+        drop(backends);
+        if ran {
+            self.machine.start();
+        }
+        done
+    }
+
+    fn iothreads(&self) -> Vec<IothreadInfo> {
+        self.backends.lock().objects.iothreads()
+    }
+
+    fn memdevs(&self) -> Vec<MemdevInfo> {
+        if self.memdev.size == 0 { Vec::new() } else { vec![self.memdev.clone()] }
+    }
+
+    fn balloon(&self) -> Answer<u64> {
+        balloon::actual(&self.machine, self.info.base_memory)
+    }
+
+    fn set_balloon(&self, bytes: u64) -> Answer<()> {
+        balloon::set(&self.machine, self.info.base_memory, bytes)
+    }
+
+    fn netdev_add(&self, netdev: &Netdev) -> Answer<()> {
+        self.backends.lock().nets.add(netdev).map_err(|e| failed(format!("{e:#}")))
+    }
+
+    fn netdev_del(&self, id: &str) -> Answer<()> {
+        match self.backends.lock().nets.remove(id) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(VmError::DeviceNotFound(id.into())),
+            Err(e) => Err(failed(e)),
+        }
+    }
+
+    fn set_link(&self, name: &str, up: bool) -> Answer<()> {
+        let found = self.backends.lock().nets.set_link(name, up);
+        if found { Ok(()) } else { Err(VmError::DeviceNotFound(name.into())) }
+    }
+
+    fn chardev_add(&self, chardev: &Chardev) -> Answer<Option<String>> {
+        self.chars.devices().add(chardev)
+    }
+
+    fn chardev_remove(&self, id: &str) -> Answer<()> {
+        self.chars.devices().remove(id)
+    }
+
+    fn object_add(&self, object: &ObjectConfig) -> Answer<()> {
+        self.backends.lock().objects.add(object).map_err(|e| failed(format!("{e:#}")))
+    }
+
+    fn object_del(&self, id: &str) -> Answer<()> {
+        self.backends.lock().objects.remove(id).map_err(failed)
+    }
+
+    fn migrate(&self, uri: &str) -> Answer<()> {
+        migration::start(&self.this()?, uri)
+    }
+
+    fn migrate_cancel(&self) -> Answer<()> {
+        self.migration.cancel(self);
+        Ok(())
+    }
+
+    fn migrate_incoming(&self, uri: &str) -> Answer<()> {
+        let awaiting = *self.awaiting.lock();
+        match awaiting {
+            None => Err(failed("'-incoming' was not specified on the command line")),
+            Some(a) if !a.deferred => Err(failed("The incoming migration has already been started")),
+            Some(_) => {
+                migration::listen(&self.this()?, uri)?;
+                if let Some(a) = &mut *self.awaiting.lock() {
+                    a.deferred = false;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn migration(&self) -> MigrationInfo {
+        self.migration.info()
+    }
+
+    fn migration_limits(&self) -> MigrationLimits {
+        self.migration.limits()
+    }
+
+    fn set_migration_limits(&self, limits: MigrationLimits) {
+        self.migration.set_limits(limits);
     }
 
     fn chardevs(&self) -> Vec<ChardevInfo> {

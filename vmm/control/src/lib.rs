@@ -5,7 +5,8 @@
 //! - [`vm`]: what a running machine offers to whoever controls it;
 //! - [`qmp`], [`hmp`]: the monitors for programs and for humans, [`monitor`]: their threads;
 //! - [`chardev`]: character back ends;
-//! - [`gdb`]: the GDB server.
+//! - [`gdb`]: the GDB server;
+//! - [`transport`]: the ways a machine travels to another Rhea.
 //!
 //! This crate names no board, device or accelerator; only [`gdb`] knows registers of guests.
 
@@ -20,6 +21,7 @@ pub mod qmp;
 mod suggest;
 #[cfg(test)]
 mod testing;
+pub mod transport;
 pub mod value;
 pub mod vm;
 

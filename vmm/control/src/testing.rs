@@ -106,7 +106,7 @@ impl Vm for FakeVm {
             "/" => Ok(vec![QomProperty {
                 name: "machine".into(),
                 kind: "child<virt>".into(),
-                description: None,
+                ..QomProperty::default()
             }]),
             _ => Err(VmError::DeviceNotFound(path.into())),
         }
@@ -183,7 +183,12 @@ impl Vm for FakeVm {
     }
 
     fn chardevs(&self) -> Vec<ChardevInfo> {
-        vec![ChardevInfo { label: "serial0".into(), filename: "null".into(), frontend_open: true }]
+        vec![ChardevInfo {
+            label: "serial0".into(),
+            kind: "null",
+            filename: "null".into(),
+            frontend_open: true,
+        }]
     }
 
     fn ringbuf_read(&self, id: &str, size: usize) -> Result<Vec<u8>, VmError> {

@@ -5,7 +5,7 @@ use std::fmt::{self, Write};
 use std::sync::Arc;
 
 use accel::arch::{CpuState, GuestArch};
-use device::{AnyConfig, CharBackend, DeviceConfig};
+use device::{AnyConfig, CharBackend, DeviceConfig, PropertyError};
 use guest_memory::{RamConfig, Unassigned};
 
 use crate::fdt::Prop;
@@ -101,6 +101,8 @@ pub struct Node {
     pub(crate) chardevs: Vec<(String, Arc<dyn CharBackend>)>,
     pub(crate) dma: bool,
     pub(crate) fdt: Option<FdtNode>,
+    /// Put there by the user, not by the board.
+    pub(crate) plugged: bool,
 }
 
 impl Node {
@@ -238,6 +240,7 @@ impl Board {
             chardevs: Vec::new(),
             dma: false,
             fdt: None,
+            plugged: false,
         });
         &mut self.nodes[at]
     }
@@ -251,7 +254,18 @@ impl Board {
     ) -> &mut Node {
         let node = self.add_any(name, config.boxed_clone());
         node.chardevs.extend_from_slice(chardevs);
+        node.plugged = true;
         node
+    }
+
+    /// Sets a property of all devices of `kind` that are the board's own. True if there are any.
+    pub fn set_global(&mut self, kind: &str, name: &str, value: &str) -> Result<bool, PropertyError> {
+        let mut found = false;
+        for node in self.nodes.iter_mut().filter(|n| !n.plugged && n.config.kind() == kind) {
+            node.config.set(name, value)?;
+            found = true;
+        }
+        Ok(found)
     }
 
     /// What vCPUs start from.

@@ -1,5 +1,5 @@
-//! What is in memory when a machine starts: firmware, kernels, blobs. Read anew at every reset, so that nothing is kept
-//! twice.
+//! What is in memory when a machine starts: firmware, kernels, blobs. Read anew at every reset from files that stay open, so
+//! that nothing is kept twice.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -64,29 +64,16 @@ impl Image {
         self.len() == 0
     }
 
-    /// Writes it to memory, also to ROM.
-    pub(crate) fn load(&self, memory: &AddressSpace) -> Result<(), MachineError> {
-        let view = memory.snapshot();
-        let fits = |at: u64, data: &[u8]| {
-            if view.poke(at, data).is_ok() { Ok(()) } else { Err(self.outside(at)) }
-        };
-        match &self.source {
-            Source::Bytes(b) => fits(self.gpa, b),
-            Source::File { path, offset, len } => {
-                let fail = |source: io::Error| MachineError::File { path: path.clone(), source };
-                let mut f = File::open(path).map_err(fail)?;
-                f.seek(SeekFrom::Start(*offset)).map_err(fail)?;
-                let mut buf = vec![0; 256 << 10];
-                let mut done = 0;
-                while done < *len {
-                    let n = (*len - done).min(buf.len() as u64) as usize;
-                    f.read_exact(&mut buf[..n]).map_err(fail)?;
-                    fits(self.gpa + done, &buf[..n])?;
-                    done += n as u64;
-                }
-                Ok(())
+    /// Opens its file, which stays open: a reset reads it again, whatever has become of the path by then.
+    pub(crate) fn open(self) -> Result<OpenImage, MachineError> {
+        let file = match &self.source {
+            Source::Bytes(_) => None,
+            Source::File { path, .. } => {
+                let fail = |source| MachineError::File { path: path.clone(), source };
+                Some(File::open(path).map_err(fail)?)
             }
-        }
+        };
+        Ok(OpenImage { image: self, file })
     }
 
     fn outside(&self, at: u64) -> MachineError {
@@ -96,5 +83,41 @@ impl Image {
             self.len(),
             self.gpa
         ))
+    }
+}
+
+/// An image whose file, if it has one, is open.
+#[derive(Debug)]
+pub(crate) struct OpenImage {
+    image: Image,
+    file: Option<File>,
+}
+
+impl OpenImage {
+    /// Writes it to memory, also to ROM.
+    pub(crate) fn load(&self, memory: &AddressSpace) -> Result<(), MachineError> {
+        let view = memory.snapshot();
+        let image = &self.image;
+        let fits = |at: u64, data: &[u8]| {
+            if view.poke(at, data).is_ok() { Ok(()) } else { Err(image.outside(at)) }
+        };
+        match (&image.source, &self.file) {
+            (Source::Bytes(b), _) => fits(image.gpa, b),
+            (Source::File { path, offset, len }, Some(file)) => {
+                let fail = |source: io::Error| MachineError::File { path: path.clone(), source };
+                let mut f: &File = file;
+                f.seek(SeekFrom::Start(*offset)).map_err(fail)?;
+                let mut buf = vec![0; 256 << 10];
+                let mut done = 0;
+                while done < *len {
+                    let n = (*len - done).min(buf.len() as u64) as usize;
+                    f.read_exact(&mut buf[..n]).map_err(fail)?;
+                    fits(image.gpa + done, &buf[..n])?;
+                    done += n as u64;
+                }
+                Ok(())
+            }
+            (Source::File { .. }, None) => Ok(()),
+        }
     }
 }

@@ -20,4 +20,4 @@ pub use board::{Board, CpuInit, Dest, Node, Space};
 pub use error::MachineError;
 pub use image::{Image, Source};
 pub use machine::{Machine, MachineEvent};
-pub use realize::{Options, realize};
+pub use realize::{Options, WallTime, realize};

@@ -11,7 +11,7 @@ use guest_memory::{AddressSpace, RamBlock};
 use parking_lot::Mutex;
 
 use crate::board::{Board, CpuInit};
-use crate::image::Image;
+use crate::image::{Image, OpenImage};
 use crate::io::{CpuIo, MachineIo};
 use crate::vcpus::{ExitHandler, Vcpus};
 use crate::{MachineError, Options};
@@ -35,7 +35,7 @@ pub struct Machine {
     name: String,
     arch: GuestArch,
     graph: String,
-    images: Vec<Image>,
+    images: Vec<OpenImage>,
     cpu_init: Option<CpuInit>,
     power_button: Option<Arc<dyn LineSink>>,
     pub(crate) clock: Clock,
@@ -87,11 +87,12 @@ impl Machine {
         let vcpus = Vcpus::new(partition.take_vcpus(), &io, &on_exit)?;
         let thread = timers.spawn().map_err(|source| MachineError::Host { what: "timer thread", source })?;
         let graph = board.describe();
+        let images = board.images.into_iter().map(Image::open).collect::<Result<_, _>>()?;
         let machine = Arc::new(Self {
             name: board.name,
             arch: board.arch,
             graph,
-            images: board.images,
+            images,
             cpu_init: board.cpu_init,
             power_button,
             clock,
@@ -150,6 +151,12 @@ impl Machine {
     #[must_use]
     pub fn ports(&self) -> Option<&AddressSpace> {
         self.ports.as_ref()
+    }
+
+    /// RAM and ROM.
+    #[must_use]
+    pub fn ram_blocks(&self) -> &[Arc<RamBlock>] {
+        &self.blocks
     }
 
     /// Devices by name.
@@ -220,6 +227,15 @@ impl Machine {
         }
     }
 
+    /// Runs `job` on the thread of vCPU `index`, between two runs of the guest; `None` if there is no such vCPU.
+    pub fn on_vcpu_thread<R: std::any::Any + Send>(
+        &self,
+        index: u32,
+        job: impl FnOnce() -> R + Send + 'static,
+    ) -> Option<R> {
+        self.vcpus.on(index, move |_| job())
+    }
+
     /// Sets what a debugger wants of a vCPU.
     pub fn set_debug(&self, index: u32, debug: DebugConfig) -> Result<(), MachineError> {
         match self.vcpus.on(index, move |v| v.set_debug(&debug)) {
@@ -273,6 +289,11 @@ impl Machine {
         }
         self.clock.pause();
         true
+    }
+
+    /// Forgets that vCPUs were halted for good: they have another state now.
+    pub(crate) fn unhalt(&self) {
+        self.vcpus.unhalt();
     }
 
     /// Keeps vCPUs from going on after a request that ends them; callable from any thread.

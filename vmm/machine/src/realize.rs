@@ -29,10 +29,19 @@ pub struct Options {
     pub accel_properties: Vec<(String, String)>,
     /// Log.
     pub log: LogSink,
-    /// Time of day.
-    pub wall_clock: Option<WallClock>,
+    /// Time of day; the host's, moving with the virtual clock, if there is nothing here.
+    pub wall_clock: Option<WallTime>,
     /// Told of requests and changes; called from any thread, must only take note.
     pub events: Arc<dyn Fn(MachineEvent) + Send + Sync>,
+}
+
+/// What a real-time clock shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WallTime {
+    /// The host's time of day, this many nanoseconds on.
+    Host(i64),
+    /// It starts at this many nanoseconds since 1970 and moves with the virtual clock.
+    Virtual(i64),
 }
 
 /// A line whose far end is known only when all devices stand.
@@ -254,7 +263,11 @@ pub fn realize(
         log: options.log.clone(),
     })?);
     let lines = partition.lines();
-    let wall = options.wall_clock.clone().unwrap_or_else(|| WallClock::from_now(clock.clone()));
+    let wall = match options.wall_clock {
+        None => WallClock::from_now(clock.clone()),
+        Some(WallTime::Host(offset)) => WallClock::Host(offset),
+        Some(WallTime::Virtual(start)) => WallClock::Virtual(clock.clone(), start),
+    };
     let events = options.events.clone();
     let system = SystemControl::new(move |r| events(MachineEvent::Request(r)));
     let msi = Arc::new(MachineMsi { partition: partition.clone(), local: OnceLock::new() });

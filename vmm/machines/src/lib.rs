@@ -53,6 +53,14 @@ pub struct Plugged {
     pub chardevs: Vec<(String, Arc<dyn CharBackend>)>,
 }
 
+/// A device that the user plugs into the ISA bus.
+pub struct PluggedIsa {
+    /// The device.
+    pub device: Plugged,
+    /// Its first port.
+    pub port: u16,
+}
+
 /// What the user chose.
 pub struct BoardConfig {
     /// Guest architecture.
@@ -81,6 +89,8 @@ pub struct BoardConfig {
     pub serials: Vec<Option<Arc<dyn CharBackend>>>,
     /// virtio-mmio transports to plug.
     pub virtio: Vec<Plugged>,
+    /// Devices to plug into the ISA bus.
+    pub isa: Vec<PluggedIsa>,
     /// Board properties (`-M NAME,key=value`).
     pub properties: Vec<(String, String)>,
     /// Harts, on RISC-V.
@@ -104,6 +114,8 @@ pub struct BoardKind {
     pub max_vcpus: u32,
     /// Properties with a line about each.
     pub properties: &'static [(&'static str, &'static str)],
+    /// Whether it has an ISA bus.
+    pub isa: bool,
     /// Records the board.
     pub build: fn(&BoardConfig) -> Result<Board, MachineError>,
 }
@@ -115,6 +127,13 @@ impl BoardKind {
             return Err(MachineError::Board(format!(
                 "{}: {} vcpus; there can be 1 to {}",
                 self.name, c.vcpus, self.max_vcpus
+            )));
+        }
+        if let Some(d) = c.isa.first().filter(|_| !self.isa) {
+            return Err(MachineError::Board(format!(
+                "{}: there is no ISA bus for '{}'; plugged devices are those on virtio-mmio",
+                self.name,
+                d.device.config.kind()
             )));
         }
         for (k, _) in &c.properties {

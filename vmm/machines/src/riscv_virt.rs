@@ -46,6 +46,7 @@ pub const KIND: BoardKind = BoardKind {
     default_ram: 128 << 20,
     max_vcpus: MAX_VCPUS,
     properties: &[],
+    isa: false,
     build,
 };
 

@@ -23,6 +23,9 @@ pub use host::restore_terminal;
 pub use mux::{Mux, PortKind};
 pub use ringbuf::Ringbuf;
 
+#[cfg(unix)]
+pub(crate) use host::{duplicate as duplicate_fd, remove_stale as remove_stale_socket};
+
 use crate::config::{Chardev, ChardevKind};
 use crate::vm::{ChardevInfo, VmError};
 use device::{CharBackend, NullChar};
@@ -31,42 +34,84 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use tee::Tee;
 
-/// What to do when the user leaves by the terminal's escape key.
-pub type Quit = Arc<dyn Fn() + Send + Sync>;
+/// What the terminal's escape keys do to the machine.
+#[derive(Clone)]
+pub struct Keys {
+    /// The user leaves (Ctrl-A x).
+    pub quit: Arc<dyn Fn() + Send + Sync>,
+    /// Writes that are kept beside a disk go into it (Ctrl-A s): how many disks there were, or why not.
+    pub save: Arc<dyn Fn() -> Result<usize, String> + Send + Sync>,
+}
 
 /// All character back ends of one machine. Dropping it closes them and restores the terminal.
 pub struct Chardevs {
-    list: BTreeMap<String, Entry>,
+    list: Mutex<BTreeMap<String, Arc<Entry>>>,
     // After the list: the back ends must be gone before the thread that polls them.
-    _host: host::Host,
+    host: Mutex<host::Host>,
+    keys: Keys,
 }
 
 struct Entry {
     backend: Arc<dyn CharBackend>,
+    /// The same without what is put around it.
+    inner: Arc<dyn CharBackend>,
     mux: Option<Arc<Mux>>,
     ring: Option<Arc<Ringbuf>>,
+    kind: &'static str,
     filename: String,
     taken: Mutex<bool>,
 }
 
 impl Chardevs {
-    /// Opens all of them. A socket server with `wait` blocks here until its client has come. `quit` is called
-    /// on Ctrl-A x.
-    pub fn open(configs: &[Chardev], quit: &Quit) -> Result<Self, ChardevError> {
-        let mut host = host::Host::new()?;
-        let mut list = BTreeMap::new();
+    /// Opens all of them. A socket server with `wait` blocks here until its client has come. `keys` are
+    /// what Ctrl-A and another key do.
+    pub fn open(configs: &[Chardev], keys: &Keys) -> Result<Self, ChardevError> {
+        let all = Self { list: Mutex::default(), host: Mutex::new(host::Host::new()?), keys: keys.clone() };
         for config in configs {
-            let entry = open_one(&mut host, config, quit)
-                .map_err(|e| ChardevError::Open { id: config.id.clone(), reason: e.to_string() })?;
-            list.insert(config.id.clone(), entry);
+            all.open_one(config)?;
         }
-        host.start()?;
-        Ok(Self { list, _host: host })
+        all.host.lock().start()?;
+        Ok(all)
+    }
+
+    fn open_one(&self, config: &Chardev) -> Result<Arc<Entry>, ChardevError> {
+        let opened = open_one(&mut self.host.lock(), config, &self.keys);
+        let entry =
+            opened.map_err(|e| ChardevError::Open { id: config.id.clone(), reason: e.to_string() })?;
+        let entry = Arc::new(entry);
+        self.list.lock().insert(config.id.clone(), entry.clone());
+        Ok(entry)
+    }
+
+    /// Opens one more; the path of its terminal if it is one.
+    pub fn add(&self, config: &Chardev) -> Result<Option<String>, VmError> {
+        if self.list.lock().contains_key(&config.id) {
+            return Err(VmError::Failed(format!("Chardev with id '{}' already exists", config.id)));
+        }
+        let failed = |e: ChardevError| VmError::Failed(e.to_string());
+        let entry = self.open_one(config).map_err(failed)?;
+        self.host.lock().start().map_err(failed)?;
+        Ok(entry.filename.strip_prefix("pty:").map(str::to_owned))
+    }
+
+    /// Closes one that has no front end.
+    pub fn remove(&self, id: &str) -> Result<(), VmError> {
+        let mut list = self.list.lock();
+        let Some(entry) = list.get(id) else {
+            return Err(VmError::Failed(format!("Chardev '{id}' not found")));
+        };
+        if entry.in_use() {
+            return Err(VmError::Failed(format!("Chardev '{id}' is busy")));
+        }
+        entry.backend.set_receiver(None);
+        self.host.lock().remove(&entry.inner);
+        list.remove(id);
+        Ok(())
     }
 
     /// Connects a front end. A back end without `mux=on` has one only.
     pub fn connect(&self, id: &str, kind: PortKind) -> Result<Arc<dyn CharBackend>, ChardevError> {
-        let entry = self.list.get(id).ok_or_else(|| ChardevError::Unknown(id.to_owned()))?;
+        let entry = self.list.lock().get(id).cloned().ok_or_else(|| ChardevError::Unknown(id.to_owned()))?;
         if let Some(mux) = &entry.mux {
             return mux.port(kind);
         }
@@ -79,17 +124,19 @@ impl Chardevs {
 
     /// For `query-chardev` and `info chardev`.
     pub fn info(&self) -> Vec<ChardevInfo> {
-        let one = |(label, e): (&String, &Entry)| ChardevInfo {
+        let one = |(label, e): (&String, &Arc<Entry>)| ChardevInfo {
             label: label.clone(),
+            kind: e.kind,
             filename: e.filename.clone(),
-            frontend_open: *e.taken.lock() || e.mux.as_ref().is_some_and(|m| m.ports() > 0),
+            frontend_open: e.in_use(),
         };
-        self.list.iter().map(one).collect()
+        self.list.lock().iter().map(one).collect()
     }
 
-    fn ring(&self, id: &str) -> Result<&Ringbuf, VmError> {
-        let entry = self.list.get(id).ok_or_else(|| VmError::DeviceNotFound(id.to_owned()))?;
-        entry.ring.as_deref().ok_or_else(|| VmError::Failed(format!("chardev '{id}' is no ringbuf")))
+    fn ring(&self, id: &str) -> Result<Arc<Ringbuf>, VmError> {
+        let entry = self.list.lock().get(id).cloned();
+        let entry = entry.ok_or_else(|| VmError::DeviceNotFound(id.to_owned()))?;
+        entry.ring.clone().ok_or_else(|| VmError::Failed(format!("chardev '{id}' is no ringbuf")))
     }
 
     /// Takes up to `size` of the oldest bytes out of a ringbuf.
@@ -104,7 +151,13 @@ impl Chardevs {
     }
 }
 
-fn open_one(host: &mut host::Host, config: &Chardev, quit: &Quit) -> Result<Entry, ChardevError> {
+impl Entry {
+    fn in_use(&self) -> bool {
+        *self.taken.lock() || self.mux.as_ref().is_some_and(|m| m.ports() > 0)
+    }
+}
+
+fn open_one(host: &mut host::Host, config: &Chardev, keys: &Keys) -> Result<Entry, ChardevError> {
     let mut ring = None;
     let mut filename = config.kind.name().to_owned();
     let mut backend: Arc<dyn CharBackend> = match &config.kind {
@@ -120,20 +173,21 @@ fn open_one(host: &mut host::Host, config: &Chardev, quit: &Quit) -> Result<Entr
             backend
         }
     };
+    let inner = backend.clone();
     if let Some(path) = &config.logfile {
         backend = Arc::new(Tee::new(backend, path, config.logappend)?);
     }
-    let mux = config.mux.then(|| Mux::new(backend.clone(), quit.clone()));
+    let mux = config.mux.then(|| Mux::new(backend.clone(), keys.clone()));
     if mux.is_some() {
         filename = format!("mux:{filename}");
     }
-    Ok(Entry { backend, mux, ring, filename, taken: Mutex::new(false) })
+    Ok(Entry { backend, inner, mux, ring, kind: config.kind.name(), filename, taken: Mutex::new(false) })
 }
 
 impl Drop for Chardevs {
     fn drop(&mut self) {
         // Receivers hold the devices, which hold the back ends: this breaks the ring.
-        for entry in self.list.values() {
+        for entry in self.list.get_mut().values() {
             entry.backend.set_receiver(None);
         }
         restore_terminal();

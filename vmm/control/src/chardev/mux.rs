@@ -1,15 +1,17 @@
 //! Several front ends on one back end: Ctrl-A switches between them (`-nographic`, `mon:stdio`).
 //!
 //! Output of all front ends goes through. Input goes to the one in focus. Ctrl-A is the escape: `x` ends the
-//! process, `c` moves the focus on, `b` sends a break, `h` shows help, Ctrl-A sends itself.
+//! process, `c` moves the focus on, `b` sends a break, `s` writes the disks back, `t` puts the time before each line, `h`
+//! shows help, Ctrl-A sends itself.
 //!
 //! Locks: `state` is never held while a receiver runs, so front ends may write from inside `receive`.
 
-use super::{ChardevError, Quit};
+use super::{ChardevError, Keys};
 use device::{CharBackend, CharControl, CharEvent, CharReceiver};
 use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
+use std::time::Instant;
 
 /// Most front ends.
 const MAX_PORTS: usize = 8;
@@ -18,7 +20,8 @@ const BUFFER: usize = 4096;
 const ESCAPE: u8 = 1;
 
 const HELP: &str = "\r\nC-a h    this help\r\nC-a x    end the process\r\nC-a c    switch between console and monitor\r\n\
-                    C-a b    send a break\r\nC-a C-a  send C-a\r\n";
+                    C-a b    send a break\r\nC-a s    write the disks back to their files\r\n\
+                    C-a t    time before each line, on or off\r\nC-a C-a  send C-a\r\n";
 
 /// What sits at a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,8 +35,53 @@ pub enum PortKind {
 /// The shared back end.
 pub struct Mux {
     inner: Arc<dyn CharBackend>,
-    quit: Quit,
+    keys: Keys,
     state: Mutex<State>,
+    output: Mutex<Output>,
+}
+
+/// Output on its way, with the time before each line if that is wanted.
+#[derive(Default)]
+struct Output {
+    /// When the time was switched on.
+    since: Option<Instant>,
+    /// The next byte begins a line.
+    fresh: bool,
+    /// Of a time, what the back end has not taken yet.
+    pending: Vec<u8>,
+}
+
+impl Output {
+    fn write(&mut self, inner: &dyn CharBackend, data: &[u8]) -> usize {
+        let mut done = 0;
+        loop {
+            if !self.pending.is_empty() {
+                let n = inner.write(&self.pending);
+                self.pending.drain(..n);
+                if !self.pending.is_empty() {
+                    return done;
+                }
+            }
+            let rest = &data[done..];
+            let Some(since) = self.since else { return done + inner.write(rest) };
+            if rest.is_empty() {
+                return done;
+            }
+            if std::mem::take(&mut self.fresh) {
+                let (s, ms) = (since.elapsed().as_secs(), since.elapsed().subsec_millis());
+                let time = format!("[{:02}:{:02}:{:02}.{ms:03}] ", s / 3600, s / 60 % 60, s % 60);
+                self.pending = time.into_bytes();
+                continue;
+            }
+            let line = rest.iter().position(|b| *b == b'\n').map_or(rest.len(), |at| at + 1);
+            let n = inner.write(&rest[..line]);
+            done += n;
+            if n < line {
+                return done;
+            }
+            self.fresh = rest[n - 1] == b'\n';
+        }
+    }
 }
 
 #[derive(Default)]
@@ -77,8 +125,8 @@ impl Port {
 
 impl Mux {
     /// Shares a back end.
-    pub fn new(inner: Arc<dyn CharBackend>, quit: Quit) -> Arc<Self> {
-        let mux = Arc::new(Self { inner, quit, state: Mutex::default() });
+    pub fn new(inner: Arc<dyn CharBackend>, keys: Keys) -> Arc<Self> {
+        let mux = Arc::new(Self { inner, keys, state: Mutex::default(), output: Mutex::default() });
         mux.inner.set_receiver(Some(Box::new(Input { mux: Arc::downgrade(&mux) })));
         mux
     }
@@ -131,9 +179,21 @@ impl Mux {
         match byte {
             b'x' => {
                 self.inner.write(b"\r\nRhea: terminated\r\n");
-                (self.quit)();
+                (self.keys.quit)();
             }
             b'c' => self.next_focus(),
+            b's' => {
+                let text = match (self.keys.save)() {
+                    Ok(n) => format!("\r\nRhea: {n} disks written back\r\n"),
+                    Err(e) => format!("\r\nRhea: {e}\r\n"),
+                };
+                self.inner.write(text.as_bytes());
+            }
+            b't' => {
+                let mut output = self.output.lock();
+                output.since = if output.since.is_none() { Some(Instant::now()) } else { None };
+                output.fresh = false;
+            }
             b'b' => {
                 if let Some(port) = self.focused() {
                     port.event(CharEvent::Break);
@@ -222,7 +282,7 @@ struct PortBackend {
 
 impl CharBackend for PortBackend {
     fn write(&self, data: &[u8]) -> usize {
-        self.mux.inner.write(data)
+        self.mux.output.lock().write(&*self.mux.inner, data)
     }
 
     fn set_receiver(&self, receiver: Option<Box<dyn CharReceiver>>) {

@@ -105,8 +105,8 @@ impl CharBackend for Line {
     }
 }
 
-fn quiet() -> Quit {
-    Arc::new(|| {})
+fn quiet() -> Keys {
+    Keys { quit: Arc::new(|| {}), save: Arc::new(|| Ok(0)) }
 }
 
 #[test]
@@ -114,7 +114,8 @@ fn escape_keys() {
     let line = Arc::new(Line::default());
     let quits = Arc::new(Mutex::new(0));
     let counter = quits.clone();
-    let mux = Mux::new(line.clone(), Arc::new(move || *counter.lock() += 1));
+    let keys = Keys { quit: Arc::new(move || *counter.lock() += 1), save: Arc::new(|| Ok(2)) };
+    let mux = Mux::new(line.clone(), keys);
     let monitor = mux.port(PortKind::Monitor).unwrap();
     let console = mux.port(PortKind::Device).unwrap();
     let (m, c) = (Probe::new(4096), Probe::new(4096));
@@ -135,6 +136,9 @@ fn escape_keys() {
     line.type_in(b"\x01h");
     assert!(line.written().contains("C-a x"));
     line.type_in(b"\x01?\x01z");
+    line.written();
+    line.type_in(b"\x01s");
+    assert!(line.written().contains("2 disks written back"));
     assert_eq!(*quits.lock(), 0);
     line.type_in(b"\x01x");
     assert_eq!(*quits.lock(), 1);

@@ -102,7 +102,7 @@ impl Bench {
         else {
             panic!()
         };
-        let quit: crate::chardev::Quit = Arc::new(|| {});
+        let quit = crate::chardev::Keys { quit: Arc::new(|| {}), save: Arc::new(|| Ok(0)) };
         let set = Chardevs::open(&config.chardevs, &quit).unwrap();
         let chardev = set.connect("gdb", PortKind::Device).unwrap();
         let server = serve(chardev, fake.clone(), Control::new(vm)).unwrap();

@@ -1,6 +1,6 @@
 //! `info SUBJECT`, and the commands that look into the composition tree.
 
-use super::{Answer, Context, failed};
+use super::{Answer, Context, backends, failed};
 use crate::qmp::PROTOCOL_VERSION;
 use crate::value::parse_number;
 use crate::vm::RunState;
@@ -18,7 +18,9 @@ macro_rules! subjects {
 }
 
 subjects! {
+    "balloon" "RAM that the balloon leaves" |c, _| backends::info_balloon(c);
     "block" "block devices" |c, _| Ok(block(c));
+    "blockstats" "what block devices have done" |c, _| backends::info_blockstats(c);
     "chardev" "character back ends" |c, _| {
         let line = |d: &crate::vm::ChardevInfo| format!("{}: filename={}\n", d.label, d.filename);
         Ok(c.control.vm.chardevs().iter().map(line).collect())
@@ -32,6 +34,7 @@ subjects! {
         };
         Ok(c.control.vm.cpus().iter().map(line).collect())
     };
+    "iothreads" "threads that do disks' work" |c, _| backends::info_iothreads(c);
     "irq" "interrupt counts" |c, a| c.control.vm.report("irq", a);
     "jit" "the translator" |c, a| c.control.vm.report("jit", a);
     "kvm" "whether KVM is used" |c, _| {
@@ -41,6 +44,8 @@ subjects! {
     "accel" "the accelerator in use" |c, _| Ok(format!("{}\n", c.control.vm.info().accelerator));
     "mem" "virtual memory mappings of the guest" |c, a| c.control.vm.report("mem", a);
     "tlb" "page-table entries of the guest" |c, a| c.control.vm.report("tlb", a);
+    "memdev" "back ends of guest RAM" |c, _| backends::info_memdev(c);
+    "migrate" "how a migration stands" |c, _| backends::info_migrate(c);
     "mtree" "the tree of memory regions; -f for the flat view" |c, a| c.control.vm.report("mtree", a);
     "name" "name of the guest" |c, _| Ok(c.control.vm.info().name.map(|n| n + "\n").unwrap_or_default());
     "network" "network cards and back ends" |c, a| c.control.vm.report("network", a);
@@ -153,6 +158,18 @@ pub(super) fn qom_get(c: &Context<'_>) -> Answer {
     match c.args.split_once(char::is_whitespace) {
         Some((path, property)) => Ok(format!("{:#}\n", c.control.vm.qom_get(path, property.trim())?)),
         None => failed("expected two arguments: path property"),
+    }
+}
+
+pub(super) fn qom_set(c: &Context<'_>) -> Answer {
+    let mut words = c.args.splitn(3, char::is_whitespace);
+    match (words.next(), words.next(), words.next()) {
+        (Some(path), Some(property), Some(value)) => {
+            // What is no JSON is a text.
+            let value = serde_json::from_str(value).unwrap_or_else(|_| value.into());
+            super::done(c.control.vm.qom_set(path, property, &value))
+        }
+        _ => failed("expected three arguments: path property value"),
     }
 }
 

@@ -3,6 +3,7 @@
 //! One table holds the commands with their arguments and help. [`run`] executes one line; [`Session`] adds the
 //! prompt and line editing for a terminal.
 
+mod backends;
 mod expr;
 mod info;
 mod memory;
@@ -72,6 +73,23 @@ commands! {
     "delvm" "tag" "delete a saved machine" |c| done(c.control.vm.delete_snapshot(one(c.args, "tag")?));
     "device_add" "driver[,property=value...]" "plug a device" device_add;
     "device_del" "id" "ask the guest to give a device up" |c| done(c.control.vm.device_del(one(c.args, "id")?));
+    "netdev_add" "type,id=ID[,key=value...]" "add a network back end" backends::netdev_add;
+    "netdev_del" "id" "take a network back end away" |c| done(c.control.vm.netdev_del(one(c.args, "id")?));
+    "set_link" "name on|off" "plug the cable of a network card or back end in or out" backends::set_link;
+    "chardev-add" "type,id=ID[,key=value...]" "add a character back end" backends::chardev_add;
+    "chardev-remove" "id" "take a character back end away" |c| done(c.control.vm.chardev_remove(one(c.args, "id")?));
+    "object_add" "type,id=ID[,key=value...]" "add an object" backends::object_add;
+    "object_del" "id" "take an object away" |c| done(c.control.vm.object_del(one(c.args, "id")?));
+    "commit" "device|all" "write what snapshot=on keeps beside a disk into it" |c| {
+        done(c.control.vm.commit(one(c.args, "device or 'all'")?).map(drop))
+    };
+    "balloon" "size" "ask the guest to live with so much RAM (a bare number is mebibytes)" backends::balloon;
+    "migrate" "[-d] uri" "send the machine to another Rhea; -d does not wait for the end" backends::migrate;
+    "migrate_cancel" "" "end a migration under way" |c| done(c.control.vm.migrate_cancel());
+    "migrate_incoming" "uri" "go on with -incoming defer" |c| done(c.control.vm.migrate_incoming(one(c.args, "uri")?));
+    "migrate_set_parameter" "name value" "set max-bandwidth (MiB/s) or downtime-limit (ms)" backends::set_parameter;
+    "screendump" "file" "save the picture of a display" |c| done(c.control.vm.screendump(one(c.args, "file")?));
+    "qom-set" "path property value" "set a property of an object" info::qom_set;
     "qom-list" "path" "list children and properties of an object" info::qom_list;
     "qom-get" "path property" "show a property of an object" info::qom_get;
     "ringbuf_read" "device size" "take bytes out of a ringbuf chardev" info::ringbuf_read;

@@ -5,6 +5,7 @@ use super::group::Values;
 use super::table::{OptionDef, Run};
 use super::{Invocation, ListOf};
 use crate::config::{ConfigError, Drive, MemoryBackend, MemoryBackendKind, ObjectConfig, Props, VmConfig};
+use crate::value::parse_bool;
 
 /// Why parsing of the arguments ends early.
 #[derive(Debug)]
@@ -167,6 +168,17 @@ fn memory_backend(object: &ObjectConfig) -> Result<(MemoryBackend, u64), ConfigE
         },
         _ => MemoryBackendKind::Anon,
     };
+    // What would place the memory somewhere else than asked for is refused, not ignored.
+    for (key, expected) in [("policy", "default"), ("pmem", "off"), ("discard-data", "off"), ("seal", "on")] {
+        let value = props.text(key)?.unwrap_or(expected.into());
+        let same = value == expected || parse_bool(&value).is_some_and(|v| Some(v) == parse_bool(expected));
+        if !same {
+            return Err(ConfigError::bad(key, &*value, format!("{expected}, others are not supported")));
+        }
+    }
+    if let Some(nodes) = props.get("host-nodes") {
+        return Err(ConfigError::bad("host-nodes", nodes.to_string(), "no nodes: they are not supported"));
+    }
     let size = props.size("size")?.ok_or_else(|| ConfigError::missing(&object.qom_type, "size"))?;
     // A memfd is there to be shared, so that is its default.
     let share_default = kind == MemoryBackendKind::Memfd;

@@ -195,6 +195,16 @@ impl Group {
 }
 
 impl Key {
+    /// Its type in the words of QMP.
+    pub(crate) fn type_name(&self) -> &'static str {
+        match self.kind {
+            Kind::Text | Kind::Word(_) => "string",
+            Kind::Bool => "bool",
+            Kind::Number => "int",
+            Kind::Size(_) => "size",
+        }
+    }
+
     /// The key with the form of its value, for help texts.
     pub(crate) fn usage(&self) -> String {
         match self.kind {
@@ -301,6 +311,19 @@ impl Values {
     /// What has not been taken, in order.
     pub(crate) fn rest_in_order(&mut self) -> Vec<(String, Value)> {
         std::mem::take(&mut self.items)
+    }
+
+    /// Turns nested objects, as JSON has them, into dotted keys.
+    pub(crate) fn flatten(&mut self) {
+        fn add(out: &mut Vec<(String, Value)>, key: String, value: Value) {
+            match value {
+                Value::Object(map) => map.into_iter().for_each(|(k, v)| add(out, format!("{key}.{k}"), v)),
+                other => out.push((key, other)),
+            }
+        }
+        let mut flat = Vec::new();
+        std::mem::take(&mut self.items).into_iter().for_each(|(k, v)| add(&mut flat, k, v));
+        self.items = flat;
     }
 
     /// Looks at a key without taking it.

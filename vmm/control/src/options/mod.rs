@@ -19,6 +19,7 @@ pub use apply::log::{LOG_ITEMS, LogItem};
 pub use build::{Builder, Stop};
 
 use crate::config::{ConfigError, VmConfig};
+use serde_json::{Map, Value, json};
 use thiserror::Error;
 
 /// What the arguments ask for.
@@ -113,6 +114,71 @@ pub fn parse<S: AsRef<str>>(args: &[S], default_arch: &str) -> Result<Invocation
         }
     }
     Ok(builder.answer()?)
+}
+
+/// What one group of keys adds to an empty configuration: arguments of a QMP command such as `netdev_add`. `section` is
+/// the group's name as in an INI file.
+pub(crate) fn fragment(section: &str, items: Map<String, Value>) -> Result<VmConfig, ConfigError> {
+    let group = section_group(section)?;
+    let mut values = group.check(items.into_iter().collect())?;
+    apply_alone(group, &mut values)
+}
+
+/// The same from text as on the command line.
+pub(crate) fn fragment_text(section: &str, argument: &str) -> Result<VmConfig, ConfigError> {
+    let group = section_group(section)?;
+    let mut values = group.parse(argument)?;
+    apply_alone(group, &mut values)
+}
+
+fn section_group(section: &str) -> Result<&'static group::Group, ConfigError> {
+    let found = table::groups().find(|g| g.name == section);
+    found.ok_or_else(|| ConfigError::unknown("section", section, table::groups().map(|g| g.name)))
+}
+
+fn apply_alone(group: &'static group::Group, values: &mut group::Values) -> Result<VmConfig, ConfigError> {
+    let mut builder = Builder::new("");
+    match builder.group(group, values) {
+        Ok(()) => Ok(builder.config),
+        Err(Stop::Error(e)) => Err(e),
+        Err(Stop::Answer(_)) => {
+            Err(ConfigError::Syntax(format!("help on {} is for the command line", group.name)))
+        }
+    }
+}
+
+/// Types of `-object`.
+pub const OBJECT_TYPES: [&str; 6] = [
+    "memory-backend-ram",
+    "memory-backend-memfd",
+    "memory-backend-file",
+    "rng-random",
+    "rng-builtin",
+    "iothread",
+];
+
+/// Keys of one of these types, with their types in the words of QMP.
+pub fn object_keys(qom_type: &str) -> Option<Vec<(&'static str, &'static str)>> {
+    let keys = apply::device::OBJECTS.keys(qom_type).ok()?;
+    Some(keys.iter().map(|k| (k.name, k.type_name())).collect())
+}
+
+/// All groups with their keys, as `query-command-line-options` tells them; `None` if there is no group of that name.
+pub(crate) fn describe(only: Option<&str>) -> Option<Value> {
+    let key = |k: &group::Key| {
+        let kind = match k.kind {
+            group::Kind::Bool => "boolean",
+            group::Kind::Number => "number",
+            _ => k.type_name(),
+        };
+        json!({"name": k.name, "type": kind})
+    };
+    let one = |g: &group::Group| {
+        let keys: Vec<Value> = g.keys.iter().map(key).collect();
+        json!({"option": g.name, "parameters": keys})
+    };
+    let all: Vec<Value> = table::groups().filter(|g| only.is_none_or(|o| o == g.name)).map(one).collect();
+    (only.is_none() || !all.is_empty()).then_some(Value::Array(all))
 }
 
 fn unknown_option(arg: &str, name: &str) -> UsageError {

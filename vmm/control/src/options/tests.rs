@@ -347,7 +347,7 @@ const BAD: &[(&str, &str)] = &[
     ("-action reboot=x", "-action reboot=x: 'reboot' expects one of reset, shutdown, got 'x'"),
     (
         "-incoming ftp:x",
-        "-incoming ftp:x: 'incoming' expects defer or a URI that starts with one of tcp: unix: file: exec: fd:, got 'ftp:x'",
+        "-incoming ftp:x: 'incoming' expects defer, tcp:HOST:PORT, unix:PATH, fd:N, exec:COMMAND or file:PATH[,offset=N], got 'ftp:x'",
     ),
     ("-d in_as", "-d in_as: log item 'in_as' is not known; did you mean 'in_asm'?"),
     ("-msg x=on", "-msg x=on: msg key 'x' is not known; known: timestamp, guest-name"),

@@ -1,23 +1,25 @@
 //! QMP's commands: one table with the arguments of each and what it does.
 
-use super::{QmpError, version};
+use super::{QmpError, backends, base64, block, migrate, schema, version};
 use crate::config::{ChardevKind, DeviceConfig, Props};
 use crate::hmp;
 use crate::monitor::Control;
+use crate::options;
 use crate::suggest::nearest;
-use crate::vm::{BlockInfo, CpuInfo, EVENT_NAMES, MemorySpace};
+use crate::vm::{CpuInfo, EVENT_NAMES, MemorySpace, QomProperty};
 use serde_json::{Map, Value, json};
 use std::fs::File;
 use std::io::Write;
 
-type Arguments = Map<String, Value>;
-type Answer = Result<Value, QmpError>;
+pub(super) type Arguments = Map<String, Value>;
+pub(super) type Answer = Result<Value, QmpError>;
 
 /// Types of arguments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Type {
+pub(super) enum Type {
     Text,
     Number,
+    Bool,
     List,
     Any,
     /// Whatever other arguments there are.
@@ -25,16 +27,16 @@ enum Type {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Argument {
-    name: &'static str,
-    kind: Type,
-    required: bool,
+pub(super) struct Argument {
+    pub(super) name: &'static str,
+    pub(super) kind: Type,
+    pub(super) required: bool,
 }
 
 /// One command.
 pub(super) struct Command {
     pub(super) name: &'static str,
-    arguments: &'static [Argument],
+    pub(super) arguments: &'static [Argument],
     pub(super) run: fn(&Control, &Arguments) -> Answer,
 }
 
@@ -54,6 +56,7 @@ impl Command {
             let (fits, expected) = match argument.kind {
                 Type::Text => (value.is_string(), "a string"),
                 Type::Number => (value.as_u64().is_some(), "a number of at least 0"),
+                Type::Bool => (value.is_boolean(), "true or false"),
                 Type::List => (value.is_array(), "a list"),
                 Type::Any | Type::Rest => (true, ""),
             };
@@ -80,7 +83,7 @@ pub(super) fn find(name: &str) -> Result<&'static Command, QmpError> {
 
 macro_rules! commands {
     ($($name:literal ($($arg:literal $need:tt $kind:ident),*) $run:expr;)*) => {
-        static COMMANDS: &[Command] = &[$(
+        pub(super) static COMMANDS: &[Command] = &[$(
             Command {
                 name: $name,
                 arguments: &[$(Argument { name: $arg, kind: Type::$kind, required: commands!(@ $need) }),*],
@@ -138,15 +141,59 @@ commands! {
         })).collect())
     };
     "query-chardev-backends" () |_, _| Ok(ChardevKind::NAMES.iter().map(|n| json!({ "name": n })).collect());
-    "query-block" () |c, _| Ok(c.vm.block_devices().iter().map(describe_block).collect());
+    "query-block" () block::query_block;
+    "query-blockstats" ("query-nodes" ? Bool) block::query_stats;
+    "query-named-block-nodes" ("flat" ? Bool) block::query_nodes;
+    "query-block-jobs" () |_, _| Ok(json!([]));
+    "query-iothreads" () block::query_iothreads;
+    "blockdev-add" ("driver" ! Text, "node-name" ! Text, "" ? Rest) block::add;
+    "blockdev-del" ("node-name" ! Text) block::del;
+    "query-memdev" () |c, _| Ok(c.vm.memdevs().into_iter().map(|m| json!({
+        "id": m.id, "size": m.size, "merge": m.merge, "dump": m.dump, "prealloc": m.prealloc, "share": m.share,
+        "reserve": true, "host-nodes": [], "policy": "default",
+    })).collect());
+    "query-memory-devices" () |_, _| Ok(json!([]));
+    "query-hotpluggable-cpus" () |_, _| {
+        Err(QmpError::Generic("machine does not support hot-plugging CPUs".into()))
+    };
+    "query-current-machine" () |_, _| Ok(json!({"wakeup-suspend-support": false}));
+    "query-pci" () |_, _| Ok(json!([]));
+    "query-fdsets" () |_, _| Ok(json!([]));
+    "query-mice" () |_, _| Ok(json!([]));
+    "query-vnc" () |_, _| Ok(json!({"enabled": false}));
+    "query-tpm-models" () |_, _| Ok(json!([]));
+    "query-tpm-types" () |_, _| Ok(json!([]));
+    "query-stats-schemas" ("provider" ? Text) |_, _| Ok(json!([]));
+    "query-qmp-schema" () |_, _| Ok(schema::schema());
+    "query-command-line-options" ("option" ? Text) |_, a| {
+        let option = a.get("option").and_then(Value::as_str);
+        let name = option.unwrap_or_default();
+        options::describe(option).ok_or_else(|| QmpError::Generic(format!("invalid option name: {name}")))
+    };
+    "query-balloon" () |c, _| Ok(json!({"actual": c.vm.balloon()?}));
+    "balloon" ("value" ! Number) |c, a| {
+        done(c.vm.set_balloon(a.get("value").and_then(Value::as_u64).unwrap_or(0))?)
+    };
+    "netdev_add" ("type" ! Text, "id" ! Text, "" ? Rest) backends::netdev_add;
+    "netdev_del" ("id" ! Text) |c, a| done(c.vm.netdev_del(text(a, "id"))?);
+    "set_link" ("name" ! Text, "up" ! Bool) backends::set_link;
+    "chardev-add" ("id" ! Text, "backend" ! Any) backends::chardev_add;
+    "chardev-remove" ("id" ! Text) |c, a| done(c.vm.chardev_remove(text(a, "id"))?);
+    "object-add" ("qom-type" ! Text, "id" ! Text, "" ? Rest) backends::object_add;
+    "object-del" ("id" ! Text) |c, a| done(c.vm.object_del(text(a, "id"))?);
+    "screendump" ("filename" ! Text, "device" ? Text, "head" ? Number, "format" ? Text) |c, a| {
+        done(c.vm.screendump(text(a, "filename"))?)
+    };
+    "migrate" ("uri" ? Text, "channels" ? List, "detach" ? Bool, "resume" ? Bool) migrate::migrate;
+    "migrate_cancel" () |c, _| done(c.vm.migrate_cancel()?);
+    "migrate-incoming" ("uri" ? Text, "channels" ? List, "exit-on-error" ? Bool) migrate::incoming;
+    "query-migrate" () migrate::query;
+    "query-migrate-capabilities" () migrate::query_capabilities;
+    "migrate-set-capabilities" ("capabilities" ! List) migrate::set_capabilities;
+    "query-migrate-parameters" () migrate::query_parameters;
+    "migrate-set-parameters" ("max-bandwidth" ? Number, "downtime-limit" ? Number) migrate::set_parameters;
     "qom-list" ("path" ! Text) |c, a| {
-        Ok(c.vm.qom_list(text(a, "path"))?.into_iter().map(|p| {
-            let mut v = json!({"name": p.name, "type": p.kind});
-            if let Some(d) = p.description {
-                v["description"] = d.into();
-            }
-            v
-        }).collect())
+        Ok(c.vm.qom_list(text(a, "path"))?.into_iter().map(property).collect())
     };
     "qom-get" ("path" ! Text, "property" ! Text) |c, a| Ok(c.vm.qom_get(text(a, "path"), text(a, "property"))?);
     "qom-set" ("path" ! Text, "property" ! Text, "value" ! Any) |c, a| {
@@ -154,10 +201,8 @@ commands! {
         done(c.vm.qom_set(text(a, "path"), text(a, "property"), value)?)
     };
     "qom-list-types" ("implements" ? Text, "abstract" ? Any) qom_list_types;
-    "device-list-properties" ("typename" ! Text) |c, a| {
-        let props = c.vm.device_properties(text(a, "typename"))?;
-        Ok(props.iter().map(|(name, kind)| json!({"name": name, "type": kind})).collect())
-    };
+    "qom-list-properties" ("typename" ! Text) list_properties;
+    "device-list-properties" ("typename" ! Text) list_properties;
     "human-monitor-command" ("command-line" ! Text, "cpu-index" ? Number) |c, a| {
         let cpu = cpu_index(c, a)?;
         Ok(hmp::run(c, cpu, text(a, "command-line")).into())
@@ -192,19 +237,34 @@ commands! {
         let data = text(a, "data");
         let data = match a.get("format").and_then(Value::as_str) {
             None | Some("utf8") => data.as_bytes().to_vec(),
-            Some("base64") => base64_decode(data).ok_or_else(|| QmpError::Generic("'data' is not base64".into()))?,
+            Some("base64") => base64::decode(data).ok_or_else(|| QmpError::Generic("'data' is not base64".into()))?,
             Some(other) => return Err(bad_format(other)),
         };
         done(c.vm.ringbuf_write(text(a, "device"), &data)?)
     };
 }
 
-fn done((): ()) -> Answer {
+fn property(p: QomProperty) -> Value {
+    let mut v = json!({"name": p.name, "type": p.kind});
+    if let Some(d) = p.description {
+        v["description"] = d.into();
+    }
+    if let Some(d) = p.default {
+        v["default-value"] = d;
+    }
+    v
+}
+
+fn list_properties(c: &Control, a: &Arguments) -> Answer {
+    Ok(c.vm.type_properties(text(a, "typename"))?.into_iter().map(property).collect())
+}
+
+pub(super) fn done((): ()) -> Answer {
     Ok(json!({}))
 }
 
 /// A text whose presence and type [`Command::check`] has seen to.
-fn text<'a>(a: &'a Arguments, name: &str) -> &'a str {
+pub(super) fn text<'a>(a: &'a Arguments, name: &str) -> &'a str {
     a.get(name).and_then(Value::as_str).unwrap_or_default()
 }
 
@@ -230,7 +290,7 @@ fn query_machines(c: &Control, _: &Arguments) -> Answer {
     let one = |m: crate::vm::MachineInfo| {
         let mut v = json!({
             "name": m.name, "cpu-max": m.cpu_max, "hotpluggable-cpus": false, "numa-mem-supported": false,
-            "deprecated": false, "acpi": false,
+            "deprecated": false, "acpi": false, "default-ram-id": "ram",
         });
         if m.is_default {
             v["is-default"] = true.into();
@@ -243,23 +303,6 @@ fn query_machines(c: &Control, _: &Arguments) -> Answer {
         v
     };
     Ok(c.vm.machines().into_iter().map(one).collect())
-}
-
-fn describe_block(b: &BlockInfo) -> Value {
-    let mut v = json!({"device": b.device, "type": "unknown", "removable": b.removable, "locked": b.locked});
-    if let Some(qdev) = &b.qdev {
-        v["qdev"] = qdev.clone().into();
-    }
-    if let Some(m) = &b.inserted {
-        v["inserted"] = json!({
-            "file": m.file, "drv": m.format, "ro": m.readonly, "encrypted": false, "backing_file_depth": 0,
-            "image": {"filename": m.file, "format": m.format, "virtual-size": m.virtual_size},
-        });
-        if let Some(node) = &m.node_name {
-            v["inserted"]["node-name"] = node.clone().into();
-        }
-    }
-    v
 }
 
 fn qom_list_types(c: &Control, a: &Arguments) -> Answer {
@@ -353,66 +396,5 @@ fn ringbuf_read(c: &Control, a: &Arguments) -> Answer {
         return Err(bad_format(format));
     }
     let data = c.vm.ringbuf_read(text(a, "device"), usize::try_from(size).unwrap_or(usize::MAX))?;
-    Ok(if format == "utf8" { String::from_utf8_lossy(&data).into() } else { base64_encode(&data).into() })
-}
-
-const BASE64: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-
-/// RFC 4648, section 4.
-pub(crate) fn base64_encode(data: &[u8]) -> String {
-    let mut out = String::new();
-    for chunk in data.chunks(3) {
-        let bits = chunk.iter().fold(0u32, |n, b| n << 8 | u32::from(*b)) << (8 * (3 - chunk.len()));
-        for i in 0..4 {
-            let letter = BASE64[(bits >> (18 - 6 * i) & 63) as usize];
-            out.push(if i <= chunk.len() { char::from(letter) } else { '=' });
-        }
-    }
-    out
-}
-
-pub(crate) fn base64_decode(text: &str) -> Option<Vec<u8>> {
-    let text = text.as_bytes();
-    if !text.len().is_multiple_of(4) {
-        return None;
-    }
-    let mut out = Vec::new();
-    for (i, chunk) in text.chunks(4).enumerate() {
-        let pad = chunk.iter().rev().take_while(|b| **b == b'=').count();
-        if pad > 2 || (pad > 0 && (i + 1) * 4 != text.len()) {
-            return None;
-        }
-        let mut bits = 0u32;
-        for b in &chunk[..4 - pad] {
-            let six = BASE64.iter().position(|l| l == b)?;
-            bits = bits << 6 | u32::try_from(six).ok()?;
-        }
-        bits <<= 6 * pad;
-        out.extend_from_slice(&bits.to_be_bytes()[1..4 - pad]);
-    }
-    Some(out)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn base64() {
-        // RFC 4648, section 10.
-        for (data, text) in [
-            ("", ""),
-            ("f", "Zg=="),
-            ("fo", "Zm8="),
-            ("foo", "Zm9v"),
-            ("foob", "Zm9vYg=="),
-            ("fooba", "Zm9vYmE="),
-        ] {
-            assert_eq!(base64_encode(data.as_bytes()), text);
-            assert_eq!(base64_decode(text).as_deref(), Some(data.as_bytes()));
-        }
-        for bad in ["Z", "Zg=", "Z===", "Zg==Zg==", "!!!!"] {
-            assert_eq!(base64_decode(bad), None, "{bad}");
-        }
-    }
+    Ok(if format == "utf8" { String::from_utf8_lossy(&data).into() } else { base64::encode(&data).into() })
 }

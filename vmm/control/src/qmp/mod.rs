@@ -3,9 +3,14 @@
 //! [`Session`] is a state machine from bytes to bytes; `crate::monitor` connects it to a chardev. Out-of-band
 //! execution is not offered.
 
+mod backends;
+mod base64;
+mod block;
 mod commands;
 mod jobs;
 pub(crate) mod json;
+mod migrate;
+mod schema;
 #[cfg(test)]
 mod tests;
 
@@ -28,8 +33,11 @@ pub enum QmpError {
     #[error("{0}")]
     CommandNotFound(String),
     /// There is no such device.
-    #[error("device '{0}' not found")]
+    #[error("Device '{0}' not found")]
     DeviceNotFound(String),
+    /// The device is not there, or the guest does not use it.
+    #[error("{0}")]
+    DeviceNotActive(String),
     /// Anything else.
     #[error("{0}")]
     Generic(String),
@@ -40,6 +48,7 @@ impl QmpError {
         match self {
             Self::CommandNotFound(_) => "CommandNotFound",
             Self::DeviceNotFound(_) => "DeviceNotFound",
+            Self::DeviceNotActive(_) => "DeviceNotActive",
             Self::Generic(_) => "GenericError",
         }
     }
@@ -49,6 +58,7 @@ impl From<VmError> for QmpError {
     fn from(e: VmError) -> Self {
         match e {
             VmError::DeviceNotFound(id) => Self::DeviceNotFound(id),
+            VmError::DeviceNotActive(text) => Self::DeviceNotActive(text),
             other => Self::Generic(other.to_string()),
         }
     }

@@ -100,7 +100,7 @@ fn errors_have_classes_and_names() {
             "GenericError",
             "argument 'pat' is not known; did you mean 'path'?",
         ),
-        ("{'execute':'qom-list','arguments':{'path':'/x'}}", "DeviceNotFound", "device '/x' not found"),
+        ("{'execute':'qom-list','arguments':{'path':'/x'}}", "DeviceNotFound", "Device '/x' not found"),
         (
             "{'execute':'device_add','arguments':{'driver':'d','id':'i','speed':3}}",
             "GenericError",
@@ -206,10 +206,11 @@ fn queries() {
     for name in ["qmp_capabilities", "stop", "query-events", "snapshot-save"] {
         assert!(commands.as_array().unwrap().contains(&json!({ "name": name })), "{name}");
     }
-    // Every query without arguments answers.
+    // Every query without arguments answers, except two about what this machine has not.
+    let absent = ["query-balloon", "query-hotpluggable-cpus"];
     for c in commands.as_array().unwrap() {
         let name = c["name"].as_str().unwrap();
-        if name.starts_with("query-") {
+        if name.starts_with("query-") && !absent.contains(&name) {
             assert!(!t.ok(&format!("{{'execute':'{name}'}}")).is_null(), "{name}");
         }
     }

@@ -86,6 +86,11 @@ impl Event {
         Self::new("WATCHDOG", json!({ "action": action }))
     }
 
+    /// A migration has come to a state.
+    pub fn migration(status: &str) -> Self {
+        Self::new("MIGRATION", json!({ "status": status }))
+    }
+
     /// The event as a QMP message.
     pub fn to_json(&self) -> Value {
         let mut message = Map::new();

@@ -1,6 +1,7 @@
 //! What a machine tells about itself.
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 /// What does not change while the machine exists.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -151,6 +152,8 @@ pub struct QomProperty {
     pub kind: String,
     /// One line for humans.
     pub description: Option<String>,
+    /// Value when nothing is said.
+    pub default: Option<Value>,
 }
 
 /// A type of object.
@@ -209,11 +212,98 @@ pub struct MediumInfo {
     pub virtual_size: u64,
 }
 
+/// What a block device has done so far.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BlockStats {
+    /// Name of the drive, empty for a node that is no drive.
+    pub device: String,
+    /// Path of its front end.
+    pub qdev: Option<String>,
+    /// Node name in the block graph.
+    pub node_name: String,
+    /// Reads and bytes read.
+    pub reads: (u64, u64),
+    /// Writes and bytes written.
+    pub writes: (u64, u64),
+    /// Flushes.
+    pub flushes: u64,
+    /// Requests that failed.
+    pub errors: u64,
+}
+
+/// One thread that does disks' work.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct IothreadInfo {
+    /// Id of the object.
+    pub id: String,
+    /// Host thread.
+    pub thread_id: u64,
+}
+
+/// The back end of guest RAM.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MemdevInfo {
+    /// Its id, or the name of the RAM.
+    pub id: String,
+    /// Bytes.
+    pub size: u64,
+    /// Other processes may see it.
+    pub share: bool,
+    /// All of it was touched before the start.
+    pub prealloc: bool,
+    /// The host may merge equal pages.
+    pub merge: bool,
+    /// It is part of core dumps.
+    pub dump: bool,
+}
+
+/// How a migration stands.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct MigrationInfo {
+    /// `setup`, `active`, `completed`, `failed`, `cancelling`, `cancelled`; `None` if there never was one.
+    pub status: Option<&'static str>,
+    /// Milliseconds since it began, or that it took.
+    pub total_ms: u64,
+    /// Milliseconds for which the guest stood.
+    pub downtime_ms: u64,
+    /// Why it failed.
+    pub error: Option<String>,
+    /// Bytes sent or received.
+    pub transferred: u64,
+    /// Bytes of RAM in all.
+    pub total: u64,
+    /// Bytes of RAM still to be sent.
+    pub remaining: u64,
+    /// Pages sent.
+    pub pages: u64,
+    /// Rounds through RAM.
+    pub rounds: u64,
+    /// It comes in.
+    pub incoming: bool,
+}
+
+/// What a migration may cost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MigrationLimits {
+    /// Bytes per second; 0 is no limit.
+    pub max_bandwidth: u64,
+    /// Milliseconds for which the guest may stand.
+    pub downtime_ms: u64,
+}
+
+impl Default for MigrationLimits {
+    fn default() -> Self {
+        Self { max_bandwidth: 128 << 20, downtime_ms: 300 }
+    }
+}
+
 /// One character back end.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ChardevInfo {
     /// Id.
     pub label: String,
+    /// Its type, as in `-chardev TYPE`.
+    pub kind: &'static str,
     /// What it is connected to, for humans.
     pub filename: String,
     /// Whether a front end is there and open.

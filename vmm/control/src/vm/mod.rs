@@ -10,11 +10,12 @@ mod info;
 pub(crate) use event::EVENT_NAMES;
 pub use event::{Event, EventBus};
 pub use info::{
-    BlockInfo, ChardevInfo, CpuInfo, CpuModelInfo, MachineInfo, MediumInfo, MemorySpace, QomProperty,
-    QomType, RunState, SnapshotInfo, VmInfo,
+    BlockInfo, BlockStats, ChardevInfo, CpuInfo, CpuModelInfo, IothreadInfo, MachineInfo, MediumInfo,
+    MemdevInfo, MemorySpace, MigrationInfo, MigrationLimits, QomProperty, QomType, RunState, SnapshotInfo,
+    VmInfo,
 };
 
-use crate::config::{DeviceConfig, Props};
+use crate::config::{Blockdev, Chardev, DeviceConfig, Netdev, ObjectConfig};
 use serde_json::Value;
 use thiserror::Error;
 
@@ -22,8 +23,11 @@ use thiserror::Error;
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum VmError {
     /// No object has this id or path.
-    #[error("device '{0}' not found")]
+    #[error("Device '{0}' not found")]
     DeviceNotFound(String),
+    /// The device it is about is not there, or the guest does not use it.
+    #[error("{0}")]
+    DeviceNotActive(String),
     /// This machine cannot do it at all.
     #[error("{0} is not supported by this machine")]
     Unsupported(String),
@@ -167,8 +171,112 @@ pub trait Vm: Send + Sync {
         let _ = (property, value);
         Err(VmError::DeviceNotFound(path.to_owned()))
     }
-    /// Properties of a device driver, for `device-list-properties`.
-    fn device_properties(&self, driver: &str) -> Answer<Props> {
-        Err(VmError::DeviceNotFound(driver.to_owned()))
+    /// Properties of a type of objects (`device-list-properties`, `qom-list-properties`).
+    fn type_properties(&self, typename: &str) -> Answer<Vec<QomProperty>> {
+        Err(VmError::DeviceNotFound(typename.to_owned()))
+    }
+
+    /// What the block devices have done.
+    fn block_stats(&self) -> Vec<BlockStats> {
+        Vec::new()
+    }
+    /// Nodes of the block graph that have a name.
+    fn block_nodes(&self) -> Vec<MediumInfo> {
+        Vec::new()
+    }
+    /// Adds a node to the block graph.
+    fn blockdev_add(&self, node: &Blockdev) -> Answer<()> {
+        let _ = node;
+        unsupported("blockdev-add")
+    }
+    /// Takes a node out of it that nobody uses.
+    fn blockdev_del(&self, name: &str) -> Answer<()> {
+        Err(VmError::Failed(format!("Failed to find node with node-name='{name}'")))
+    }
+    /// Writes what is kept beside a disk (`snapshot=on`) into it; `all` for every such disk. How many there were.
+    fn commit(&self, device: &str) -> Answer<usize> {
+        Err(VmError::DeviceNotFound(device.to_owned()))
+    }
+    /// Threads that do disks' work.
+    fn iothreads(&self) -> Vec<IothreadInfo> {
+        Vec::new()
+    }
+    /// Back ends of guest RAM.
+    fn memdevs(&self) -> Vec<MemdevInfo> {
+        Vec::new()
+    }
+    /// Bytes of RAM that the balloon leaves to the guest.
+    fn balloon(&self) -> Answer<u64> {
+        Err(VmError::DeviceNotActive("No balloon device has been activated".into()))
+    }
+    /// Asks the guest to live with so many bytes of RAM.
+    fn set_balloon(&self, bytes: u64) -> Answer<()> {
+        let _ = bytes;
+        self.balloon().map(drop)
+    }
+
+    /// Adds a network back end.
+    fn netdev_add(&self, netdev: &Netdev) -> Answer<()> {
+        let _ = netdev;
+        unsupported("netdev_add")
+    }
+    /// Takes one away that nobody uses.
+    fn netdev_del(&self, id: &str) -> Answer<()> {
+        Err(VmError::DeviceNotFound(id.to_owned()))
+    }
+    /// Plugs the cable of a network card or back end in or out.
+    fn set_link(&self, name: &str, up: bool) -> Answer<()> {
+        let _ = up;
+        Err(VmError::DeviceNotFound(name.to_owned()))
+    }
+    /// Adds a character back end; the name of its terminal if it made one.
+    fn chardev_add(&self, chardev: &Chardev) -> Answer<Option<String>> {
+        let _ = chardev;
+        unsupported("chardev-add")
+    }
+    /// Takes one away that nobody uses.
+    fn chardev_remove(&self, id: &str) -> Answer<()> {
+        Err(VmError::Failed(format!("Chardev '{id}' not found")))
+    }
+    /// Adds an object.
+    fn object_add(&self, object: &ObjectConfig) -> Answer<()> {
+        let _ = object;
+        unsupported("object-add")
+    }
+    /// Takes one away that nobody uses.
+    fn object_del(&self, id: &str) -> Answer<()> {
+        Err(VmError::Failed(format!("object '{id}' not found")))
+    }
+    /// Saves the picture of a display.
+    fn screendump(&self, file: &str) -> Answer<()> {
+        let _ = file;
+        Err(VmError::Failed("There is no console to take a screendump from".into()))
+    }
+
+    /// Sends the machine to another Rhea; returns once it has begun.
+    fn migrate(&self, uri: &str) -> Answer<()> {
+        let _ = uri;
+        unsupported("migrate")
+    }
+    /// Ends a migration that is under way.
+    fn migrate_cancel(&self) -> Answer<()> {
+        Ok(())
+    }
+    /// Receives a machine into this one, which was started for that.
+    fn migrate_incoming(&self, uri: &str) -> Answer<()> {
+        let _ = uri;
+        Err(VmError::Failed("'-incoming' was not specified on the command line".into()))
+    }
+    /// How the present or last migration stands.
+    fn migration(&self) -> MigrationInfo {
+        MigrationInfo::default()
+    }
+    /// What migrations may cost.
+    fn migration_limits(&self) -> MigrationLimits {
+        MigrationLimits::default()
+    }
+    /// Changes what those that begin from now on may cost.
+    fn set_migration_limits(&self, limits: MigrationLimits) {
+        let _ = limits;
     }
 }

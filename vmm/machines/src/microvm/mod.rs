@@ -57,6 +57,7 @@ pub const KIND: BoardKind = BoardKind {
         ("acpi", "off: the multiprocessor table takes the place of ACPI (default off)"),
         ("auto-kernel-cmdline", "on or off: tell the kernel of the virtio devices (default on)"),
     ],
+    isa: true,
     build,
 };
 
@@ -196,6 +197,10 @@ fn add_devices(b: &mut Board, c: &BoardConfig) -> Result<String, MachineError> {
     wire(c, k.pio(0, KEYBOARD.0).pio(1, KEYBOARD.1), "kbd", KEYBOARD.2)?;
     if switch(c, "isa-debug-exit", false)? {
         b.add("debug-exit", IsaDebugExitConfig::default()).pio(0, DEBUG_EXIT);
+    }
+    for p in &c.isa {
+        let d = &p.device;
+        b.plug(&d.id, d.config.as_ref(), &d.chardevs).pio(0, p.port);
     }
     if c.virtio.len() > VIRTIO_IRQS.len() {
         return Err(MachineError::Board(format!(

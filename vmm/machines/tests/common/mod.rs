@@ -34,6 +34,7 @@ pub(crate) fn config(kernel: &Path, irqchip: IrqchipMode, append: &str) -> Board
         dtb: None,
         serials: Vec::new(),
         virtio: Vec::new(),
+        isa: Vec::new(),
         properties: vec![("isa-debug-exit".to_owned(), "on".to_owned())],
         riscv: RiscvCpu::default(),
         seed: [0; 32],

@@ -7,6 +7,8 @@ mod socket;
 mod stream;
 mod tty;
 
+pub(crate) use inherit::duplicate;
+pub(crate) use socket::remove_stale;
 pub use tty::restore_terminal;
 
 use super::ChardevError;
@@ -58,6 +60,11 @@ impl Host {
         };
         self.reactor.add(stream.clone());
         Ok((stream, name))
+    }
+
+    /// Closes a back end that nobody uses.
+    pub(super) fn remove(&mut self, backend: &Arc<dyn CharBackend>) {
+        self.reactor.remove(|s| std::ptr::addr_eq(Arc::as_ptr(s), Arc::as_ptr(backend)));
     }
 
     /// Starts the thread, if there is anything to poll.

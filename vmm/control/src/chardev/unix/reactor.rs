@@ -3,6 +3,7 @@
 //! The set is small and changes with every flow-control decision, so it is built anew for each poll(2).
 
 use super::stream::Stream;
+use parking_lot::Mutex;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
@@ -34,7 +35,7 @@ pub(super) struct Interest {
 
 /// The thread and what it polls.
 pub(super) struct Reactor {
-    streams: Vec<Arc<Stream>>,
+    streams: Arc<Mutex<Vec<Arc<Stream>>>>,
     waker: Waker,
     woken: Option<UnixStream>,
     thread: Option<JoinHandle<()>>,
@@ -46,7 +47,7 @@ impl Reactor {
         a.set_nonblocking(true)?;
         b.set_nonblocking(true)?;
         let waker = Waker { socket: Arc::new(a), stop: Arc::default() };
-        Ok(Self { streams: Vec::new(), waker, woken: Some(b), thread: None })
+        Ok(Self { streams: Arc::default(), waker, woken: Some(b), thread: None })
     }
 
     pub(super) fn waker(&self) -> Waker {
@@ -54,11 +55,18 @@ impl Reactor {
     }
 
     pub(super) fn add(&mut self, stream: Arc<Stream>) {
-        self.streams.push(stream);
+        self.streams.lock().push(stream);
+        self.waker.wake();
+    }
+
+    /// Polls a stream no more. The thread may be serving it for the last time when this returns.
+    pub(super) fn remove(&mut self, gone: impl Fn(&Arc<Stream>) -> bool) {
+        self.streams.lock().retain(|s| !gone(s));
+        self.waker.wake();
     }
 
     pub(super) fn start(&mut self) -> io::Result<()> {
-        if self.streams.is_empty() {
+        if self.streams.lock().is_empty() {
             return Ok(());
         }
         let Some(woken) = self.woken.take() else { return Ok(()) };
@@ -83,12 +91,13 @@ impl Drop for Reactor {
     }
 }
 
-fn run(streams: &[Arc<Stream>], mut woken: UnixStream, stop: &AtomicBool) {
+fn run(all: &Mutex<Vec<Arc<Stream>>>, mut woken: UnixStream, stop: &AtomicBool) {
     while !stop.load(Ordering::Acquire) {
+        let streams = all.lock().clone();
         let mut interests = Vec::new();
         let mut owners = Vec::new();
         let mut deadline: Option<Instant> = None;
-        for stream in streams {
+        for stream in &streams {
             for interest in stream.interests() {
                 interests.push(interest);
                 owners.push(stream);
@@ -120,7 +129,7 @@ fn run(streams: &[Arc<Stream>], mut woken: UnixStream, stop: &AtomicBool) {
             }
         }
         let now = Instant::now();
-        for stream in streams {
+        for stream in &streams {
             stream.tick(now);
         }
     }

@@ -63,7 +63,7 @@ impl Listener {
 }
 
 /// A socket file that nobody serves any more would keep us from binding; one that is served is left alone.
-fn remove_stale(path: &str) {
+pub(crate) fn remove_stale(path: &str) {
     use std::os::unix::fs::FileTypeExt;
     let is_socket = std::fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket());
     if is_socket

@@ -115,6 +115,7 @@ pub(crate) static NETDEV: Group =
     Group { name: "netdev", implied: Some("type"), keys: COMMON, open: true, json: true, apply: netdev };
 
 fn netdev(b: &mut Builder, v: &mut Values) -> Done {
+    v.flatten();
     let kind = v.needed("type")?;
     NETDEVS.answer_help(&kind, v)?;
     NETDEVS.keys(&kind)?;

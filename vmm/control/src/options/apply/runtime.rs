@@ -6,6 +6,7 @@ use super::super::{Invocation, ini};
 use super::{Done, one_of};
 use crate::config::{ConfigError, OnPanic, OnReboot, OnShutdown, RtcBase, RtcClock, VmConfig};
 use crate::date;
+use crate::transport::Uri;
 
 /// Display types of this build.
 pub(crate) const DISPLAYS: [&str; 1] = ["none"];
@@ -69,9 +70,8 @@ pub(crate) fn version(_: &mut Builder) -> Done {
 }
 
 pub(crate) fn incoming(b: &mut Builder, uri: &str) -> Done {
-    const FORMS: [&str; 5] = ["tcp:", "unix:", "file:", "exec:", "fd:"];
-    if uri != "defer" && !FORMS.iter().any(|f| uri.len() > f.len() && uri.starts_with(f)) {
-        let expected = format!("defer or a URI that starts with one of {}", FORMS.join(" "));
+    if uri != "defer" && Uri::parse(uri).is_err() {
+        let expected = "defer, tcp:HOST:PORT, unix:PATH, fd:N, exec:COMMAND or file:PATH[,offset=N]";
         return Err(ConfigError::bad("incoming", uri, expected).into());
     }
     b.config.incoming = Some(uri.to_owned());

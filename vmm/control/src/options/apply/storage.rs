@@ -75,7 +75,8 @@ fn drive(b: &mut Builder, v: &mut Values) -> Done {
         d.options.insert("node-name", name);
     }
     for (key, value) in v.rest_in_order() {
-        if !key.contains('.') {
+        // A driver without a file takes its size here.
+        if !key.contains('.') && key != "size" {
             return Err(ConfigError::unknown("drive key", &key, DRIVE.keys.iter().map(|k| k.name)).into());
         }
         d.options.insert(key, value);

@@ -1,0 +1,154 @@
+//! What devices stand on and monitors change: the block graph, networks, objects.
+
+use anyhow::{Result, bail};
+use block::{Disk, IoPool};
+use control::VmConfig;
+use control::vm::{BlockInfo, BlockStats};
+
+use crate::netdevs::Nets;
+use crate::nodes::Graph;
+use crate::objects::Objects;
+
+/// Threads that do the work of disks that have none of their own.
+const IO_THREADS: usize = 4;
+
+/// A disk of a device.
+struct DiskOf {
+    /// Name of the drive, empty for a node.
+    drive: String,
+    node: String,
+    /// Id or path of the device.
+    qdev: String,
+    disk: Disk,
+}
+
+/// A device that the user plugged.
+pub(crate) struct Peripheral {
+    /// Its name in the machine.
+    pub(crate) name: String,
+    /// Its kind.
+    pub(crate) kind: String,
+    /// The user gave it that name.
+    pub(crate) named: bool,
+}
+
+/// All of it.
+pub(crate) struct Backends {
+    pub(crate) graph: Graph,
+    pub(crate) nets: Nets,
+    pub(crate) objects: Objects,
+    pub(crate) peripherals: Vec<Peripheral>,
+    pool: IoPool,
+    disks: Vec<DiskOf>,
+    /// Drives with `if=none` that no device has taken: name and node, and the top of it.
+    drives: Vec<(String, String, std::sync::Arc<dyn block::BlockNode>, bool)>,
+}
+
+impl Backends {
+    /// Opens what the configuration names.
+    pub(crate) fn open(config: &VmConfig) -> Result<Self> {
+        let mut graph = Graph::new(config.incoming.is_none());
+        config.blockdevs.iter().try_for_each(|b| graph.add(b))?;
+        Ok(Self {
+            graph,
+            nets: Nets::open(config)?,
+            objects: Objects::new(&config.objects)?,
+            peripherals: Vec::new(),
+            pool: IoPool::new(IO_THREADS),
+            disks: Vec::new(),
+            drives: Vec::new(),
+        })
+    }
+
+    /// Opens a drive; its disk is taken by [`Backends::disk`].
+    pub(crate) fn drive(&mut self, config: &VmConfig, d: &control::config::Drive, id: &str) -> Result<()> {
+        if self.drives.iter().any(|(i, ..)| i == id) || self.graph.has(id) {
+            bail!("there is a drive or block node '{id}' already");
+        }
+        for (key, value, allowed) in [
+            ("werror", &d.werror, &["report"][..]),
+            ("rerror", &d.rerror, &["report"]),
+            ("detect-zeroes", &d.detect_zeroes, &["off"]),
+        ] {
+            if let Some(v) = value.as_deref().filter(|v| !allowed.contains(v)) {
+                bail!("{key}={v} is not supported: expected {}", allowed.join(" or "));
+            }
+        }
+        if d.copy_on_read {
+            bail!("copy-on-read=on is not supported: expected off");
+        }
+        if let Some(c @ ("none" | "directsync")) = d.cache.as_deref() {
+            tracing::warn!("drive '{id}': cache={c}: the host's page cache is used all the same");
+        }
+        let temporary = d.snapshot.unwrap_or(config.snapshot);
+        let readonly = d.readonly || d.media == control::config::Media::Cdrom;
+        let d = control::config::Drive { readonly, ..d.clone() };
+        let (name, node) = self.graph.drive(&d, id, temporary)?;
+        self.drives.push((id.to_owned(), name, node, readonly));
+        Ok(())
+    }
+
+    /// The disk behind a drive's id or a node's name, for a device; its requests run on `iothread` if there is one.
+    pub(crate) fn disk(&mut self, id: &str, qdev: &str, iothread: Option<&str>) -> Result<Disk> {
+        let pool = match iothread {
+            Some(t) => self.objects.pool(t)?,
+            None => self.pool.clone(),
+        };
+        let (drive, node, top, readonly) = match self.drives.iter().position(|(i, ..)| i == id) {
+            Some(at) => self.drives.remove(at),
+            None if self.graph.has(id) => {
+                let top = self.graph.take(id, &format!("device '{qdev}'"))?;
+                (String::new(), id.to_owned(), top, false)
+            }
+            None => {
+                let drives = self.drives.iter().map(|(i, ..)| i.clone());
+                let nodes = self.graph.info().into_iter().filter_map(|m| m.node_name);
+                let known: Vec<String> = drives.chain(nodes.filter(|n| !n.starts_with('#'))).collect();
+                let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+                bail!("drive '{id}' does not exist or is in use; there are: {known}");
+            }
+        };
+        let name = if drive.is_empty() { node.clone() } else { drive.clone() };
+        let disk = Disk::new(name, top, readonly, &pool);
+        self.disks.push(DiskOf { drive, node, qdev: qdev.to_owned(), disk: disk.clone() });
+        Ok(disk)
+    }
+
+    /// For `query-block`.
+    pub(crate) fn block_devices(&self) -> Vec<BlockInfo> {
+        let of_device = self.disks.iter().map(|d| BlockInfo {
+            device: d.drive.clone(),
+            qdev: Some(d.qdev.clone()),
+            inserted: self.graph.medium(&d.node),
+            ..BlockInfo::default()
+        });
+        let alone = self.drives.iter().map(|(id, node, ..)| BlockInfo {
+            device: id.clone(),
+            inserted: self.graph.medium(node),
+            ..BlockInfo::default()
+        });
+        of_device.chain(alone).collect()
+    }
+
+    /// For `query-blockstats`.
+    pub(crate) fn block_stats(&self) -> Vec<BlockStats> {
+        let one = |d: &DiskOf| {
+            let s = d.disk.stats();
+            BlockStats {
+                device: d.drive.clone(),
+                qdev: Some(d.qdev.clone()),
+                node_name: d.node.clone(),
+                reads: (s.reads, s.read_bytes),
+                writes: (s.writes, s.write_bytes),
+                flushes: s.flushes,
+                errors: s.errors,
+            }
+        };
+        self.disks.iter().map(one).collect()
+    }
+
+    /// Waits until no disk works any more; the machine stands.
+    pub(crate) fn drain(&self) {
+        self.disks.iter().for_each(|d| d.disk.drain());
+    }
+}

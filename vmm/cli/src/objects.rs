@@ -1,0 +1,132 @@
+//! Objects of the user: threads for disks, sources of random bytes.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
+use std::sync::mpsc;
+
+use anyhow::{Context, Result, anyhow, bail};
+use block::IoPool;
+use control::config::ObjectConfig;
+use control::vm::IothreadInfo;
+
+use crate::host;
+
+/// Where `rng-random` reads unless it is told otherwise.
+const RANDOM: &str = "/dev/urandom";
+
+/// One object.
+enum Object {
+    /// A thread that does a disk's work.
+    Iothread { pool: IoPool, thread_id: u64 },
+    /// Random bytes from a file, or from the host if there is none.
+    Rng(Option<File>),
+}
+
+/// All of them, with how many users each has.
+#[derive(Default)]
+pub(crate) struct Objects {
+    all: BTreeMap<String, (ObjectConfig, Object, usize)>,
+}
+
+impl Objects {
+    /// Makes all that a configuration names. RAM back ends that the machine does not use are nothing to make.
+    pub(crate) fn new(list: &[ObjectConfig]) -> Result<Self> {
+        let mut objects = Self::default();
+        for o in list.iter().filter(|o| !o.qom_type.starts_with("memory-backend-")) {
+            objects.add(o)?;
+        }
+        Ok(objects)
+    }
+
+    /// Makes one more.
+    pub(crate) fn add(&mut self, o: &ObjectConfig) -> Result<()> {
+        if self.all.contains_key(&o.id) {
+            bail!("attempt to add duplicate property '{}' to object (type 'container')", o.id);
+        }
+        let object = make(o).with_context(|| format!("object '{}'", o.id))?;
+        self.all.insert(o.id.clone(), (o.clone(), object, 0));
+        Ok(())
+    }
+
+    /// Takes one away that nobody uses.
+    pub(crate) fn remove(&mut self, id: &str) -> Result<()> {
+        match self.all.get(id) {
+            None => bail!("object '{id}' not found"),
+            Some((_, _, users)) if *users > 0 => bail!("object '{id}' is in use, can not be deleted"),
+            Some(_) => drop(self.all.remove(id)),
+        }
+        Ok(())
+    }
+
+    fn find(&mut self, kind: &str, id: &str) -> Result<&mut (ObjectConfig, Object, usize)> {
+        let fits = |o: &ObjectConfig| o.qom_type.starts_with(kind);
+        let known: Vec<String> =
+            self.all.values().filter(|(o, ..)| fits(o)).map(|(o, ..)| o.id.clone()).collect();
+        let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+        let found = self.all.get_mut(id).filter(|(o, ..)| fits(o));
+        found.ok_or_else(|| anyhow!("{kind} object '{id}' does not exist; there are: {known}"))
+    }
+
+    /// The threads of an `iothread`.
+    pub(crate) fn pool(&mut self, id: &str) -> Result<IoPool> {
+        let (_, object, users) = self.find("iothread", id)?;
+        let Object::Iothread { pool, .. } = object else { bail!("object '{id}' is no iothread") };
+        *users += 1;
+        Ok(pool.clone())
+    }
+
+    /// The source of an `rng-*`: a file of its own, or the host's generator.
+    pub(crate) fn rng(&mut self, id: &str) -> Result<Option<File>> {
+        let (_, object, users) = self.find("rng-", id)?;
+        let Object::Rng(file) = object else { bail!("object '{id}' is no source of random bytes") };
+        *users += 1;
+        Ok(file.as_ref().map(File::try_clone).transpose()?)
+    }
+
+    /// For `query-iothreads`.
+    pub(crate) fn iothreads(&self) -> Vec<IothreadInfo> {
+        let one = |(id, (_, object, _)): (&String, &(ObjectConfig, Object, usize))| match object {
+            Object::Iothread { thread_id, .. } => {
+                Some(IothreadInfo { id: id.clone(), thread_id: *thread_id })
+            }
+            Object::Rng(_) => None,
+        };
+        self.all.iter().filter_map(one).collect()
+    }
+
+    /// Ids and types.
+    pub(crate) fn list(&self) -> impl Iterator<Item = &ObjectConfig> {
+        self.all.values().map(|(o, ..)| o)
+    }
+}
+
+fn make(o: &ObjectConfig) -> Result<Object> {
+    Ok(match o.qom_type.as_str() {
+        "iothread" => {
+            for (key, value) in o.props.iter() {
+                if value.as_str().is_some_and(|v| v != "0") || value.as_u64().is_some_and(|n| n != 0) {
+                    bail!("iothread: {key} is not supported: the thread sleeps instead of polling");
+                }
+            }
+            let pool = IoPool::new(1);
+            let (tx, rx) = mpsc::channel();
+            pool.run(Box::new(move || {
+                let _ = tx.send(host::thread_id());
+            }));
+            Object::Iothread { thread_id: rx.recv().unwrap_or_default(), pool }
+        }
+        "rng-builtin" => Object::Rng(None),
+        "rng-random" => {
+            let path = o.props.text("filename")?;
+            let path = path.as_deref().unwrap_or(RANDOM);
+            Object::Rng(Some(host::open_unblocking(path).with_context(|| path.to_owned())?))
+        }
+        other => bail!("an object of type '{other}' cannot be made while the machine runs"),
+    })
+}
+
+/// Fills `data` from a source of random bytes; false if it has none at the moment.
+pub(crate) fn draw(mut file: &File, data: &mut [u8]) -> bool {
+    file.read_exact(data).is_ok()
+}
