@@ -213,7 +213,7 @@ fn programs_elsewhere(tree: &Path, programs: &Path) -> Option<String> {
         .env("LC_ALL", "C")
         .stdin(Stdio::null())
         .output()
-        .unwrap();
+        .expect("sh is there");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let failed = text.lines().filter(|line| line.starts_with("STATUS ") && *line != "STATUS 0").count();
     assert_eq!(failed, 0, "programs failed under QEMU:\n{text}");

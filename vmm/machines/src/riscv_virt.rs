@@ -379,6 +379,7 @@ mod tests {
             dtb: None,
             serials: Vec::new(),
             virtio: Vec::new(),
+            isa: Vec::new(),
             properties: Vec::new(),
             riscv: RiscvCpu {
                 isa: "rv64imac_zicbom".to_owned(),
