@@ -33,7 +33,7 @@ use tcg_ir::abi::{EnvHeader, UnitExit};
 use tcg_ir::{HelperResult, Hint};
 
 pub use buffer::CodeSpace;
-pub use host::Compiler;
+pub use host::{Compiler, environment};
 
 /// Entry points of the engine that generated code calls. The first argument of each is [`EnvHeader::vcpu`]; `memop`
 /// is the bits of a [`tcg_ir::MemOp`]; a status is 0 if all went well, else the unit is left with
@@ -68,6 +68,24 @@ pub struct RuntimeFns {
 pub struct Options {
     /// `budget` counts instructions, not only exit requests.
     pub count_insns: bool,
+    /// Guest memory is reached without a TLB.
+    pub direct: Option<Direct>,
+}
+
+/// Guest memory that is host memory: a guest address plus a constant is a host address, and an access that the host
+/// refuses is a host signal. Its handler goes on at [`Compiler::fault_stub`] with [`fault_site`] of the instruction pushed
+/// on the stack of generated code; the unit then leaves with [`UnitExit::Fault`] and the exit map of that access.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Direct {
+    /// The constant is the base of the host's `gs` segment; otherwise it is zero.
+    pub segment: bool,
+}
+
+/// Where the exit map of the access by the host instruction at `rip` is found. Not the instruction's own address, which may be
+/// the return address of a call before it.
+#[must_use]
+pub const fn fault_site(rip: u64) -> u64 {
+    rip.wrapping_add(1)
 }
 
 /// Why there is no code.
@@ -157,6 +175,16 @@ impl CompiledUnit {
     pub fn pc_at(&self, exit_site: u64) -> Option<u64> {
         let site = u32::try_from(exit_site.checked_sub(self.entry)?).ok()?;
         maps::pc_at(&self.maps, site)
+    }
+
+    /// The guest address of the access whose exit map is at `exit_site`, from the registers saved there: for a host fault that
+    /// came without one. Relative to the segment base, if accesses are.
+    #[must_use]
+    pub fn access_address(&self, space: &CodeSpace, exit_site: u64, env: &EnvHeader) -> Option<u64> {
+        let rip = exit_site.wrapping_sub(fault_site(0));
+        let code =
+            space.read(rip, 15.min(self.entry.checked_add(self.len.into())?.checked_sub(rip)? as usize))?;
+        disasm::memory_address(&code, rip, &env.scratch)
     }
 
     /// Text of the unit's code as it stands in `space`, a line an instruction: address, bytes, Intel syntax.

@@ -5,9 +5,12 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use tcg_codegen::{
-    CodeSpace, CompileError, CompiledUnit, Compiler, EnterFn, Options, patch_link, unpatch_link,
+    CodeSpace, CompileError, CompiledUnit, Compiler, Direct, EnterFn, Options, patch_link, unpatch_link,
 };
-use tcg_ir::{HelperDesc, Region, Rounding, SlotTable, abi::UnitExit};
+use tcg_ir::{
+    HelperDesc, Region, Rounding, SlotTable,
+    abi::{EnvHeader, UnitExit},
+};
 
 use crate::{Guest, Key, interp, runtime, vcpu::Vcpu};
 
@@ -20,6 +23,7 @@ pub(crate) struct Jit {
     compiler: Mutex<Compiler>,
     enter: EnterFn,
     miss: u64,
+    fault: u64,
     /// Bytes of the common stubs, which stay when the space is emptied.
     stubs: usize,
 }
@@ -38,17 +42,21 @@ impl Backend {
         slots: &SlotTable,
         helpers: &[HelperDesc],
         size: usize,
+        direct: Option<Direct>,
     ) -> Result<Self, String> {
         let space =
             CodeSpace::new(size).map_err(|e| format!("cannot reserve {size} bytes of code memory: {e}"))?;
-        let compiler = Compiler::new(slots, helpers, runtime::functions::<G>(), Options::default(), &space)
+        let opts = Options { direct, ..Options::default() };
+        let compiler = Compiler::new(slots, helpers, runtime::functions::<G>(), opts, &space)
             .map_err(|e| e.to_string())?;
         let (enter, miss, stubs) = (compiler.enter_fn(), compiler.miss_stub(), space.used());
+        let fault = compiler.fault_stub();
         Ok(Self::Jit(Box::new(Jit {
             space: Arc::new(space),
             compiler: Mutex::new(compiler),
             enter,
             miss,
+            fault,
             stubs,
         })))
     }
@@ -57,6 +65,25 @@ impl Backend {
         match self {
             Self::Jit(j) => j.miss,
             Self::Interp => NO_CODE,
+        }
+    }
+
+    /// Host addresses of generated code: start and length; and where the handler of a host fault in it goes on.
+    pub(crate) fn fault_range(&self) -> (u64, u64, u64) {
+        match self {
+            Self::Jit(j) => (j.space.rx_base(), j.space.size() as u64, j.fault),
+            Self::Interp => (0, 0, 0),
+        }
+    }
+
+    /// Gives a forked child code memory of its own, with the same contents.
+    pub(crate) fn unshare(&self) {
+        if let Self::Jit(j) = self
+            && let Err(e) = j.space.unshare()
+        {
+            // Going on would write into the parent's code.
+            tracing::error!("code memory of a forked process: {e}");
+            std::process::abort();
         }
     }
 
@@ -124,6 +151,14 @@ impl Code {
     pub(crate) fn bytes(&self) -> Option<Vec<u8>> {
         match self {
             Self::Host { unit, space, .. } => space.read(unit.entry, unit.len as usize),
+            Self::Interp(_) => None,
+        }
+    }
+
+    /// The guest address of the access that faulted at `site`.
+    pub(crate) fn access_address(&self, site: u64, header: &EnvHeader) -> Option<u64> {
+        match self {
+            Self::Host { unit, space, .. } => unit.access_address(space, site, header),
             Self::Interp(_) => None,
         }
     }

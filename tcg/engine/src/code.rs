@@ -27,6 +27,9 @@ use crate::{
 /// A RAM block's identity: its address. Blocks outlive the views that show them, which every vCPU holds while it runs.
 pub(crate) type BlockRef = usize;
 
+/// The "block" of partitions whose guest addresses are host addresses: offsets in it are guest addresses.
+pub(crate) const DIRECT: BlockRef = usize::MAX;
+
 /// Identity of a block.
 pub(crate) fn block_ref(block: &Arc<RamBlock>) -> BlockRef {
     Arc::as_ptr(block) as usize
@@ -51,6 +54,8 @@ pub(crate) struct Unit {
     pub(crate) generation: u64,
     /// Set before its jump cache entries are struck.
     pub(crate) dropped: AtomicBool,
+    /// The bytes it was made from, where stores to them are not watched.
+    pub(crate) bytes: Option<Box<[u8]>>,
     pub(crate) code: Code,
 }
 
@@ -93,6 +98,8 @@ struct Maps {
     nodes: FxHashMap<usize, Node>,
     /// Host code ranges, ascending: start and unit.
     hosts: Vec<(u64, Arc<Unit>)>,
+    /// Units that keep their bytes.
+    volatile: FxHashMap<usize, Arc<Unit>>,
 }
 
 fn id(u: &Arc<Unit>) -> usize {
@@ -107,7 +114,7 @@ pub(crate) struct CodeCache {
     pub(crate) exec: RwLock<()>,
     /// Held while translating.
     pub(crate) translating: Mutex<()>,
-    vcpus: Vec<Arc<VcpuShared>>,
+    vcpus: RwLock<Vec<Arc<VcpuShared>>>,
     pub(crate) invalidations: AtomicU64,
 }
 
@@ -118,7 +125,7 @@ impl CodeCache {
             generation: AtomicU64::new(1),
             exec: RwLock::new(()),
             translating: Mutex::new(()),
-            vcpus,
+            vcpus: RwLock::new(vcpus),
             invalidations: AtomicU64::new(0),
         }
     }
@@ -149,7 +156,40 @@ impl CodeCache {
             let i = maps.hosts.partition_point(|(s, _)| *s < start);
             maps.hosts.insert(i, (start, unit.clone()));
         }
+        if unit.bytes.is_some() {
+            maps.volatile.insert(id(unit), unit.clone());
+        }
         maps.units.insert(unit.at, unit.clone());
+    }
+
+    /// Keeps every other thread out of the maps while the process forks.
+    #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+    pub(crate) fn freeze(&self) -> impl Sized + '_ {
+        (self.maps.write(), self.vcpus.write())
+    }
+
+    /// Makes the locks that [`CodeCache::freeze`] took new.
+    ///
+    /// # Safety
+    /// This thread is the only one, and has forgotten what `freeze` gave it.
+    #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+    #[expect(unsafe_code, reason = "locks are remade in a forked child")]
+    pub(crate) unsafe fn thaw(&self) {
+        // SAFETY: by the caller's promise.
+        unsafe {
+            crate::direct::remake_rwlock(&self.maps);
+            crate::direct::remake_rwlock(&self.vcpus);
+        }
+    }
+
+    /// A vCPU that appeared.
+    pub(crate) fn add_vcpu(&self, v: &Arc<VcpuShared>) {
+        self.vcpus.write().push(v.clone());
+    }
+
+    /// A vCPU that went away.
+    pub(crate) fn remove_vcpu(&self, v: &Arc<VcpuShared>) {
+        self.vcpus.write().retain(|x| !Arc::ptr_eq(x, v));
     }
 
     /// Number of units.
@@ -178,16 +218,8 @@ impl CodeCache {
     pub(crate) fn invalidate(&self, block: &Arc<RamBlock>, range: &Range<u64>) -> bool {
         let b = block_ref(block);
         let mut maps = self.maps.write();
-        let mut dropped = Vec::new();
         let pages = range.start / PAGE_SIZE..=range.end.saturating_sub(1) / PAGE_SIZE;
-        for page in pages.clone() {
-            if let Some(list) = maps.pages.get(&(b, page)) {
-                dropped.extend(list.iter().filter(|u| u.overlaps(b, range)).cloned());
-            }
-        }
-        for u in &dropped {
-            remove(&mut maps, u);
-        }
+        let dropped = drop_units(&mut maps, b, range);
         for page in pages {
             if maps.pages.get(&(b, page)).is_none_or(Vec::is_empty) {
                 maps.pages.remove(&(b, page));
@@ -195,14 +227,43 @@ impl CodeCache {
             }
         }
         drop(maps);
+        self.strike(&dropped)
+    }
+
+    /// Drops the units that overlap a range of guest addresses, where these are host addresses.
+    pub(crate) fn invalidate_direct(&self, range: &Range<u64>) -> bool {
+        if range.is_empty() {
+            return false;
+        }
+        let dropped = drop_units(&mut self.maps.write(), DIRECT, range);
+        self.strike(&dropped)
+    }
+
+    /// Drops the units whose bytes, as `read` gives them, are not those they were made from.
+    pub(crate) fn recheck(&self, read: impl Fn(u64, &mut [u8]) -> bool) {
+        let volatile: Vec<_> = self.maps.read().volatile.values().cloned().collect();
+        let mut now = Vec::new();
+        for u in volatile {
+            let Some(bytes) = &u.bytes else { continue };
+            now.resize(bytes.len(), 0);
+            let pc = u.at.key.pc;
+            if !read(pc, &mut now) || now[..] != bytes[..] {
+                self.invalidate_direct(&(pc..pc + u64::from(u.len).max(1)));
+            }
+        }
+    }
+
+    /// Strikes dropped units from the caches of all vCPUs. True if there were any.
+    fn strike(&self, dropped: &[Arc<Unit>]) -> bool {
         if dropped.is_empty() {
             return false;
         }
         self.invalidations.fetch_add(dropped.len() as u64, Ordering::Relaxed);
-        for u in &dropped {
+        let vcpus = self.vcpus.read();
+        for u in dropped {
             u.dropped.store(true, Ordering::SeqCst);
             if let Some(code) = u.code.entry() {
-                self.vcpus.iter().for_each(|v| v.strike_jump(u.at.key.pc, code));
+                vcpus.iter().for_each(|v| v.strike_jump(u.at.key.pc, code));
             }
         }
         true
@@ -217,15 +278,37 @@ impl CodeCache {
 
     /// Makes every vCPU leave translated code soon.
     pub(crate) fn stop_all(&self) {
-        for v in &self.vcpus {
+        for v in self.vcpus.read().iter() {
             v.request(request::FLUSH_JUMPS);
         }
     }
 }
 
+/// Takes the units that overlap `range` of block `b` out.
+fn drop_units(maps: &mut Maps, b: BlockRef, range: &Range<u64>) -> Vec<Arc<Unit>> {
+    let pages = range.start / PAGE_SIZE..=range.end.saturating_sub(1) / PAGE_SIZE;
+    let mut dropped: Vec<Arc<Unit>> = Vec::new();
+    let mut look = |list: &Vec<Arc<Unit>>| {
+        dropped.extend(list.iter().filter(|u| u.overlaps(b, range)).cloned());
+    };
+    if pages.end() - pages.start() < maps.pages.len() as u64 {
+        pages.filter_map(|page| maps.pages.get(&(b, page))).for_each(&mut look);
+    } else {
+        let mine = maps.pages.iter().filter(|((block, page), _)| *block == b && pages.contains(page));
+        mine.for_each(|(_, list)| look(list));
+    }
+    for u in &dropped {
+        remove(maps, u);
+    }
+    dropped
+}
+
 fn remove(maps: &mut Maps, u: &Arc<Unit>) {
     if maps.units.get(&u.at).is_some_and(|x| Arc::ptr_eq(x, u)) {
         maps.units.remove(&u.at);
+    }
+    if u.bytes.is_some() {
+        maps.volatile.remove(&id(u));
     }
     for p in u.pages() {
         if let Some(list) = maps.pages.get_mut(&p) {

@@ -32,11 +32,13 @@ pub(crate) struct Engine<G: Guest> {
     pub(crate) stats: Stats,
     pub(crate) profile: Profile,
     pub(crate) scratch: Mutex<Scratch>,
-    vcpus: Vec<Arc<VcpuShared>>,
+    pub(crate) vcpus: Vec<Arc<VcpuShared>>,
     /// Addresses of the helpers, in table order.
-    entries: Box<[usize]>,
+    pub(crate) entries: Box<[usize]>,
     /// The hooks we put on RAM blocks, which live as long as the partition, by block.
-    hooks: Mutex<HashMap<usize, Arc<dyn WriteHook>>>,
+    pub(crate) hooks: Mutex<HashMap<usize, Arc<dyn WriteHook>>>,
+    /// Guest addresses are host addresses: nothing moves without being said.
+    pub(crate) direct: bool,
 }
 
 impl<G: Guest> Engine<G> {
@@ -75,7 +77,7 @@ impl<G: Guest> Engine<G> {
     /// Chains a link to the unit it leads to, if that lies on the same page (another page may be mapped elsewhere
     /// tomorrow, and only the indirect cache is flushed with the TLB).
     pub(crate) fn chain(&self, from: &Arc<Unit>, index: u32, to: &Arc<Unit>) {
-        let same = |pc: u64| pc >> 12 == from.at.key.pc >> 12;
+        let same = |pc: u64| self.direct || pc >> 12 == from.at.key.pc >> 12;
         let fits = from.code.link_pc(index) == Some(to.at.key.pc)
             && same(to.at.key.pc)
             && from.at.key.mode == to.at.key.mode;
@@ -124,7 +126,7 @@ pub(crate) fn create<G: Guest>(
     let backend = if opts.interp {
         Backend::Interp
     } else {
-        match Backend::jit::<G>(guest.slots(), guest.helpers(), opts.code_size) {
+        match Backend::jit::<G>(guest.slots(), guest.helpers(), opts.code_size, None) {
             Ok(b) => b,
             Err(e) => {
                 tracing::warn!("{e}; using the interpreter");
@@ -151,6 +153,7 @@ pub(crate) fn create<G: Guest>(
         vcpus: shared.clone(),
         entries,
         hooks: Mutex::default(),
+        direct: false,
     });
     let seeds = envs.into_iter().zip(&shared).enumerate().map(|(i, (env, shared))| Seed {
         index: i as u32,
@@ -160,6 +163,7 @@ pub(crate) fn create<G: Guest>(
         memory: AddressSpace::clone(&config.memory),
         timebase_hz: config.timebase_hz,
         log: config.log.clone(),
+        direct: None,
     });
     let seeds = Mutex::new(seeds.collect());
     let listener = config

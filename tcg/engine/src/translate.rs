@@ -17,8 +17,10 @@ use tcg_ir::{
 use crate::profile::cpu_ns;
 use crate::{
     Access, CodeReader, Cx, Guest, Key, Limits, Trap, backend,
-    code::{BlockHook, BlockRef, Unit, UnitKey, block_ref},
+    code::{BlockHook, BlockRef, DIRECT, Unit, UnitKey, block_ref},
+    direct,
     memory::{self, Place},
+    user::CodePage,
     vcpu::Vcpu,
 };
 
@@ -44,6 +46,8 @@ struct Reader<'a, 'b, G: Guest> {
     others: &'a [Arc<crate::shared::VcpuShared>],
     bytes: Vec<u8>,
     first: u64,
+    /// Some of it may be changed by stores that nobody watches.
+    volatile: bool,
 }
 
 impl<G: Guest> Reader<'_, '_, G> {
@@ -51,6 +55,16 @@ impl<G: Guest> Reader<'_, '_, G> {
         let gva = pc & !(PAGE_SIZE - 1);
         if let Some(p) = self.pages.iter().find(|p| p.gva == gva) {
             return Ok(*p);
+        }
+        if let Some(direct) = &self.cx.core.direct {
+            match direct.code_page(gva) {
+                CodePage::None => return Err(self.no_code(pc)),
+                CodePage::Fixed => {}
+                CodePage::Volatile => self.volatile = true,
+            }
+            let p = Page { gva, place: Place::Bus(0), at: Some((DIRECT, gva)) };
+            self.pages.push(p);
+            return Ok(p);
         }
         let place = memory::place(self.cx, pc, Access::Fetch, self.mmu)?;
         let mut at = None;
@@ -78,12 +92,27 @@ impl<G: Guest> Reader<'_, '_, G> {
     }
 }
 
+impl<G: Guest> Reader<'_, '_, G> {
+    /// Nothing can be fetched at `pc`.
+    fn no_code(&mut self, pc: u64) -> Trap {
+        self.cx.core.no_code = Some(pc);
+        Trap { code: 0, value: pc }
+    }
+}
+
 impl<G: Guest> CodeReader for Reader<'_, '_, G> {
     fn fetch16(&mut self, pc: u64) -> Result<u16, Trap> {
         let page = self.page(pc)?;
         let offset = (pc & (PAGE_SIZE - 1)) as usize;
         let mut b = [0; 2];
-        memory::fetch(self.cx, page.place, offset, pc, &mut b)?;
+        if self.cx.core.direct.is_some() {
+            if direct::read(self.cx, pc, &mut b).is_err() {
+                self.cx.core.host_fault = None;
+                return Err(self.no_code(pc));
+            }
+        } else {
+            memory::fetch(self.cx, page.place, offset, pc, &mut b)?;
+        }
         let end = pc.wrapping_sub(self.first).wrapping_add(2) as usize;
         if end <= 4096 + 16 {
             if self.bytes.len() < end {
@@ -121,7 +150,7 @@ pub(crate) fn translate<G: Guest>(
     // Another vCPU may have been here first.
     if let Some(at) = &at
         && let Some(u) = cache.find(at)
-        && u.second.is_none()
+        && (u.second.is_none() || engine.direct)
     {
         return Ok(u);
     }
@@ -136,7 +165,7 @@ pub(crate) fn translate<G: Guest>(
         engine
             .hook_block(block, || Arc::new(BlockHook { cache: cache.clone(), block: Arc::downgrade(block) }));
     };
-    let (pages, bytes) = vcpu.with(|g, cx| {
+    let (pages, bytes, volatile) = vcpu.with(|g, cx| {
         let mmu = g.fetch_mmu(cx.state);
         let mut reader = Reader {
             cx,
@@ -146,10 +175,11 @@ pub(crate) fn translate<G: Guest>(
             others: &others,
             bytes: Vec::new(),
             first: key.pc,
+            volatile: false,
         };
         let mut b = Builder::new(region, key.pc);
         g.translate(guest_key, limits, &mut reader, &mut b)?;
-        Ok((reader.pages, reader.bytes))
+        Ok((reader.pages, reader.bytes, reader.volatile))
     })?;
     log_guest_code(&engine, vcpu, key, region.guest_len, &bytes);
     let tables = Tables { slots: engine.guest.slots(), helpers: engine.guest.helpers() };
@@ -160,7 +190,9 @@ pub(crate) fn translate<G: Guest>(
     if !debugging {
         optimizer.run(region, tables);
     }
-    loosen_far_links(region, engine.guest.slots());
+    if !engine.direct {
+        loosen_far_links(region, engine.guest.slots());
+    }
     if log.wants(LogItems::IR_OPT) {
         log.write(format_args!("IR after passes:\n{}\n", tcg_ir::print::region(region, tables)));
     }
@@ -198,6 +230,14 @@ pub(crate) fn translate<G: Guest>(
     let second = pages.iter().find(|p| p.gva != first).and_then(|p| p.at).filter(|_| crosses);
     let cacheable = at.is_some() && (!crosses || second.is_some());
     let generation = if cacheable { cache.generation() } else { 0 };
+    // Skipped gaps belong to it: a unit is dropped by the range it covers.
+    let bytes = volatile.then(|| {
+        let mut all = vec![0; region.guest_len as usize];
+        let read = vcpu.with(|_, cx| direct::read(cx, key.pc, &mut all).is_ok());
+        vcpu.core.host_fault = None;
+        if read { all.into_boxed_slice() } else { Box::default() }
+    });
+    vcpu.core.no_code = None;
     let at = at.unwrap_or(UnitKey { block: 0, offset: 0, key });
     let unit = Arc::new(Unit {
         at,
@@ -205,6 +245,7 @@ pub(crate) fn translate<G: Guest>(
         second,
         generation,
         dropped: AtomicBool::new(false),
+        bytes,
         code,
     });
     if cacheable {

@@ -64,6 +64,15 @@ impl CodeSpace {
         self.used.fetch_min(used.next_multiple_of(Self::ALIGN), Ordering::AcqRel);
     }
 
+    /// Replaces the memory by a copy of its own at the same addresses: a forked child would share it with its parent otherwise.
+    /// Nothing may be running in it.
+    ///
+    /// # Errors
+    /// What the host says if it does not give the memory.
+    pub fn unshare(&self) -> io::Result<()> {
+        self.map.unshare(self.used())
+    }
+
     /// Room for `len` bytes: its offset; `None` if the space is full.
     pub(crate) fn alloc(&self, len: usize) -> Option<usize> {
         let len = len.next_multiple_of(Self::ALIGN);

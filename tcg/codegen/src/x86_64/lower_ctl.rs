@@ -533,10 +533,10 @@ impl Gen<'_> {
             g.asm.bind(stub);
             g.load_pc(RCX, pc);
             g.const_gpr(RAX, u64::from(index));
-            if pc >> PAGE_BITS == g.r.pc >> PAGE_BITS {
+            if pc >> PAGE_BITS == g.r.pc >> PAGE_BITS || g.fx.opts.direct.is_some() {
                 g.go_stub(true, Stub::Link);
             } else {
-                // The engine does not patch a link across pages unless they never move; till then it goes through the cache.
+                // With a TLB, what lies on another page depends on its mapping: through the cache, which follows that.
                 g.const_gpr(RDX, g.key);
                 g.go_stub(true, Stub::FarLink);
             }

@@ -28,6 +28,8 @@ pub(super) enum Stub {
     Fault,
     /// The same, but status 2 leaves with `HelperExit`.
     HelperFault,
+    /// Entered by the handler of a host fault, the site pushed: saves all registers, leaves with `Fault`.
+    HostFault,
     /// Jumped to with the guest pc in `rcx`: stores it, looks the unit up, goes there or leaves.
     Miss,
     /// The unit for the state as it stands, whose pc slot is set.
@@ -183,6 +185,16 @@ impl Maker {
             a.alu_imm(true, Alu::Cmp, RDX, 2);
             a.cmov(true, Cc::E, RAX, RCX);
         }
+        self.jmp_to(exit);
+    }
+
+    /// Entered with the site pushed, all else as the faulting instruction found it.
+    fn host_fault(&mut self, exit: u32) {
+        self.save_all();
+        let a = &mut self.asm;
+        a.pop(RAX);
+        a.store(true, Mem::env(EXIT_SITE), RAX);
+        a.mov_imm(RAX, raw_exit::FAULT);
         self.jmp_to(exit);
     }
 
@@ -349,6 +361,8 @@ pub(super) fn make(
     m.fault(exit, false);
     mark(Stub::HelperFault, &m);
     m.fault(exit, true);
+    mark(Stub::HostFault, &m);
+    m.host_fault(exit);
     mark(Stub::Miss, &m);
     m.asm.store(pc_wide, Mem::env(pc_disp), RCX);
     mark(Stub::Next, &m);

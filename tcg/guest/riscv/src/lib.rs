@@ -20,6 +20,7 @@ pub mod snapshot;
 pub mod state;
 mod translate;
 pub mod triggers;
+mod user;
 mod vector;
 
 pub use cpu::Cpu;
