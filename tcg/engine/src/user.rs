@@ -114,8 +114,6 @@ pub struct UserOptions {
     pub code_size: usize,
     /// Write `/tmp/perf-PID.map`.
     pub perfmap: bool,
-    /// End each unit at the first branch and leave after each: for single-stepping.
-    pub single_step: bool,
 }
 
 /// What runs the threads of one process.

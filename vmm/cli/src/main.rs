@@ -1,6 +1,7 @@
 //! The rhea command.
 //!
-//! `rhea run` takes QEMU's options; the same binary acts as `qemu-system-ARCH` when it is started under that name.
+//! `rhea run` takes QEMU's options; the same binary acts as `qemu-system-ARCH` when it is started under that name, and as
+//! `qemu-ARCH` for programs.
 
 mod accels;
 mod chardevs;
@@ -17,11 +18,17 @@ mod plug;
 #[path = "plug_none.rs"]
 mod plug;
 mod run;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+mod programs;
+#[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
+#[path = "programs_none.rs"]
+mod programs;
 mod vm;
 
 use std::path::Path;
 use std::process::ExitCode;
 
+use accel::arch::GuestArch;
 use control::{Invocation, nearest};
 
 /// Architecture when the user names none: the one `make run` shows.
@@ -32,11 +39,16 @@ usage: rhea COMMAND [ARGUMENTS]
 
 commands:
   run [--arch ARCH] [OPTIONS]   run a machine; OPTIONS are those of qemu-system-ARCH
+  user [OPTIONS] PROGRAM [ARGUMENTS]
+                                run a Linux program of another architecture; OPTIONS are those of
+                                qemu-ARCH ('rhea user --help' lists them)
+  binfmt install|remove|status [ARCH...]
+                                make the kernel start such programs with rhea
   archs                         list the guest architectures
   help                          print this text
   version                       print the version
 
-'rhea run --help' lists all options. Started under the name qemu-system-ARCH,
+'rhea run --help' lists all options. Started under the name qemu-system-ARCH or qemu-ARCH,
 this program takes that program's options directly.
 ";
 
@@ -46,6 +58,9 @@ fn main() -> ExitCode {
     let name = Path::new(&name).file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
     if let Some(arch) = name.strip_prefix("qemu-system-") {
         return run(&name, arch, &args);
+    }
+    if let Some(arch) = name.strip_prefix("qemu-").filter(|a| GuestArch::ALL.iter().any(|g| g.name() == *a)) {
+        return ExitCode::from(user::run(&name, &args, Some(arch), &guests::programs()));
     }
     let Some(command) = args.first().cloned() else {
         eprint!("{USAGE}");
@@ -60,6 +75,8 @@ fn main() -> ExitCode {
             };
             run("rhea", &arch, &rest)
         }
+        "user" => ExitCode::from(user::run("rhea user", &args[1..], None, &guests::programs())),
+        "binfmt" => ExitCode::from(user::binfmt(&args[1..], &guests::programs())),
         "archs" => {
             list::archs().iter().for_each(|a| println!("{a}"));
             ExitCode::SUCCESS
@@ -73,7 +90,7 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         other => {
-            let known = ["run", "archs", "help", "version"];
+            let known = ["run", "user", "binfmt", "archs", "help", "version"];
             let hint = nearest(other, known).map_or(String::new(), |n| format!("; did you mean '{n}'?"));
             fail("rhea", &format!("unknown command '{other}'{hint} (see 'rhea help')"))
         }
