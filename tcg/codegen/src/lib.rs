@@ -32,7 +32,7 @@ use std::ffi::c_void;
 use tcg_ir::abi::{EnvHeader, UnitExit};
 use tcg_ir::{HelperResult, Hint};
 
-pub use buffer::CodeSpace;
+pub use buffer::{CodeCopy, CodeSpace};
 pub use host::{Compiler, environment};
 
 /// Entry points of the engine that generated code calls. The first argument of each is [`EnvHeader::vcpu`]; `memop`

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use tcg_codegen::{
-    CodeSpace, CompileError, CompiledUnit, Compiler, Direct, EnterFn, Options, patch_link, unpatch_link,
+    CodeCopy, CodeSpace, CompileError, CompiledUnit, Compiler, Direct, EnterFn, Options, patch_link,
+    unpatch_link,
 };
 use tcg_ir::{
     HelperDesc, Region, Rounding, SlotTable,
@@ -76,10 +77,18 @@ impl Backend {
         }
     }
 
-    /// Gives a forked child code memory of its own, with the same contents.
-    pub(crate) fn unshare(&self) {
-        if let Self::Jit(j) = self
-            && let Err(e) = j.space.unshare()
+    /// A copy of the code memory for a child about to be forked.
+    pub(crate) fn copy(&self) -> std::io::Result<Option<CodeCopy>> {
+        match self {
+            Self::Jit(j) => j.space.copy().map(Some),
+            Self::Interp => Ok(None),
+        }
+    }
+
+    /// Gives a forked child that copy for its own.
+    pub(crate) fn replace(&self, copy: Option<&CodeCopy>) {
+        if let (Self::Jit(j), Some(copy)) = (self, copy)
+            && let Err(e) = j.space.replace(copy)
         {
             // Going on would write into the parent's code.
             tracing::error!("code memory of a forked process: {e}");

@@ -81,6 +81,8 @@ pub trait UserGuest: Guest {
     fn for_user(arch: GuestArch, cpu: &CpuModel) -> Result<Self, AccelError>;
     /// Brings a state after reset to where a kernel starts a program.
     fn enter_user(&self, state: &mut Self::State);
+    /// Other threads share memory from now on.
+    fn set_parallel(&self, state: &mut Self::State);
     /// What an exit code means.
     fn user_event(&self, code: u32) -> Option<UserEvent>;
     /// General register `n`.
@@ -160,6 +162,8 @@ pub trait UserCpu: Send {
     fn vectors(&self) -> Option<(Vec<u64>, Vec<u8>)>;
     /// Sets vector state.
     fn set_vectors(&mut self, control: &[u64], bytes: &[u8]);
+    /// Other threads share memory from now on.
+    fn set_parallel(&mut self);
     /// The whole state, for another thread's [`UserCpu::restore`].
     fn snapshot(&mut self) -> Box<dyn Any + Send>;
     /// Takes a state over.

@@ -17,12 +17,12 @@ mod plug;
 #[cfg(not(unix))]
 #[path = "plug_none.rs"]
 mod plug;
-mod run;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 mod programs;
 #[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
 #[path = "programs_none.rs"]
 mod programs;
+mod run;
 mod vm;
 
 use std::path::Path;

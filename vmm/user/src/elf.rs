@@ -85,7 +85,8 @@ pub(crate) fn kind(file: &File) -> Kind {
         return Kind::Elf(u16_at(&head, 18), head.get(4) == Some(&2) && head.get(5) == Some(&1));
     }
     if let Some(line) = head.strip_prefix(b"#!") {
-        let Some(end) = line.iter().position(|b| *b == b'\n').or((head.len() < 256).then_some(line.len())) else {
+        let Some(end) = line.iter().position(|b| *b == b'\n').or((head.len() < 256).then_some(line.len()))
+        else {
             return Kind::Other;
         };
         let blank = |b: &u8| *b == b' ' || *b == b'\t';

@@ -200,3 +200,8 @@ pub(crate) fn own(fd: u64) -> std::fs::File {
     // SAFETY: the caller has just got the descriptor from the kernel and gives it away.
     unsafe { std::fs::File::from_raw_fd(fd as i32) }
 }
+
+/// Writes to standard error at once. For signal handlers.
+pub(crate) fn say(text: &str) {
+    let _ = call(libc::SYS_write, &[2, text.as_ptr() as u64, text.len() as u64]);
+}

@@ -25,8 +25,6 @@ mod host_numbers;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 mod load;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
-mod start;
-#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 mod mm;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 mod options;
@@ -36,6 +34,8 @@ mod proc_files;
 mod process;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 mod signal;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+mod start;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 mod strace;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]

@@ -173,8 +173,7 @@ pub(crate) fn load(
     let path = &program.path;
     let bad = |problem| LoadError::Bad { path: path.clone(), problem };
     let parse = |path: &str, file: &File| {
-        let elf = elf::parse(file)
-            .map_err(|problem| LoadError::Bad { path: path.to_owned(), problem })?;
+        let elf = elf::parse(file).map_err(|problem| LoadError::Bad { path: path.to_owned(), problem })?;
         if elf.machine != abi.machine {
             let (path, machine) = (path.to_owned(), elf.machine);
             return Err(LoadError::Machine { path, machine, expected: abi.name });

@@ -225,7 +225,7 @@ impl Mm {
     }
 
     fn range(&self, start: u64, len: u64) -> Result<Range<u64>, Errno> {
-        if start % PAGE != 0 {
+        if !start.is_multiple_of(PAGE) {
             return Err(EINVAL);
         }
         let end = start.checked_add(align_up(len)?).ok_or(ENOMEM)?;
@@ -243,7 +243,7 @@ impl Mm {
 
     /// `mmap`.
     pub(crate) fn mmap(&self, addr: u64, len: u64, p: u32, flags: i32, fd: i32, offset: u64) -> Sys {
-        if len == 0 || offset % PAGE != 0 {
+        if len == 0 || !offset.is_multiple_of(PAGE) {
             return Err(EINVAL);
         }
         let len = align_up(len)?;
@@ -271,16 +271,12 @@ impl Mm {
         };
         // What is the guest's may be replaced, what is not must not be.
         let old = map.parts(&range);
-        host_flags |= if old.is_empty() && self.base == 0 { libc::MAP_FIXED_NOREPLACE } else { libc::MAP_FIXED };
-        let args = [
-            self.host(range.start),
-            len,
-            host_prot(p),
-            host_flags as u32 as u64,
-            fd as i64 as u64,
-            offset,
-        ];
-        let got = host::call(libc::SYS_mmap, &args).map_err(|e| if e.0 == libc::EEXIST { ENOMEM } else { e })?;
+        host_flags |=
+            if old.is_empty() && self.base == 0 { libc::MAP_FIXED_NOREPLACE } else { libc::MAP_FIXED };
+        let args =
+            [self.host(range.start), len, host_prot(p), host_flags as u32 as u64, fd as i64 as u64, offset];
+        let got =
+            host::call(libc::SYS_mmap, &args).map_err(|e| if e.0 == libc::EEXIST { ENOMEM } else { e })?;
         if got != self.host(range.start) {
             let _ = host::call(libc::SYS_munmap, &[got, len]);
             return Err(ENOMEM);
@@ -401,8 +397,7 @@ impl Mm {
             let at = self.room(&mut map, new_len)?;
             (at..at + new_len, flags | libc::MREMAP_FIXED)
         };
-        let args =
-            [self.host(addr), old_bytes, new_len, host_flags as u32 as u64, self.host(target.start)];
+        let args = [self.host(addr), old_bytes, new_len, host_flags as u32 as u64, self.host(target.start)];
         host::call(libc::SYS_mremap, &args)?;
         let parts = map.parts(&target);
         if !keep {

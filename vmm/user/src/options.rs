@@ -277,10 +277,7 @@ pub(crate) enum Invocation {
 }
 
 /// Reads the environment, then the arguments in front of the program.
-pub(crate) fn parse(
-    args: &[String],
-    env: impl Fn(&str) -> Option<String>,
-) -> Result<Invocation, String> {
+pub(crate) fn parse(args: &[String], env: impl Fn(&str) -> Option<String>) -> Result<Invocation, String> {
     let mut o = Options { stack_size: STACK, ..Options::default() };
     for opt in OPTIONS {
         if let Some(v) = opt.env.and_then(&env) {
@@ -293,7 +290,8 @@ pub(crate) fn parse(
         if arg == "--" {
             break rest.next().ok_or("no program is named behind --")?.clone();
         }
-        let Some(name) = arg.strip_prefix("--").or_else(|| arg.strip_prefix('-')).filter(|n| !n.is_empty()) else {
+        let Some(name) = arg.strip_prefix("--").or_else(|| arg.strip_prefix('-')).filter(|n| !n.is_empty())
+        else {
             break arg.clone();
         };
         match name {
@@ -320,7 +318,9 @@ pub(crate) fn parse(
 
 /// Text of `--help`.
 pub(crate) fn help(name: &str) -> String {
-    let mut text = format!("usage: {name} [OPTIONS] PROGRAM [ARGUMENTS]\n\noptions (and variables of the environment):\n");
+    let mut text = format!(
+        "usage: {name} [OPTIONS] PROGRAM [ARGUMENTS]\n\noptions (and variables of the environment):\n"
+    );
     for o in OPTIONS {
         let left = format!("-{} {}", o.name, o.arg.unwrap_or_default());
         let env = o.env.map_or(String::new(), |e| format!(" ({e})"));

@@ -45,9 +45,7 @@ pub(crate) fn open(t: &Thread, path: &[u8], flags: i32) -> Result<Option<u64>, E
             return host::call(libc::SYS_openat, &[here, host::arg(&p), flags as u64]).map(Some);
         }
         (Some("maps"), _) => maps(t).into_bytes(),
-        (Some("cmdline"), _) => {
-            t.process.argv.iter().flat_map(|a| a.as_bytes_with_nul()).copied().collect()
-        }
+        (Some("cmdline"), _) => t.process.argv.iter().flat_map(|a| a.as_bytes_with_nul()).copied().collect(),
         (Some("auxv"), _) => t.process.auxv.clone(),
         (Some("stat"), _) => stat(t).into_bytes(),
         (_, b"/proc/cpuinfo") => cpuinfo(t).into_bytes(),
@@ -107,7 +105,8 @@ fn maps(t: &Thread) -> String {
                 bit(prot::WRITE, 'w'),
                 bit(prot::EXEC, 'x'),
             );
-            let _ = if name.is_empty() { writeln!(out, "{head} ") } else { writeln!(out, "{head:<72} {name}") };
+            let _ =
+                if name.is_empty() { writeln!(out, "{head} ") } else { writeln!(out, "{head:<72} {name}") };
             at = stop;
         }
     }

@@ -127,6 +127,7 @@ unsafe extern "C" fn handler(signal: i32, info: *mut libc::siginfo_t, context: *
         if bit(signal) & OPEN != 0 && from_kernel {
             if !handle_host_fault(signal, info, context) {
                 // A fault of Rhea's own: it happens again, without a handler.
+                host::say("rhea: internal fault\n");
                 host_default(signal);
             }
             return;

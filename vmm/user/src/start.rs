@@ -136,7 +136,10 @@ fn reserve(o: &Options, limit: u64) -> Result<(), String> {
     let args = [o.base, limit, 0, flags as u64, u64::MAX, 0];
     host::call(libc::SYS_mmap, &args).map(|_| ()).map_err(|e| {
         let e = std::io::Error::from_raw_os_error(e.0);
-        format!("-B: cannot reserve {limit:#x} bytes at {:#x} ({e}); try another base or a smaller -R", o.base)
+        format!(
+            "-B: cannot reserve {limit:#x} bytes at {:#x} ({e}); try another base or a smaller -R",
+            o.base
+        )
     })
 }
 
@@ -180,7 +183,9 @@ fn random(seed: Option<u64>) -> [u8; 16] {
 fn own_file() -> i32 {
     let here = libc::AT_FDCWD as u64;
     let flags = (libc::O_PATH | libc::O_CLOEXEC) as u64;
-    let Ok(fd) = host::call(libc::SYS_openat, &[here, host::arg(c"/proc/self/exe"), flags]) else { return -1 };
+    let Ok(fd) = host::call(libc::SYS_openat, &[here, host::arg(c"/proc/self/exe"), flags]) else {
+        return -1;
+    };
     let mut limit = [0u64; 2];
     let resource = u64::from(libc::RLIMIT_NOFILE);
     let _ = host::call(libc::SYS_prlimit64, &[0, resource, 0, limit.as_mut_ptr() as u64]);

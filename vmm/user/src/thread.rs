@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tcg_engine::user::{HostFault, UserCpu, UserExit};
 
-use crate::abi::Frame;
+use crate::abi::{Frame, Popped};
 use crate::host::{self, Errno, KEEP, RESTART, RESTART_ONCE};
 use crate::process::Process;
 use crate::signal::{self, DFL, Default, IGN, OPEN, SigInfo, Slot, UNBLOCKABLE, bit, flag};
@@ -102,6 +102,7 @@ impl Thread {
         host::set_mask(!OPEN);
         Slot::detach();
         self.process.threads().remove(&self.tid);
+        sys::leave_robust_list(self);
         if self.clear_tid != 0 {
             let _ = self.process.mm.write_u32(self.clear_tid, 0);
             let at = self.process.mm.host(self.clear_tid);
@@ -270,7 +271,7 @@ impl Thread {
         if self.process.mm.read(self.cpu.reg(abi.sp), &mut frame).is_err() {
             signal::die(libc::SIGSEGV);
         }
-        let (mask, stack) = (abi.pop_frame)(&mut *self.cpu, &frame);
+        let Popped { mask, stack } = (abi.pop_frame)(&mut *self.cpu, &frame);
         self.mask = mask & !UNBLOCKABLE;
         self.alt_stack = [stack[0], stack[1] & !SS_ONSTACK, stack[2]];
         self.set_host_mask();

@@ -3,6 +3,9 @@
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
+/// A file with code.
+pub(super) type Copy = OwnedFd;
+
 /// Two shared mappings of one anonymous file.
 #[derive(Debug)]
 pub(super) struct Mapping {
@@ -48,8 +51,8 @@ impl Mapping {
 }
 
 impl Mapping {
-    /// Maps another file with the same first `used` bytes over both mappings.
-    pub(super) fn unshare(&self, used: usize) -> io::Result<()> {
+    /// Another file with the same first `used` bytes.
+    pub(super) fn copy(&self, used: usize) -> io::Result<OwnedFd> {
         // SAFETY: the name is a C string; no memory is touched.
         let fd = unsafe { libc::memfd_create(c"rhea-code".as_ptr(), libc::MFD_CLOEXEC) };
         if fd < 0 {
@@ -62,8 +65,9 @@ impl Mapping {
         if unsafe { libc::ftruncate(raw, self.size as libc::off_t) } != 0 {
             return Err(io::Error::last_os_error());
         }
+        let used = used.min(self.size);
         let mut done = 0;
-        while done < used.min(self.size) {
+        while done < used {
             // SAFETY: reads the first `used` bytes of our own mapping, which is readable.
             let n = unsafe { libc::pwrite(raw, self.rx.add(done).cast(), used - done, done as libc::off_t) };
             if n <= 0 {
@@ -71,6 +75,12 @@ impl Mapping {
             }
             done += n as usize;
         }
+        Ok(fd)
+    }
+
+    /// Maps a file over both mappings.
+    pub(super) fn replace(&self, fd: &OwnedFd) -> io::Result<()> {
+        let raw = fd.as_raw_fd();
         for (at, prot) in
             [(self.rw, libc::PROT_READ | libc::PROT_WRITE), (self.rx, libc::PROT_READ | libc::PROT_EXEC)]
         {

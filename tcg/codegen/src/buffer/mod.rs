@@ -15,6 +15,10 @@ mod os;
 use std::io;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
+/// A copy of a code space's contents.
+#[derive(Debug)]
+pub struct CodeCopy(os::Copy);
+
 /// Memory for code.
 #[derive(Debug)]
 pub struct CodeSpace {
@@ -64,13 +68,21 @@ impl CodeSpace {
         self.used.fetch_min(used.next_multiple_of(Self::ALIGN), Ordering::AcqRel);
     }
 
-    /// Replaces the memory by a copy of its own at the same addresses: a forked child would share it with its parent otherwise.
-    /// Nothing may be running in it.
+    /// A copy of what is in use, for [`CodeSpace::replace`]. Nobody may be changing code.
     ///
     /// # Errors
     /// What the host says if it does not give the memory.
-    pub fn unshare(&self) -> io::Result<()> {
-        self.map.unshare(self.used())
+    pub fn copy(&self) -> io::Result<CodeCopy> {
+        self.map.copy(self.used()).map(CodeCopy)
+    }
+
+    /// Puts a copy in the memory's place, at the same addresses: a forked child would share it with its parent otherwise. Nothing
+    /// may be running in it.
+    ///
+    /// # Errors
+    /// What the host says if it does not map the copy.
+    pub fn replace(&self, copy: &CodeCopy) -> io::Result<()> {
+        self.map.replace(&copy.0)
     }
 
     /// Room for `len` bytes: its offset; `None` if the space is full.

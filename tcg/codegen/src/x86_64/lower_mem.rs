@@ -151,8 +151,7 @@ impl Gen<'_> {
     /// Emits a slow path: `push` puts the values on the stack, `result` takes the result from `rax` or the buffer.
     fn slow(
         &mut self,
-        needed: bool,
-        (slow, back): (Label, Label),
+        (needed, slow, back): (bool, Label, Label),
         at: Addr,
         m: MemOp,
         (stub, body): (Stub, (u32, u32)),
@@ -229,8 +228,7 @@ impl Gen<'_> {
                 let zero = if m.signed() && bits < ty_bits { if w { 64 } else { 32 } } else { bits.min(64) };
                 self.vals[v.index()].zx = zero as u8;
                 self.slow(
-                    may_be_slow,
-                    (slow, back),
+                    (may_be_slow, slow, back),
                     at,
                     m,
                     (stub, body),
@@ -264,8 +262,7 @@ impl Gen<'_> {
                     self.asm.vload(n, d, at.host());
                 }
                 self.slow(
-                    may_be_slow,
-                    (slow, back),
+                    (may_be_slow, slow, back),
                     at,
                     m,
                     (stub, body),
@@ -301,8 +298,7 @@ impl Gen<'_> {
                     }
                 }
                 self.slow(
-                    may_be_slow,
-                    (slow, back),
+                    (may_be_slow, slow, back),
                     at,
                     m,
                     (stub, body),
@@ -414,8 +410,7 @@ impl Gen<'_> {
         self.asm.bind(back);
         let stub = self.thunk(if wide { Stub::StoreWide } else { Stub::Store });
         self.slow(
-            self.may_be_slow(m, always_slow),
-            (slow, back),
+            (self.may_be_slow(m, always_slow), slow, back),
             at,
             m,
             (stub, body),
@@ -561,8 +556,7 @@ impl Gen<'_> {
         self.asm.bind(back);
         let stub = self.thunk(Stub::Rmw);
         self.slow(
-            true,
-            (slow, back),
+            (true, slow, back),
             at,
             m,
             (stub, body),
@@ -609,8 +603,7 @@ impl Gen<'_> {
         self.asm.bind(back);
         let stub = self.thunk(Stub::Cas);
         self.slow(
-            true,
-            (slow, back),
+            (true, slow, back),
             at,
             m,
             (stub, body),

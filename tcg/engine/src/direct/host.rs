@@ -218,6 +218,14 @@ pub fn write_guest(at: u64, data: &[u8]) -> Result<(), HostFault> {
     if data.is_empty() { Ok(()) } else { write(at, data) }
 }
 
+/// Compares and swaps 4 bytes of guest memory at a host address; what was there.
+///
+/// # Errors
+/// The host refused the access.
+pub fn cas_guest(at: u64, expected: u32, new: u32) -> Result<u32, HostFault> {
+    cas(at, 4, expected.into(), new.into()).map(|v| v as u32)
+}
+
 /// Code memory that faults may come from.
 pub(crate) struct CodeRange {
     start: AtomicU64,

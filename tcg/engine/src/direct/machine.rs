@@ -154,6 +154,10 @@ impl<G: UserGuest> UserMachine for Machine<G> {
         e.cache.stop_all();
         let alone = e.cache.exec.write();
         let maps = e.cache.freeze();
+        let copy = match e.backend.copy() {
+            Ok(copy) => copy,
+            Err(e) => return -i64::from(e.raw_os_error().unwrap_or(libc::ENOMEM)),
+        };
         let pid = fork();
         if pid == 0 {
             // Threads that waited for these locks do not exist here; the locks must not be handed to them.
@@ -164,7 +168,7 @@ impl<G: UserGuest> UserMachine for Machine<G> {
                 remake_rwlock(&e.cache.exec);
                 e.cache.thaw();
             }
-            e.backend.unshare();
+            e.backend.replace(copy.as_ref());
         }
         pid
     }
@@ -282,6 +286,11 @@ impl<G: UserGuest> UserCpu for Thread<G> {
     fn set_vectors(&mut self, control: &[u64], bytes: &[u8]) {
         let v = &mut *self.vcpu;
         v.engine.guest.set_vectors(v.env.state_mut(), control, bytes);
+    }
+
+    fn set_parallel(&mut self) {
+        let v = &mut *self.vcpu;
+        v.engine.guest.set_parallel(v.env.state_mut());
     }
 
     fn snapshot(&mut self) -> Box<dyn Any + Send> {

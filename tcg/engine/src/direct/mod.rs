@@ -16,7 +16,7 @@ use tcg_ir::MemOp;
 use crate::{Cx, Guest, Trap, memory, user::HostFault};
 
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
-pub use host::{handle_host_fault, read_guest, write_guest};
+pub use host::{cas_guest, handle_host_fault, read_guest, write_guest};
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 pub use machine::new_machine;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]

@@ -13,6 +13,7 @@ use crate::{
     exceptions::cause,
     helpers, interrupts, mmu,
     mode::{self, Mode},
+    monitor::Monitor,
     snapshot,
     state::{self, Hart},
     translate, vector,
@@ -34,6 +35,7 @@ pub struct Riscv {
     cpu: Cpu,
     slots: SlotTable,
     helpers: Vec<HelperDesc>,
+    monitor: Monitor,
 }
 
 /// Bits of an instruction address that can be set.
@@ -54,7 +56,12 @@ impl Riscv {
     #[must_use]
     pub fn with_cpu(cpu: Cpu) -> Self {
         let slots = state::slots(cpu.xlen);
-        Self { cpu, slots, helpers: helpers::table() }
+        Self { cpu, slots, helpers: helpers::table(), monitor: Monitor::new() }
+    }
+
+    /// What watches the reservations of threads.
+    pub(crate) const fn monitor(&self) -> &Monitor {
+        &self.monitor
     }
 
     /// The CPU model.

@@ -15,6 +15,7 @@ mod helpers;
 pub mod interrupts;
 pub mod mmu;
 pub mod mode;
+mod monitor;
 pub mod pmp;
 pub mod snapshot;
 pub mod state;

@@ -1,6 +1,7 @@
 //! The mode bits of a unit's key: all state, besides the code, that translation looks at.
 //!
-//! Bits: 0-1 privilege, 2 FS is not off, 3-5 frm, 6-9 MMU index of loads and stores, 10 triggers are armed.
+//! Bits: 0-1 privilege, 2 FS is not off, 3-5 frm, 6-9 MMU index of loads and stores, 10 triggers are armed,
+//! 11 reservations are watched.
 
 use tcg_ir::Rounding;
 
@@ -49,6 +50,8 @@ pub struct Mode {
     pub mmu: usize,
     /// Debug triggers must be checked.
     pub triggers: bool,
+    /// Reservations are watched (`monitor`).
+    pub parallel: bool,
 }
 
 impl Mode {
@@ -61,6 +64,7 @@ impl Mode {
             frm: (hart.frm & 7) as u8,
             mmu: mmu_index(hart.data_privilege(), hart.mstatus),
             triggers: triggers::armed(cpu, hart),
+            parallel: hart.parallel,
         }
     }
 
@@ -72,6 +76,7 @@ impl Mode {
             | (self.frm as u64) << 3
             | (self.mmu as u64) << 6
             | (self.triggers as u64) << 10
+            | (self.parallel as u64) << 11
     }
 
     /// Unpacked.
@@ -83,6 +88,7 @@ impl Mode {
             frm: (bits >> 3 & 7) as u8,
             mmu: (bits >> 6 & 15) as usize,
             triggers: bits >> 10 & 1 != 0,
+            parallel: bits >> 11 & 1 != 0,
         }
     }
 }
@@ -106,7 +112,7 @@ mod tests {
 
     #[test]
     fn bits_round_trip() {
-        let mode = Mode { privilege: 1, fs: true, frm: 4, mmu: 6, triggers: true };
+        let mode = Mode { privilege: 1, fs: true, frm: 4, mmu: 6, triggers: true, parallel: true };
         assert_eq!(Mode::from_bits(mode.bits()), mode);
         assert_eq!(mmu_rights(mmu_index(S, status::SUM | status::MXR)), (S, true, true));
         assert_eq!(mmu_index(M, status::MXR), MMU_BARE);

@@ -36,6 +36,10 @@ impl UserGuest for Riscv {
         hart.senvcfg = CACHE_BLOCKS;
     }
 
+    fn set_parallel(&self, hart: &mut Hart) {
+        hart.parallel = true;
+    }
+
     fn user_event(&self, code: u32) -> Option<UserEvent> {
         match code {
             EXIT_ECALL => Some(UserEvent::Syscall),

@@ -38,8 +38,14 @@ pub(crate) struct Abi {
     pub(crate) push_frame: fn(&mut dyn UserCpu, &Frame<'_>) -> (u64, Vec<u8>),
     /// Bytes from the stack pointer at `rt_sigreturn` that `pop_frame` needs.
     pub(crate) frame_len: usize,
-    /// Takes registers back from a frame: signal mask, and the alternate stack as the frame has it.
-    pub(crate) pop_frame: fn(&mut dyn UserCpu, &[u8]) -> (u64, [u64; 3]),
+    /// Takes registers back from a frame.
+    pub(crate) pop_frame: fn(&mut dyn UserCpu, &[u8]) -> Popped,
+}
+
+/// What a frame gives back besides registers: signal mask, alternate stack (address, flags, size).
+pub(crate) struct Popped {
+    pub(crate) mask: u64,
+    pub(crate) stack: [u64; 3],
 }
 
 /// What a frame is made from.

@@ -4,7 +4,7 @@
 use accel::arch::GuestArch;
 use tcg_engine::{Trap, user::UserCpu};
 
-use super::{Abi, Frame, generic};
+use super::{Abi, Frame, Popped, generic};
 
 const RA: usize = 1;
 const SP: usize = 2;
@@ -93,7 +93,7 @@ fn push_frame(cpu: &mut dyn UserCpu, f: &Frame<'_>) -> (u64, Vec<u8>) {
     (at, b)
 }
 
-fn pop_frame(cpu: &mut dyn UserCpu, b: &[u8]) -> (u64, [u64; 3]) {
+fn pop_frame(cpu: &mut dyn UserCpu, b: &[u8]) -> Popped {
     cpu.set_pc(get(b, REGS) & !1);
     for n in 1..32 {
         cpu.set_reg(n, get(b, REGS + 8 * n));
@@ -103,5 +103,5 @@ fn pop_frame(cpu: &mut dyn UserCpu, b: &[u8]) -> (u64, [u64; 3]) {
     }
     cpu.set_fp_status(get(b, FCSR) & 0xff);
     let stack = [get(b, UC_STACK), get(b, UC_STACK + 8) & 0xffff_ffff, get(b, UC_STACK + 16)];
-    (get(b, UC_MASK), stack)
+    Popped { mask: get(b, UC_MASK), stack }
 }

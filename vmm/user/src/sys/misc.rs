@@ -88,7 +88,11 @@ fn uname(t: &mut Thread, a: &[u64; 6]) -> Sys {
 fn personality(_: &mut Thread, a: &[u64; 6]) -> Sys {
     // What concerns the host's own way of running is not passed on.
     const PASSED: u64 = 0x0004_0000 | 0xffff_ffff_0000_0000;
-    if a[0] as u32 == u32::MAX { host::call(libc::SYS_personality, a) } else { Ok(a[0] & !PASSED & 0xffff_ffff) }
+    if a[0] as u32 == u32::MAX {
+        host::call(libc::SYS_personality, a)
+    } else {
+        Ok(a[0] & !PASSED & 0xffff_ffff)
+    }
 }
 
 /// Limits on memory would strike Rhea's own; the guest's are remembered by nobody, but reported as unlimited.
@@ -147,7 +151,9 @@ fn prctl(t: &mut Thread, a: &[u64; 6]) -> Sys {
         SET_VMA => return Ok(0),
         libc::PR_GET_SECCOMP => return Ok(0),
         // What would change Rhea's own execution (seccomp, speculation, the layout of its memory).
-        SET_SYSCALL_USER_DISPATCH | libc::PR_SET_SECCOMP | libc::PR_SET_MM => return Err(Errno(libc::EINVAL)),
+        SET_SYSCALL_USER_DISPATCH | libc::PR_SET_SECCOMP | libc::PR_SET_MM => {
+            return Err(Errno(libc::EINVAL));
+        }
         _ => return Err(Errno(libc::EINVAL)),
     };
     host::call(libc::SYS_prctl, &args)
@@ -162,7 +168,8 @@ fn hwprobe(t: &mut Thread, a: &[u64; 6]) -> Sys {
     }
     let isa = t.process.machine.isa();
     let has = |e: &str| isa.split('_').any(|x| x == e);
-    let letters = isa.split('_').next().unwrap_or_default();
+    let letters =
+        isa.split('_').next().unwrap_or_default().trim_start_matches("rv64").trim_start_matches("rv32");
     // Bits of key 4: IMA_FD, C, V, then extensions by name.
     const EXTENSIONS: &[(&str, u32)] = &[
         ("zba", 3),

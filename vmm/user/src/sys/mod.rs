@@ -21,6 +21,8 @@ use crate::host::{self, Errno, RESTART, RESTART_ONCE, Sys};
 use crate::host_numbers;
 use crate::thread::Thread;
 
+pub(crate) use threads::leave_robust_list;
+
 /// What an argument is: for the host, and for people.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -127,7 +129,8 @@ impl Table {
         let most = numbers.iter().map(|n| n.1).max().unwrap_or(0);
         let mut rows = vec![None; usize::from(most) + 1];
         for (name, number) in numbers {
-            rows[usize::from(*number)] = Some(Row { name, call: None, host: host_number(name).unwrap_or(u16::MAX) });
+            rows[usize::from(*number)] =
+                Some(Row { name, call: None, host: host_number(name).unwrap_or(u16::MAX) });
         }
         for call in TABLES.into_iter().flatten() {
             if let Ok(i) = numbers.binary_search_by_key(&call.name, |r| r.0)

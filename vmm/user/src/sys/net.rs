@@ -41,9 +41,8 @@ fn header(t: &Thread, at: u64) -> Result<([u64; MSGHDR], Vec<u64>), Errno> {
     for (w, b) in words.iter_mut().zip(bytes.chunks_exact(8)) {
         *w = u64::from_le_bytes(b.try_into().unwrap_or_default());
     }
-    let vectors = iovecs(t, words[2], words[3]).map_err(|e| {
-        if e.0 == libc::EINVAL { Errno(libc::EMSGSIZE) } else { e }
-    })?;
+    let vectors = iovecs(t, words[2], words[3])
+        .map_err(|e| if e.0 == libc::EINVAL { Errno(libc::EMSGSIZE) } else { e })?;
     words[0] = mm.pointer(words[0]);
     words[2] = vectors.as_ptr() as u64;
     words[4] = mm.pointer(words[4]);
@@ -72,7 +71,12 @@ const MMSGHDR: u64 = 64;
 const MOST_MESSAGES: u64 = 1024;
 
 /// The calls one by one: an error behind the first is the next call's.
-fn each(t: &mut Thread, a: &[u64; 6], f: fn(&mut Thread, &[u64; 6]) -> Sys, flags: impl Fn(u64) -> u64) -> Sys {
+fn each(
+    t: &mut Thread,
+    a: &[u64; 6],
+    f: fn(&mut Thread, &[u64; 6]) -> Sys,
+    flags: impl Fn(u64) -> u64,
+) -> Sys {
     let mut done = 0;
     while done < a[2].min(MOST_MESSAGES) {
         let at = a[1].wrapping_add(done * MMSGHDR);

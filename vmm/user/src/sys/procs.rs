@@ -99,6 +99,7 @@ fn make(t: &mut Thread, r: &Request) -> Sys {
 fn new_thread(t: &mut Thread, r: &Request) -> Sys {
     let abi = t.process.abi;
     let mut cpu = t.process.machine.new_cpu();
+    t.cpu.set_parallel();
     let state = t.cpu.snapshot();
     cpu.restore(&*state);
     cpu.set_reg(abi.result_reg, 0);
@@ -210,7 +211,9 @@ fn strings(t: &Thread, at: u64) -> Result<Vec<CString>, Errno> {
         if p == 0 {
             break;
         }
-        let s = mm.read_str(p, LONGEST).map_err(|e| if e.0 == libc::ENAMETOOLONG { Errno(libc::E2BIG) } else { e })?;
+        let s = mm
+            .read_str(p, LONGEST)
+            .map_err(|e| if e.0 == libc::ENAMETOOLONG { Errno(libc::E2BIG) } else { e })?;
         bytes += s.len() + 9;
         if bytes > MOST_BYTES {
             return Err(Errno(libc::E2BIG));

@@ -1,5 +1,7 @@
 //! Threads: futexes, what a thread leaves behind, scheduling. A guest thread is a host thread, with its number.
 
+use tcg_engine::direct::{cas_guest, read_guest};
+
 use crate::host::{self, Errno, Sys};
 use crate::thread::Thread;
 
@@ -78,4 +80,52 @@ fn get_robust_list(t: &mut Thread, a: &[u64; 6]) -> Sys {
     mm.write_u64(a[1], t.robust[0])?;
     mm.write_u64(a[2], 24)?;
     Ok(0)
+}
+
+/// What the kernel does with the list of a thread that ends (`kernel/futex/core.c`), where the host has not been told of it: each
+/// futex the thread holds is marked, and one that waits for it is woken.
+pub(crate) fn leave_robust_list(t: &Thread) {
+    const MOST: usize = 2048;
+    let mm = &t.process.mm;
+    let head = t.robust[0];
+    if head == 0 || mm.host(0) == 0 {
+        return;
+    }
+    let word = |at: u64| mm.read_u64(at).unwrap_or(0);
+    let (offset, pending) = (word(head + 8), word(head + 16) & !1);
+    let mut at = word(head);
+    let mut list = Vec::new();
+    while at & !1 != head && at & !1 != 0 && list.len() < MOST {
+        list.push(at & !1);
+        at = word(at & !1);
+    }
+    if pending != 0 && !list.contains(&pending) {
+        list.push(pending);
+    }
+    for entry in list {
+        mark_owner_died(t, mm.host(entry.wrapping_add(offset)));
+    }
+}
+
+fn mark_owner_died(t: &Thread, futex: u64) {
+    const WAITERS: u32 = 1 << 31;
+    const OWNER_DIED: u32 = 1 << 30;
+    const OWNER: u32 = OWNER_DIED - 1;
+    let mut bytes = [0; 4];
+    if read_guest(futex, &mut bytes).is_err() {
+        return;
+    }
+    let mut seen = u32::from_le_bytes(bytes);
+    while seen & OWNER == t.tid as u32 {
+        match cas_guest(futex, seen, seen & WAITERS | OWNER_DIED) {
+            Ok(now) if now == seen => {
+                if seen & WAITERS != 0 {
+                    let _ = host::call(libc::SYS_futex, &[futex, libc::FUTEX_WAKE as u64, 1]);
+                }
+                return;
+            }
+            Ok(now) => seen = now,
+            Err(_) => return,
+        }
+    }
 }
