@@ -10,6 +10,11 @@
 //! Invariants: a vCPU's thread alone touches its environment; nothing unwinds through generated code; translations
 //! belong to physical memory and the key, cached lookups to the address space.
 
+#![cfg_attr(
+    not(all(target_os = "linux", target_arch = "x86_64")),
+    expect(dead_code, reason = "what programs need of the cache has no user on a host without user mode")
+)]
+
 mod accelerator;
 mod backend;
 mod code;
