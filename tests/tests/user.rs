@@ -264,3 +264,31 @@ fn debian_programs_start_others() {
         "create table t(a, b); insert into t values (1, 'x'), (2.5, 'y'); select sum(a), group_concat(b) from t;\n",
     );
 }
+
+/// In a namespace of its own, where a kernel since 6.7 has a registry of its own.
+#[test]
+fn the_kernel_starts_programs_with_rhea() {
+    let dir = boot::Scratch::new("user-binfmt");
+    let path = dir.path("tiny");
+    fs::write(&path, tiny()).unwrap();
+    let script = "mount -t binfmt_misc none /proc/sys/fs/binfmt_misc || exit 77\n\
+        \"$1\" binfmt install riscv64 || exit 1\n\
+        chmod +x \"$2\" && (exec -a 'hello, kernel' \"$2\")\n\
+        code=$?\n\
+        \"$1\" binfmt status && \"$1\" binfmt remove riscv64 && \"$1\" binfmt status\n\
+        exit $code\n";
+    let out = Command::new("unshare")
+        .args(["-Urm", "bash", "-c", script, "x"])
+        .arg(boot::rhea())
+        .arg(&path)
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&out.stdout).into_owned();
+    if out.status.code() == Some(77) || out.stderr.starts_with(b"unshare:") {
+        skip("binfmt_misc: no namespace with a registry of its own");
+        return;
+    }
+    let expected = "riscv64: installed\nhelloriscv64: enabled, interpreter";
+    assert!(out.status.code() == Some(7) && text.starts_with(expected), "{}", said(&out));
+    assert!(text.ends_with("riscv64: removed\nriscv64: not installed\n"), "{}", said(&out));
+}

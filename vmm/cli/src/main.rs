@@ -56,6 +56,9 @@ fn main() -> ExitCode {
     let mut args: Vec<String> = std::env::args_os().map(|a| a.to_string_lossy().into_owned()).collect();
     let name = if args.is_empty() { String::new() } else { args.remove(0) };
     let name = Path::new(&name).file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    if let Some(code) = user::started_by_kernel(&args, &guests::programs()) {
+        return ExitCode::from(code);
+    }
     if let Some(arch) = name.strip_prefix("qemu-system-") {
         return run(&name, arch, &args);
     }

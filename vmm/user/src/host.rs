@@ -205,3 +205,10 @@ pub(crate) fn own(fd: u64) -> std::fs::File {
 pub(crate) fn say(text: &str) {
     let _ = call(libc::SYS_write, &[2, text.as_ptr() as u64, text.len() as u64]);
 }
+
+/// True if the kernel started this process for a program of another format, with the program's own name in front of its arguments
+/// (`AT_FLAGS_PRESERVE_ARGV0` of `include/uapi/linux/binfmts.h`).
+pub(crate) fn started_by_binfmt() -> bool {
+    // SAFETY: reads what the kernel gave the process.
+    unsafe { libc::getauxval(libc::AT_FLAGS) & 1 != 0 }
+}

@@ -49,7 +49,7 @@ mod start;
 
 use tcg_engine::user::MakeUser;
 
-pub use start::{binfmt, run};
+pub use start::{binfmt, run, started_by_kernel};
 
 /// A guest architecture that programs can be run for, as the binary names it.
 #[derive(Clone, Copy)]

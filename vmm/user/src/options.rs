@@ -286,7 +286,12 @@ pub(crate) fn parse(args: &[String], env: impl Fn(&str) -> Option<String>) -> Re
     }
     let mut rest = args.iter();
     let program = loop {
-        let Some(arg) = rest.next() else { return Err("no program is named; see --help".into()) };
+        let Some(arg) = rest.next() else {
+            if o.cpu.name == "help" {
+                return Ok(Invocation::Models);
+            }
+            return Err("no program is named; see --help".into());
+        };
         if arg == "--" {
             break rest.next().ok_or("no program is named behind --")?.clone();
         }

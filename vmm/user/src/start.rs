@@ -33,6 +33,18 @@ pub fn run(name: &str, args: &[String], arch: Option<&str>, guests: &[Guest]) ->
     }
 }
 
+/// Runs the program for which the kernel started Rhea (`rhea binfmt install`): its path, the name it was called by, its arguments.
+/// `None` if that is not how Rhea was started.
+pub fn started_by_kernel(args: &[String], guests: &[Guest]) -> Option<u8> {
+    if !host::started_by_binfmt() {
+        return None;
+    }
+    let [path, argv0, rest @ ..] = args else { return None };
+    let mut all = vec!["-0".to_owned(), argv0.clone(), "--".to_owned(), path.clone()];
+    all.extend_from_slice(rest);
+    Some(run("rhea", &all, None, guests))
+}
+
 fn try_run(name: &str, args: &[String], arch: Option<&str>, guests: &[Guest]) -> Result<i32, String> {
     let (arch, args) = match (arch, args) {
         (None, [a, arch, rest @ ..]) if a == "--arch" || a == "-arch" => (Some(arch.as_str()), rest),

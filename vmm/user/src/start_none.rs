@@ -10,6 +10,11 @@ pub fn run(name: &str, _: &[String], _: Option<&str>, _: &[Guest]) -> u8 {
     1
 }
 
+/// Never so.
+pub fn started_by_kernel(_: &[String], _: &[Guest]) -> Option<u8> {
+    None
+}
+
 /// Says why not.
 pub fn binfmt(_: &[String], _: &[Guest]) -> u8 {
     eprintln!("rhea: {NONE}");
