@@ -19,7 +19,7 @@ fn program(name: &str) -> Option<PathBuf> {
             return None;
         }
         let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("user");
-        fs::create_dir_all(&dir).unwrap();
+        fs::create_dir_all(&dir).expect("a folder");
         Some(dir)
     });
     let Some(dir) = dir else {
@@ -37,7 +37,7 @@ fn program(name: &str) -> Option<PathBuf> {
             .args(["-O1", "-static", "-pthread", "-w", "-o"])
             .args([&out, &source])
             .output()
-            .unwrap();
+            .expect("a program that runs");
         assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     }
     Some(out)
@@ -55,7 +55,7 @@ fn said(o: &Output) -> String {
 
 fn checks_itself(name: &str, options: &[&str], arguments: &[&str]) {
     let Some(path) = program(name) else { return };
-    let out = rhea(options).arg(&path).args(arguments).output().unwrap();
+    let out = rhea(options).arg(&path).args(arguments).output().expect("a program that runs");
     assert!(out.status.success() && out.stdout == format!("{name} ok\n").as_bytes(), "{}", said(&out));
 }
 
@@ -176,9 +176,14 @@ fn root() -> Option<String> {
 }
 
 fn run(mut c: Command, input: &str) -> Output {
-    let mut child = c.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
-    child.wait_with_output().unwrap()
+    let mut child = c
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("a program that starts");
+    child.stdin.take().expect("a pipe").write_all(input.as_bytes()).expect("a reader");
+    child.wait_with_output().expect("a program that ends")
 }
 
 /// Runs the same under Rhea and under qemu-riscv64.

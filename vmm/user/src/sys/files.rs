@@ -60,7 +60,7 @@ calls! {
     "utimensat" [Dir, Path, Ptr, Hex] Host;
     "umask" [Mode] Host;
     "dup" [Fd] Host;
-    "dup3" [Fd, Fd, Hex] Host;
+    "dup3" [Fd, Fd, Hex] Do(dup3);
     "fcntl" [Fd, Int, Hex] Do(fcntl);
     "flock" [Fd, Int] Host;
     "pipe2" [Ptr, Open] Host;
@@ -121,6 +121,18 @@ fn close(t: &mut Thread, a: &[u64; 6]) -> Sys {
         return Err(Errno(libc::EBADF));
     }
     host::call(libc::SYS_close, &[a[0]])
+}
+
+/// A guest that takes the number of Rhea's own descriptor gets it: ours moves.
+fn dup3(t: &mut Thread, a: &[u64; 6]) -> Sys {
+    let own = &t.process.rhea;
+    let number = own.load(std::sync::atomic::Ordering::Relaxed);
+    if a[1] as i32 == number && number >= 0 {
+        let above = (number as u64).saturating_sub(64);
+        let moved = host::call(libc::SYS_fcntl, &[number as u64, libc::F_DUPFD_CLOEXEC as u64, above])?;
+        own.store(moved as i32, std::sync::atomic::Ordering::Relaxed);
+    }
+    host::call(libc::SYS_dup3, a)
 }
 
 fn close_range(t: &mut Thread, a: &[u64; 6]) -> Sys {
