@@ -1,8 +1,9 @@
 #!/bin/bash
-# guests.sh [DIR [userland]]: fetches the real guests the boots use into DIR (build/guests) and makes their initramfs; with
-# `userland` also riscv64 programs for the long tests, into DIR/userland. Nothing of them is ever committed. apt checks
-# each package against Debian's signatures; MANIFEST keeps package, architecture, version and SHA-256 of the packages, FILES
-# the SHA-256 of the files taken out, which every later run checks again.
+# guests.sh [DIR [GROUP...]]: fetches real guests into DIR (build/guests): group boot is what the boots use, with their
+# initramfs, group user the root of a small riscv64 system for user mode; group userland, on demand, more programs for the long
+# tests, into DIR/userland. Nothing of them is ever committed. apt checks each package against Debian's signatures; MANIFEST
+# keeps package, architecture, version and SHA-256 of the packages, FILES the SHA-256 of the files taken out, which every later
+# run checks again (MANIFEST.user and FILES.user for the second group).
 # Ends with status 75 when the archive cannot be reached.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -10,6 +11,8 @@ cd "$(dirname "$0")/../.."
 mkdir -p "${1:-build/guests}"
 out=$(cd "${1:-build/guests}" && pwd)
 suite=trixie
+groups=" ${*:2} "
+[ "$groups" != "  " ] || groups=" boot user "
 
 # fetch PACKAGE[:ARCH]: downloads and unpacks into $work/PACKAGE, and notes it.
 fetch() {
@@ -73,9 +76,47 @@ fetch_userland() {
     mv "$tree.new" "$tree"
 }
 
-if ! (cd "$out" && [ -s FILES ] && sha256sum --check --quiet --strict FILES >/dev/null 2>&1); then
-    fetch_all
+# Programs for user mode and what they load: no package's scripts run, so this is no system, but a root for `-L`.
+user_packages() {
+    echo libc6 libgcc-s1 libstdc++6 zlib1g libtinfo6 libselinux1 libpcre2-8-0 libacl1 libattr1 libgmp10 libmpfr6 libssl3t64 \
+        libsigsegv2 libreadline8t64 libcrypt1 libexpat1 libsqlite3-0 libsystemd0 libcap2 libzstd1 liblzma5 libbz2-1.0 libffi8 \
+        bash dash coreutils sed grep gawk perl-base python3-minimal python3.13-minimal libpython3.13-minimal \
+        libpython3.13-stdlib sqlite3
+}
+
+fetch_user() {
+    work=$out/.work-user
+    rm -rf "$work" "$out/riscv64-root" && mkdir -p "$work/debs"
+    local root=$work/root dir deb names=() package
+    private_apt "$work/apt" $suite riscv64
+    export APT_CONFIG=$work/apt/apt.conf
+    for package in $(user_packages); do names+=("$package:riscv64"); done
+    say "fetching $(echo "${names[@]}" | wc -w) packages for user mode"
+    (cd "$work/debs" && retry apt-get download -qq "${names[@]}")
+    mkdir -p "$root"/usr/{bin,lib,sbin}
+    for dir in bin lib sbin; do ln -s usr/$dir "$root/$dir"; done
+    : >"$out/MANIFEST.user"
+    for deb in "$work"/debs/*.deb; do
+        dpkg-deb -x "$deb" "$root"
+        echo "$(dpkg-deb -W --showformat='${Package} ${Architecture} ${Version}' "$deb") $(sha256sum <"$deb" | cut -c1-64)" >>"$out/MANIFEST.user"
+    done
+    rm -rf "$root"/usr/share/{doc,man,info,locale,lintian,bug,gcc} "$root"/usr/lib/riscv64-linux-gnu/gconv
+    mv "$root" "$out/riscv64-root"
+    (cd "$out" && find riscv64-root -type f -print0 | sort -z | xargs -0 sha256sum >FILES.user.new && mv FILES.user.new FILES.user)
+    rm -rf "$work"
+}
+
+# checked LIST: the files of a list are there and unchanged.
+checked() { (cd "$out" && [ -s "$1" ] && sha256sum --check --quiet --strict "$1" >/dev/null 2>&1); }
+
+if [[ $groups == *" user "* ]] && ! checked FILES.user; then
+    fetch_user
 fi
+if [[ $groups == *" userland "* ]] && [ ! -e "$out/userland/usr/bin/python3" ]; then
+    fetch_userland
+fi
+[[ $groups == *" boot "* ]] || exit 0
+checked FILES || fetch_all
 
 # The initramfs is ours: made again whenever its parts change, and put in place whole, as a guest may be reading it.
 cargo build --quiet --package rhea_tests --bin mkinitrd
@@ -91,6 +132,3 @@ for arch in riscv64 x86_64; do
     fi
 done
 
-if [ "${2:-}" = userland ] && [ ! -e "$out/userland/usr/bin/python3" ]; then
-    fetch_userland
-fi

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use iced_x86::{Decoder, DecoderOptions, Formatter, IntelFormatter};
+use iced_x86::{Decoder, DecoderOptions, Formatter, IntelFormatter, OpKind};
 
 /// A line an instruction: address, instruction. `address` is that of the first byte.
 #[must_use]
@@ -22,4 +22,17 @@ pub fn disassemble(code: &[u8], address: u64) -> String {
         let _ = writeln!(text, "{:4x}  {line}", i.ip());
     }
     text
+}
+
+/// The address of the memory operand of the instruction in `code` at `rip`, without its segment's base; `saved` holds the general
+/// registers.
+pub(crate) fn memory_address(code: &[u8], rip: u64, saved: &[u64]) -> Option<u64> {
+    let i = Decoder::with_ip(64, code, rip, DecoderOptions::NONE).decode();
+    let operand = (0..i.op_count()).find(|n| i.op_kind(*n) == OpKind::Memory)?;
+    i.virtual_address(operand, 0, |register, _, _| {
+        if register.is_segment_register() {
+            return Some(0);
+        }
+        register.is_gpr64().then(|| saved.get(register.number()).copied()).flatten()
+    })
 }

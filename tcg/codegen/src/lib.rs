@@ -32,9 +32,9 @@ use std::ffi::c_void;
 use tcg_ir::abi::{EnvHeader, UnitExit};
 use tcg_ir::{HelperResult, Hint};
 
-pub use buffer::CodeSpace;
+pub use buffer::{CodeCopy, CodeSpace};
 pub use disasm::disassemble;
-pub use host::Compiler;
+pub use host::{Compiler, environment};
 
 /// Entry points of the engine that generated code calls. The first argument of each is [`EnvHeader::vcpu`]; `memop`
 /// is the bits of a [`tcg_ir::MemOp`]; a status is 0 if all went well, else the unit is left with
@@ -69,6 +69,24 @@ pub struct RuntimeFns {
 pub struct Options {
     /// `budget` counts instructions, not only exit requests.
     pub count_insns: bool,
+    /// Guest memory is reached without a TLB.
+    pub direct: Option<Direct>,
+}
+
+/// Guest memory that is host memory: a guest address plus a constant is a host address, and an access that the host
+/// refuses is a host signal. Its handler goes on at [`Compiler::fault_stub`] with [`fault_site`] of the instruction pushed
+/// on the stack of generated code; the unit then leaves with [`UnitExit::Fault`] and the exit map of that access.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Direct {
+    /// The constant is the base of the host's `gs` segment; otherwise it is zero.
+    pub segment: bool,
+}
+
+/// Where the exit map of the access by the host instruction at `rip` is found. Not the instruction's own address, which may be
+/// the return address of a call before it.
+#[must_use]
+pub const fn fault_site(rip: u64) -> u64 {
+    rip.wrapping_add(1)
 }
 
 /// Why there is no code.
@@ -237,6 +255,21 @@ pub(crate) mod raw_exit {
     pub(crate) const FAULT: u64 = 4;
     pub(crate) const HELPER: u64 = 5;
     pub(crate) const CODE: u64 = 6;
+}
+
+/// The guest address of the access whose exit map is at `exit_site`, in the unit of `len` bytes at `entry`, from the registers
+/// saved there: for a host fault that came without one. Relative to the segment base, if accesses are.
+#[must_use]
+pub fn access_address_at(
+    space: &CodeSpace,
+    entry: u64,
+    len: u32,
+    exit_site: u64,
+    env: &EnvHeader,
+) -> Option<u64> {
+    let rip = exit_site.wrapping_sub(fault_site(0));
+    let left = entry.checked_add(len.into())?.checked_sub(rip)?;
+    disasm::memory_address(&space.read(rip, 15.min(left as usize))?, rip, &env.scratch)
 }
 
 /// What [`Compiler::decode_exit`] does.

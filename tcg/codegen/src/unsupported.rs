@@ -9,6 +9,12 @@ use crate::{CodeSpace, CompileError, CompiledUnit, EnterFn, Options, RuntimeFns,
 #[derive(Debug)]
 pub struct Compiler(std::convert::Infallible);
 
+/// Address of the environment that generated code runs on.
+#[must_use]
+pub const fn environment(_frame: u64) -> u64 {
+    0
+}
+
 impl Compiler {
     /// Fails with [`CompileError::UnsupportedHost`].
     pub fn new(
@@ -48,6 +54,12 @@ impl Compiler {
     #[must_use]
     pub fn decode_exit(raw: u64) -> UnitExit {
         crate::decode_exit(raw)
+    }
+
+    /// Where the handler of a host fault goes on.
+    #[must_use]
+    pub fn fault_stub(&self) -> u64 {
+        match self.0 {}
     }
 
     /// Code address for empty entries of the jump cache.

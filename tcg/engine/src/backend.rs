@@ -2,8 +2,14 @@
 #![expect(unsafe_code, reason = "enters generated code")]
 
 use parking_lot::Mutex;
-use tcg_codegen::{CodeSpace, CompileError, Compiler, EnterFn, LinkSite, Options, patch_jump, restore_at};
-use tcg_ir::{HelperDesc, Hint, Region, Rounding, SlotTable, abi::UnitExit};
+use tcg_codegen::{
+    CodeCopy, CodeSpace, CompileError, Compiler, Direct, EnterFn, LinkSite, Options, access_address_at,
+    patch_jump, restore_at,
+};
+use tcg_ir::{
+    HelperDesc, Hint, Region, Rounding, SlotTable,
+    abi::{EnvHeader, UnitExit},
+};
 
 use crate::{
     Guest, Key,
@@ -21,6 +27,7 @@ pub(crate) struct Jit {
     compiler: Mutex<Compiler>,
     enter: EnterFn,
     miss: u64,
+    fault: u64,
     /// Bytes of the common stubs, which stay when the space is emptied.
     stubs: usize,
 }
@@ -39,19 +46,59 @@ impl Backend {
         slots: &SlotTable,
         helpers: &[HelperDesc],
         size: usize,
+        direct: Option<Direct>,
     ) -> Result<Self, String> {
         let space =
             CodeSpace::new(size).map_err(|e| format!("cannot reserve {size} bytes of code memory: {e}"))?;
-        let compiler = Compiler::new(slots, helpers, runtime::functions::<G>(), Options::default(), &space)
+        let opts = Options { direct, ..Options::default() };
+        let compiler = Compiler::new(slots, helpers, runtime::functions::<G>(), opts, &space)
             .map_err(|e| e.to_string())?;
         let (enter, miss, stubs) = (compiler.enter_fn(), compiler.miss_stub(), space.used());
-        Ok(Self::Jit(Box::new(Jit { space, compiler: Mutex::new(compiler), enter, miss, stubs })))
+        let fault = compiler.fault_stub();
+        Ok(Self::Jit(Box::new(Jit { space, compiler: Mutex::new(compiler), enter, miss, fault, stubs })))
     }
 
     pub(crate) fn miss_address(&self) -> u64 {
         match self {
             Self::Jit(j) => j.miss,
             Self::Interp => NO_CODE,
+        }
+    }
+
+    /// Host addresses of generated code: start and length; and where the handler of a host fault in it goes on.
+    pub(crate) fn fault_range(&self) -> (u64, u64, u64) {
+        match self {
+            Self::Jit(j) => (j.space.rx_base(), j.space.size() as u64, j.fault),
+            Self::Interp => (0, 0, 0),
+        }
+    }
+
+    /// A copy of the code memory for a child about to be forked.
+    pub(crate) fn copy(&self) -> std::io::Result<Option<CodeCopy>> {
+        match self {
+            Self::Jit(j) => j.space.copy().map(Some),
+            Self::Interp => Ok(None),
+        }
+    }
+
+    /// Gives a forked child that copy for its own.
+    pub(crate) fn replace(&self, copy: Option<&CodeCopy>) {
+        if let (Self::Jit(j), Some(copy)) = (self, copy)
+            && let Err(e) = j.space.replace(copy)
+        {
+            // Going on would write into the parent's code.
+            tracing::error!("code memory of a forked process: {e}");
+            std::process::abort();
+        }
+    }
+
+    /// The guest address of the access that faulted at `site`, in that code.
+    pub(crate) fn access_address(&self, code: &Code, site: u64, header: &EnvHeader) -> Option<u64> {
+        match (self, code) {
+            (Self::Jit(j), Code::Host { len, .. }) => {
+                access_address_at(&j.space, self.entry(code)?, *len, site, header)
+            }
+            _ => None,
         }
     }
 

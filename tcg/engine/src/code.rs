@@ -33,6 +33,9 @@ use crate::{
 /// A RAM block's identity: its address. Blocks outlive the views that show them, which every vCPU holds while it runs.
 pub(crate) type BlockRef = usize;
 
+/// The "block" of partitions whose guest addresses are host addresses: offsets in it are guest addresses.
+pub(crate) const DIRECT: BlockRef = usize::MAX;
+
 /// Identity of a block.
 pub(crate) fn block_ref(block: &Arc<RamBlock>) -> BlockRef {
     Arc::as_ptr(block) as usize
@@ -122,6 +125,8 @@ pub(crate) struct Unit {
     pub(crate) tier: Tier,
     /// Set before its jump cache entries are struck.
     pub(crate) dropped: AtomicBool,
+    /// The bytes it was made from, where stores to them are not watched.
+    pub(crate) bytes: Option<Box<[u8]>>,
 }
 
 impl Unit {
@@ -138,6 +143,7 @@ impl Unit {
             heat: AtomicU32::new(0),
             tier,
             dropped: AtomicBool::new(false),
+            bytes: None,
         }
     }
 
@@ -201,6 +207,8 @@ struct Maps {
     /// Numbers of dropped units without host code.
     unused: Vec<u32>,
     live: usize,
+    /// Units that keep their bytes, by number.
+    volatile: FxHashMap<u32, Arc<Unit>>,
     /// The translation that is under way.
     reading: Reading,
 }
@@ -276,6 +284,9 @@ impl Maps {
     fn remove(&mut self, backend: &Backend, u: &Arc<Unit>) {
         u.dropped.store(true, SeqCst);
         let id = u.id.load(Relaxed);
+        if u.bytes.is_some() {
+            self.volatile.remove(&id);
+        }
         for key in u.pages() {
             if let Some(p) = self.pages.get_mut(&key) {
                 p.starts.retain(|(_, x)| *x != id);
@@ -303,6 +314,33 @@ impl Maps {
     }
 }
 
+impl Maps {
+    /// Takes the units that overlap `range` of block `b` out.
+    fn drop_units(&mut self, backend: &Backend, b: BlockRef, range: &Range<u64>) -> Vec<Arc<Unit>> {
+        let pages = range.start / PAGE_SIZE..=range.end.saturating_sub(1) / PAGE_SIZE;
+        let mut dropped: Vec<Arc<Unit>> = Vec::new();
+        let mut look = |page: &Page| {
+            let ids = page.starts.iter().map(|(_, id)| *id).chain(page.reaching.iter().copied());
+            dropped.extend(ids.filter_map(|id| self.unit(id)).filter(|u| u.overlaps(b, range)).cloned());
+        };
+        if pages.end() - pages.start() < self.pages.len() as u64 {
+            pages.filter_map(|page| self.pages.get(&(b, page))).for_each(&mut look);
+        } else {
+            let mine = self.pages.iter().filter(|((block, page), _)| *block == b && pages.contains(page));
+            mine.for_each(|(_, page)| look(page));
+        }
+        // One that lies on two of the pages is there twice.
+        dropped.retain(|u| {
+            let first = !u.dropped.load(Relaxed);
+            if first {
+                self.remove(backend, u);
+            }
+            first
+        });
+        dropped
+    }
+}
+
 /// The cache of one partition.
 pub(crate) struct CodeCache {
     pub(crate) backend: Backend,
@@ -314,7 +352,7 @@ pub(crate) struct CodeCache {
     pub(crate) exec: RwLock<()>,
     /// Held while translating.
     pub(crate) translating: Mutex<()>,
-    vcpus: Vec<Arc<VcpuShared>>,
+    vcpus: RwLock<Vec<Arc<VcpuShared>>>,
     pub(crate) invalidations: AtomicU64,
 }
 
@@ -328,7 +366,7 @@ impl CodeCache {
             limit,
             exec: RwLock::new(()),
             translating: Mutex::new(()),
-            vcpus,
+            vcpus: RwLock::new(vcpus),
             invalidations: AtomicU64::new(0),
         }
     }
@@ -444,6 +482,9 @@ impl CodeCache {
             }
             maps.remove(&self.backend, old);
         }
+        if unit.bytes.is_some() {
+            maps.volatile.insert(id, unit.clone());
+        }
         let mut pages = unit.pages();
         if let Some(key) = pages.next() {
             let starts = &mut maps.pages.entry(key).or_default().starts;
@@ -463,8 +504,38 @@ impl CodeCache {
     /// Strikes a dropped unit from the jump caches.
     fn strike(&self, u: &Unit) {
         if let (Tier::Second, Some(code)) = (u.tier, self.backend.entry(&u.code)) {
-            self.vcpus.iter().for_each(|v| v.strike_jump(u.at.key.pc, code));
+            self.vcpus.read().iter().for_each(|v| v.strike_jump(u.at.key.pc, code));
         }
+    }
+
+    /// Keeps every other thread out of the maps while the process forks.
+    #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+    pub(crate) fn freeze(&self) -> impl Sized + '_ {
+        (self.maps.write(), self.vcpus.write())
+    }
+
+    /// Makes the locks that [`CodeCache::freeze`] took new.
+    ///
+    /// # Safety
+    /// This thread is the only one, and has forgotten what `freeze` gave it.
+    #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+    #[expect(unsafe_code, reason = "locks are remade in a forked child")]
+    pub(crate) unsafe fn thaw(&self) {
+        // SAFETY: by the caller's promise.
+        unsafe {
+            crate::direct::remake_rwlock(&self.maps);
+            crate::direct::remake_rwlock(&self.vcpus);
+        }
+    }
+
+    /// A vCPU that appeared.
+    pub(crate) fn add_vcpu(&self, v: &Arc<VcpuShared>) {
+        self.vcpus.write().push(v.clone());
+    }
+
+    /// A vCPU that went away.
+    pub(crate) fn remove_vcpu(&self, v: &Arc<VcpuShared>) {
+        self.vcpus.write().retain(|x| !Arc::ptr_eq(x, v));
     }
 
     /// Number of units.
@@ -490,23 +561,8 @@ impl CodeCache {
     pub(crate) fn invalidate(&self, block: &Arc<RamBlock>, range: &Range<u64>) -> bool {
         let b = block_ref(block);
         let mut maps = self.maps.write();
-        let mut dropped = Vec::new();
         let pages = range.start / PAGE_SIZE..=range.end.saturating_sub(1) / PAGE_SIZE;
-        for number in pages.clone() {
-            if let Some(page) = maps.pages.get(&(b, number)) {
-                let ids = page.starts.iter().map(|(_, id)| *id).chain(page.reaching.iter().copied());
-                let units = ids.filter_map(|id| maps.unit(id));
-                dropped.extend(units.filter(|u| u.overlaps(b, range)).cloned());
-            }
-        }
-        // One that lies on two of the pages is there twice.
-        dropped.retain(|u| {
-            let first = !u.dropped.load(Relaxed);
-            if first {
-                maps.remove(&self.backend, u);
-            }
-            first
-        });
+        let dropped = maps.drop_units(&self.backend, b, range);
         for page in pages {
             if maps.reading.pages.contains(&(b, page)) {
                 maps.reading.written = true;
@@ -516,6 +572,42 @@ impl CodeCache {
             }
         }
         drop(maps);
+        self.strike_all(&dropped)
+    }
+
+    /// Drops the units that overlap a range of guest addresses, where these are host addresses.
+    pub(crate) fn invalidate_direct(&self, range: &Range<u64>) -> bool {
+        if range.is_empty() {
+            return false;
+        }
+        let dropped = {
+            let mut maps = self.maps.write();
+            // A translation under way may have read what was there before.
+            let read = |(b, page): &(BlockRef, u64)| {
+                *b == DIRECT && (range.start / PAGE_SIZE..=(range.end - 1) / PAGE_SIZE).contains(page)
+            };
+            maps.reading.written |= maps.reading.pages.iter().any(read);
+            maps.drop_units(&self.backend, DIRECT, range)
+        };
+        self.strike_all(&dropped)
+    }
+
+    /// Drops the units whose bytes, as `read` gives them, are not those they were made from.
+    pub(crate) fn recheck(&self, read: impl Fn(u64, &mut [u8]) -> bool) {
+        let volatile: Vec<_> = self.maps.read().volatile.values().cloned().collect();
+        let mut now = Vec::new();
+        for u in volatile {
+            let Some(bytes) = &u.bytes else { continue };
+            now.resize(bytes.len(), 0);
+            let pc = u.at.key.pc;
+            if !read(pc, &mut now) || now[..] != bytes[..] {
+                self.invalidate_direct(&(pc..pc + u64::from(u.len).max(1)));
+            }
+        }
+    }
+
+    /// Strikes dropped units from the caches of all vCPUs. True if there were any.
+    fn strike_all(&self, dropped: &[Arc<Unit>]) -> bool {
         if dropped.is_empty() {
             return false;
         }
@@ -534,7 +626,7 @@ impl CodeCache {
 
     /// Makes every vCPU leave translated code soon.
     pub(crate) fn stop_all(&self) {
-        for v in &self.vcpus {
+        for v in self.vcpus.read().iter() {
             v.request(request::FLUSH_JUMPS);
         }
     }

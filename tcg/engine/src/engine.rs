@@ -32,11 +32,13 @@ pub(crate) struct Engine<G: Guest> {
     pub(crate) stats: Stats,
     pub(crate) profile: Profile,
     pub(crate) scratch: Mutex<Scratch>,
-    vcpus: Vec<Arc<VcpuShared>>,
+    pub(crate) vcpus: Vec<Arc<VcpuShared>>,
     /// Addresses of the helpers, in table order.
-    entries: Box<[usize]>,
+    pub(crate) entries: Box<[usize]>,
     /// The hooks we put on RAM blocks, which live as long as the partition, by block.
-    hooks: Mutex<HashMap<usize, Arc<dyn WriteHook>>>,
+    pub(crate) hooks: Mutex<HashMap<usize, Arc<dyn WriteHook>>>,
+    /// Guest addresses are host addresses: nothing moves without being said.
+    pub(crate) direct: bool,
 }
 
 impl<G: Guest> Engine<G> {
@@ -89,9 +91,9 @@ impl<G: Guest> Engine<G> {
     pub(crate) fn chain(&self, from: &Arc<Unit>, index: u32, to: &Arc<Unit>) {
         let Some(link) = from.links.get(index as usize) else { return };
         let fits = link.pc == to.at.key.pc
-            && link.pc >> PAGE_BITS == from.at.key.pc >> PAGE_BITS
+            && (self.direct || link.pc >> PAGE_BITS == from.at.key.pc >> PAGE_BITS)
             && from.at.key.mode == to.at.key.mode
-            && to.second.is_none()
+            && (self.direct || to.second.is_none())
             && (to.tier == Tier::Second || Self::chains_cold(from, link));
         if fits && self.cache.link(from, index, to) {
             self.stats.links.fetch_add(1, Ordering::Relaxed);
@@ -137,7 +139,7 @@ pub(crate) fn create<G: Guest>(
     let backend = if opts.interp {
         Backend::Interp
     } else {
-        match Backend::jit::<G>(guest.slots(), guest.helpers(), opts.code_size) {
+        match Backend::jit::<G>(guest.slots(), guest.helpers(), opts.code_size, None) {
             Ok(b) => b,
             Err(e) => {
                 tracing::warn!("{e}; using the interpreter");
@@ -163,6 +165,7 @@ pub(crate) fn create<G: Guest>(
         vcpus: shared.clone(),
         entries,
         hooks: Mutex::default(),
+        direct: false,
     });
     let seeds = envs.into_iter().zip(&shared).enumerate().map(|(i, (env, shared))| Seed {
         index: i as u32,
@@ -172,6 +175,7 @@ pub(crate) fn create<G: Guest>(
         memory: AddressSpace::clone(&config.memory),
         timebase_hz: config.timebase_hz,
         log: config.log.clone(),
+        direct: None,
     });
     let seeds = Mutex::new(seeds.collect());
     let listener = config

@@ -81,6 +81,8 @@ impl<S: Send + 'static> EnvBox<S> {
             vcpu: 0,
             helpers: 0,
             scratch: [0; SCRATCH],
+            fault_address: 0,
+            fault_code: 0,
         };
         const { assert!(offset_of!(Env<u64>, state) == STATE_OFFSET) };
         Self { cell: Arc::new(EnvCell(UnsafeCell::new(Env { header, pad: [0; PAD], state }))) }

@@ -4,15 +4,22 @@
 //! - `vcpu`: the loop; `translate`: guest code to units; `code`: the cache, links, invalidation;
 //! - `tlb`, `memory`: the softmmu, tagged by address space, and accesses off its fast path;
 //! - `backend`, `interp`, `runtime`, `env`: where generated code and Rust meet;
+//! - `direct`, `user`: programs without a kernel, whose memory is the host's;
 //! - `shared`: what other threads reach of a vCPU; `engine`, `accelerator`: the accelerator contract.
 //!
 //! Invariants: a vCPU's thread alone touches its environment; nothing unwinds through generated code; translations
 //! belong to physical memory and the key, cached lookups to the address space.
 
+#![cfg_attr(
+    not(all(target_os = "linux", target_arch = "x86_64")),
+    expect(dead_code, reason = "what programs need of the cache has no user on a host without user mode")
+)]
+
 mod accelerator;
 mod backend;
 mod code;
 mod cx;
+pub mod direct;
 mod engine;
 mod env;
 mod guest;
@@ -25,6 +32,7 @@ mod shared;
 mod stats;
 mod tlb;
 mod translate;
+pub mod user;
 mod vcpu;
 
 pub use accelerator::Tcg;

@@ -16,7 +16,7 @@ use tcg_ir::{
 };
 
 use crate::{
-    Access, BusFault, Cx, Guest, Mapping, Trap,
+    Access, BusFault, Cx, Guest, Mapping, Trap, direct,
     tlb::{Backing, Entry, NO_RANGE},
 };
 
@@ -122,13 +122,13 @@ fn fill<G: Guest>(cx: &mut Cx<'_, G>, gva: u64, access: Access, mmu: usize, m: &
     from_entry(&e, gva, access)
 }
 
-fn extend(m: MemOp, raw: u64) -> u64 {
+pub(crate) fn extend(m: MemOp, raw: u64) -> u64 {
     let bits = m.bytes() as u32 * 8;
     let v = if m.big_endian() { raw.swap_bytes() >> (64 - bits) } else { raw };
     if m.signed() { ((v << (64 - bits)) as i64 >> (64 - bits)) as u64 } else { v }
 }
 
-fn to_memory(m: MemOp, value: u64) -> u64 {
+pub(crate) fn to_memory(m: MemOp, value: u64) -> u64 {
     if m.big_endian() { (value << (64 - m.bytes() as u32 * 8)).swap_bytes() } else { value }
 }
 
@@ -349,6 +349,9 @@ fn check_blocks<G: Guest>(
 
 /// Reads `out.len()` (at most 64) bytes at `gva`, over at most two pages.
 fn read_bytes<G: Guest>(cx: &mut Cx<'_, G>, gva: u64, mmu: usize, out: &mut [u8]) -> Result<(), Trap> {
+    if cx.core.direct.is_some() {
+        return direct::read(cx, gva, out);
+    }
     let first = (PAGE - (gva & (PAGE - 1))).min(out.len() as u64) as usize;
     let p = place(cx, gva, Access::Load, mmu)?;
     check_blocks(cx, p, gva, first as u64, Access::Load, mmu)?;
@@ -364,6 +367,9 @@ fn read_bytes<G: Guest>(cx: &mut Cx<'_, G>, gva: u64, mmu: usize, out: &mut [u8]
 }
 
 fn write_bytes<G: Guest>(cx: &mut Cx<'_, G>, gva: u64, mmu: usize, data: &[u8]) -> Result<(), Trap> {
+    if cx.core.direct.is_some() {
+        return direct::write(cx, gva, data);
+    }
     let first = (PAGE - (gva & (PAGE - 1))).min(data.len() as u64) as usize;
     let p = place(cx, gva, Access::Store, mmu)?;
     check_blocks(cx, p, gva, first as u64, Access::Store, mmu)?;
@@ -427,6 +433,9 @@ pub(crate) fn probe<G: Guest>(
     if len == 0 {
         return Ok(());
     }
+    if cx.core.direct.is_some() {
+        return direct::probe(cx, gva, len, access == Access::Store);
+    }
     let mut page = gva & !(PAGE - 1);
     let last = gva.wrapping_add(len - 1) & !(PAGE - 1);
     place(cx, gva, access, mmu)?;
@@ -437,7 +446,7 @@ pub(crate) fn probe<G: Guest>(
     Ok(())
 }
 
-fn combine(op: RmwOp, m: MemOp, old: u64, v: u64) -> u64 {
+pub(crate) fn combine(op: RmwOp, m: MemOp, old: u64, v: u64) -> u64 {
     let bits = m.bytes() as u32 * 8;
     let s = |x: u64| (x << (64 - bits)) as i64 >> (64 - bits);
     let u = |x: u64| x << (64 - bits) >> (64 - bits);
@@ -470,6 +479,9 @@ fn atomic<G: Guest>(
         return split_atomic(cx, gva, m, change);
     }
     cx.core.check_watch(gva, n as u64, true);
+    if cx.core.direct.is_some() {
+        return direct::atomic(cx, gva, m, change);
+    }
     let unsigned = MemOp(m.0 & !8);
     let p = place(cx, gva, Access::Store, m.mmu())?;
     check_blocks(cx, p, gva, n as u64, Access::Store, m.mmu())?;

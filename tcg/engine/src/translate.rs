@@ -15,8 +15,10 @@ use crate::profile::cpu_ns;
 use crate::{
     Access, CodeReader, Cx, Guest, Key, Limits, Trap,
     backend::Code,
-    code::{BlockHook, BlockRef, CodeCache, Tier, Unit, UnitKey, block_ref},
+    code::{BlockHook, BlockRef, CodeCache, DIRECT, Tier, Unit, UnitKey, block_ref},
+    direct,
     memory::{self, Place},
+    user::CodePage,
     vcpu::Vcpu,
 };
 
@@ -46,6 +48,8 @@ struct Reader<'a, 'b, G: Guest> {
     first: u64,
     /// Offsets in the first page where other units begin, which this one leads to instead of having their code again.
     stops: &'a [u16],
+    /// Some of it may be changed by stores that nobody watches.
+    volatile: bool,
 }
 
 impl<G: Guest> Reader<'_, '_, G> {
@@ -53,6 +57,17 @@ impl<G: Guest> Reader<'_, '_, G> {
         let gva = pc & !(PAGE_SIZE - 1);
         if let Some(p) = self.pages.iter().find(|p| p.gva == gva) {
             return Ok(*p);
+        }
+        if let Some(direct) = &self.cx.core.direct {
+            match direct.code_page(gva) {
+                CodePage::None => return Err(self.no_code(pc)),
+                CodePage::Fixed => {}
+                CodePage::Volatile => self.volatile = true,
+            }
+            self.cache.reads(DIRECT, gva);
+            let p = Page { gva, place: Place::Bus(0, tcg_ir::abi::PAGE_BITS), at: Some((DIRECT, gva)) };
+            self.pages.push(p);
+            return Ok(p);
         }
         let place = memory::place(self.cx, pc, Access::Fetch, self.mmu)?;
         let mut at = None;
@@ -100,13 +115,33 @@ impl<G: Guest> Reader<'_, '_, G> {
     }
 }
 
+impl<G: Guest> Reader<'_, '_, G> {
+    /// Reads code at `pc`, which is at `offset` in a page.
+    fn read(&mut self, page: Page, offset: usize, pc: u64, out: &mut [u8]) -> Result<(), Trap> {
+        if self.cx.core.direct.is_none() {
+            return memory::fetch(self.cx, page.place, offset, pc, out);
+        }
+        if direct::read(self.cx, pc, out).is_err() {
+            self.cx.core.host_fault = None;
+            return Err(self.no_code(pc));
+        }
+        Ok(())
+    }
+
+    /// Nothing can be fetched at `pc`.
+    fn no_code(&mut self, pc: u64) -> Trap {
+        self.cx.core.no_code = Some(pc);
+        Trap { code: 0, value: pc }
+    }
+}
+
 impl<G: Guest> CodeReader for Reader<'_, '_, G> {
     fn fetch16(&mut self, pc: u64) -> Result<u16, Trap> {
         let page = self.page(pc)?;
         self.stop(pc)?;
         let offset = (pc & (PAGE_SIZE - 1)) as usize;
         let mut b = [0; 2];
-        memory::fetch(self.cx, page.place, offset, pc, &mut b)?;
+        self.read(page, offset, pc, &mut b)?;
         self.keep(pc, &b);
         Ok(u16::from_le_bytes(b))
     }
@@ -116,7 +151,7 @@ impl<G: Guest> CodeReader for Reader<'_, '_, G> {
         self.stop(pc)?;
         let offset = (pc & (PAGE_SIZE - 1)) as usize;
         let n = out.len().min(PAGE_SIZE as usize - offset);
-        memory::fetch(self.cx, page.place, offset, pc, &mut out[..n])?;
+        self.read(page, offset, pc, &mut out[..n])?;
         self.keep(pc, &out[..n]);
         Ok(n)
     }
@@ -157,7 +192,7 @@ pub(crate) fn translate<G: Guest>(
     // Another vCPU may have been here first.
     if let Some(at) = at.as_ref().filter(|_| !others.is_empty())
         && let Some(u) = cache.find(at)
-        && u.second.is_none()
+        && (u.second.is_none() || engine.direct)
         && (u.tier == tier || u.tier == Tier::Second)
     {
         return Ok(u);
@@ -180,7 +215,7 @@ pub(crate) fn translate<G: Guest>(
         cache.stops(at, tier, stops);
     }
     let wants_bytes = vcpu.core.log.wants(LogItems::IN_ASM);
-    let pages = vcpu.with(|g, cx| {
+    let (pages, volatile) = vcpu.with(|g, cx| {
         let mmu = g.fetch_mmu(cx.state);
         let mut reader = Reader {
             cx,
@@ -192,10 +227,11 @@ pub(crate) fn translate<G: Guest>(
             bytes: wants_bytes.then_some(&mut *bytes),
             first: key.pc,
             stops,
+            volatile: false,
         };
         let mut b = Builder::new(region, key.pc);
         g.translate(guest_key, limits, &mut reader, &mut b)?;
-        Ok(reader.pages)
+        Ok((reader.pages, reader.volatile))
     })?;
     log_guest_code(&engine, vcpu, key, region.guest_len, bytes);
     let tables = Tables { slots: engine.guest.slots(), helpers: engine.guest.helpers() };
@@ -206,7 +242,9 @@ pub(crate) fn translate<G: Guest>(
     if !debugging {
         optimizer.run(region, tables);
     }
-    loosen_far_links(region, engine.guest.slots());
+    if !engine.direct {
+        loosen_far_links(region, engine.guest.slots());
+    }
     if log.wants(LogItems::IR_OPT) {
         log.write(format_args!("IR after passes:\n{}\n", tcg_ir::print::region(region, tables)));
     }
@@ -245,6 +283,14 @@ pub(crate) fn translate<G: Guest>(
     let crosses = (key.pc & (PAGE_SIZE - 1)) + u64::from(region.guest_len) > PAGE_SIZE;
     let second = pages.iter().find(|p| p.gva != first).and_then(|p| p.at).filter(|_| crosses);
     let cacheable = at.is_some() && (!crosses || second.is_some());
+    // Skipped gaps belong to it: a unit is dropped by the range it covers.
+    let bytes = volatile.then(|| {
+        let mut all = vec![0; region.guest_len as usize];
+        let read = vcpu.with(|_, cx| direct::read(cx, key.pc, &mut all).is_ok());
+        vcpu.core.host_fault = None;
+        if read { all.into_boxed_slice() } else { Box::default() }
+    });
+    vcpu.core.no_code = None;
     let generation = if at.is_some() { cache.generation() } else { 0 };
     let at = at.unwrap_or(UnitKey { block: 0, offset: 0, key });
     // What has no host code is not made again for the other tier.
@@ -252,6 +298,7 @@ pub(crate) fn translate<G: Guest>(
     let mut unit = Unit::new(at, region.guest_len, tier, code, links);
     unit.second = second.map(Box::new);
     unit.generation = generation;
+    unit.bytes = bytes;
     let unit = Arc::new(unit);
     cache.insert(&unit, cacheable);
     Ok(unit)

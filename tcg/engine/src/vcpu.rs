@@ -22,13 +22,14 @@ use tcg_ir::{
 
 use crate::{
     Access, Cx, ExitAction, Guest, Key, Trap,
-    code::{CodeCache, Tier, Unit, UnitKey, block_ref},
+    code::{CodeCache, DIRECT, Tier, Unit, UnitKey, block_ref},
     engine::Engine,
     env::EnvBox,
     guest::{STATUS_EXIT, STATUS_FAULT},
     memory::{self, Place},
     shared::{VcpuShared, request},
     tlb::Tlb,
+    user::{DirectMemory, HostFault},
 };
 
 /// Bit of [`Key::mode`] for units made under a debugger: one instruction each.
@@ -46,6 +47,14 @@ pub(crate) struct Core {
     pub(crate) timebase_hz: u64,
     pub(crate) log: LogSink,
     pub(crate) cache: Arc<CodeCache>,
+    /// Guest memory, where it is the host's.
+    pub(crate) direct: Option<Arc<dyn DirectMemory>>,
+    /// Host address of guest address 0 then.
+    pub(crate) direct_base: u64,
+    /// A host fault of an access by Rust code.
+    pub(crate) host_fault: Option<HostFault>,
+    /// Where the last fetch failed.
+    pub(crate) no_code: Option<u64>,
     header: NonNull<EnvHeader>,
     io: Option<NonNull<dyn VcpuIo>>,
     pub(crate) trap: Option<Trap>,
@@ -249,12 +258,14 @@ pub(crate) struct Seed<S> {
     pub(crate) memory: AddressSpace,
     pub(crate) timebase_hz: u64,
     pub(crate) log: LogSink,
+    /// Guest memory, where it is the host's.
+    pub(crate) direct: Option<Arc<dyn DirectMemory>>,
 }
 
 impl<G: Guest> Vcpu<G> {
     /// Made boxed and never moved out: generated code knows its address.
     pub(crate) fn new(engine: Arc<Engine<G>>, seed: Seed<G::State>) -> Box<Self> {
-        let Seed { index, shared, env, clock, memory, timebase_hz, log } = seed;
+        let Seed { index, shared, env, clock, memory, timebase_hz, log, direct } = seed;
         let wake = shared.clone();
         let timer = clock.timer(Box::new(move || wake.notify()));
         let header = NonNull::new(env.header_ptr()).unwrap_or(NonNull::dangling());
@@ -269,6 +280,10 @@ impl<G: Guest> Vcpu<G> {
             timebase_hz,
             log,
             cache: engine.cache.clone(),
+            direct_base: direct.as_ref().map_or(0, |d| d.base()),
+            direct,
+            host_fault: None,
+            no_code: None,
             header,
             io: None,
             trap: None,
@@ -331,7 +346,7 @@ impl<G: Guest> Vcpu<G> {
         unsafe { entry(env.cast(), a[0], a[1], a[2], a[3]) }
     }
 
-    fn requests(&mut self) {
+    pub(crate) fn requests(&mut self) {
         let r = self.core.shared.take_requests();
         if r & request::FLUSH_TLB != 0 {
             self.core.view = self.core.memory.snapshot();
@@ -494,6 +509,9 @@ impl<G: Guest> Vcpu<G> {
 
     /// Where the code at `pc` lies; `None` if it is not in RAM.
     fn locate(&mut self, key: Key) -> Result<Option<UnitKey>, Trap> {
+        if self.core.direct.is_some() {
+            return Ok(Some(UnitKey { block: DIRECT, offset: key.pc, key }));
+        }
         let place = self.with(|g, cx| {
             let mmu = g.fetch_mmu(cx.state);
             memory::place(cx, key.pc, Access::Fetch, mmu)
@@ -510,7 +528,9 @@ impl<G: Guest> Vcpu<G> {
     /// The cached unit for the present state, if its mapping still holds.
     fn cached(&mut self, at: &UnitKey) -> Result<Option<Arc<Unit>>, Trap> {
         let Some(unit) = self.engine.cache.find(at) else { return Ok(None) };
-        if let Some(&second) = unit.second.as_deref() {
+        if let Some(&second) = unit.second.as_deref()
+            && self.core.direct.is_none()
+        {
             let mut key = at.key;
             key.pc = (key.pc & !(PAGE_SIZE - 1)).wrapping_add(PAGE_SIZE);
             let there = self.locate(key)?.map(|k| (k.block, k.offset & !(PAGE_SIZE - 1)));
@@ -523,7 +543,7 @@ impl<G: Guest> Vcpu<G> {
 
     /// The unit for the present state. `cold`: it is reached by a way that will be patched at once, and will not come by
     /// here again.
-    fn find_unit(&mut self, debugging: bool, cold: bool) -> Result<Arc<Unit>, Trap> {
+    pub(crate) fn find_unit(&mut self, debugging: bool, cold: bool) -> Result<Arc<Unit>, Trap> {
         let key = self.key(debugging);
         let at = self.locate(key)?;
         let mut tier = Tier::First;
@@ -586,7 +606,7 @@ impl<G: Guest> Vcpu<G> {
     }
 
     /// Runs a unit; `None` if it went away before it could start. With a link, the unit it belongs to and its number.
-    fn execute(&mut self, unit: &Arc<Unit>) -> (Option<UnitExit>, Option<(Arc<Unit>, u32)>) {
+    pub(crate) fn execute(&mut self, unit: &Arc<Unit>) -> (Option<UnitExit>, Option<(Arc<Unit>, u32)>) {
         let engine = self.engine.clone();
         let _running = engine.cache.exec.read();
         let generation = engine.cache.generation();
@@ -630,7 +650,7 @@ impl<G: Guest> Vcpu<G> {
     }
 
     /// Adds this vCPU's counters to the partition's.
-    fn count(&mut self) {
+    pub(crate) fn count(&mut self) {
         let s = &self.engine.stats;
         s.entries.fetch_add(std::mem::take(&mut self.executed), Ordering::Relaxed);
         s.tlb_fills.fetch_add(std::mem::take(&mut self.core.tlb.fills), Ordering::Relaxed);
@@ -653,7 +673,7 @@ impl<G: Guest> Vcpu<G> {
     }
 
     /// Makes the state exact after a fault inside generated code.
-    fn restore(&mut self, unit: &Arc<Unit>) {
+    pub(crate) fn restore(&mut self, unit: &Arc<Unit>) {
         let site = self.core.header().exit_site;
         let engine = self.engine.clone();
         if let Some(u) = engine.unit_at(unit, site) {

@@ -120,6 +120,10 @@ pub struct EnvHeader {
     /// Scratch for generated code and its stubs: at a fault, words 0 to 15 hold the host's general registers and
     /// the rest 64 bytes for each vector register.
     pub scratch: [u64; SCRATCH],
+    /// Host fault in generated code that reaches guest memory directly: address, and the engine's code of it (0: none).
+    pub fault_address: u64,
+    /// See [`EnvHeader::fault_address`].
+    pub fault_code: u64,
 }
 
 /// Why generated code or the interpreter came back to the engine.

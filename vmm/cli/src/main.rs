@@ -1,6 +1,7 @@
 //! The rhea command.
 //!
-//! `rhea run` takes QEMU's options; the same binary acts as `qemu-system-ARCH` when it is started under that name.
+//! `rhea run` takes QEMU's options; the same binary acts as `qemu-system-ARCH` when it is started under that name, and as
+//! `qemu-ARCH` for programs.
 
 mod accels;
 mod backends;
@@ -25,6 +26,11 @@ mod plug;
 #[cfg(not(unix))]
 #[path = "plug_none.rs"]
 mod plug;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+mod programs;
+#[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
+#[path = "programs_none.rs"]
+mod programs;
 mod qom;
 mod run;
 mod vm;
@@ -32,6 +38,7 @@ mod vm;
 use std::path::Path;
 use std::process::ExitCode;
 
+use accel::arch::GuestArch;
 use control::{Invocation, nearest};
 
 /// Architecture when the user names none: the one `make run` shows.
@@ -44,11 +51,16 @@ commands:
   run [--arch ARCH] [OPTIONS]   run a machine; OPTIONS are those of qemu-system-ARCH
   img COMMAND [OPTIONS]         make, convert and look at disk images; OPTIONS are those of qemu-img
   io [OPTIONS] FILE             single requests on a disk image; OPTIONS are those of qemu-io
+  user [OPTIONS] PROGRAM [ARGUMENTS]
+                                run a Linux program of another architecture; OPTIONS are those of
+                                qemu-ARCH ('rhea user --help' lists them)
+  binfmt install|remove|status [ARCH...]
+                                make the kernel start such programs with rhea
   archs                         list the guest architectures
   help                          print this text
   version                       print the version
 
-'rhea run --help' lists all options. Started under the name qemu-system-ARCH,
+'rhea run --help' lists all options. Started under the name qemu-system-ARCH or qemu-ARCH,
 this program takes that program's options directly; so it does as qemu-img and qemu-io.
 ";
 
@@ -56,6 +68,9 @@ fn main() -> ExitCode {
     let mut args: Vec<String> = std::env::args_os().map(|a| a.to_string_lossy().into_owned()).collect();
     let name = if args.is_empty() { String::new() } else { args.remove(0) };
     let name = Path::new(&name).file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    if let Some(code) = user::started_by_kernel(&args, &guests::programs()) {
+        return ExitCode::from(code);
+    }
     if let Some(arch) = name.strip_prefix("qemu-system-") {
         return run(&name, arch, &args);
     }
@@ -63,6 +78,9 @@ fn main() -> ExitCode {
         "qemu-img" => return block_tool::img(&name, &args),
         "qemu-io" => return block_tool::qemu_io(&name, &args),
         _ => {}
+    }
+    if let Some(arch) = name.strip_prefix("qemu-").filter(|a| GuestArch::ALL.iter().any(|g| g.name() == *a)) {
+        return ExitCode::from(user::run(&name, &args, Some(arch), &guests::programs()));
     }
     let Some(command) = args.first().cloned() else {
         eprint!("{USAGE}");
@@ -79,6 +97,8 @@ fn main() -> ExitCode {
         }
         "img" => block_tool::img("rhea img", &args[1..]),
         "io" => block_tool::qemu_io("rhea io", &args[1..]),
+        "user" => ExitCode::from(user::run("rhea user", &args[1..], None, &guests::programs())),
+        "binfmt" => ExitCode::from(user::binfmt(&args[1..], &guests::programs())),
         "archs" => {
             list::archs().iter().for_each(|a| println!("{a}"));
             ExitCode::SUCCESS
@@ -92,7 +112,7 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         other => {
-            let known = ["run", "img", "io", "archs", "help", "version"];
+            let known = ["run", "img", "io", "user", "binfmt", "archs", "help", "version"];
             let hint = nearest(other, known).map_or(String::new(), |n| format!("; did you mean '{n}'?"));
             fail("rhea", &format!("unknown command '{other}'{hint} (see 'rhea help')"))
         }

@@ -3,6 +3,9 @@
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
+/// A file with code.
+pub(super) type Copy = OwnedFd;
+
 /// Two shared mappings of one anonymous file.
 #[derive(Debug)]
 pub(super) struct Mapping {
@@ -48,6 +51,48 @@ impl Mapping {
 }
 
 impl Mapping {
+    /// Another file with the same first `used` bytes.
+    pub(super) fn copy(&self, used: usize) -> io::Result<OwnedFd> {
+        // SAFETY: the name is a C string; no memory is touched.
+        let fd = unsafe { libc::memfd_create(c"rhea-code".as_ptr(), libc::MFD_CLOEXEC) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: `fd` was just opened and is owned by nobody else.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        let raw = fd.as_raw_fd();
+        // SAFETY: plain system call on an owned descriptor.
+        if unsafe { libc::ftruncate(raw, self.size as libc::off_t) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let used = used.min(self.size);
+        let mut done = 0;
+        while done < used {
+            // SAFETY: reads the first `used` bytes of our own mapping, which is readable.
+            let n = unsafe { libc::pwrite(raw, self.rx.add(done).cast(), used - done, done as libc::off_t) };
+            if n <= 0 {
+                return Err(io::Error::last_os_error());
+            }
+            done += n as usize;
+        }
+        Ok(fd)
+    }
+
+    /// Maps a file over both mappings.
+    pub(super) fn replace(&self, fd: &OwnedFd) -> io::Result<()> {
+        let raw = fd.as_raw_fd();
+        for (at, prot) in
+            [(self.rw, libc::PROT_READ | libc::PROT_WRITE), (self.rx, libc::PROT_READ | libc::PROT_EXEC)]
+        {
+            let flags = libc::MAP_SHARED | libc::MAP_FIXED;
+            // SAFETY: replaces our own mapping, of the same size, by one with the same contents.
+            if unsafe { libc::mmap(at.cast(), self.size, prot, flags, raw, 0) } == libc::MAP_FAILED {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        Ok(())
+    }
+
     /// Gives the pages of a range of the writable mapping back: their contents stay, visible through the executable one, and
     /// a later write maps them again.
     pub(super) fn settle(&self, range: std::ops::Range<usize>) {

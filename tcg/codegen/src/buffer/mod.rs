@@ -15,6 +15,10 @@ mod os;
 use std::io;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
+/// A copy of a code space's contents.
+#[derive(Debug)]
+pub struct CodeCopy(os::Copy);
+
 /// Memory for code.
 #[derive(Debug)]
 pub struct CodeSpace {
@@ -72,6 +76,23 @@ impl CodeSpace {
     /// there; what it may still execute by mistake is code, never memory outside the space.
     pub fn reset(&self, used: usize) {
         self.used.fetch_min(used.next_multiple_of(Self::ALIGN), Ordering::AcqRel);
+    }
+
+    /// A copy of what is in use, for [`CodeSpace::replace`]. Nobody may be changing code.
+    ///
+    /// # Errors
+    /// What the host says if it does not give the memory.
+    pub fn copy(&self) -> io::Result<CodeCopy> {
+        self.map.copy(self.used()).map(CodeCopy)
+    }
+
+    /// Puts a copy in the memory's place, at the same addresses: a forked child would share it with its parent otherwise. Nothing
+    /// may be running in it.
+    ///
+    /// # Errors
+    /// What the host says if it does not map the copy.
+    pub fn replace(&self, copy: &CodeCopy) -> io::Result<()> {
+        self.map.replace(&copy.0)
     }
 
     /// Room for `len` bytes at a multiple of `align`: its offset; `None` if the space is full.

@@ -8,11 +8,13 @@ pub(super) struct Mem {
     pub(super) base: Gpr,
     pub(super) index: Option<(Gpr, u8)>,
     pub(super) disp: i32,
+    /// Relative to the segment register that holds the guest's base.
+    pub(super) guest: bool,
 }
 
 impl Mem {
     pub(super) const fn at(base: Gpr, disp: i32) -> Self {
-        Self { base, index: None, disp }
+        Self { base, index: None, disp, guest: false }
     }
 
     /// Relative to the environment register.
@@ -325,9 +327,17 @@ impl Asm {
             Rm::Reg(r) => (0, r >> 3),
             Rm::Mem(m) => (m.index.map_or(0, |(i, _)| i.0 >> 3), m.base.0 >> 3),
         };
+        self.segment(rm);
         let byte = 0x40 | u8::from(w) << 3 | (reg >> 3) << 2 | x << 1 | b;
         if byte != 0x40 || force {
             self.b(byte);
+        }
+    }
+
+    /// The segment prefix of an access relative to the guest's base.
+    fn segment(&mut self, rm: Rm) {
+        if matches!(rm, Rm::Mem(m) if m.guest) {
+            self.b(0x65);
         }
     }
 
@@ -747,6 +757,7 @@ impl Asm {
             Rm::Reg(r) => (0, r >> 3),
             Rm::Mem(m) => (m.index.map_or(0, |(i, _)| i.0 >> 3), m.base.0 >> 3),
         };
+        self.segment(rm);
         self.vex_prefix(v, reg, vvvv, x, b);
         match rm {
             // Short displacements count in vectors: none is used.

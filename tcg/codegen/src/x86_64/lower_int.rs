@@ -196,7 +196,7 @@ impl Gen<'_> {
                 } else if d == rb {
                     self.asm.alu(w, Alu::Add, d, ra);
                 } else {
-                    self.asm.lea(w, d, Mem { base: ra, index: Some((rb, 0)), disp: 0 });
+                    self.asm.lea(w, d, Mem { base: ra, index: Some((rb, 0)), disp: 0, guest: false });
                 }
             }
             Rm::Mem(m) => {

@@ -1,4 +1,5 @@
-//! Guest memory: the softmmu's fast path inline, the slow path in cold code, atomics on the host's own.
+//! Guest memory: the softmmu's fast path inline, the slow path in cold code, atomics on the host's own. Where guest memory
+//! is host memory ([`crate::Direct`]), the access alone, with an exit map of its own.
 //!
 //! The host is TSO, so acquire and release cost nothing and sequential consistency needs a fence behind stores.
 
@@ -12,18 +13,23 @@ use super::asm::{Alu, Cc, Label, Mem, Shift, V};
 use super::regs::*;
 use super::stubs::Stub;
 use super::{Gen, Too};
+use crate::Direct;
 
 /// A guest address: register and displacement, both 64 bits.
 #[derive(Clone, Copy)]
 pub(super) struct Addr {
     pub(super) base: Gpr,
     pub(super) disp: i32,
+    pub(super) direct: Option<Direct>,
 }
 
 impl Addr {
-    /// The host address once the addend is in `rax`.
+    /// The host address, with a TLB once the addend is in `rax`.
     const fn host(self) -> Mem {
-        Mem { base: RAX, index: Some((self.base, 0)), disp: self.disp }
+        match self.direct {
+            None => Mem { base: RAX, index: Some((self.base, 0)), disp: self.disp, guest: false },
+            Some(d) => Mem { base: self.base, index: None, disp: self.disp, guest: d.segment },
+        }
     }
 }
 
@@ -51,16 +57,17 @@ impl Gen<'_> {
     pub(super) fn address(&mut self, inst: &Inst) -> Result<Addr, Too> {
         let base = self.use_gpr(inst.a)?;
         let disp = inst.disp();
+        let direct = self.fx.opts.direct;
         if self.r.inst(inst.a).ty == Type::I64 {
-            return Ok(Addr { base, disp });
+            return Ok(Addr { base, disp, direct });
         }
         let zx = self.vals[self.root(inst.a) as usize].zx;
         if disp == 0 && zx <= 32 {
-            return Ok(Addr { base, disp });
+            return Ok(Addr { base, disp, direct });
         }
         let t = self.temp_gpr()?;
         self.asm.lea(false, t, Mem::at(base, disp));
-        Ok(Addr { base: t, disp: 0 })
+        Ok(Addr { base: t, disp: 0, direct })
     }
 
     /// True if the fast path takes aligned accesses only.
@@ -68,10 +75,32 @@ impl Gen<'_> {
         m.bytes() > 1 && (m.align() != Align::None || m.atomicity() == Atomicity::Whole)
     }
 
+    /// A register for [`Self::tlb`] to clobber.
+    fn tlb_temp(&mut self) -> Result<Gpr, Too> {
+        if self.fx.opts.direct.is_some() { Ok(RAX) } else { self.temp_gpr() }
+    }
+
+    /// True if the code for an access jumps to its slow path at all.
+    fn may_be_slow(&self, m: MemOp, always: bool) -> bool {
+        always || self.fx.opts.direct.is_none() || Self::aligned_only(m)
+    }
+
     /// Emits the TLB check: goes on with the addend in `rax`, or to `slow`. Clobbers `t`.
     fn tlb(&mut self, m: MemOp, at: Addr, write: bool, t: Gpr, slow: Label) {
         let bytes = m.bytes() as i32;
         let a = &mut self.asm;
+        if at.direct.is_some() {
+            if Self::aligned_only(m) {
+                let mut low = at.base;
+                if at.disp & (bytes - 1) != 0 {
+                    a.lea(true, RAX, Mem::at(at.base, at.disp));
+                    low = RAX;
+                }
+                a.test_imm(true, low, bytes - 1);
+                a.jcc(Cc::Ne, slow);
+            }
+            return;
+        }
         let desc = tlb(m.mmu());
         if at.disp == 0 {
             a.mov(true, RAX, at.base);
@@ -100,16 +129,38 @@ impl Gen<'_> {
         a.mov(true, RAX, Mem::at(RAX, offset_of!(TlbEntry, addend) as i32));
     }
 
+    /// `copy` where one side is guest memory: an exit map at each instruction that may fault.
+    fn copy_guest(&mut self, bytes: usize, to: Mem, from: Mem, body: (u32, u32)) {
+        let mut at = 0;
+        while at < bytes {
+            let n = match bytes - at {
+                32.. => 32,
+                16.. => 16,
+                8.. => 8,
+                _ => 4,
+            };
+            // Only one of the two can be the guest's; the other's map is never looked for.
+            self.access_site(body);
+            self.asm.vload(n, X15, from.add(at as i32));
+            self.access_site(body);
+            self.asm.vstore(n, to.add(at as i32), X15);
+            at += n;
+        }
+    }
+
     /// Emits a slow path: `push` puts the values on the stack, `result` takes the result from `rax` or the buffer.
     fn slow(
         &mut self,
-        (slow, back): (Label, Label),
+        (needed, slow, back): (bool, Label, Label),
         at: Addr,
         m: MemOp,
         (stub, body): (Stub, (u32, u32)),
         push: impl FnOnce(&mut Self) -> Result<(), Too>,
         result: impl FnOnce(&mut Self),
     ) -> Result<(), Too> {
+        if !needed {
+            return Ok(());
+        }
         self.cold(|g| {
             g.asm.bind(slow);
             push(g)?;
@@ -143,12 +194,13 @@ impl Gen<'_> {
         if always_slow {
             self.asm.jmp(slow);
         } else {
-            let t = self.temp_gpr()?;
+            let t = self.tlb_temp()?;
             self.tlb(m, at, false, t, slow);
             self.temps &= !(1 << t.0);
         }
         let body = self.body();
         let stub = self.thunk(if wide { Stub::LoadWide } else { Stub::Load });
+        let may_be_slow = self.may_be_slow(m, always_slow);
         let buffer = Mem::at(RSP, SOFT + WIDE_BUFFER);
         let ty_bits = inst.ty.bits();
         match class(inst.ty) {
@@ -157,6 +209,9 @@ impl Gen<'_> {
                 let d = self.define_gpr(v, Gpr(NO_REG), 0)?;
                 let bits = bytes as u32 * 8;
                 let w = ty_bits > 32;
+                if !always_slow {
+                    self.access_site(body);
+                }
                 if wide {
                     if !always_slow {
                         self.asm.mov(true, d, at.host());
@@ -174,7 +229,7 @@ impl Gen<'_> {
                 let zero = if m.signed() && bits < ty_bits { if w { 64 } else { 32 } } else { bits.min(64) };
                 self.vals[v.index()].zx = zero as u8;
                 self.slow(
-                    (slow, back),
+                    (may_be_slow, slow, back),
                     at,
                     m,
                     (stub, body),
@@ -194,6 +249,9 @@ impl Gen<'_> {
             Class::Xmm => {
                 let d = self.define_xmm(v, Xmm(NO_REG - 16), 0)?;
                 let n = bytes.max(4);
+                if !always_slow {
+                    self.access_site(body);
+                }
                 if always_slow {
                 } else if wide && m.big_endian() {
                     self.asm.vload(n, d, at.host());
@@ -208,7 +266,7 @@ impl Gen<'_> {
                     self.asm.vload(n, d, at.host());
                 }
                 self.slow(
-                    (slow, back),
+                    (may_be_slow, slow, back),
                     at,
                     m,
                     (stub, body),
@@ -224,9 +282,10 @@ impl Gen<'_> {
                 if always_slow {
                 } else if wide {
                     // The addend stays in `rax`: copied through the scratch vector register.
-                    self.copy(bytes.min(size), to, at.host());
+                    self.copy_guest(bytes.min(size), to, at.host(), body);
                 } else {
                     let bits = bytes as u32 * 8;
+                    self.access_site(body);
                     if m.big_endian() && bytes > 1 {
                         self.asm.movbe_load(bits, RAX, at.host());
                         if bits < 64 {
@@ -239,7 +298,7 @@ impl Gen<'_> {
                     }
                 }
                 self.slow(
-                    (slow, back),
+                    (may_be_slow, slow, back),
                     at,
                     m,
                     (stub, body),
@@ -333,18 +392,23 @@ impl Gen<'_> {
         }
         let in_xmm = src != NO_REG && src >= 16;
         let always_slow = wide && !in_xmm && (m.big_endian() || bytes > 32 || src != NO_REG);
+        let body;
         if always_slow {
             self.asm.jmp(slow);
+            body = self.body();
         } else {
-            let t = self.temp_gpr()?;
+            let t = self.tlb_temp()?;
             self.tlb(m, at, true, t, slow);
             let to = at.host();
+            body = self.body();
+            self.access_site(body);
             if wide {
                 if src == NO_REG {
                     let Place::Mem(from) = self.place(root) else { return Err(Too) };
-                    self.copy(bytes, to, from);
+                    self.copy_guest(bytes, to, from, body);
                 } else if m.big_endian() {
                     self.reverse_bytes(bytes, X15, Xmm(src - 16));
+                    self.access_site(body);
                     self.asm.vstore(bytes, to, X15);
                 } else {
                     self.asm.vstore(bytes, to, Xmm(src - 16));
@@ -367,10 +431,9 @@ impl Gen<'_> {
             self.asm.mfence();
         }
         self.asm.bind(back);
-        let body = self.body();
         let stub = self.thunk(if wide { Stub::StoreWide } else { Stub::Store });
         self.slow(
-            (slow, back),
+            (self.may_be_slow(m, always_slow), slow, back),
             at,
             m,
             (stub, body),
@@ -442,20 +505,26 @@ impl Gen<'_> {
         let (slow, back) = (self.asm.label(), self.asm.label());
         let at = self.address(&inst)?;
         let val = self.use_gpr(inst.b)?;
-        let t = self.temp_gpr()?;
+        let t = self.tlb_temp()?;
         let old = self.temp_gpr()?;
         let minmax = matches!(op, RmwOp::Min | RmwOp::Max | RmwOp::Minu | RmwOp::Maxu);
+        let body = self.body();
         if (m.big_endian() && bits > 8) || (minmax && bits < 32) {
             self.asm.jmp(slow);
         } else {
             self.tlb(m.with_align(Align::Natural), at, true, t, slow);
+            if !matches!(op, RmwOp::Swap | RmwOp::Add) {
+                self.access_site(body);
+            }
             match op {
                 RmwOp::Swap => {
                     self.asm.mov(true, old, val);
+                    self.access_site(body);
                     self.asm.atomic(bits, false, false, 0x87, at.host(), old);
                 }
                 RmwOp::Add => {
                     self.asm.mov(true, old, val);
+                    self.access_site(body);
                     self.asm.atomic(bits, true, true, 0xc1, at.host(), old);
                 }
                 _ if !minmax && self.vals[v.index()].uses == 0 => {
@@ -467,9 +536,13 @@ impl Gen<'_> {
                     self.asm.atomic(bits, false, true, code, at.host(), val);
                 }
                 _ => {
+                    let mem = if at.direct.is_some() {
+                        at.host()
+                    } else {
+                        self.asm.lea(true, t, at.host());
+                        Mem::at(t, 0)
+                    };
                     let a = &mut self.asm;
-                    a.lea(true, t, at.host());
-                    let mem = Mem::at(t, 0);
                     match bits {
                         64 => a.mov(true, RAX, mem),
                         _ => a.extend(false, bits, false, RAX, mem),
@@ -495,6 +568,8 @@ impl Gen<'_> {
                         };
                         a.alu(true, alu, old, RAX);
                     }
+                    self.access_site(body);
+                    let a = &mut self.asm;
                     a.atomic(bits, true, true, 0xb1, mem, old);
                     a.jcc(Cc::Ne, again);
                     a.mov(true, old, RAX);
@@ -502,10 +577,9 @@ impl Gen<'_> {
             }
         }
         self.asm.bind(back);
-        let body = self.body();
         let stub = self.thunk(Stub::Rmw);
         self.slow(
-            (slow, back),
+            (true, slow, back),
             at,
             m,
             (stub, body),
@@ -533,20 +607,26 @@ impl Gen<'_> {
         let at = self.address(&inst)?;
         let expected = self.use_gpr(inst.b)?;
         let new = self.use_gpr(inst.c)?;
-        let t = self.temp_gpr()?;
+        let t = self.tlb_temp()?;
+        let body = self.body();
         if m.big_endian() && bits > 8 {
             self.asm.jmp(slow);
         } else {
             self.tlb(m.with_align(Align::Natural), at, true, t, slow);
-            self.asm.lea(true, t, at.host());
+            let mem = if at.direct.is_some() {
+                at.host()
+            } else {
+                self.asm.lea(true, t, at.host());
+                Mem::at(t, 0)
+            };
             self.asm.mov(true, RAX, expected);
-            self.asm.atomic(bits, true, true, 0xb1, Mem::at(t, 0), new);
+            self.access_site(body);
+            self.asm.atomic(bits, true, true, 0xb1, mem, new);
         }
         self.asm.bind(back);
-        let body = self.body();
         let stub = self.thunk(Stub::Cas);
         self.slow(
-            (slow, back),
+            (true, slow, back),
             at,
             m,
             (stub, body),

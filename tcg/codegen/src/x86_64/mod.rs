@@ -43,6 +43,12 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Too;
 
+/// Address of the environment that generated code runs on, from what it holds in `rbp`.
+#[must_use]
+pub const fn environment(rbp: u64) -> u64 {
+    rbp.wrapping_sub(regs::BIAS as u64)
+}
+
 /// What stays the same from unit to unit.
 #[derive(Debug)]
 struct Fixed {
@@ -278,6 +284,12 @@ impl Compiler {
         crate::decode_exit(raw)
     }
 
+    /// Where the handler of a host fault goes on ([`crate::Direct`]).
+    #[must_use]
+    pub fn fault_stub(&self) -> u64 {
+        self.fx.stubs.at[Stub::HostFault as usize]
+    }
+
     /// Code address for empty entries of the jump cache.
     #[must_use]
     pub fn miss_stub(&self) -> u64 {
@@ -420,6 +432,14 @@ impl Gen<'_> {
     /// Records the exit map (a body made earlier) of what leaves with the return address at the current position.
     fn site_with(&mut self, (start, end): (u32, u32)) {
         self.sites.push(Site { pos: self.asm.pos(), start, end });
+    }
+
+    /// Records the exit map of the guest access that the next instruction makes, where it may be a host fault.
+    fn access_site(&mut self, (start, end): (u32, u32)) {
+        if self.fx.opts.direct.is_some() {
+            let pos = crate::fault_site(self.asm.pos().into()) as u32;
+            self.sites.push(Site { pos, start, end });
+        }
     }
 
     /// The body of an exit map for the allocation as it is now.

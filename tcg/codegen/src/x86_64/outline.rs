@@ -104,7 +104,7 @@ fn check(a: &mut Asm, m: MemOp, t: Gpr, field: usize) {
 /// The host address once the entry is known.
 fn host(a: &mut Asm) -> Mem {
     a.mov(true, RDX, Mem::at(RDX, offset_of!(TlbEntry, addend) as i32));
-    Mem { base: RAX, index: Some((RDX, 0)), disp: 0 }
+    Mem { base: RAX, index: Some((RDX, 0)), disp: 0, guest: false }
 }
 
 fn load(a: &mut Asm, m: MemOp) {
@@ -164,6 +164,10 @@ fn indirect(a: &mut Asm, key: u64) {
 impl Gen<'_> {
     /// True if an access is a call.
     pub(super) fn is_outline(&self, inst: &Inst) -> bool {
+        // Without a TLB an access is one instruction.
+        if self.fx.opts.direct.is_some() {
+            return false;
+        }
         let ty = if inst.op == tcg_ir::Op::Load { inst.ty } else { self.r.inst(inst.b).ty };
         self.first && inst.memop().bytes() <= 8 && class(ty) != Class::Mem
     }

@@ -27,6 +27,8 @@ pub(super) enum Stub {
     Fault,
     /// The same, but status 2 leaves with `HelperExit`.
     HelperFault,
+    /// Entered by the handler of a host fault, the site pushed: saves all registers, leaves with `Fault`.
+    HostFault,
     /// Jumped to with the guest pc in `rcx` and the key in `rdx`: looks into the jump cache that all address spaces share,
     /// then stores the pc, looks the unit up, goes there or leaves.
     Miss,
@@ -212,6 +214,16 @@ impl Maker {
         self.jmp_to(exit);
     }
 
+    /// Entered with the site pushed, all else as the faulting instruction found it.
+    fn host_fault(&mut self, exit: u32) {
+        self.save_all();
+        let a = &mut self.asm;
+        a.pop(RAX);
+        a.store(true, Mem::env(EXIT_SITE), RAX);
+        a.mov_imm(RAX, raw_exit::FAULT);
+        self.jmp_to(exit);
+    }
+
     /// A thunk: `load` moves the arguments to registers (the pushed ones are at 8 from `rsp` as it is given, upwards), `pops`
     /// are the pushed words. The status comes in `rdx`, or in `rax` if `status_only`.
     fn thunk(
@@ -373,6 +385,8 @@ pub(super) fn make(
     m.fault(exit, false);
     mark(Stub::HelperFault, &m);
     m.fault(exit, true);
+    mark(Stub::HostFault, &m);
+    m.host_fault(exit);
     mark(Stub::Miss, &m);
     m.shared_jump();
     m.asm.store(pc_wide, Mem::env(pc_disp), RCX);

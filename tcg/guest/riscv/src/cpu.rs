@@ -138,6 +138,8 @@ pub struct Cpu {
     pub vlenb: u32,
     /// Bytes of a cache block, for Zicbom and Zicboz.
     pub cbo_block: u64,
+    /// The hart runs a program without a kernel: ecall and fence.i leave to what stands in for it.
+    pub program: bool,
 }
 
 /// A named CPU model.
@@ -292,7 +294,8 @@ impl Cpu {
             (true, 32) => Paging::Sv32,
             (true, _) => model.paging,
         };
-        let mut cpu = Self { xlen, ext: model.ext, paging, pmp: 16, vlenb: 16, cbo_block: 64 };
+        let mut cpu =
+            Self { xlen, ext: model.ext, paging, pmp: 16, vlenb: 16, cbo_block: 64, program: false };
         for (key, value) in features {
             cpu.set(key, value)?;
         }

@@ -13,6 +13,7 @@ use crate::{
     exceptions::cause,
     helpers, interrupts, mmu,
     mode::{self, Mode},
+    monitor::Monitor,
     snapshot,
     state::{self, Hart, status},
     translate, vector,
@@ -20,6 +21,10 @@ use crate::{
 
 /// `Terminator::Exit` code of wfi.
 pub const EXIT_WFI: u32 = 1;
+/// `Terminator::Exit` code of ecall in a program, the pc behind it.
+pub const EXIT_ECALL: u32 = 2;
+/// `Terminator::Exit` code of fence.i in a program.
+pub const EXIT_FENCE_I: u32 = 3;
 
 /// Where a hart starts unless the board says otherwise: the boot ROM of the virt board.
 pub const RESET_PC: u64 = 0x1000;
@@ -30,6 +35,7 @@ pub struct Riscv {
     cpu: Cpu,
     slots: SlotTable,
     helpers: Vec<HelperDesc>,
+    monitor: Monitor,
 }
 
 /// Bits of an instruction address that can be set.
@@ -37,7 +43,7 @@ pub(crate) const fn pc_mask(cpu: &Cpu) -> u64 {
     if cpu.ext.has(Ext::C) { !1 } else { !3 }
 }
 
-const fn xlen_of(arch: GuestArch) -> Option<u32> {
+pub(crate) const fn xlen_of(arch: GuestArch) -> Option<u32> {
     match arch {
         GuestArch::Riscv32 => Some(32),
         GuestArch::Riscv64 => Some(64),
@@ -51,7 +57,12 @@ impl Riscv {
     pub fn with_cpu(cpu: Cpu) -> Self {
         let slots = state::slots(&cpu);
         let helpers = helpers::table(state::pieces(&cpu));
-        Self { cpu, slots, helpers }
+        Self { cpu, slots, helpers, monitor: Monitor::new() }
+    }
+
+    /// What watches the reservations of threads.
+    pub(crate) const fn monitor(&self) -> &Monitor {
+        &self.monitor
     }
 
     /// The CPU model.

@@ -8,7 +8,7 @@ use crate::{
     csr::{self, Request},
     exceptions::{self, cause},
     guest::Riscv,
-    interrupts, mmu,
+    interrupts, mmu, monitor,
     state::{self, M, S, U, status},
     triggers, vector,
 };
@@ -39,8 +39,12 @@ pub(crate) const TRIGGER_EXEC: usize = 10;
 pub(crate) const TRIGGER_DATA: usize = 11;
 /// `check_interrupts()`, with the pc slot set.
 pub(crate) const CHECK_INTERRUPTS: usize = 12;
+/// `lr(address, memop)`.
+pub(crate) const LR: usize = 13;
+/// `sc(address, memop, value)`.
+pub(crate) const SC: usize = 14;
 /// The first of those of `vector/`.
-pub(crate) const VECTOR: usize = 13;
+pub(crate) const VECTOR: usize = 15;
 
 /// Kinds of cache block operations.
 pub(crate) const CBO_INVAL: u64 = 0;
@@ -64,6 +68,8 @@ const CSR_SLOTS: SlotSet = SlotSet::Only(&[
 ]);
 /// Slots that a return from a trap changes.
 const RETURN_SLOTS: SlotSet = SlotSet::Only(&[state::PC, state::MSTATUS, state::RES_ADDR]);
+/// A reservation.
+const RESERVATION: &[SlotId] = &[state::RES_ADDR, state::RES_VAL];
 /// What checks of privilege look at.
 const STATUS_SLOT: &[SlotId] = &[state::MSTATUS];
 
@@ -87,6 +93,8 @@ pub(crate) fn table(pieces: usize) -> Vec<HelperDesc> {
         helper::<Riscv, TriggerExec>(),
         helper::<Riscv, TriggerData>(),
         helper::<Riscv, CheckInterrupts>(),
+        helper::<Riscv, Lr>(),
+        helper::<Riscv, Sc>(),
     ];
     debug_assert_eq!(table.len(), VECTOR);
     table.extend(vector::helpers(pieces));
@@ -204,6 +212,17 @@ helpers! {
     TriggerData "trigger_data" (addr, store) -> Void
         reads SlotSet::Only(STATUS_SLOT), writes SlotSet::None, effects Effects::RAISES;
         |cx| triggers::data(cx.state, addr, store != 0).map(|()| 0)
+
+    /// Load-reserved of a thread among others.
+    Lr "lr" (addr, memop) -> I64
+        reads SlotSet::None, writes SlotSet::Only(RESERVATION), effects Effects::RAISES.union(Effects::MEMORY);
+        |cx| monitor::reserve(cx, addr, MemOp(memop as u32))
+
+    /// Store-conditional of a thread among others.
+    Sc "sc" (addr, memop, value) -> I64
+        reads SlotSet::Only(RESERVATION), writes SlotSet::Only(RESERVATION),
+        effects Effects::RAISES.union(Effects::MEMORY);
+        |cx| monitor::conditional(cx, addr, MemOp(memop as u32), value)
 
     /// Leaves the unit if the CSR write before it enabled an interrupt that is pending.
     CheckInterrupts "check_interrupts" () -> Void

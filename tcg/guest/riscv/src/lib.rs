@@ -15,11 +15,13 @@ mod helpers;
 pub mod interrupts;
 pub mod mmu;
 pub mod mode;
+mod monitor;
 pub mod pmp;
 pub mod snapshot;
 pub mod state;
 mod translate;
 pub mod triggers;
+mod user;
 mod vector;
 
 pub use cpu::Cpu;

@@ -1,8 +1,7 @@
 //! The mode bits of a unit's key: all state, besides the code, that translation looks at.
 //!
 //! Bits: 0-1 privilege, 2 FS is not off, 3-5 frm, 6-9 MMU index of loads and stores, 10 triggers are armed, 11 VS is not
-//! off, 12-18 a [`Known`] vector
-//! state, or 0.
+//! off, 12-18 a [`Known`] vector state, or 0, 19 reservations are watched.
 
 use tcg_ir::Rounding;
 
@@ -96,6 +95,8 @@ pub struct Mode {
     pub vs: bool,
     /// A packed [`Known`] vector state, or 0.
     pub vector: u8,
+    /// Reservations are watched (`monitor`).
+    pub parallel: bool,
 }
 
 impl Mode {
@@ -111,6 +112,7 @@ impl Mode {
             triggers: triggers::armed(cpu, hart),
             vs,
             vector: if vs { Known::of(cpu, hart) } else { 0 },
+            parallel: hart.parallel,
         }
     }
 
@@ -124,6 +126,7 @@ impl Mode {
             | (self.triggers as u64) << 10
             | (self.vs as u64) << 11
             | (self.vector as u64) << 12
+            | (self.parallel as u64) << 19
     }
 
     /// Unpacked.
@@ -137,6 +140,7 @@ impl Mode {
             triggers: bits >> 10 & 1 != 0,
             vs: bits >> 11 & 1 != 0,
             vector: (bits >> 12 & 0x7f) as u8,
+            parallel: bits >> 19 & 1 != 0,
         }
     }
 }
@@ -164,7 +168,7 @@ mod tests {
         let vector = state.pack();
         assert_eq!(Known::unpack(vector), Some(state));
         assert_eq!(Known::unpack(0), None);
-        let mode = Mode { privilege: 1, fs: true, frm: 4, mmu: 6, triggers: true, vs: true, vector };
+        let mode = Mode { privilege: 1, fs: true, frm: 4, mmu: 6, triggers: true, vs: true, vector, parallel: true };
         assert_eq!(Mode::from_bits(mode.bits()), mode);
         assert_eq!(mmu_rights(mmu_index(S, status::SUM | status::MXR)), (S, true, true));
         assert_eq!(mmu_index(M, status::MXR), MMU_BARE);

@@ -92,6 +92,10 @@ pub struct Hart {
     pub privilege: u8,
     /// In wfi.
     pub waiting: bool,
+    /// Other threads of a program share its memory: reservations are watched (`monitor`).
+    pub parallel: bool,
+    /// Version that the monitor had at the reservation.
+    pub res_version: u64,
     /// `mie`.
     pub mie: u64,
     /// `mip` as software wrote it: SSIP, STIP and SEIP.
@@ -166,6 +170,8 @@ impl Hart {
             vcsrs: [0; 4],
             privilege: M,
             waiting: false,
+            parallel: false,
+            res_version: 0,
             mie: 0,
             mip: 0,
             mideleg: 0,

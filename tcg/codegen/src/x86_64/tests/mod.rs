@@ -163,7 +163,7 @@ impl Bench {
         let slots = slots();
         let helpers = helpers();
         let space = CodeSpace::new(16 << 20).unwrap();
-        let opts = Options { count_insns: true };
+        let opts = Options { count_insns: true, direct: None };
         let compiler = match Compiler::new(&slots, &helpers, FNS, opts, &space) {
             Ok(c) => c,
             Err(CompileError::UnsupportedHost) => return None,

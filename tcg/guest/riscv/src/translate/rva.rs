@@ -2,7 +2,8 @@
 //!
 //! A reservation is the address and the value that LR saw. SC succeeds if memory still holds that value, by one
 //! compare-and-swap of the host. What the manual asks for and this does not give: an SC after another hart's stores that
-//! brought the same value back (the ABA problem) succeeds here and would fail on a hart that watches its line.
+//! brought the same value back (the ABA problem) succeeds here and would fail on a hart that watches its line. Threads of a
+//! program have their stores-conditional watched (`monitor`): there a value that changed and came back is told.
 
 use tcg_ir::{Align, Atomicity, Cond, MemOp, Order, RmwOp, Type, Value};
 
@@ -56,6 +57,14 @@ impl Translator<'_, '_> {
         let ty = if width == Width::W { Type::I32 } else { Type::I64 };
         // lr.rl alone orders nothing before it that a plain load would not.
         let m = self.atomic(width, a.aq, a.aq && a.rl);
+        if self.mode.parallel {
+            let addr = self.b.zext(Type::I64, addr);
+            let memop = self.b.iconst(Type::I64, u64::from(m.0));
+            let v = self.b.call(id(helpers::LR), Type::I64, &[addr, memop]);
+            let v = self.b.trunc(ty, v);
+            self.set_operand(a.rd, v);
+            return true;
+        }
         let v = self.b.load(ty, m, addr, 0);
         let wide = self.b.zext(Type::I64, v);
         let addr = self.b.zext(Type::I64, addr);
@@ -72,6 +81,15 @@ impl Translator<'_, '_> {
         let (addr, _) = self.address(a.rs1, 0, true);
         let new = self.operand(a.rs2, width);
         let ty = self.b.ty(new);
+        if self.mode.parallel {
+            let addr = self.b.zext(Type::I64, addr);
+            let memop = self.b.iconst(Type::I64, u64::from(self.atomic(width, a.aq, a.rl).0));
+            let new = self.b.zext(Type::I64, new);
+            let failed = self.b.call(id(helpers::SC), Type::I64, &[addr, memop, new]);
+            let failed = self.b.trunc(self.xt, failed);
+            self.set_x(a.rd, failed);
+            return true;
+        }
         let reserved = self.get64(state::RES_ADDR);
         let wide = self.b.zext(Type::I64, addr);
         let held = self.b.setcc(self.xt, Cond::Eq, wide, reserved);

@@ -7,7 +7,8 @@ use crate::{
     cpu::Ext,
     decode::*,
     exceptions::cause,
-    state::{M, S},
+    guest,
+    state::{self, M, S},
 };
 
 impl Translator<'_, '_> {
@@ -311,13 +312,31 @@ impl Translator<'_, '_> {
         if !self.has(Ext::ZIFENCEI) {
             return false;
         }
-        self.end_lookup();
+        if self.cpu.program {
+            self.leave_program(guest::EXIT_FENCE_I);
+        } else {
+            self.end_lookup();
+        }
         true
     }
 
     // Environment (2.8).
 
+    /// Leaves behind the instruction to what stands in for the kernel. A reservation does not survive that.
+    fn leave_program(&mut self, code: u32) {
+        let none = self.b.iconst(Type::I64, state::NO_RESERVATION);
+        self.b.set(state::RES_ADDR, none);
+        let pc = self.b.pc(self.xt, self.next);
+        self.b.set(state::PC, pc);
+        self.b.exit(code);
+        self.flow = Flow::End;
+    }
+
     pub(crate) fn trans_ecall(&mut self, _: &ArgEmpty) -> bool {
+        if self.cpu.program {
+            self.leave_program(guest::EXIT_ECALL);
+            return true;
+        }
         let code = match self.mode.privilege {
             M => cause::ECALL_M,
             S => cause::ECALL_S,

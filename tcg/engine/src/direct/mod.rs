@@ -1,0 +1,91 @@
+//! Guest memory that is host memory: accesses by Rust code, and the engine's side of [`crate::user`].
+//!
+//! Generated code makes its accesses itself. What is here serves helpers, the interpreter and system calls: each access
+//! either completes or reports the host's refusal; it never crashes the process.
+
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+mod host;
+#[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
+#[path = "none.rs"]
+mod host;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+mod machine;
+
+use tcg_ir::MemOp;
+
+use crate::{Cx, Guest, Trap, memory, user::HostFault};
+
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+pub use host::{cas_guest, handle_host_fault, read_guest, write_guest};
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+pub use machine::new_machine;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+pub(crate) use machine::remake_rwlock;
+
+/// Reports a refused access: the trap only marks it, [`crate::user::UserExit::Fault`] carries it.
+fn refuse<G: Guest, T>(cx: &mut Cx<'_, G>, fault: HostFault) -> Result<T, Trap> {
+    let base = cx.core.direct_base;
+    cx.core.host_fault = Some(HostFault { address: fault.address.wrapping_sub(base), ..fault });
+    Err(Trap { code: 0, value: 0 })
+}
+
+/// Reads bytes.
+pub(crate) fn read<G: Guest>(cx: &mut Cx<'_, G>, gva: u64, out: &mut [u8]) -> Result<(), Trap> {
+    let at = cx.core.direct_base.wrapping_add(gva);
+    match host::read(at, out) {
+        Ok(()) => Ok(()),
+        Err(f) => refuse(cx, f),
+    }
+}
+
+/// Writes bytes.
+pub(crate) fn write<G: Guest>(cx: &mut Cx<'_, G>, gva: u64, data: &[u8]) -> Result<(), Trap> {
+    let at = cx.core.direct_base.wrapping_add(gva);
+    match host::write(at, data) {
+        Ok(()) => Ok(()),
+        Err(f) => refuse(cx, f),
+    }
+}
+
+/// Checks that all of a range may be accessed: by touching each page.
+pub(crate) fn probe<G: Guest>(cx: &mut Cx<'_, G>, gva: u64, len: u64, write: bool) -> Result<(), Trap> {
+    let mut at = gva;
+    let end = gva.saturating_add(len);
+    while at < end {
+        if write {
+            atomic(cx, at, MemOp::new(0), |_| None)?;
+        } else {
+            read(cx, at, &mut [0])?;
+        }
+        at = (at | 0xfff).wrapping_add(1);
+        if at == 0 {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// One atomic access, as `memory::atomic`: an update that changes nothing still needs the right to store.
+pub(crate) fn atomic<G: Guest>(
+    cx: &mut Cx<'_, G>,
+    gva: u64,
+    m: MemOp,
+    change: impl Fn(u64) -> Option<u64>,
+) -> Result<u64, Trap> {
+    let n = m.bytes().min(8);
+    let at = cx.core.direct_base.wrapping_add(gva);
+    let mut raw = [0; 8];
+    if let Err(f) = host::read(at, &mut raw[..n]) {
+        return refuse(cx, f);
+    }
+    let mut old = u64::from_le_bytes(raw);
+    loop {
+        let value = memory::extend(MemOp(m.0 & !8), old);
+        let new = change(value).map_or(old, |v| memory::to_memory(m, v));
+        match host::cas(at, n, old, new) {
+            Ok(seen) if seen == old => return Ok(memory::extend(m, old)),
+            Ok(seen) => old = seen,
+            Err(f) => return refuse(cx, f),
+        }
+    }
+}

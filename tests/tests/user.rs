@@ -1,0 +1,299 @@
+//! User mode: programs compiled from `tests/programs/user` that check themselves, and Debian's own, held against
+//! qemu-riscv64 where both do the same.
+#![cfg(all(target_os = "linux", target_arch = "x86_64"))]
+
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+use std::sync::OnceLock;
+use std::{fs, io::Write};
+
+use rhea_tests::{boot, skip, workspace};
+
+const COMPILER: &str = "riscv64-linux-gnu-gcc";
+
+/// A static program, compiled once; `None` (said once) without a compiler.
+fn program(name: &str) -> Option<PathBuf> {
+    static DIR: OnceLock<Option<PathBuf>> = OnceLock::new();
+    let dir = DIR.get_or_init(|| {
+        if Command::new(COMPILER).arg("--version").stdout(Stdio::null()).status().is_err() {
+            return None;
+        }
+        let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("user");
+        fs::create_dir_all(&dir).expect("a folder");
+        Some(dir)
+    });
+    let Some(dir) = dir else {
+        skip(&format!("{name} of user mode: no {COMPILER}"));
+        return None;
+    };
+    let source = workspace::root().join(format!("tests/programs/user/{name}.c"));
+    let out = dir.join(name);
+    let newer = |a: &PathBuf, b: &PathBuf| {
+        let time = |p: &PathBuf| fs::metadata(p).and_then(|m| m.modified()).ok();
+        time(a) > time(b)
+    };
+    if !newer(&out, &source) {
+        let done = Command::new(COMPILER)
+            .args(["-O1", "-static", "-pthread", "-w", "-o"])
+            .args([&out, &source])
+            .output()
+            .expect("a program that runs");
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    }
+    Some(out)
+}
+
+fn rhea(arguments: &[&str]) -> Command {
+    let mut c = Command::new(boot::rhea());
+    c.arg("user").args(arguments).env("LC_ALL", "C");
+    c
+}
+
+fn said(o: &Output) -> String {
+    format!("{}{}{}", o.status, String::from_utf8_lossy(&o.stdout), String::from_utf8_lossy(&o.stderr))
+}
+
+fn checks_itself(name: &str, options: &[&str], arguments: &[&str]) {
+    let Some(path) = program(name) else { return };
+    let out = rhea(options).arg(&path).args(arguments).output().expect("a program that runs");
+    assert!(out.status.success() && out.stdout == format!("{name} ok\n").as_bytes(), "{}", said(&out));
+}
+
+#[test]
+fn signals_are_exact() {
+    checks_itself("signals", &[], &[]);
+}
+
+#[test]
+fn threads_share_memory() {
+    checks_itself("threads", &[], &[]);
+}
+
+#[test]
+fn memory_is_mapped_and_code_changes() {
+    checks_itself("memory", &[], &[]);
+}
+
+#[test]
+fn processes_files_and_sockets() {
+    checks_itself("system", &[], &[]);
+}
+
+#[test]
+fn a_guest_base_changes_nothing() {
+    checks_itself("signals", &["-B", "0x100000000000", "-R", "256G"], &[]);
+    checks_itself("memory", &["-B", "0x100000000000", "-R", "256G"], &[]);
+}
+
+#[test]
+fn the_interpreter_does_the_same() {
+    checks_itself("signals", &["-interp"], &[]);
+}
+
+#[test]
+fn fuzz_of_system_calls() {
+    let cases = std::env::var("RHEA_FUZZ_CASES").unwrap_or_else(|_| "2000".into());
+    checks_itself("fuzz", &["-D", "/dev/null"], &["1", &cases]);
+}
+
+/// The smallest program: writes its first argument's first bytes and ends with 7.
+fn tiny() -> Vec<u8> {
+    // ld a1, 8(sp); li a0, 1; li a2, 5; li a7, 64; ecall; li a0, 7; li a7, 93; ecall
+    let code: [u32; 8] = [
+        0x0081_3583,
+        0x0010_0513,
+        0x0050_0613,
+        0x0400_0893,
+        0x0000_0073,
+        0x0070_0513,
+        0x05d0_0893,
+        0x0000_0073,
+    ];
+    let mut elf = b"\x7fELF\x02\x01\x01".to_vec();
+    elf.resize(16, 0);
+    elf.extend([2, 0, 243, 0, 1, 0, 0, 0]);
+    elf.extend((0x10000u64 + 120).to_le_bytes());
+    elf.extend(64u64.to_le_bytes());
+    elf.extend([0; 12]);
+    elf.extend([64, 0, 56, 0, 1, 0, 0, 0, 0, 0, 0, 0]);
+    let size = 120 + 4 * code.len() as u64;
+    elf.extend([1, 0, 0, 0, 5, 0, 0, 0]);
+    for v in [0, 0x10000, 0x10000, size, size, 4096] {
+        elf.extend(u64::to_le_bytes(v));
+    }
+    elf.extend(code.iter().flat_map(|w| w.to_le_bytes()));
+    elf
+}
+
+#[test]
+fn the_smallest_program_runs() {
+    let dir = boot::Scratch::new("user-tiny");
+    let path = dir.path("tiny");
+    fs::write(&path, tiny()).unwrap();
+    let out = rhea(&["-0", "hello, there"]).arg(&path).output().unwrap();
+    assert_eq!((out.status.code(), &out.stdout[..]), (Some(7), &b"hello"[..]), "{}", said(&out));
+    let out = Command::new(boot::rhea())
+        .args(["user", "--arch", "riscv64", "-strace", "-0", "hello"])
+        .arg(&path)
+        .output()
+        .unwrap();
+    let trace = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert!(trace.contains("write(1, \"hello\", 5) = 5\n") && trace.contains("exit(7)"), "{trace}");
+}
+
+#[test]
+fn what_cannot_run_is_said_in_one_line() {
+    let dir = boot::Scratch::new("user-bad");
+    let bad = |bytes: &[u8], what: &str| {
+        let path = dir.path("bad");
+        fs::write(&path, bytes).unwrap();
+        let out = rhea(&["--arch", "riscv64"]).arg(&path).output().unwrap();
+        let text = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert!(out.status.code() == Some(126) && text.contains(what) && text.lines().count() == 1, "{text}");
+    };
+    bad(b"hello", "neither an ELF program nor a script");
+    bad(
+        &fs::read("/bin/true").unwrap(),
+        "is for another machine (ELF machine 62), this runs riscv64 programs",
+    );
+    let mut cut = tiny();
+    cut.truncate(100);
+    bad(&cut, "no segment to load");
+    let mut interp = tiny();
+    // The segment becomes an interpreter's name as well: there is none.
+    interp[56] = 1;
+    interp[64] = 3;
+    bad(&interp, "no segment to load");
+    let out = rhea(&["/nonexistent/program"]).output().unwrap();
+    assert_eq!(out.status.code(), Some(127), "{}", said(&out));
+}
+
+/// Debian's programs, from the packages `guests.sh` fetches.
+fn root() -> Option<String> {
+    let path = boot::guest("riscv64-root/usr/bin/bash")?;
+    let root = path.ancestors().nth(3)?;
+    Some(root.to_str().expect("paths of guests are UTF-8").to_owned())
+}
+
+fn run(mut c: Command, input: &str) -> Output {
+    let mut child = c
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("a program that starts");
+    child.stdin.take().expect("a pipe").write_all(input.as_bytes()).expect("a reader");
+    child.wait_with_output().expect("a program that ends")
+}
+
+/// Runs the same under Rhea and under qemu-riscv64.
+fn same_as_qemu(command: &[&str], input: &str) {
+    let Some(root) = root() else { return };
+    let program = format!("{root}{}", command[0]);
+    let mut ours = rhea(&["-L", &root, &program]);
+    ours.args(&command[1..]);
+    let ours = run(ours, input);
+    assert!(ours.status.success(), "{command:?}: {}", said(&ours));
+    let mut theirs = Command::new("qemu-riscv64");
+    theirs.args(["-L", &root, &program]).args(&command[1..]).env("LC_ALL", "C");
+    if Command::new("qemu-riscv64").arg("--version").stdout(Stdio::null()).status().is_err() {
+        skip("comparison of user mode: no qemu-riscv64");
+        return;
+    }
+    let theirs = run(theirs, input);
+    assert_eq!(String::from_utf8_lossy(&ours.stdout), String::from_utf8_lossy(&theirs.stdout), "{command:?}");
+    assert_eq!(ours.status, theirs.status, "{command:?}");
+}
+
+#[test]
+fn debian_shell_and_tools() {
+    same_as_qemu(&["/usr/bin/dash", "-c", "for i in 1 2 3; do echo $((i * i)); done; exit 0"], "");
+    same_as_qemu(
+        &[
+            "/usr/bin/bash",
+            "-c",
+            "a=(x y z); echo ${a[@]:1} ${#a[@]}; printf '%05.2f\\n' 3.14159; [[ abc =~ b(.) ]] && echo ${BASH_REMATCH[1]}",
+        ],
+        "",
+    );
+    same_as_qemu(&["/usr/bin/sha256sum"], "some text\n");
+    same_as_qemu(&["/usr/bin/sort", "-rn"], "3\n20\n100\n");
+    same_as_qemu(&["/usr/bin/sed", "-E", "s/(a+)b/<\\1>/g"], "aab ab b\n");
+    same_as_qemu(&["/usr/bin/grep", "-c", "^a"], "a\nb\nab\n");
+    same_as_qemu(
+        &["/usr/bin/gawk", "{ s += $1 } END { printf \"%.6f %d\\n\", exp(log(s)), NR }"],
+        "1\n2\n3.5\n",
+    );
+    same_as_qemu(&["/usr/bin/factor", "18446744073709551557"], "");
+}
+
+#[test]
+fn debian_perl_and_python() {
+    same_as_qemu(
+        &[
+            "/usr/bin/perl",
+            "-e",
+            "my %h = map { $_ => $_ ** 2 } 1..9; print join(',', map { \"$_=$h{$_}\" } sort keys %h), qq(\\n); printf qq(%.12f\\n), atan2(1, 1) * 4; print pack('N', 7) eq qq(\\0\\0\\0\\7) ? 1 : 0, qq(\\n)",
+        ],
+        "",
+    );
+    same_as_qemu(
+        &[
+            "/usr/bin/python3",
+            "-c",
+            "import json, math, struct, hashlib\nprint(json.dumps({'a': [1, 2.5, None]}), math.gamma(7.5), struct.pack('<d', 1.5).hex(), hashlib.md5(b'x').hexdigest())\nprint(sum(i * i for i in range(100000)), 2 ** 200)",
+        ],
+        "",
+    );
+}
+
+#[test]
+fn debian_programs_start_others() {
+    let Some(root) = root() else { return };
+    let script = "import os, signal, subprocess, threading, time\n\
+        print(subprocess.run(['/usr/bin/bash', '-c', 'echo from bash $1 | /usr/bin/sed s/bash/sed/', 'x', 'arg'], capture_output=True).stdout)\n\
+        print(os.uname().machine, subprocess.check_output(['/usr/bin/uname', '-m']))\n\
+        n = [0]\n\
+        def work():\n\
+        \x20   for i in range(100): n[0] += 1\n\
+        t = [threading.Thread(target=work) for _ in range(4)]\n\
+        [x.start() for x in t]; [x.join() for x in t]\n\
+        signal.signal(signal.SIGALRM, lambda *a: print('alarm'))\n\
+        signal.setitimer(signal.ITIMER_REAL, 0.05); time.sleep(0.2)\n\
+        r = subprocess.run(['/usr/bin/bash', '-c', 'kill -9 $$']); print(n[0], r.returncode)\n";
+    let out = rhea(&["-L", &root, &format!("{root}/usr/bin/python3"), "-c", script]).output().unwrap();
+    let expected = "b'from sed arg\\n'\nriscv64 b'riscv64\\n'\nalarm\n400 -9\n";
+    assert_eq!(String::from_utf8_lossy(&out.stdout), expected, "{}", said(&out));
+    same_as_qemu(
+        &["/usr/bin/sqlite3", ":memory:"],
+        "create table t(a, b); insert into t values (1, 'x'), (2.5, 'y'); select sum(a), group_concat(b) from t;\n",
+    );
+}
+
+/// In a namespace of its own, where a kernel since 6.7 has a registry of its own.
+#[test]
+fn the_kernel_starts_programs_with_rhea() {
+    let dir = boot::Scratch::new("user-binfmt");
+    let path = dir.path("tiny");
+    fs::write(&path, tiny()).unwrap();
+    let script = "mount -t binfmt_misc none /proc/sys/fs/binfmt_misc || exit 77\n\
+        \"$1\" binfmt install riscv64 || exit 1\n\
+        chmod +x \"$2\" && (exec -a 'hello, kernel' \"$2\")\n\
+        code=$?\n\
+        \"$1\" binfmt status && \"$1\" binfmt remove riscv64 && \"$1\" binfmt status\n\
+        exit $code\n";
+    let out = Command::new("unshare")
+        .args(["-Urm", "bash", "-c", script, "x"])
+        .arg(boot::rhea())
+        .arg(&path)
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&out.stdout).into_owned();
+    if out.status.code() == Some(77) || out.stderr.starts_with(b"unshare:") {
+        skip("binfmt_misc: no namespace with a registry of its own");
+        return;
+    }
+    let expected = "riscv64: installed\nhelloriscv64: enabled, interpreter";
+    assert!(out.status.code() == Some(7) && text.starts_with(expected), "{}", said(&out));
+    assert!(text.ends_with("riscv64: removed\nriscv64: not installed\n"), "{}", said(&out));
+}

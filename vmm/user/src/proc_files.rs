@@ -1,0 +1,146 @@
+//! What of `/proc` is the guest's own: its program, arguments, auxiliary vector, memory map and processor.
+
+use std::ffi::CString;
+use std::fmt::Write as _;
+
+use crate::host::{self, Errno};
+use crate::mm::prot;
+use crate::thread::Thread;
+
+/// The part of a path behind `/proc/self/`, `/proc/thread-self/` or `/proc/PID/` of this process.
+fn own(path: &[u8]) -> Option<&str> {
+    let rest = std::str::from_utf8(path).ok()?.strip_prefix("/proc/")?;
+    let (who, what) = rest.split_once('/')?;
+    let me = who == "self" || who == "thread-self" || who.parse() == Ok(std::process::id());
+    me.then_some(what)
+}
+
+/// True if the path names this process's program.
+pub(crate) fn is_own_exe(path: &[u8]) -> bool {
+    own(path) == Some("exe")
+}
+
+/// Where the guest's program is, for a path that names it and is followed.
+pub(crate) fn exe_path(t: &Thread, path: &[u8], flags: i32) -> Option<CString> {
+    if !is_own_exe(path) || flags & libc::AT_SYMLINK_NOFOLLOW != 0 {
+        return None;
+    }
+    CString::new(t.process.paths.host(&t.process.exe)).ok()
+}
+
+/// What the link at a path says, if that is the guest's own.
+pub(crate) fn link(t: &Thread, path: &[u8]) -> Option<Vec<u8>> {
+    is_own_exe(path).then(|| t.process.exe.clone().into_bytes())
+}
+
+/// Opens what is the guest's own; `None` if the path is not.
+pub(crate) fn open(t: &Thread, path: &[u8], flags: i32) -> Result<Option<u64>, Errno> {
+    if !path.starts_with(b"/proc/") || flags & libc::O_ACCMODE != libc::O_RDONLY {
+        return Ok(None);
+    }
+    let contents = match (own(path), path) {
+        (Some("exe"), _) => {
+            let Some(p) = exe_path(t, path, 0) else { return Ok(None) };
+            let here = libc::AT_FDCWD as u64;
+            return host::call(libc::SYS_openat, &[here, host::arg(&p), flags as u64]).map(Some);
+        }
+        (Some("maps"), _) => maps(t).into_bytes(),
+        (Some("cmdline"), _) => t.process.argv.iter().flat_map(|a| a.as_bytes_with_nul()).copied().collect(),
+        (Some("auxv"), _) => t.process.auxv.clone(),
+        (Some("stat"), _) => stat(t).into_bytes(),
+        (_, b"/proc/cpuinfo") => cpuinfo(t).into_bytes(),
+        _ => return Ok(None),
+    };
+    let cloexec = if flags & libc::O_CLOEXEC != 0 { u64::from(libc::MFD_CLOEXEC) } else { 0 };
+    let fd = host::call(libc::SYS_memfd_create, &[host::arg(c"rhea-proc"), cloexec])?;
+    host::call(libc::SYS_write, &[fd, contents.as_ptr() as u64, contents.len() as u64])?;
+    host::call(libc::SYS_lseek, &[fd, 0, libc::SEEK_SET as u64])?;
+    Ok(Some(fd))
+}
+
+/// The host's list, cut down to what is the guest's, with the guest's rights.
+fn maps(t: &Thread) -> String {
+    let mm = &t.process.mm;
+    let host = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
+    let map = mm.lock();
+    let base = mm.host(0);
+    let mut out = String::new();
+    for line in host.lines() {
+        let mut fields = line.splitn(6, ' ');
+        let (Some(range), Some(_rights), Some(offset), Some(device), Some(inode)) =
+            (fields.next(), fields.next(), fields.next(), fields.next(), fields.next())
+        else {
+            continue;
+        };
+        let name = fields.next().unwrap_or_default().trim_start();
+        let hex = |s: &str| u64::from_str_radix(s, 16).ok();
+        let Some((Some(start), Some(end))) = range.split_once('-').map(|(a, b)| (hex(a), hex(b))) else {
+            continue;
+        };
+        let (Some(mut at), Some(end)) = (start.checked_sub(base), end.checked_sub(base)) else { continue };
+        let first = at;
+        while at < end {
+            let Some((_, r)) = map.find(at) else {
+                // On to the next region of the guest's in this mapping.
+                match map.iter().map(|(s, _)| s).find(|s| *s > at && *s < end) {
+                    Some(next) => at = next,
+                    None => break,
+                }
+                continue;
+            };
+            let stop = r.end.min(end);
+            let bit = |b: u32, c: char| if r.prot & b != 0 { c } else { '-' };
+            let share = if r.shared { 's' } else { 'p' };
+            let offset = hex(offset).unwrap_or(0) + if inode == "0" { 0 } else { at - first };
+            let name = if t.process.stack.contains(&at) {
+                "[stack]"
+            } else if map.heap.contains(&at) {
+                "[heap]"
+            } else {
+                name
+            };
+            let head = format!(
+                "{at:08x}-{stop:08x} {}{}{}{share} {offset:08x} {device} {inode}",
+                bit(prot::READ, 'r'),
+                bit(prot::WRITE, 'w'),
+                bit(prot::EXEC, 'x'),
+            );
+            let _ =
+                if name.is_empty() { writeln!(out, "{head} ") } else { writeln!(out, "{head:<72} {name}") };
+            at = stop;
+        }
+    }
+    out
+}
+
+/// The host's line with the guest's name, code and stack.
+fn stat(t: &Thread) -> String {
+    let host = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let Some((head, tail)) = host.trim_end().rsplit_once(')') else { return host };
+    let pid = head.split(' ').next().unwrap_or("0");
+    let comm = std::fs::read_to_string("/proc/self/comm").unwrap_or_default();
+    let mut fields: Vec<String> = tail.split_whitespace().map(str::to_owned).collect();
+    // Fields count from 1 with the pid; `tail` begins with the third.
+    let mut set = |n: usize, v: u64| {
+        if let Some(f) = fields.get_mut(n - 3) {
+            *f = v.to_string();
+        }
+    };
+    set(26, t.process.code.start);
+    set(27, t.process.code.end);
+    set(28, t.process.stack.end);
+    format!("{pid} ({}) {}\n", comm.trim_end(), fields.join(" "))
+}
+
+fn cpuinfo(t: &Thread) -> String {
+    let isa = t.process.machine.isa();
+    let count = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut out = String::new();
+    for n in 0..count {
+        let _ = write!(
+            out,
+            "processor\t: {n}\nhart\t\t: {n}\nisa\t\t: {isa}\nmmu\t\t: sv39\nmvendorid\t: 0x0\nmarchid\t\t: 0x0\nmimpid\t\t: 0x0\nhart isa\t: {isa}\n\n",
+        );
+    }
+    out
+}

@@ -1,0 +1,259 @@
+//! System calls: tables of names, arguments and what is done, one file a field; numbers come from the architecture.
+//!
+//! Most calls of a 64-bit little-endian guest with the host's structures go to the host as they are ([`Run::Host`]), guest
+//! pointers made host pointers and paths looked for in the sysroot by what the table says of each argument.
+
+mod files;
+mod ioctl;
+mod ipc;
+mod memory;
+mod misc;
+mod net;
+mod poll;
+mod procs;
+mod signals;
+mod threads;
+mod time;
+
+use std::ffi::CString;
+
+use crate::host::{self, Errno, RESTART, RESTART_ONCE, Sys};
+use crate::host_numbers;
+use crate::thread::Thread;
+
+pub(crate) use threads::leave_robust_list;
+
+/// What an argument is: for the host, and for people.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// A number.
+    Int,
+    /// A number in hexadecimal.
+    Hex,
+    /// A descriptor.
+    Fd,
+    /// A descriptor of a directory.
+    Dir,
+    /// A path.
+    Path,
+    /// Another string.
+    Str,
+    /// Bytes the call reads; the next argument is their number.
+    In,
+    /// Bytes the call writes.
+    Out,
+    /// Some structure, without pointers in it.
+    Ptr,
+    /// An array of `iovec`; the next argument is their number.
+    Iov,
+    /// An address that is not followed.
+    Addr,
+    /// Octal mode.
+    Mode,
+    /// Signal number.
+    Sig,
+    /// Flags of `open`.
+    Open,
+    /// Protection.
+    Prot,
+    /// Flags of `mmap`.
+    Map,
+    /// Flags of `clone`.
+    Clone,
+}
+
+/// What a call does.
+#[derive(Clone, Copy)]
+pub(crate) enum Run {
+    /// The host's call of the same name; interrupted, it is made again.
+    Host,
+    /// The same, but interrupted it ends with EINTR.
+    Once,
+    /// A function.
+    Do(fn(&mut Thread, &[u64; 6]) -> Sys),
+    /// Known, and refused with this error.
+    No(i32),
+}
+
+/// A row of a table.
+pub(crate) struct Call {
+    pub(crate) name: &'static str,
+    pub(crate) args: &'static [Kind],
+    pub(crate) run: Run,
+}
+
+/// Makes a table: `"name" [Kind, Kind] Run;`.
+macro_rules! calls {
+    ($($name:literal [$($kind:ident),*] $run:expr;)*) => {
+        pub(super) const CALLS: &[crate::sys::Call] = &[
+            $(crate::sys::Call { name: $name, args: &[$(crate::sys::Kind::$kind),*], run: $run }),*
+        ];
+    };
+}
+use calls;
+
+/// All tables.
+const TABLES: [&[Call]; 11] = [
+    files::CALLS,
+    ioctl::CALLS,
+    ipc::CALLS,
+    memory::CALLS,
+    misc::CALLS,
+    net::CALLS,
+    poll::CALLS,
+    procs::CALLS,
+    signals::CALLS,
+    threads::CALLS,
+    time::CALLS,
+];
+
+/// One number: its name, and the call if there is one, with the host's number.
+#[derive(Clone, Copy)]
+pub(crate) struct Row {
+    pub(crate) name: &'static str,
+    pub(crate) call: Option<&'static Call>,
+    pub(crate) host: u16,
+}
+
+/// The calls of an architecture by number.
+pub(crate) struct Table(Vec<Option<Row>>);
+
+fn host_number(name: &str) -> Option<u16> {
+    let n = host_numbers::NUMBERS;
+    n.binary_search_by_key(&name, |r| r.0).ok().map(|i| n[i].1)
+}
+
+impl Table {
+    /// For these names and numbers.
+    pub(crate) fn new(numbers: &'static [(&'static str, u16)]) -> Self {
+        let most = numbers.iter().map(|n| n.1).max().unwrap_or(0);
+        let mut rows = vec![None; usize::from(most) + 1];
+        for (name, number) in numbers {
+            rows[usize::from(*number)] =
+                Some(Row { name, call: None, host: host_number(name).unwrap_or(u16::MAX) });
+        }
+        for call in TABLES.into_iter().flatten() {
+            if let Ok(i) = numbers.binary_search_by_key(&call.name, |r| r.0)
+                && let Some(Some(row)) = rows.get_mut(usize::from(numbers[i].1))
+            {
+                row.call = Some(call);
+            }
+        }
+        Self(rows)
+    }
+
+    /// What a number is.
+    pub(crate) fn get(&self, number: u64) -> Option<Row> {
+        self.0.get(usize::try_from(number).ok()?).copied().flatten()
+    }
+}
+
+/// Makes a system call.
+pub(crate) fn call(t: &mut Thread, number: u64, args: &[u64; 6]) -> Sys {
+    let row = t.process.calls.get(number);
+    let Some(Row { call: Some(c), host, .. }) = row else {
+        t.process.say_missing(number, row.map(|r| r.name));
+        return Err(Errno(libc::ENOSYS));
+    };
+    match c.run {
+        Run::Do(f) => f(t, args),
+        Run::Host => host_call(t, c, host, args).map_err(|e| if e.0 == libc::EINTR { RESTART } else { e }),
+        Run::Once => host_call(t, c, host, args).map_err(once),
+        Run::No(e) => Err(Errno(e)),
+    }
+}
+
+/// The error of a call that a handler ends.
+pub(super) fn once(e: Errno) -> Errno {
+    if e == RESTART { RESTART_ONCE } else { e }
+}
+
+/// The error of a call that is made again behind a handler.
+pub(super) fn again(e: Errno) -> Errno {
+    if e.0 == libc::EINTR { RESTART } else { e }
+}
+
+fn host_call(t: &Thread, c: &Call, number: u16, args: &[u64; 6]) -> Sys {
+    if number == u16::MAX {
+        return Err(Errno(libc::ENOSYS));
+    }
+    let mm = &t.process.mm;
+    if !t.process.paths.any() && mm.host(0) == 0 {
+        return host::interruptible(t.slot.flag(), number, args);
+    }
+    let mut host_args = *args;
+    // Keeps the strings alive for the call.
+    let mut strings: Vec<CString> = Vec::new();
+    let mut vectors: Vec<u64> = Vec::new();
+    for (i, (a, kind)) in host_args.iter_mut().zip(c.args).enumerate() {
+        match kind {
+            Kind::Iov if mm.host(0) != 0 => {
+                vectors = iovecs(t, *a, args.get(i + 1).copied().unwrap_or(0))?;
+                *a = vectors.as_ptr() as u64;
+            }
+            Kind::Path if *a != 0 => {
+                strings.push(path(t, *a)?);
+                *a = strings.last().map_or(0, |s| host::arg(s));
+            }
+            Kind::Path | Kind::Str | Kind::In | Kind::Out | Kind::Ptr => *a = mm.pointer(*a),
+            _ => {}
+        }
+    }
+    let r = host::interruptible(t.slot.flag(), number, &host_args);
+    drop(vectors);
+    r
+}
+
+/// Guest `iovec`s as the host's: address and length by turns.
+pub(super) fn iovecs(t: &Thread, at: u64, count: u64) -> Result<Vec<u64>, Errno> {
+    const MOST: u64 = 1024;
+    if count > MOST {
+        return Err(Errno(libc::EINVAL));
+    }
+    let mut bytes = vec![0; count as usize * 16];
+    t.process.mm.read(at, &mut bytes)?;
+    let words = bytes.chunks_exact(8).map(|w| u64::from_le_bytes(w.try_into().unwrap_or_default()));
+    Ok(words.enumerate().map(|(i, w)| if i % 2 == 0 { t.process.mm.pointer(w) } else { w }).collect())
+}
+
+/// Makes an interruptible call of the host by name.
+pub(super) fn host_by_name(t: &Thread, name: &str, args: [u64; 6]) -> Sys {
+    match host_number(name) {
+        Some(n) => host::interruptible(t.slot.flag(), n, &args),
+        None => Err(Errno(libc::ENOSYS)),
+    }
+}
+
+/// The path at a guest address as the host has it.
+pub(super) fn path(t: &Thread, at: u64) -> Result<CString, Errno> {
+    let p = t.process.mm.read_str(at, libc::PATH_MAX as usize)?;
+    CString::new(t.process.paths.host_bytes(&p)).map_err(|_| Errno(libc::EINVAL))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::abi::generic;
+
+    #[test]
+    fn every_call_has_a_number_and_is_there_once() {
+        let mut seen = std::collections::HashSet::new();
+        for c in TABLES.into_iter().flatten() {
+            assert!(seen.insert(c.name), "{} is in two tables", c.name);
+            assert!(
+                generic::NUMBERS.iter().any(|n| n.0 == c.name) || host_number(c.name).is_some(),
+                "{} is nobody's call",
+                c.name
+            );
+            if matches!(c.run, Run::Host | Run::Once) {
+                assert!(host_number(c.name).is_some(), "the host has no {}", c.name);
+            }
+        }
+    }
+
+    #[test]
+    fn numbers_are_sorted() {
+        assert!(generic::NUMBERS.is_sorted_by_key(|n| n.0));
+        assert!(host_numbers::NUMBERS.is_sorted_by_key(|n| n.0));
+    }
+}

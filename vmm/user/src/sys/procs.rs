@@ -1,0 +1,345 @@
+//! Processes: `clone`, `execve`, waiting, ending.
+
+use std::ffi::CString;
+use std::fs::File;
+use std::sync::{Arc, mpsc};
+
+use crate::elf::{self, Kind};
+use crate::host::{self, Errno, Sys};
+use crate::signal::{self, OPEN};
+use crate::thread::Thread;
+
+use super::{Run::*, calls, path};
+
+calls! {
+    "clone" [Clone, Addr, Ptr, Addr, Ptr] Do(clone);
+    "clone3" [Ptr, Int] Do(clone3);
+    "execve" [Path, Ptr, Ptr] Do(execve);
+    "execveat" [Dir, Path, Ptr, Ptr, Hex] Do(execveat);
+    "exit" [Int] Do(exit);
+    "exit_group" [Int] Do(exit_group);
+    "wait4" [Int, Ptr, Hex, Ptr] Host;
+    "waitid" [Int, Int, Ptr, Hex, Ptr] Host;
+    "unshare" [Clone] Host;
+    "setns" [Fd, Hex] Host;
+    "pidfd_open" [Int, Hex] Host;
+    "pidfd_getfd" [Fd, Fd, Hex] Host;
+    "process_mrelease" [Fd, Hex] Host;
+}
+
+const EINVAL: Errno = Errno(libc::EINVAL);
+
+const CLONE_VM: u64 = libc::CLONE_VM as u64;
+const CLONE_VFORK: u64 = libc::CLONE_VFORK as u64;
+const CLONE_THREAD: u64 = libc::CLONE_THREAD as u64;
+const CLONE_SETTLS: u64 = libc::CLONE_SETTLS as u64;
+const CLONE_PARENT_SETTID: u64 = libc::CLONE_PARENT_SETTID as u64;
+const CLONE_CHILD_SETTID: u64 = libc::CLONE_CHILD_SETTID as u64;
+const CLONE_CHILD_CLEARTID: u64 = libc::CLONE_CHILD_CLEARTID as u64;
+const CLONE_PIDFD: u64 = libc::CLONE_PIDFD as u64;
+/// What a thread of a C library shares; other mixes are not made.
+const THREAD_FLAGS: u64 =
+    CLONE_VM | (libc::CLONE_FS | libc::CLONE_FILES | libc::CLONE_SIGHAND) as u64 | CLONE_THREAD;
+/// Namespaces a child gets of its own.
+const NAMESPACES: u64 = (libc::CLONE_NEWNS
+    | libc::CLONE_NEWUTS
+    | libc::CLONE_NEWIPC
+    | libc::CLONE_NEWUSER
+    | libc::CLONE_NEWNET
+    | libc::CLONE_NEWCGROUP) as u64;
+
+/// What `clone` and `clone3` ask for.
+struct Request {
+    flags: u64,
+    stack: u64,
+    parent_tid: u64,
+    child_tid: u64,
+    tls: u64,
+    pidfd: u64,
+}
+
+/// The order of arguments is that of architectures with `CLONE_BACKWARDS`.
+fn clone(t: &mut Thread, a: &[u64; 6]) -> Sys {
+    const CSIGNAL: u64 = 0xff;
+    let flags = a[0] & 0xffff_ffff & !CSIGNAL;
+    make(t, &Request { flags, stack: a[1], parent_tid: a[2], tls: a[3], child_tid: a[4], pidfd: a[2] })
+}
+
+fn clone3(t: &mut Thread, a: &[u64; 6]) -> Sys {
+    const SMALLEST: u64 = 64;
+    const SIZE: usize = 88;
+    if a[1] < SMALLEST || a[1] > 4096 {
+        return Err(EINVAL);
+    }
+    let mut b = [0u8; SIZE];
+    let n = (a[1] as usize).min(SIZE);
+    t.process.mm.read(a[0], &mut b[..n])?;
+    let w = |i: usize| u64::from_le_bytes(b[i * 8..i * 8 + 8].try_into().unwrap_or_default());
+    let [flags, pidfd, child_tid, parent_tid, _signal, stack, size, tls] =
+        [w(0), w(1), w(2), w(3), w(4), w(5), w(6), w(7)];
+    // set_tid and cgroup.
+    if w(8) != 0 || w(9) != 0 || flags >> 33 != 0 {
+        return Err(EINVAL);
+    }
+    let stack = if stack == 0 { 0 } else { stack.checked_add(size).ok_or(EINVAL)? };
+    make(t, &Request { flags, stack, parent_tid, child_tid, tls, pidfd })
+}
+
+fn make(t: &mut Thread, r: &Request) -> Sys {
+    if r.flags & CLONE_THREAD != 0 {
+        return if r.flags & THREAD_FLAGS == THREAD_FLAGS { new_thread(t, r) } else { Err(EINVAL) };
+    }
+    if r.flags & CLONE_VM != 0 && r.flags & CLONE_VFORK == 0 {
+        // A process that shares memory, without waiting for it: there is no such thing here.
+        return Err(EINVAL);
+    }
+    new_process(t, r)
+}
+
+fn new_thread(t: &mut Thread, r: &Request) -> Sys {
+    let abi = t.process.abi;
+    let mut cpu = t.process.machine.new_cpu();
+    t.cpu.set_parallel();
+    let state = t.cpu.snapshot();
+    cpu.restore(&*state);
+    cpu.set_reg(abi.result_reg, 0);
+    if r.stack != 0 {
+        cpu.set_reg(abi.sp, r.stack);
+    }
+    if r.flags & CLONE_SETTLS != 0 {
+        cpu.set_reg(abi.tp, r.tls);
+    }
+    let process = t.process.clone();
+    let mask = t.mask;
+    let (flags, parent_tid, child_tid) = (r.flags, r.parent_tid, r.child_tid);
+    let (tell, told) = mpsc::channel();
+    // The new thread takes no signal before it is ready for it.
+    host::set_mask(!OPEN);
+    let spawned = std::thread::Builder::new().stack_size(512 << 10).spawn(move || {
+        let mut thread = Thread::new(Arc::clone(&process), cpu, mask, false);
+        let tid = host::gettid();
+        if flags & CLONE_PARENT_SETTID != 0 {
+            let _ = process.mm.write_u32(parent_tid, tid as u32);
+        }
+        if flags & CLONE_CHILD_SETTID != 0 {
+            let _ = process.mm.write_u32(child_tid, tid as u32);
+        }
+        if flags & CLONE_CHILD_CLEARTID != 0 {
+            thread.clear_tid = child_tid;
+        }
+        drop(process);
+        let _ = tell.send(tid);
+        drop(tell);
+        thread.run();
+    });
+    let tid = spawned.ok().and_then(|_| told.recv().ok());
+    if !t.slot.is_full() {
+        t.set_host_mask();
+    }
+    tid.map(|t| t as u64).ok_or(Errno(libc::EAGAIN))
+}
+
+fn new_process(t: &mut Thread, r: &Request) -> Sys {
+    let abi = t.process.abi;
+    // A parent that waits for its child to be done with shared memory learns it by the end of a pipe that execve closes.
+    let mut pipe = [-1i32; 2];
+    if r.flags & CLONE_VFORK != 0 {
+        host::call(libc::SYS_pipe2, &[pipe.as_mut_ptr() as u64, libc::O_CLOEXEC as u64])?;
+    }
+    host::set_mask(!OPEN);
+    let process = t.process.clone();
+    let pid = process.fork();
+    let mm = &process.mm;
+    if pid == 0 {
+        t.tid = host::gettid();
+        if r.flags & NAMESPACES != 0 && host::call(libc::SYS_unshare, &[r.flags & NAMESPACES]).is_err() {
+            host::exit_group(127);
+        }
+        if pipe[0] >= 0 {
+            let _ = host::call(libc::SYS_close, &[pipe[0] as u64]);
+        }
+        if r.stack != 0 {
+            t.cpu.set_reg(abi.sp, r.stack);
+        }
+        if r.flags & CLONE_SETTLS != 0 {
+            t.cpu.set_reg(abi.tp, r.tls);
+        }
+        if r.flags & CLONE_CHILD_SETTID != 0 {
+            let _ = mm.write_u32(r.child_tid, t.tid as u32);
+        }
+        t.clear_tid = if r.flags & CLONE_CHILD_CLEARTID != 0 { r.child_tid } else { 0 };
+        t.robust = [0; 2];
+        t.first = true;
+        // What the parent had caught is the parent's.
+        let _ = t.slot.take();
+        t.set_host_mask();
+        return Ok(0);
+    }
+    if pid > 0 {
+        if r.flags & CLONE_PARENT_SETTID != 0 {
+            let _ = mm.write_u32(r.parent_tid, pid as u32);
+        }
+        if r.flags & CLONE_PIDFD != 0 {
+            let fd = host::call(libc::SYS_pidfd_open, &[pid as u64, 0])?;
+            mm.write_u32(r.pidfd, fd as u32)?;
+        }
+    }
+    if pipe[0] >= 0 {
+        let _ = host::call(libc::SYS_close, &[pipe[1] as u64]);
+        let mut byte = 0u8;
+        // Signals are blocked; the read ends when the child has closed the pipe.
+        let _ = host::call(libc::SYS_read, &[pipe[0] as u64, (&raw mut byte) as u64, 1]);
+        let _ = host::call(libc::SYS_close, &[pipe[0] as u64]);
+    }
+    if !t.slot.is_full() {
+        t.set_host_mask();
+    }
+    if pid < 0 { Err(Errno(-pid as i32)) } else { Ok(pid as u64) }
+}
+
+/// The strings of a null-terminated array of pointers.
+fn strings(t: &Thread, at: u64) -> Result<Vec<CString>, Errno> {
+    const MOST_BYTES: usize = 16 << 20;
+    const LONGEST: usize = 128 << 10;
+    let mm = &t.process.mm;
+    let (mut out, mut bytes) = (Vec::new(), 0);
+    if at == 0 {
+        return Ok(out);
+    }
+    for i in 0.. {
+        let p = mm.read_u64(at.wrapping_add(i * 8))?;
+        if p == 0 {
+            break;
+        }
+        let s = mm
+            .read_str(p, LONGEST)
+            .map_err(|e| if e.0 == libc::ENAMETOOLONG { Errno(libc::E2BIG) } else { e })?;
+        bytes += s.len() + 9;
+        if bytes > MOST_BYTES {
+            return Err(Errno(libc::E2BIG));
+        }
+        out.push(CString::new(s).map_err(|_| EINVAL)?);
+    }
+    Ok(out)
+}
+
+fn pointers(list: &[CString]) -> Vec<u64> {
+    list.iter().map(|s| host::arg(s)).chain([0]).collect()
+}
+
+fn execve(t: &mut Thread, a: &[u64; 6]) -> Sys {
+    let p = path(t, a[0])?;
+    let name = t.process.mm.read_str(a[0], libc::PATH_MAX as usize)?;
+    exec(t, libc::AT_FDCWD as u64, &p, &name, (a[1], a[2]), 0)
+}
+
+fn execveat(t: &mut Thread, a: &[u64; 6]) -> Sys {
+    let p = path(t, a[1])?;
+    let name = t.process.mm.read_str(a[1], libc::PATH_MAX as usize)?;
+    exec(t, a[0], &p, &name, (a[2], a[3]), a[4])
+}
+
+/// Executes a program: one of the guest's architecture under Rhea again, any other as the host does.
+fn exec(t: &mut Thread, dir: u64, p: &CString, name: &[u8], (argv, envp): (u64, u64), flags: u64) -> Sys {
+    let mut argv = strings(t, argv)?;
+    let envp = strings(t, envp)?;
+    if argv.is_empty() {
+        argv.push(CString::default());
+    }
+    let own = crate::proc_files::is_own_exe(name);
+    let exe = CString::new(t.process.exe.clone()).unwrap_or_default();
+    let (p, name) = if own { (&exe, exe.as_bytes()) } else { (p, name) };
+    // The host says whether the file may be executed at all.
+    let nofollow = flags & libc::AT_SYMLINK_NOFOLLOW as u64;
+    let empty = flags & libc::AT_EMPTY_PATH as u64;
+    let x = libc::X_OK as u64;
+    host::call(libc::SYS_faccessat2, &[dir, host::arg(p), x, nofollow | empty | libc::AT_EACCESS as u64])?;
+    let open = (libc::O_RDONLY | libc::O_CLOEXEC) as u64;
+    let fd = if empty != 0 && name.is_empty() {
+        let link = CString::new(format!("/proc/self/fd/{}", dir as i32)).unwrap_or_default();
+        host::call(libc::SYS_openat, &[libc::AT_FDCWD as u64, host::arg(&link), open])
+    } else {
+        host::call(libc::SYS_openat, &[dir, host::arg(p), open])
+    };
+    let guest = match fd {
+        Ok(fd) => {
+            let file = host::own(fd);
+            if file.metadata().is_ok_and(|m| !m.is_file()) {
+                return Err(Errno(libc::EACCES));
+            }
+            is_guest(t, &file)
+        }
+        // Executable, but not readable: the host can tell.
+        Err(_) => false,
+    };
+    if !guest {
+        let (argv, envp) = (pointers(&argv), pointers(&envp));
+        return exec_host(t, dir, p, &argv, &envp, flags);
+    }
+    let path = if dir as i32 == libc::AT_FDCWD || name.first() == Some(&b'/') {
+        name.to_vec()
+    } else {
+        let mut full = format!("/proc/self/fd/{}", dir as i32).into_bytes();
+        if !name.is_empty() {
+            full.push(b'/');
+            full.extend_from_slice(name);
+        }
+        full
+    };
+    let mut args: Vec<CString> = t.process.options.for_exec(t.process.abi.name, &argv[0]);
+    args.push(CString::new(path).map_err(|_| EINVAL)?);
+    args.extend(argv.into_iter().skip(1));
+    let (argv, envp) = (pointers(&args), pointers(&envp));
+    let rhea = t.process.rhea.load(std::sync::atomic::Ordering::Relaxed);
+    exec_host(t, rhea as u64, &CString::default(), &argv, &envp, libc::AT_EMPTY_PATH as u64)
+}
+
+fn exec_host(t: &mut Thread, dir: u64, p: &CString, argv: &[u64], envp: &[u64], flags: u64) -> Sys {
+    // The new program inherits the mask and what is ignored, which are the host's already, but for the signals Rhea needs.
+    let actions = *t.process.actions();
+    for s in [libc::SIGSEGV, libc::SIGBUS] {
+        if actions[s as usize].handler == signal::IGN {
+            let ignore = host::KernelAction { handler: signal::IGN, flags: 0, restorer: 0, mask: 0 };
+            let _ = host::set_action(s, &ignore);
+        }
+    }
+    if t.mask & OPEN != 0 {
+        host::set_mask(t.mask);
+    }
+    let args = [dir, host::arg(p), argv.as_ptr() as u64, envp.as_ptr() as u64, flags];
+    let r = host::call(libc::SYS_execveat, &args);
+    if !t.slot.is_full() {
+        t.set_host_mask();
+    }
+    for s in [libc::SIGSEGV, libc::SIGBUS] {
+        signal::install(s, &actions[s as usize]);
+    }
+    r
+}
+
+/// True if Rhea runs the file for this guest: an ELF file for its machine, or a script whose interpreter is one.
+fn is_guest(t: &Thread, file: &File) -> bool {
+    match elf::kind(file) {
+        Kind::Elf(machine, wide) => wide && machine == t.process.abi.machine,
+        Kind::Script(interp, _) => {
+            let real = t.process.paths.host_bytes(&interp);
+            let name = String::from_utf8_lossy(&real).into_owned();
+            File::open(name).is_ok_and(|f| match elf::kind(&f) {
+                Kind::Elf(machine, wide) => wide && machine == t.process.abi.machine,
+                Kind::Script(..) => true,
+                Kind::Other => false,
+            })
+        }
+        Kind::Other => false,
+    }
+}
+
+fn exit(t: &mut Thread, a: &[u64; 6]) -> Sys {
+    t.ended = Some(a[0] as i32 & 0xff);
+    Err(host::KEEP)
+}
+
+fn exit_group(t: &mut Thread, a: &[u64; 6]) -> Sys {
+    t.process.at_end();
+    host::exit_group(a[0] as i32 & 0xff)
+}

@@ -1,0 +1,279 @@
+//! A guest thread: the loop that runs it, and the delivery of its signals.
+
+use std::sync::Arc;
+
+use tcg_engine::user::{HostFault, UserCpu, UserExit};
+
+use crate::abi::{Frame, Popped};
+use crate::host::{self, Errno, KEEP, RESTART, RESTART_ONCE};
+use crate::process::Process;
+use crate::signal::{self, DFL, Default, IGN, OPEN, SigInfo, Slot, UNBLOCKABLE, bit, flag};
+use crate::{strace, sys};
+
+/// `ss_flags` of an alternate stack that is not there, and of one that is being used.
+const SS_DISABLE: u64 = 2;
+const SS_ONSTACK: u64 = 1;
+
+/// One thread.
+pub(crate) struct Thread {
+    pub(crate) process: Arc<Process>,
+    pub(crate) cpu: Box<dyn UserCpu>,
+    pub(crate) slot: Box<Slot>,
+    /// The guest's signal mask.
+    pub(crate) mask: u64,
+    /// A mask that holds until the next handler has started (`sigsuspend`).
+    pub(crate) suspended: Option<u64>,
+    /// Alternate stack: address, flags, size.
+    pub(crate) alt_stack: [u64; 3],
+    /// Where a zero is written when the thread ends.
+    pub(crate) clear_tid: u64,
+    pub(crate) robust: [u64; 2],
+    /// A system call that was interrupted: its first argument, and whether it may be made again behind a handler.
+    interrupted: Option<(u64, bool)>,
+    pub(crate) tid: i32,
+    /// The process's first thread.
+    pub(crate) first: bool,
+    /// Set when the thread is to end, with its code.
+    pub(crate) ended: Option<i32>,
+}
+
+impl Thread {
+    pub(crate) fn new(process: Arc<Process>, cpu: Box<dyn UserCpu>, mask: u64, first: bool) -> Self {
+        let slot = Slot::new(cpu.exit_flag());
+        Self {
+            process,
+            cpu,
+            slot,
+            mask,
+            suspended: None,
+            alt_stack: [0, SS_DISABLE, 0],
+            clear_tid: 0,
+            robust: [0; 2],
+            interrupted: None,
+            tid: 0,
+            first,
+            ended: None,
+        }
+    }
+
+    /// Runs the thread on the calling host thread until it ends; its exit code. Of a process's first
+    /// thread it does not return.
+    pub(crate) fn run(&mut self) -> i32 {
+        self.tid = host::gettid();
+        self.process.threads().insert(self.tid);
+        self.slot.attach();
+        host::set_guest_base(self.process.mm.host(0));
+        self.set_host_mask();
+        loop {
+            match self.cpu.run() {
+                UserExit::Syscall => self.system_call(),
+                UserExit::Kicked | UserExit::CodeChanged => {}
+                UserExit::Fault(f) => self.memory_fault(&f),
+                UserExit::Fetch(pc) => self.memory_fault(&HostFault {
+                    address: pc,
+                    signal: libc::SIGSEGV,
+                    code: 1,
+                    write: false,
+                }),
+                UserExit::Trap(t) => {
+                    let (signal, code, address) = (self.process.abi.exception)(t, self.cpu.pc());
+                    self.force(signal, &SigInfo::fault(signal, code, address));
+                }
+            }
+            if let Some(code) = self.ended {
+                self.leave();
+                if !self.first {
+                    return code;
+                }
+                if self.process.threads().is_empty() {
+                    self.process.at_end();
+                    host::exit_group(code);
+                }
+                host::exit_thread(code);
+            }
+            if self.interrupted.is_some() || self.slot.is_full() {
+                self.deliver();
+            }
+        }
+    }
+
+    /// What the kernel does when a thread has ended.
+    fn leave(&mut self) {
+        host::set_mask(!OPEN);
+        Slot::detach();
+        self.process.threads().remove(&self.tid);
+        sys::leave_robust_list(self);
+        if self.clear_tid != 0 {
+            let _ = self.process.mm.write_u32(self.clear_tid, 0);
+            let at = self.process.mm.host(self.clear_tid);
+            let _ = host::call(libc::SYS_futex, &[at, libc::FUTEX_WAKE as u64, 1]);
+        }
+    }
+
+    /// The guest's mask as far as the host may have it.
+    pub(crate) fn set_host_mask(&self) {
+        host::set_mask(self.mask & !OPEN);
+    }
+
+    fn system_call(&mut self) {
+        let abi = self.process.abi;
+        let number = self.cpu.reg(abi.number_reg);
+        let args = abi.arg_regs.map(|r| self.cpu.reg(r));
+        let tracing = self.process.options.strace;
+        if tracing {
+            strace::enter(self, number, &args);
+        }
+        let result = sys::call(self, number, &args);
+        if tracing {
+            strace::leave(self, number, result);
+        }
+        match result {
+            Ok(v) => self.cpu.set_reg(abi.result_reg, v),
+            Err(KEEP) => {}
+            Err(RESTART) => self.interrupted = Some((args[0], true)),
+            Err(RESTART_ONCE) => self.interrupted = Some((args[0], false)),
+            Err(Errno(e)) => self.cpu.set_reg(abi.result_reg, i64::from(-e) as u64),
+        }
+    }
+
+    /// A fault of a load, store or fetch: what is mapped there decides what it was.
+    fn memory_fault(&mut self, f: &HostFault) {
+        const SEGV_MAPERR: i32 = 1;
+        const SEGV_ACCERR: i32 = 2;
+        let mapped = self.process.mm.lock().find(f.address).is_some();
+        let code = match f.signal {
+            libc::SIGSEGV if mapped => SEGV_ACCERR,
+            libc::SIGSEGV => SEGV_MAPERR,
+            _ => f.code,
+        };
+        self.force(f.signal, &SigInfo::fault(f.signal, code, f.address));
+    }
+
+    /// Delivers an exception's signal, which cannot be blocked or ignored.
+    pub(crate) fn force(&mut self, number: i32, info: &SigInfo) {
+        let action = self.process.actions()[number as usize];
+        if action.handler <= IGN || self.mask & bit(number) != 0 {
+            self.say_fatal(number, info);
+            signal::die(number);
+        }
+        self.start_handler(number, info);
+        self.set_host_mask();
+    }
+
+    fn say_fatal(&self, number: i32, info: &SigInfo) {
+        if self.process.options.log_enabled() {
+            let address = u64::from_le_bytes(info.0[16..24].try_into().unwrap_or_default());
+            self.process.log(&format!(
+                "signal {number} at {:#x}, address {address:#x}\n{}\n",
+                self.cpu.pc(),
+                self.cpu.dump()
+            ));
+        }
+    }
+
+    /// Delivers what has come, and sees to the call it interrupted.
+    fn deliver(&mut self) {
+        while let Some((number, info)) = self.slot.take() {
+            let action = self.process.actions()[number as usize];
+            if self.mask & bit(number) & OPEN != 0 {
+                // Sent SIGSEGV or SIGBUS cannot wait on the host; one that is blocked is lost.
+                continue;
+            }
+            match action.handler {
+                IGN => {}
+                DFL => match signal::default_of(number) {
+                    Default::Ignore => {}
+                    Default::Stop => {
+                        let pid = std::process::id();
+                        let _ = host::call(libc::SYS_kill, &[pid.into(), libc::SIGSTOP as u64]);
+                    }
+                    Default::End => signal::die(number),
+                },
+                _ => {
+                    if let Some((first, again)) = self.interrupted.take() {
+                        if again && action.flags & flag::RESTART != 0 {
+                            self.make_call_again(first);
+                        } else {
+                            let r = self.process.abi.result_reg;
+                            self.cpu.set_reg(r, i64::from(-libc::EINTR) as u64);
+                        }
+                    }
+                    self.start_handler(number, &info);
+                }
+            }
+            // Opens the mask: the next one may come at once.
+            self.set_host_mask();
+        }
+        if let Some((first, _)) = self.interrupted.take() {
+            self.make_call_again(first);
+        }
+        self.suspended = None;
+    }
+
+    fn make_call_again(&mut self, first: u64) {
+        let abi = self.process.abi;
+        self.cpu.set_reg(abi.arg_regs[0], first);
+        let pc = self.cpu.pc();
+        self.cpu.set_pc(pc.wrapping_sub(abi.call_len));
+    }
+
+    /// True if `sp` is on the alternate stack.
+    pub(crate) fn on_alt_stack(&self, sp: u64) -> bool {
+        let [start, flags, size] = self.alt_stack;
+        flags & SS_DISABLE == 0 && sp > start && sp - start <= size
+    }
+
+    /// The alternate stack as `sigaltstack` and a frame show it.
+    pub(crate) fn alt_stack_now(&self) -> [u64; 3] {
+        let [start, flags, size] = self.alt_stack;
+        let on = if self.on_alt_stack(self.cpu.reg(self.process.abi.sp)) { SS_ONSTACK } else { 0 };
+        [start, flags | on, size]
+    }
+
+    /// Makes the CPU stand at the start of the handler.
+    fn start_handler(&mut self, number: i32, info: &SigInfo) {
+        let abi = self.process.abi;
+        let action = self.process.actions()[number as usize];
+        let mut top = self.cpu.reg(abi.sp);
+        let [start, flags, size] = self.alt_stack;
+        if action.flags & flag::ONSTACK != 0 && flags & SS_DISABLE == 0 && !self.on_alt_stack(top) {
+            top = start.wrapping_add(size);
+        }
+        let frame = Frame {
+            signal: number,
+            info,
+            top,
+            mask: self.mask,
+            stack: self.alt_stack_now(),
+            handler: action.handler,
+            return_to: self.process.sigreturn,
+        };
+        let (at, bytes) = (abi.push_frame)(&mut *self.cpu, &frame);
+        if self.process.mm.write(at, &bytes).is_err() {
+            signal::die(libc::SIGSEGV);
+        }
+        let mut mask = self.suspended.take().unwrap_or(self.mask) | action.mask;
+        if action.flags & flag::NODEFER == 0 {
+            mask |= bit(number);
+        }
+        self.mask = mask & !UNBLOCKABLE;
+        if action.flags & flag::RESETHAND != 0 {
+            let mut actions = self.process.actions();
+            actions[number as usize].handler = DFL;
+            signal::install(number, &actions[number as usize]);
+        }
+    }
+
+    /// `rt_sigreturn`.
+    pub(crate) fn return_from_handler(&mut self) {
+        let abi = self.process.abi;
+        let mut frame = vec![0; abi.frame_len];
+        if self.process.mm.read(self.cpu.reg(abi.sp), &mut frame).is_err() {
+            signal::die(libc::SIGSEGV);
+        }
+        let Popped { mask, stack } = (abi.pop_frame)(&mut *self.cpu, &frame);
+        self.mask = mask & !UNBLOCKABLE;
+        self.alt_stack = [stack[0], stack[1] & !SS_ONSTACK, stack[2]];
+        self.set_host_mask();
+    }
+}
