@@ -67,8 +67,12 @@ impl Host {
 
     /// Lets the peer see a reset.
     pub(crate) fn abort(&self) {
-        if let Host::Tcp(s) = self {
-            let _ = socket2::SockRef::from(s).set_linger(Some(Duration::ZERO));
+        match self {
+            Host::Tcp(s) => {
+                let _ = socket2::SockRef::from(s).set_linger(Some(Duration::ZERO));
+            }
+            #[cfg(unix)]
+            Host::Unix(_) => {}
         }
     }
 }

@@ -168,7 +168,8 @@ mod tests {
         let vector = state.pack();
         assert_eq!(Known::unpack(vector), Some(state));
         assert_eq!(Known::unpack(0), None);
-        let mode = Mode { privilege: 1, fs: true, frm: 4, mmu: 6, triggers: true, vs: true, vector, parallel: true };
+        let mode =
+            Mode { privilege: 1, fs: true, frm: 4, mmu: 6, triggers: true, vs: true, vector, parallel: true };
         assert_eq!(Mode::from_bits(mode.bits()), mode);
         assert_eq!(mmu_rights(mmu_index(S, status::SUM | status::MXR)), (S, true, true));
         assert_eq!(mmu_index(M, status::MXR), MMU_BARE);
