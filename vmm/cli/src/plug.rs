@@ -220,22 +220,26 @@ pub(crate) fn plug(config: &VmConfig, chars: &Chars, backends: &mut Backends) ->
     for (i, d) in config.drives.iter().enumerate() {
         let id = d.id.clone().unwrap_or_else(|| format!("drive{i}"));
         let fail = || format!("drive '{id}'");
-        backends.drive(config, d, &id).with_context(fail)?;
-        match d.interface {
-            Some(DriveInterface::None) => {}
-            None | Some(DriveInterface::Virtio) => {
-                let blk = BlkConfig {
-                    serial: d.serial.clone().unwrap_or_default(),
-                    write_cache: !matches!(d.cache.as_deref(), Some("writethrough" | "directsync")),
-                    ..BlkConfig::default()
-                };
-                let disk = backends.disk(&id, &id, None).with_context(fail)?;
-                note(backends, &id, "virtio-blk-device", false);
-                out.virtio.push(plugged(id, Box::new(Mmio::new(blk, Some(disk)))));
-            }
+        // Before the image is opened, so that this is all that is said.
+        let plugged_by_board = match d.interface {
+            Some(DriveInterface::None) => false,
+            None | Some(DriveInterface::Virtio) => true,
             Some(other) => {
-                bail!("drive '{id}': this board has no {} interface; expected none or virtio", other.name())
+                let file = d.file.as_deref().unwrap_or("no file");
+                let name = other.name();
+                bail!("drive '{id}' ({file}): this board has no {name} interface; expected none or virtio")
             }
+        };
+        backends.drive(config, d, &id).with_context(fail)?;
+        if plugged_by_board {
+            let blk = BlkConfig {
+                serial: d.serial.clone().unwrap_or_default(),
+                write_cache: !matches!(d.cache.as_deref(), Some("writethrough" | "directsync")),
+                ..BlkConfig::default()
+            };
+            let disk = backends.disk(&id, &id, None).with_context(fail)?;
+            note(backends, &id, "virtio-blk-device", false);
+            out.virtio.push(plugged(id, Box::new(Mmio::new(blk, Some(disk)))));
         }
     }
     for (i, n) in config.nics.iter().enumerate() {
