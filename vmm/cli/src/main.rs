@@ -4,6 +4,7 @@
 //! `qemu-ARCH` for programs.
 
 mod accels;
+#[cfg_attr(not(unix), expect(dead_code, reason = "what plugs devices is for Unix hosts"))]
 mod backends;
 mod balloon;
 mod chardevs;
@@ -17,9 +18,11 @@ mod links;
 mod list;
 mod log;
 mod migration;
+#[cfg_attr(not(unix), expect(dead_code, reason = "what plugs devices is for Unix hosts"))]
 mod netdevs;
 mod nodes;
 mod none;
+#[cfg_attr(not(unix), expect(dead_code, reason = "what plugs devices is for Unix hosts"))]
 mod objects;
 #[cfg(unix)]
 mod plug;

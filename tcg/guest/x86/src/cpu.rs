@@ -14,7 +14,6 @@ use iced_x86::{CpuidFeature, Instruction};
 /// Features that translation, helpers and system registers implement.
 const IMPLEMENTED: &[&str] = &[
     "fpu",
-    "vme",
     "de",
     "pse",
     "tsc",
