@@ -172,8 +172,11 @@ fn make_run_gives_a_shell_on_the_terminal() {
         run.console.send("echo answer=$((6 * 7))\r").map_err(|error| error.to_string())?;
         run.console.expect("answer=42", STEP)?;
         // Ctrl-C belongs to the guest: it ends the guest's command, not the emulator.
-        // The command speaks first: until it runs, the key would reach the shell's line editor.
-        run.console.send("echo busy=$((1 + 1)); sleep 1000\r").map_err(|error| error.to_string())?;
+        // The command itself speaks first: until it has the terminal, the key would reach the shell, and between the
+        // shell's fork and its exec it would be lost.
+        run.console
+            .send("sh -c 'echo busy=$((1 + 1)); exec sleep 1000'\r")
+            .map_err(|error| error.to_string())?;
         run.console.expect("busy=2", STEP)?;
         run.console.send("\x03").map_err(|error| error.to_string())?;
         run.console.send("echo again=$((7 * 7))\r").map_err(|error| error.to_string())?;

@@ -182,6 +182,9 @@ fn the_real_gdb_debugs_two_harts() {
     }
     let mut text = "set pagination off\nset confirm off\nset architecture riscv:rv64\n".to_owned();
     text += &format!("target remote {}\n", socket.display());
+    // A step of one hart must not let the other run, which could be at the guest's end before it. Only a target that
+    // is there takes this setting.
+    text += "set scheduler-locking step\n";
     SESSION.iter().for_each(|(command, _)| text += &format!("{command}\n"));
     fs::write(&script, text).unwrap();
     let gdb = std::process::Command::new("timeout")
