@@ -10,6 +10,8 @@
 mod common;
 #[path = "native/host.rs"]
 mod host;
+#[path = "native/rng.rs"]
+mod rng;
 
 use common::Rig;
 use host::{DATA, DATA_SIZE, FLAGS, Host, Registers};
@@ -17,24 +19,12 @@ use iced_x86::{
     CpuidFeature, Decoder, DecoderOptions, Encoder, FlowControl, Instruction, InstructionInfoFactory,
     Mnemonic, OpAccess, OpKind, Register, RflagsBits,
 };
+use rng::Rng;
 
 const CODE: u64 = 0x1000;
 const ARITH: u64 = 0x8d5;
 
-struct Rng(u64);
-
 impl Rng {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
-    }
-
-    fn below(&mut self, n: u64) -> u64 {
-        (self.next() >> 33) % n
-    }
-
     fn value(&mut self) -> u64 {
         const EDGES: [u64; 16] = [
             0,

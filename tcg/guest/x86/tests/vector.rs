@@ -6,12 +6,15 @@
 mod common;
 #[path = "native/host.rs"]
 mod host;
+#[path = "native/rng.rs"]
+mod rng;
 
 use common::Rig;
 use host::{DATA, DATA_SIZE, FLAGS, Host, Registers};
 use iced_x86::{
     CpuidFeature, Decoder, DecoderOptions, Encoder, FlowControl, Instruction, Mnemonic, OpKind, Register,
 };
+use rng::Rng;
 
 const CODE: u64 = 0x1000;
 /// Offsets from R14: operands in memory, XMM registers before and after, MMX registers, MXCSR.
@@ -21,20 +24,7 @@ const MXCSR: u32 = 0x1c0;
 const AFTER: u32 = 0x200;
 const ARITH: u64 = 0x8d5;
 
-struct Rng(u64);
-
 impl Rng {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
-    }
-
-    fn below(&mut self, n: u64) -> u64 {
-        (self.next() >> 33) % n
-    }
-
     fn single(&mut self) -> u32 {
         const EDGES: [u32; 14] = [
             0,
