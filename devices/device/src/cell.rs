@@ -147,6 +147,15 @@ impl DeviceCell {
         }
     }
 
+    pub(crate) fn wake(&self, id: usize) {
+        // A backend that works at once on the caller's thread wakes a device that looks for itself before it returns.
+        if self.owner.load(Ordering::Relaxed) != this_thread()
+            && let Some(mut device) = self.enter()
+        {
+            device.wake(id);
+        }
+    }
+
     /// An interrupt-acknowledge cycle; `None` if the device is no interrupt controller.
     pub fn acknowledge(&self) -> Option<u8> {
         self.enter()?.interrupt_controller().map(|c| c.acknowledge())

@@ -14,6 +14,7 @@ mod backend;
 mod cell;
 mod clock;
 mod config;
+mod display;
 mod line;
 mod local;
 mod log;
@@ -31,13 +32,14 @@ pub use config::{
     AnyConfig, BuildError, DeviceConfig, DeviceKind, PinSpec, Property, PropertyError, PropertyValue,
 };
 pub use config::{Properties, RegionSpec};
+pub use display::{Cell, Display, Rect, Surface, TextScreen};
 pub use guest_memory::{Access, AccessRule, Dma, IoHandler};
 pub use line::{IrqLine, IrqWire, LineSink, MsiMessage, MsiSink, MsiTarget};
 pub use local::{EoiHandler, IpiSink, LocalControllers, Taken};
 pub use state::{Bytes, Item, State, StateBlob, StateError};
 pub use system::{SystemControl, SystemRequest};
 pub use timer::{Timer, TimerQueue, TimerThread};
-pub use wires::{Wires, WiresBuilder};
+pub use wires::{Waker, Wires, WiresBuilder};
 
 /// Nanoseconds in a second.
 pub const NS_PER_SEC: u64 = 1_000_000_000;
@@ -78,6 +80,12 @@ pub trait Device: Send {
         let _ = id;
     }
 
+    /// Somebody called [`Waker::wake`] on waker `id`: a backend thread has finished something. Not called while
+    /// the device is at work on the same thread.
+    fn wake(&mut self, id: usize) {
+        let _ = id;
+    }
+
     /// Input pin `pin` changed its level.
     fn line_in(&mut self, pin: usize, level: bool) {
         let _ = (pin, level);
@@ -102,6 +110,11 @@ pub trait Device: Send {
 
     /// The device as the local interrupt controllers of all vCPUs.
     fn local_controllers(&mut self) -> Option<std::sync::Arc<dyn LocalControllers>> {
+        None
+    }
+
+    /// The device as a display.
+    fn display(&mut self) -> Option<&mut dyn Display> {
         None
     }
 

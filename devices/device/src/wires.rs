@@ -101,6 +101,29 @@ impl WiresBuilder {
     }
 }
 
+/// Calls a device from a backend's thread.
+#[derive(Clone)]
+pub struct Waker {
+    slot: Arc<OnceLock<Weak<DeviceCell>>>,
+    id: usize,
+}
+
+impl Waker {
+    /// Calls [`crate::Device::wake`], after waiting for the device's lock. The caller holds no lock that the device
+    /// takes.
+    pub fn wake(&self) {
+        if let Some(cell) = self.slot.get().and_then(Weak::upgrade) {
+            cell.wake(self.id);
+        }
+    }
+}
+
+impl std::fmt::Debug for Waker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Waker({})", self.id)
+    }
+}
+
 /// The near ends of a device's wires. A pin nobody connected is handed out all the same and leads nowhere.
 pub struct Wires {
     path: String,
@@ -186,6 +209,11 @@ impl Wires {
                 cell.timer(id, stands);
             }
         })
+    }
+
+    /// What a backend thread calls [`crate::Device::wake`] with, on waker number `id`.
+    pub fn waker(&self, id: usize) -> Waker {
+        Waker { slot: self.slot.clone(), id }
     }
 
     /// The machine's timers, for a device that needs its own kind of callback.

@@ -1,14 +1,12 @@
 //! Small chips that fit nowhere else, one file a chip.
 
 mod fw_cfg;
-mod i8042;
 mod isa_debug_exit;
 mod port92;
 mod pvpanic;
 mod sifive_test;
 
 pub use fw_cfg::{FwCfgConfig, FwCfgError, FwCfgTable};
-pub use i8042::{I8042, I8042Config};
 pub use isa_debug_exit::IsaDebugExitConfig;
 pub use port92::Port92Config;
 pub use pvpanic::PvpanicConfig;
@@ -19,7 +17,6 @@ use device::DeviceKind;
 /// All kinds of device in this crate.
 pub const KINDS: &[DeviceKind] = &[
     DeviceKind::of::<FwCfgConfig>(),
-    DeviceKind::of::<I8042Config>(),
     DeviceKind::of::<IsaDebugExitConfig>(),
     DeviceKind::of::<Port92Config>(),
     DeviceKind::of::<PvpanicConfig>(),

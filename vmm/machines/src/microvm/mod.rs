@@ -13,9 +13,10 @@ use accel::IrqchipMode;
 use accel::arch::x86_64::Table;
 use accel::arch::{CpuState, GuestArch};
 use guest_memory::Unassigned;
+use input::I8042Config;
 use intc::{I8259Config, IoApicConfig, LapicsConfig};
 use machine::{Board, Dest, Image, MachineError, Node};
-use misc::{I8042Config, IsaDebugExitConfig};
+use misc::IsaDebugExitConfig;
 use serial::{DebugConConfig, Ns16550Config};
 use timer::{I8254Config, Mc146818Config};
 
