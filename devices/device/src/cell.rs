@@ -2,7 +2,7 @@
 
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 use guest_memory::{Access, AccessRule, IoHandler};
 use parking_lot::{Mutex, MutexGuard};
@@ -72,7 +72,7 @@ impl DeviceCell {
             owner: AtomicUsize::new(0),
         });
         // Cannot be set already: the slot was made with the wires, and the wires are used up here.
-        let _ = wires.slot.set(Arc::downgrade(&cell));
+        let _ = wires.slot.0.set(Arc::downgrade(&cell));
         for (slot, name) in chardevs.into_iter().enumerate() {
             let receives = cell.with(|device| device.char_receiver(slot).is_some());
             if let Some(backend) = wires.connected_chardev(name).filter(|_| receives) {
@@ -199,6 +199,23 @@ impl DeviceCell {
 impl std::fmt::Debug for DeviceCell {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}({})", self.kind, self.path())
+    }
+}
+
+/// A device that may not stand yet: what a device knows of its own cell while it is being built.
+#[derive(Clone, Default)]
+pub struct CellRef(pub(crate) Arc<OnceLock<Weak<DeviceCell>>>);
+
+impl CellRef {
+    /// The device, once it stands and as long as it does.
+    pub fn get(&self) -> Option<Arc<DeviceCell>> {
+        self.0.get()?.upgrade()
+    }
+}
+
+impl std::fmt::Debug for CellRef {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "CellRef({:?})", self.get())
     }
 }
 

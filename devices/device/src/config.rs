@@ -27,6 +27,23 @@ impl RegionSpec {
     }
 }
 
+/// Memory a device holds that the guest reaches directly (a frame buffer, a flash chip). It is saved with the
+/// machine's RAM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RamSpec {
+    /// Name, unique in the device.
+    pub name: Cow<'static, str>,
+    /// Size in bytes, a multiple of [`guest_memory::PAGE_SIZE`].
+    pub size: u64,
+}
+
+impl RamSpec {
+    /// Memory of `size` bytes.
+    pub fn new(name: impl Into<Cow<'static, str>>, size: u64) -> Self {
+        RamSpec { name: name.into(), size }
+    }
+}
+
 /// A pin, or a row of them under one name. Pins are numbered through in the order of the specs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PinSpec {
@@ -317,6 +334,11 @@ pub trait DeviceConfig: Properties + Clone + fmt::Debug + Send + 'static {
         Vec::new()
     }
 
+    /// Memory it holds that the guest reaches directly.
+    fn rams(&self) -> Vec<RamSpec> {
+        Vec::new()
+    }
+
     /// Makes the device, in the state after power-on.
     fn build(self, wires: &mut Wires) -> Result<Box<dyn Device>, BuildError>;
 }
@@ -337,6 +359,8 @@ pub trait AnyConfig: fmt::Debug + Send {
     fn disks(&self) -> Vec<&'static str>;
     /// See [`DeviceConfig::nics`].
     fn nics(&self) -> Vec<&'static str>;
+    /// See [`DeviceConfig::rams`].
+    fn rams(&self) -> Vec<RamSpec>;
     /// See [`Properties::set`].
     fn set(&mut self, name: &str, value: &str) -> Result<(), PropertyError>;
     /// See [`DeviceConfig::build`].
@@ -366,6 +390,9 @@ impl<C: DeviceConfig> AnyConfig for C {
     }
     fn nics(&self) -> Vec<&'static str> {
         DeviceConfig::nics(self)
+    }
+    fn rams(&self) -> Vec<RamSpec> {
+        DeviceConfig::rams(self)
     }
     fn set(&mut self, name: &str, value: &str) -> Result<(), PropertyError> {
         Properties::set(self, name, value)

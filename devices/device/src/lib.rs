@@ -26,12 +26,12 @@ mod wires;
 
 pub use crate::log::GuestLog;
 pub use backend::{CharBackend, CharControl, CharEvent, CharReceiver, NullChar};
-pub use cell::DeviceCell;
+pub use cell::{CellRef, DeviceCell};
 pub use clock::{Clock, ClockSource, WallClock};
 pub use config::{
     AnyConfig, BuildError, DeviceConfig, DeviceKind, PinSpec, Property, PropertyError, PropertyValue,
 };
-pub use config::{Properties, RegionSpec};
+pub use config::{Properties, RamSpec, RegionSpec};
 pub use display::{Cell, Display, Rect, Surface, TextScreen};
 pub use guest_memory::{Access, AccessRule, Dma, IoHandler};
 pub use line::{IrqLine, IrqWire, LineSink, MsiMessage, MsiSink, MsiTarget};
@@ -39,7 +39,7 @@ pub use local::{EoiHandler, IpiSink, LocalControllers, Taken};
 pub use state::{Bytes, Item, State, StateBlob, StateError};
 pub use system::{SystemControl, SystemRequest};
 pub use timer::{Timer, TimerQueue, TimerThread};
-pub use wires::{Waker, Wires, WiresBuilder};
+pub use wires::{Spaces, Waker, Wires, WiresBuilder};
 
 /// Nanoseconds in a second.
 pub const NS_PER_SEC: u64 = 1_000_000_000;

@@ -118,6 +118,10 @@ impl Bench {
                 lines.push((spec.name.to_string(), index, line));
             }
         }
+        for spec in config.rams() {
+            let block = RamBlock::anonymous(spec.name.as_ref(), spec.size).expect("memory for the device");
+            wires = wires.ram(spec.name.as_ref(), block);
+        }
         let mut chars = Vec::new();
         for name in config.chardevs() {
             let backend = Arc::new(BenchChar::default());

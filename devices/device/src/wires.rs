@@ -1,20 +1,30 @@
 //! What a device is handed when it is built.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::Arc;
 
 use block::Disk;
-use guest_memory::Dma;
+use guest_memory::{AddressSpace, Dma, Gate, RamBlock};
 use net::{Endpoint, NullEndpoint};
 
 use crate::backend::{CharBackend, NullChar};
-use crate::cell::DeviceCell;
+use crate::cell::CellRef;
 use crate::clock::{Clock, WallClock};
 use crate::config::BuildError;
 use crate::line::{IrqLine, MsiTarget};
 use crate::log::GuestLog;
 use crate::system::SystemControl;
 use crate::timer::{Timer, TimerQueue};
+
+/// The address spaces of the machine, for the few devices that decide what lies where: buses, memory controllers,
+/// flash chips. All others have their regions placed by the board.
+#[derive(Clone, Debug)]
+pub struct Spaces {
+    /// Guest physical memory.
+    pub memory: AddressSpace,
+    /// Port I/O, if the machine has it.
+    pub ports: Option<AddressSpace>,
+}
 
 /// Collects the far ends of a device's wires; used by whoever builds a machine.
 pub struct WiresBuilder(Wires);
@@ -33,8 +43,10 @@ impl WiresBuilder {
             chardevs: BTreeMap::new(),
             disks: BTreeMap::new(),
             nics: BTreeMap::new(),
+            rams: BTreeMap::new(),
+            spaces: None,
             system: SystemControl::default(),
-            slot: Arc::default(),
+            slot: CellRef::default(),
             path,
         })
     }
@@ -81,6 +93,20 @@ impl WiresBuilder {
         self
     }
 
+    /// The memory the device has declared as `name`.
+    #[must_use]
+    pub fn ram(mut self, name: impl Into<String>, block: Arc<RamBlock>) -> Self {
+        self.0.rams.insert(name.into(), block);
+        self
+    }
+
+    /// The machine's address spaces.
+    #[must_use]
+    pub fn spaces(mut self, spaces: Spaces) -> Self {
+        self.0.spaces = Some(spaces);
+        self
+    }
+
     /// Where requests to the machine go.
     #[must_use]
     pub fn system(mut self, system: SystemControl) -> Self {
@@ -104,7 +130,7 @@ impl WiresBuilder {
 /// Calls a device from a backend's thread.
 #[derive(Clone)]
 pub struct Waker {
-    slot: Arc<OnceLock<Weak<DeviceCell>>>,
+    slot: CellRef,
     id: usize,
 }
 
@@ -112,7 +138,7 @@ impl Waker {
     /// Calls [`crate::Device::wake`], after waiting for the device's lock. The caller holds no lock that the device
     /// takes.
     pub fn wake(&self) {
-        if let Some(cell) = self.slot.get().and_then(Weak::upgrade) {
+        if let Some(cell) = self.slot.get() {
             cell.wake(self.id);
         }
     }
@@ -136,8 +162,10 @@ pub struct Wires {
     chardevs: BTreeMap<String, Arc<dyn CharBackend>>,
     disks: BTreeMap<String, Disk>,
     nics: BTreeMap<String, Arc<dyn Endpoint>>,
+    rams: BTreeMap<String, Arc<RamBlock>>,
+    spaces: Option<Spaces>,
     system: SystemControl,
-    pub(crate) slot: Arc<OnceLock<Weak<DeviceCell>>>,
+    pub(crate) slot: CellRef,
 }
 
 impl Wires {
@@ -170,6 +198,26 @@ impl Wires {
     /// The memory the device masters.
     pub fn dma(&self) -> Result<Dma, BuildError> {
         self.dma.clone().ok_or_else(|| self.missing("guest memory (DMA)"))
+    }
+
+    /// Puts a gate before all memory that is handed out from now on: a bus can shut its devices out.
+    pub fn gate_dma(&mut self, gate: Gate) {
+        self.dma = self.dma.take().map(|dma| dma.behind(gate));
+    }
+
+    /// The memory declared as `name` (see [`crate::DeviceConfig::rams`]).
+    pub fn ram(&self, name: &str) -> Result<Arc<RamBlock>, BuildError> {
+        self.rams.get(name).cloned().ok_or_else(|| self.missing(format!("memory '{name}'")))
+    }
+
+    /// The machine's address spaces; nothing on a bench.
+    pub fn spaces(&self) -> Option<Spaces> {
+        self.spaces.clone()
+    }
+
+    /// The device that is being built, as soon as it stands.
+    pub fn cell(&self) -> CellRef {
+        self.slot.clone()
     }
 
     /// The character backend in slot `name`; output is swallowed if there is none.
@@ -205,7 +253,7 @@ impl Wires {
     pub fn timer(&self, id: usize) -> Timer {
         let slot = self.slot.clone();
         self.timers.timer(move |stands| {
-            if let Some(cell) = slot.get().and_then(Weak::upgrade) {
+            if let Some(cell) = slot.get() {
                 cell.timer(id, stands);
             }
         })

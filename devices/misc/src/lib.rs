@@ -4,15 +4,18 @@ mod fw_cfg;
 mod isa_debug_exit;
 mod port92;
 mod pvpanic;
+mod pvpanic_pci;
 mod sifive_test;
 
 pub use fw_cfg::{FwCfgConfig, FwCfgError, FwCfgTable};
 pub use isa_debug_exit::IsaDebugExitConfig;
 pub use port92::Port92Config;
 pub use pvpanic::PvpanicConfig;
+pub use pvpanic_pci::PvpanicPciConfig;
 pub use sifive_test::SifiveTestConfig;
 
 use device::DeviceKind;
+use pci::PciKind;
 
 /// All kinds of device in this crate.
 pub const KINDS: &[DeviceKind] = &[
@@ -22,3 +25,6 @@ pub const KINDS: &[DeviceKind] = &[
     DeviceKind::of::<PvpanicConfig>(),
     DeviceKind::of::<SifiveTestConfig>(),
 ];
+
+/// All PCI functions in this crate.
+pub const PCI_KINDS: &[PciKind] = &[PciKind::of::<PvpanicPciConfig>()];

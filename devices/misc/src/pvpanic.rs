@@ -30,13 +30,19 @@ impl DeviceConfig for PvpanicConfig {
     }
 
     fn build(self, wires: &mut Wires) -> Result<Box<dyn Device>, BuildError> {
-        Ok(Box::new(Pvpanic { events: self.events, system: wires.system() }))
+        Ok(Box::new(Pvpanic::new(self.events, wires.system())))
     }
 }
 
-struct Pvpanic {
+pub(crate) struct Pvpanic {
     events: u8,
     system: SystemControl,
+}
+
+impl Pvpanic {
+    pub(crate) fn new(events: u8, system: SystemControl) -> Self {
+        Pvpanic { events, system }
+    }
 }
 
 impl Device for Pvpanic {

@@ -9,9 +9,9 @@ use accel::{
 };
 use device::{
     Clock, ClockSource, DeviceCell, IpiSink, IrqLine, IrqWire, LineSink, LocalControllers, MsiMessage,
-    MsiSink, MsiTarget, PinSpec, SystemControl, TimerQueue, WallClock, WiresBuilder,
+    MsiSink, MsiTarget, PinSpec, Spaces, SystemControl, TimerQueue, WallClock, WiresBuilder,
 };
-use guest_memory::{AddressSpace, Dma, RamBlock, Region};
+use guest_memory::{AddressSpace, Dma, RamBlock, RamConfig, Region};
 
 use crate::board::{Board, Dest, Space};
 use crate::machine::Machine;
@@ -279,7 +279,13 @@ pub fn realize(
         let mut w = WiresBuilder::new(format!("machine/{}", n.name), &timers)
             .system(system.clone())
             .wall_clock(wall.clone())
-            .msi(MsiTarget::new(msi.clone()));
+            .msi(MsiTarget::new(msi.clone()))
+            .spaces(Spaces { memory: memory.clone(), ports: ports.clone() });
+        for spec in n.config.rams() {
+            let block = RamBlock::new(format!("{}.{}", n.name, spec.name), spec.size, &RamConfig::default())?;
+            w = w.ram(spec.name.as_ref(), block.clone());
+            blocks.push(block);
+        }
         if n.dma {
             w = w.dma(Dma::new(memory.clone()));
         }
