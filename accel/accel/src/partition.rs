@@ -186,7 +186,7 @@ pub enum VcpuSignal {
 pub trait VcpuLines: Send + Sync {
     /// Sets input `line` of vCPU `vcpu`. Line numbers are the architecture's:
     /// RISC-V: the interrupt cause (1 SSIP, 3 MSIP, 5 STIP, 7 MTIP, 9 SEIP, 11 MEIP);
-    /// x86: 0 = INTR. A vCPU or line that does not exist is ignored.
+    /// x86: 0 = INTR, 1 = A20M# (while it is high, address bit 20 is masked; KVM has no such input). A vCPU or line that does not exist is ignored.
     fn set_line(&self, vcpu: u32, line: u32, level: bool);
     /// Delivers a signal.
     fn signal(&self, vcpu: u32, signal: VcpuSignal);

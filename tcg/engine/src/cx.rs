@@ -126,6 +126,12 @@ impl<'a, G: Guest> Cx<'a, G> {
         self.core.set_space(tag);
     }
 
+    /// Enters or leaves the mode in which the vCPU sees secure regions of memory (x86's system management mode). Drops all
+    /// cached translations if that changes.
+    pub fn set_secure(&mut self, on: bool) {
+        self.core.set_secure(on);
+    }
+
     /// Reads guest physical memory (page tables). `None` if it is not RAM.
     #[must_use]
     pub fn phys_read(&self, gpa: u64, bytes: usize) -> Option<u64> {

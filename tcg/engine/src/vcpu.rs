@@ -42,6 +42,8 @@ pub(crate) struct Core {
     pub(crate) tlb: Tlb,
     pub(crate) memory: AddressSpace,
     pub(crate) view: Arc<FlatView>,
+    /// `view` is that of the secure mode.
+    secure: bool,
     pub(crate) clock: Arc<dyn GuestClock>,
     pub(crate) timer: Arc<dyn ClockTimer>,
     pub(crate) timebase_hz: u64,
@@ -129,9 +131,22 @@ impl Core {
     /// Takes a new memory map at once, if the access that was just made to a device has changed it.
     pub(crate) fn follow_map(&mut self) {
         if self.shared.take_request(request::FLUSH_TLB) {
-            self.view = self.memory.snapshot();
-            self.tlb.flush(None, |_| true);
-            self.publish();
+            self.take_view();
+        }
+    }
+
+    /// Takes the present memory map and forgets what was cached of another.
+    fn take_view(&mut self) {
+        self.view = if self.secure { self.memory.secure_snapshot() } else { self.memory.snapshot() };
+        self.tlb.flush(None, |_| true);
+        self.publish();
+    }
+
+    /// Enters or leaves the secure mode, in which secure regions of memory are seen.
+    pub(crate) fn set_secure(&mut self, on: bool) {
+        if self.secure != on {
+            self.secure = on;
+            self.take_view();
         }
     }
 
@@ -274,6 +289,7 @@ impl<G: Guest> Vcpu<G> {
             tlb: Tlb::new(engine.cache.backend.miss_address(), &shared),
             shared,
             view: memory.snapshot(),
+            secure: false,
             memory,
             clock,
             timer,
@@ -349,9 +365,7 @@ impl<G: Guest> Vcpu<G> {
     pub(crate) fn requests(&mut self) {
         let r = self.core.shared.take_requests();
         if r & request::FLUSH_TLB != 0 {
-            self.core.view = self.core.memory.snapshot();
-            self.core.tlb.flush(None, |_| true);
-            self.core.publish();
+            self.core.take_view();
         } else if r & request::FLUSH_JUMPS != 0 {
             self.core.tlb.flush_jumps();
             self.core.publish();
@@ -442,12 +456,12 @@ impl<G: Guest> Vcpu<G> {
             if let Some(e) = &exit {
                 self.exits[kind(e)] += 1;
             }
+            // A helper may have enabled an interrupt that is already pending.
+            let look = matches!(exit, Some(UnitExit::HelperExit));
             match exit {
                 None => return None,
                 Some(UnitExit::Link { .. }) => from = source,
-                Some(UnitExit::Lookup) => {}
-                // A helper may have enabled an interrupt that is already pending.
-                Some(UnitExit::HelperExit) => return None,
+                Some(UnitExit::Lookup | UnitExit::HelperExit) => {}
                 Some(UnitExit::Budget) => return None,
                 Some(UnitExit::Fault) => {
                     if let Some(trap) = self.core.trap.take() {
@@ -477,6 +491,9 @@ impl<G: Guest> Vcpu<G> {
                 if self.core.debug.single_step {
                     return Some(Exit::Debug(DebugEvent::SingleStep));
                 }
+            }
+            if look {
+                return None;
             }
         }
     }

@@ -118,8 +118,9 @@ impl FlatView {
         FlatView { ranges: Vec::new(), unassigned, last_hit: AtomicUsize::new(0) }
     }
 
-    pub(crate) fn flatten(tree: &Tree, unassigned: Unassigned) -> Self {
-        let mut out = Painter { tree, ranges: Vec::new() };
+    /// What the tree looks like, with its secure regions or without.
+    pub(crate) fn flatten(tree: &Tree, unassigned: Unassigned, secure: bool) -> Self {
+        let mut out = Painter { tree, secure, ranges: Vec::new() };
         let size = tree.node(Tree::ROOT).map_or(0, |n| n.region.size) as i128;
         out.paint(Tree::ROOT, 0, 0, size, false);
         out.ranges.dedup_by(|next, prev| {
@@ -298,6 +299,8 @@ impl fmt::Display for FlatView {
 /// Draws regions front to back: what is already drawn is never covered again.
 struct Painter<'a> {
     tree: &'a Tree,
+    /// Secure regions are drawn.
+    secure: bool,
     ranges: Vec<FlatRange>,
 }
 
@@ -307,7 +310,7 @@ impl Painter<'_> {
         let Ok(node) = self.tree.node(id) else { return };
         let region = &node.region;
         let (low, high) = (low.max(base), high.min(base + region.size as i128));
-        if !region.enabled || low >= high {
+        if !region.enabled || low >= high || region.secure && !self.secure {
             return;
         }
         let read_only = read_only || region.read_only;

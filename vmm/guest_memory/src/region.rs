@@ -2,7 +2,8 @@
 //!
 //! A region is placed at an offset in a parent with a priority. Where siblings overlap the higher priority is
 //! seen; among equals the one placed last. A child hides its parent. An alias shows a window of another region;
-//! that region need not be placed itself.
+//! that region need not be placed itself. A secure region is seen only by a vCPU in its secure mode (x86's system
+//! management mode, for instance); for everybody else what lies below it is there.
 
 use std::fmt;
 use std::sync::Arc;
@@ -47,11 +48,21 @@ pub struct Region {
     pub(crate) priority: i32,
     pub(crate) enabled: bool,
     pub(crate) read_only: bool,
+    pub(crate) secure: bool,
 }
 
 impl Region {
     fn new(name: impl Into<String>, size: u128, kind: Kind) -> Self {
-        Region { name: name.into(), size, kind, offset: 0, priority: 0, enabled: true, read_only: false }
+        Region {
+            name: name.into(),
+            size,
+            kind,
+            offset: 0,
+            priority: 0,
+            enabled: true,
+            read_only: false,
+            secure: false,
+        }
     }
 
     /// A region that only holds others; accesses that miss its children fall through to what lies below it.
@@ -108,6 +119,13 @@ impl Region {
     #[must_use]
     pub fn read_only(mut self) -> Self {
         self.read_only = true;
+        self
+    }
+
+    /// Only vCPUs in their secure mode see the region and all below it; see [`crate::AddressSpace::secure_snapshot`].
+    #[must_use]
+    pub fn secure(mut self) -> Self {
+        self.secure = true;
         self
     }
 
@@ -171,6 +189,11 @@ impl Tree {
         let id = RegionId(self.nodes.len() as u32);
         self.nodes.push(Some(Node { region, parent: None, children: Vec::new() }));
         Ok(id)
+    }
+
+    /// Whether any region is secure, so that there are two views.
+    pub(crate) fn has_secure(&self) -> bool {
+        self.nodes.iter().flatten().any(|n| n.region.secure)
     }
 
     /// Whether `to` is drawn when `from` is: through children and aliases.
@@ -259,7 +282,8 @@ impl Tree {
         let start = base + u128::from(r.offset);
         write!(f, "{:1$}", "", depth * 2)?;
         write!(f, "{:016x}-{:016x} (prio {}, {}", start, start + r.size - 1, r.priority, r.kind.noun())?;
-        write!(f, "{}): {}", if r.read_only { ", ro" } else { "" }, r.name)?;
+        let secure = if r.secure { ", secure" } else { "" };
+        write!(f, "{}{secure}): {}", if r.read_only { ", ro" } else { "" }, r.name)?;
         match &r.kind {
             Kind::Alias { of, offset } => {
                 let of = self.node(*of).map_or("?", |n| n.region.name.as_str());

@@ -49,6 +49,8 @@ pub struct ViewChange {
     pub removed: Vec<FlatRange>,
     /// Ranges of `new` that were not in `old`, ascending.
     pub added: Vec<FlatRange>,
+    /// What vCPUs in their secure mode see has changed.
+    pub secure: bool,
 }
 
 impl ViewChange {
@@ -61,12 +63,12 @@ impl ViewChange {
             from.ranges().iter().filter(|r| !twin(r)).cloned().collect()
         };
         let (removed, added) = (missing(&old, &new), missing(&new, &old));
-        ViewChange { old, new, removed, added }
+        ViewChange { old, new, removed, added, secure: false }
     }
 
     /// Whether nothing changed.
     pub fn is_empty(&self) -> bool {
-        self.removed.is_empty() && self.added.is_empty()
+        self.removed.is_empty() && self.added.is_empty() && !self.secure
     }
 }
 
@@ -92,6 +94,8 @@ struct Inner {
     name: String,
     unassigned: Unassigned,
     view: ArcSwap<FlatView>,
+    /// The same view if no region is secure.
+    secure: ArcSwap<FlatView>,
     ram: GuestRamAtomic,
     editable: Mutex<Editable>,
 }
@@ -105,10 +109,12 @@ impl AddressSpace {
     pub fn new(name: impl Into<String>, size: u128, unassigned: Unassigned) -> Self {
         let name = name.into();
         let tree = Tree::new(&name, size.clamp(1, 1 << 64));
+        let view = Arc::new(FlatView::empty(unassigned));
         AddressSpace(Arc::new(Inner {
             name,
             unassigned,
-            view: ArcSwap::from_pointee(FlatView::empty(unassigned)),
+            view: ArcSwap::new(view.clone()),
+            secure: ArcSwap::new(view),
             ram: GuestRamAtomic::new(GuestRam::new()),
             editable: Mutex::new(Editable { tree, listeners: Vec::new(), next_listener: 0 }),
         }))
@@ -138,6 +144,12 @@ impl AddressSpace {
     /// The current view, to keep.
     pub fn snapshot(&self) -> Arc<FlatView> {
         self.0.view.load_full()
+    }
+
+    /// The view of a vCPU in its secure mode, to keep: secure regions are in it ([`Region::secure`]). Bus masters and
+    /// vCPUs in their ordinary mode have the other one.
+    pub fn secure_snapshot(&self) -> Arc<FlatView> {
+        self.0.secure.load_full()
     }
 
     /// The writable RAM of the space as a `vm_memory` guest memory that follows the tree.
@@ -281,6 +293,12 @@ impl Transaction<'_> {
         Ok(())
     }
 
+    /// Shows a region to everybody, or to vCPUs in their secure mode alone.
+    pub fn set_secure(&mut self, id: RegionId, secure: bool) -> Result<(), MemoryError> {
+        self.tree.node_mut(id)?.region.secure = secure;
+        Ok(())
+    }
+
     /// Moves a region within its parent, e.g. a PCI BAR. It becomes the first among equal priorities.
     pub fn set_offset(&mut self, id: RegionId, offset: u64) -> Result<(), MemoryError> {
         let parent = self.tree.unplace(id)?;
@@ -319,12 +337,19 @@ impl Transaction<'_> {
     /// the view stays published, and the first failure is returned.
     pub fn commit(mut self) -> Result<(), MemoryError> {
         let space = &self.space.0;
-        let new = Arc::new(FlatView::flatten(&self.tree, space.unassigned));
+        let new = Arc::new(FlatView::flatten(&self.tree, space.unassigned, false));
+        let secure = if self.tree.has_secure() {
+            Arc::new(FlatView::flatten(&self.tree, space.unassigned, true))
+        } else {
+            new.clone()
+        };
         self.editable.tree = self.tree;
-        let change = ViewChange::between(space.view.load_full(), new.clone());
+        let mut change = ViewChange::between(space.view.load_full(), new.clone());
+        change.secure = !ViewChange::between(space.secure.load_full(), secure.clone()).is_empty();
         if change.is_empty() {
             return Ok(());
         }
+        space.secure.store(secure);
         space.view.store(new.clone());
         if [&change.removed, &change.added].into_iter().flatten().any(|r| r.writable_ram().is_some())
             && let Ok(guard) = space.ram.lock()

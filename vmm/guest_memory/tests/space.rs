@@ -161,3 +161,27 @@ fn prints_like_mtree() {
          0000000100000000-000000010007ffff (ram): ram @0000000000080000\n"
     );
 }
+
+#[test]
+fn secure_regions_are_in_the_other_view() {
+    let space = AddressSpace::memory(Unassigned::Ones);
+    let ram = RamBlock::anonymous("ram", 0x2000).unwrap();
+    let smram = RamBlock::anonymous("smram", 0x1000).unwrap();
+    space.add(Region::ram("ram", ram)).unwrap();
+    assert!(Arc::ptr_eq(&space.snapshot(), &space.secure_snapshot()));
+    let before = space.snapshot();
+    let id = space.add(Region::ram("smram", smram.clone()).at(0x1000).priority(1).secure()).unwrap();
+    assert!(Arc::ptr_eq(&before, &space.snapshot()) || before.ranges().len() == 1);
+    smram.write(0, &[7]).unwrap();
+    let byte = |view: &guest_memory::FlatView| {
+        let mut b = [0];
+        let _ = view.read(0x1000, &mut b);
+        b[0]
+    };
+    assert_eq!((byte(&space.snapshot()), byte(&space.secure_snapshot())), (0, 7));
+    assert!(space.to_string().contains("secure"), "{space}");
+    let mut tx = space.update();
+    tx.set_secure(id, false).unwrap();
+    tx.commit().unwrap();
+    assert_eq!((byte(&space.snapshot()), byte(&space.secure_snapshot())), (7, 7));
+}

@@ -52,6 +52,8 @@ pub enum Dest {
     Nmi(u32),
     /// System management interrupt of a vCPU (x86).
     Smi(u32),
+    /// The gate of address line 20 of all vCPUs (x86): open while the wire is high.
+    A20,
     /// Global interrupt of an in-kernel controller.
     Gsi(u32),
 }
@@ -63,6 +65,7 @@ impl fmt::Display for Dest {
             Self::Cpu { cpu, line } => write!(f, "cpu{cpu}.line{line}"),
             Self::Nmi(cpu) => write!(f, "cpu{cpu}.nmi"),
             Self::Smi(cpu) => write!(f, "cpu{cpu}.smi"),
+            Self::A20 => f.write_str("a20"),
             Self::Gsi(n) => write!(f, "gsi{n}"),
         }
     }

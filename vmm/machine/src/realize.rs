@@ -68,6 +68,23 @@ impl LineSink for CpuLine {
     }
 }
 
+/// The gate of address line 20: closed, it masks the line of all vCPUs.
+struct A20Gate {
+    lines: Arc<dyn VcpuLines>,
+    cpus: u32,
+}
+
+/// Number of the A20M# input (see `accel::VcpuLines`).
+const A20M: u32 = 1;
+
+impl LineSink for A20Gate {
+    fn set_level(&self, open: bool) {
+        for cpu in 0..self.cpus {
+            self.lines.set_line(cpu, A20M, !open);
+        }
+    }
+}
+
 /// A rising edge is a signal to a vCPU.
 struct SignalLine {
     lines: Arc<dyn VcpuLines>,
@@ -213,7 +230,7 @@ fn check(board: &Board, vcpus: u32) -> Result<(), MachineError> {
                         n.name, w.pin, w.dest
                     ));
                 }
-                Dest::Cpu { .. } | Dest::Nmi(_) | Dest::Smi(_) | Dest::Gsi(_) => {}
+                Dest::Cpu { .. } | Dest::Nmi(_) | Dest::Smi(_) | Dest::A20 | Dest::Gsi(_) => {}
             }
         }
     }
@@ -333,6 +350,7 @@ pub fn realize(
             Dest::Smi(cpu) => {
                 Some(Arc::new(SignalLine { lines: lines.clone(), cpu: *cpu, signal: VcpuSignal::Smi }))
             }
+            Dest::A20 => Some(Arc::new(A20Gate { lines: lines.clone(), cpus: options.vcpus })),
             Dest::Gsi(gsi) => Some(Arc::new(GsiLine { partition: partition.clone(), gsi: *gsi })),
         }
     };

@@ -154,6 +154,8 @@ cpu_state! {
         17 => pub intr: bool,
         /// A triple fault waits.
         18 => pub triple_fault: bool,
+        /// Address bit 20 is masked (A20M#). Accelerators without that input ignore it.
+        19 => pub a20_masked: bool,
     }
 }
 

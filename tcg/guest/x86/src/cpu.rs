@@ -148,6 +148,7 @@ const NEEDS: &[(CpuidFeature, &str)] = &[
     (CpuidFeature::INTEL486, ""),
     (CpuidFeature::CPUID, ""),
     (CpuidFeature::PAUSE, ""),
+    (CpuidFeature::SMM, ""),
     (CpuidFeature::MULTIBYTENOP, ""),
     (CpuidFeature::PREFETCHW, ""),
     (CpuidFeature::X64, "lm"),
@@ -246,7 +247,10 @@ impl Model {
         } else {
             m.list.iter().find(|l| l.name == name).cloned().ok_or_else(|| {
                 let known: Vec<_> = m.list.iter().map(|m| m.name.as_str()).collect();
-                AccelError::Cpu(format!("model '{name}' does not exist, expected max, {}", known.join(", ")))
+                let hint = x86_models::near(name, known.iter().copied());
+                let hint = hint.map_or(String::new(), |n| format!(", did you mean '{n}'?"));
+                let known = known.join(", ");
+                AccelError::Cpu(format!("model '{name}' does not exist{hint}; there are max, {known}"))
             })?
         };
         id.features.insert("hypervisor".to_owned());

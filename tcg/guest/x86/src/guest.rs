@@ -155,6 +155,7 @@ impl Guest for X86 {
     fn wake(&self, s: &mut Cpu) {
         if s.run == Run::Halted {
             s.run = Run::Running;
+            s.woken = true;
         }
     }
 

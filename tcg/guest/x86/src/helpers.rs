@@ -6,7 +6,7 @@
 use tcg_engine::{Helper, Trap};
 use tcg_ir::{Effects, HelperDesc, HelperId, SlotSet, interp::flag_bits};
 
-use crate::{control, debug, exceptions, far, fpu, guest::X86, port, sse, state, strings, system, wide};
+use crate::{control, debug, exceptions, far, fpu, guest::X86, port, smm, sse, state, strings, system, wide};
 
 /// A helper with its number.
 pub(crate) trait Numbered: Helper<X86> {
@@ -107,12 +107,13 @@ pub(crate) fn all() -> Vec<HelperDesc> {
         (debug::FIRST, debug::table()),
         (fpu::FIRST, fpu::table()),
         (sse::FIRST, sse::table()),
+        (smm::FIRST, smm::table()),
     ];
     let mut all = Vec::new();
     for (first, part) in parts {
         debug_assert_eq!(usize::from(first), all.len(), "helper bases follow each other");
         all.extend(part);
     }
-    debug_assert_eq!(usize::from(sse::FIRST + sse::COUNT), all.len(), "all are numbered");
+    debug_assert_eq!(usize::from(smm::FIRST + smm::COUNT), all.len(), "all are numbered");
     all
 }

@@ -7,7 +7,7 @@
 //! - `state`, `mode`, `flags`: registers, the key of a unit;
 //! - `segment`, `far`, `exceptions`, `interrupts`: protection, control transfers between segments, delivery;
 //! - `control`, `msr`, `system`, `debug`, `cpuid`: system registers and instructions;
-//! - `kvm`: the paravirtual clock; `mmu`: paging; `strings`, `wide`, `port`: string operations, wide arithmetic, ports;
+//! - `smm`: system management mode; `kvm`: the paravirtual clock; `mmu`: paging; `strings`, `wide`, `port`: string operations, wide arithmetic, ports;
 //! - `fpu`, `sse`: x87 and what vector instructions cannot say in IR.
 
 mod control;
@@ -28,6 +28,7 @@ pub mod mode;
 mod msr;
 mod port;
 pub mod segment;
+mod smm;
 pub mod snapshot;
 mod sse;
 mod stack;

@@ -73,6 +73,17 @@ pub(crate) fn walk(
     mmu: usize,
     probe: bool,
 ) -> Result<Mapping, Trap> {
+    let m = walk_tables(cx, gva, access, mmu, probe)?;
+    Ok(Mapping { gpa: m.gpa & cx.state.a20, ..m })
+}
+
+fn walk_tables(
+    cx: &mut Cx<'_, X86>,
+    gva: u64,
+    access: Access,
+    mmu: usize,
+    probe: bool,
+) -> Result<Mapping, Trap> {
     let s = &*cx.state;
     let max = 1_u64 << cx.guest().model().phys_bits;
     if s.cr0 & CR0_PG == 0 {
@@ -115,7 +126,7 @@ fn long(cx: &mut Cx<'_, X86>, w: &Walk, root: u64, levels: u32, rights: u64) -> 
     while level > 0 {
         level -= 1;
         let shift = 12 + 9 * level;
-        let at = table + (w.gva >> shift & 511) * 8;
+        let at = (table + (w.gva >> shift & 511) * 8) & cx.state.a20;
         let Some(mut pte) = cx.phys_read(at, 8) else { return Err(w.fault(cx.state, 0)) };
         loop {
             if pte & P == 0 {
@@ -160,7 +171,7 @@ fn long(cx: &mut Cx<'_, X86>, w: &Walk, root: u64, levels: u32, rights: u64) -> 
 
 /// 32-bit paging.
 fn legacy(cx: &mut Cx<'_, X86>, w: &Walk) -> Result<Mapping, Trap> {
-    let dir = (cx.state.cr3 & 0xffff_f000) + (w.gva >> 22 & 0x3ff) * 4;
+    let dir = ((cx.state.cr3 & 0xffff_f000) + (w.gva >> 22 & 0x3ff) * 4) & cx.state.a20;
     let Some(mut pde) = cx.phys_read(dir, 4) else { return Err(w.fault(cx.state, 0)) };
     loop {
         if pde & P == 0 {
@@ -184,7 +195,7 @@ fn legacy(cx: &mut Cx<'_, X86>, w: &Walk) -> Result<Mapping, Trap> {
             break;
         }
     }
-    let at = (pde & 0xffff_f000) + (w.gva >> 12 & 0x3ff) * 4;
+    let at = ((pde & 0xffff_f000) + (w.gva >> 12 & 0x3ff) * 4) & cx.state.a20;
     let Some(mut pte) = cx.phys_read(at, 4) else { return Err(w.fault(cx.state, 0)) };
     loop {
         if pte & P == 0 {

@@ -27,6 +27,8 @@ pub(crate) const TSC_HZ: u64 = 1_000_000_000;
 const TSC: u32 = 0x10;
 const APIC_BASE: u32 = 0x1b;
 const TSC_ADJUST: u32 = 0x3b;
+/// IA32_SMBASE. Here it is only saved under that number: software sees it in the save map.
+const SMBASE: u32 = 0x9e;
 const TSC_DEADLINE: u32 = 0x6e0;
 const MTRR_CAP: u32 = 0xfe;
 const EFER: u32 = 0xc000_0080;
@@ -191,12 +193,15 @@ pub(crate) fn write(cx: &mut Cx<'_, X86>, index: u32, value: u64) -> Result<(), 
     Ok(())
 }
 
+/// Bits of EFER that the model has.
+pub(crate) fn efer_mask(cx: &Cx<'_, X86>) -> u64 {
+    let has = cx.guest().model().has();
+    let bits = [(has.syscall, EFER_SCE), (has.lm, EFER_LME | EFER_LMA), (has.nx, EFER_NXE)];
+    bits.iter().filter(|(on, _)| *on).fold(0, |m, (_, b)| m | b)
+}
+
 fn write_efer(cx: &mut Cx<'_, X86>, value: u64) -> Result<(), Trap> {
-    let has = *cx.guest().model().has();
-    let mut allowed = 0;
-    for (on, bits) in [(has.syscall, EFER_SCE), (has.lm, EFER_LME | EFER_LMA), (has.nx, EFER_NXE)] {
-        allowed |= if on { bits } else { 0 };
-    }
+    let allowed = efer_mask(cx);
     let old = cx.state.msrs.efer;
     let lme_changes = (old ^ value) & EFER_LME != 0;
     if value & !allowed != 0 || lme_changes && cx.state.cr0 & CR0_PG != 0 {
@@ -211,7 +216,9 @@ fn write_efer(cx: &mut Cx<'_, X86>, value: u64) -> Result<(), Trap> {
 
 /// The registers that have no field of their own in the neutral state, ascending.
 pub(crate) fn save(cx: &mut Cx<'_, X86>) -> Vec<Msr> {
-    let mut list = vec![Msr { index: TSC_ADJUST, value: cx.state.msrs.tsc_adjust }];
+    let s = &*cx.state;
+    let mut list =
+        vec![Msr { index: TSC_ADJUST, value: s.msrs.tsc_adjust }, Msr { index: SMBASE, value: s.smbase }];
     for index in plain_numbers() {
         if let Some(v) = plain(cx.state, index) {
             list.push(Msr { index, value: *v });
@@ -226,6 +233,8 @@ pub(crate) fn save(cx: &mut Cx<'_, X86>) -> Vec<Msr> {
 pub(crate) fn restore(s: &mut Cpu, index: u32, value: u64) {
     if index == TSC_ADJUST {
         s.msrs.tsc_adjust = value;
+    } else if index == SMBASE {
+        s.smbase = value & 0xffff_ffff;
     } else if let Some(v) = plain(s, index) {
         *v = value;
     }

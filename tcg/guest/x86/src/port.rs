@@ -6,7 +6,8 @@ use tcg_ir::{Effects, SlotSet};
 use crate::{
     exceptions::{self, vector},
     guest::X86,
-    helpers::{RAISES, RAISES_MEMORY, helpers},
+    helpers::{RAISES_EXITS, RAISES_MEMORY, helpers},
+    interrupts,
     segment::{linear, sys_load},
     system,
 };
@@ -47,11 +48,16 @@ helpers! {
         reads SlotSet::None, writes SlotSet::None, effects Effects::empty();
         |cx| Ok(u64::from(cx.pio_read(port as u16, bytes as usize)))
 
-    /// OUT.
-    PortOut "port_out" (port, bytes, value) -> Void
-        reads SlotSet::None, writes SlotSet::None, effects RAISES;
+    /// OUT, with the program counter behind it. What the device asks of this vCPU (a management interrupt, another A20)
+    /// happens before the next instruction; `stay` if the unit ends here anyway.
+    PortOut "port_out" (port, bytes, value, stay) -> Void
+        reads SlotSet::All, writes SlotSet::None, effects RAISES_EXITS;
         |cx| {
             cx.pio_write(port as u16, bytes as usize, value as u32);
+            interrupts::follow_a20(cx);
+            if stay == 0 && cx.exit_requested() {
+                cx.leave_unit();
+            }
             Ok(0)
         }
 }

@@ -16,6 +16,7 @@ use crate::{
     interrupts, msr,
     msr::{EFER_LMA, EFER_LME},
     segment::{P, S},
+    smm,
     state::{Cpu, FLAGS_BITS, Msrs, REG_NAMES, Run, SEG_NAMES, Segment, Table, X87, seg},
 };
 
@@ -80,6 +81,13 @@ pub(crate) fn reset(model: &Model, index: u32) -> Cpu {
         run: if index == 0 { Run::Running } else { Run::WaitForSipi },
         nmi_masked: false,
         nmi_pending: false,
+        smbase: smm::BASE,
+        smm: false,
+        smm_in_nmi: false,
+        smi_pending: false,
+        init_latched: false,
+        woken: false,
+        a20: u64::MAX,
         dr_hit: 0,
         index,
     };
@@ -101,12 +109,13 @@ pub(crate) fn init(cx: &mut Cx<'_, X86>) {
     fresh.msrs = old.msrs.clone();
     fresh.msrs.efer = efer;
     fresh.cr0 = old.cr0 & 0x6000_0000 | 0x10;
+    (fresh.smbase, fresh.smi_pending, fresh.a20) = (old.smbase, old.smi_pending, old.a20);
     *cx.state = fresh;
     enter_space(cx);
 }
 
 /// Takes over address space and paging of the present state.
-fn enter_space(cx: &mut Cx<'_, X86>) {
+pub(crate) fn enter_space(cx: &mut Cx<'_, X86>) {
     cx.flush_tlb(None, |_| true);
     let tag = space(cx.state);
     cx.set_space(tag);
@@ -129,7 +138,7 @@ fn system_of(s: Segment) -> neutral::Segment {
 pub(crate) fn save(cx: &mut Cx<'_, X86>) -> State {
     let tsc = msr::tsc(cx);
     let tsc_khz = (msr::TSC_HZ / 1000) as u32;
-    let intr = cx.lines() & 1 != 0;
+    let (intr, a20_masked) = (cx.lines() & 1 != 0, cx.lines() & interrupts::A20M != 0);
     let exceptions = cx.exceptions().bits();
     let list = msr::save(cx);
     let s = &*cx.state;
@@ -174,6 +183,11 @@ pub(crate) fn save(cx: &mut Cx<'_, X86>) -> State {
     out.events.nmi_pending = s.nmi_pending;
     out.events.triple_fault = s.run == Run::Shutdown;
     out.events.intr = intr;
+    out.events.a20_masked = a20_masked;
+    out.events.smm = s.smm;
+    out.events.smi_pending = s.smi_pending;
+    out.events.smm_inside_nmi = s.smm_in_nmi;
+    out.events.init_latched = s.init_latched;
     let f = &mut out.fpu;
     f.fcw = s.x87.fcw as u16;
     f.fsw = (s.x87.fsw & !0x3800 | (s.x87.top & 7) << 11) as u16;
@@ -218,9 +232,6 @@ pub(crate) fn load(cx: &mut Cx<'_, X86>, n: &State) -> Result<(), VcpuError> {
     }
     if n.events.exception.is_some() || n.events.interrupt.is_some() || n.events.nmi_injected {
         return Err(bad("events", "an exception or interrupt is half delivered".to_owned()));
-    }
-    if n.events.smm {
-        return Err(bad("events.smm", "the translator has no system management mode".to_owned()));
     }
     let (pe, pg) = (n.cr0 & CR0_PE != 0, n.cr0 & CR0_PG != 0);
     if pg && !pe {
@@ -290,6 +301,8 @@ pub(crate) fn load(cx: &mut Cx<'_, X86>, n: &State) -> Result<(), VcpuError> {
     }
     s.shadow = if n.events.shadow_mov_ss { 2 } else { u64::from(n.events.shadow_sti) };
     (s.nmi_masked, s.nmi_pending) = (n.events.nmi_masked, n.events.nmi_pending);
+    (s.smm, s.smi_pending) = (n.events.smm, n.events.smi_pending);
+    (s.smm_in_nmi, s.init_latched) = (n.events.smm_inside_nmi, n.events.init_latched);
     let f = &n.fpu;
     s.x87.fcw = u64::from(f.fcw);
     s.x87.top = u64::from(f.fsw >> 11 & 7);
@@ -313,7 +326,10 @@ pub(crate) fn load(cx: &mut Cx<'_, X86>, n: &State) -> Result<(), VcpuError> {
     (s.pkru, s.xcr0) = (u64::from(f.pkru), f.xcr0 | 1);
     *cx.state = s;
     cx.set_exceptions(Exceptions::from_bits_truncate(f.mxcsr & 0x3f));
-    cx.set_lines(u64::from(n.events.intr));
+    cx.set_lines(u64::from(n.events.intr) | if n.events.a20_masked { interrupts::A20M } else { 0 });
+    let smm = cx.state.smm;
+    cx.set_secure(smm);
+    interrupts::follow_a20(cx);
     msr::set_tsc(cx, n.tsc);
     enter_space(cx);
     crate::control::load_pdptrs(cx);

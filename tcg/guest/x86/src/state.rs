@@ -223,6 +223,20 @@ pub struct Cpu {
     pub nmi_masked: bool,
     /// An NMI waits.
     pub nmi_pending: bool,
+    /// Base of SMRAM.
+    pub smbase: u64,
+    /// In system management mode.
+    pub smm: bool,
+    /// That mode was entered with NMIs held back.
+    pub smm_in_nmi: bool,
+    /// A system management interrupt waits.
+    pub smi_pending: bool,
+    /// INIT came in system management mode.
+    pub init_latched: bool,
+    /// What has ended HLT has not been looked at yet.
+    pub woken: bool,
+    /// Physical address bits that count: without bit 20 while A20M# is active.
+    pub a20: u64,
     /// Data breakpoints that the instruction at hand has hit.
     pub dr_hit: u64,
     /// Number of the vCPU.

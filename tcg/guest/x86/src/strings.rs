@@ -323,7 +323,7 @@ fn string(cx: &mut Cx<'_, X86>, op: StringOp, pc: u64) -> Result<(), Trap> {
             run.cx.state.pc = pc;
             return Ok(());
         }
-        if turns & 15 == 0 && run.cx.exit_requested() {
+        if (turns & 15 == 0 || op.kind == kind::OUTS) && run.cx.exit_requested() {
             run.cx.state.pc = pc;
             run.cx.leave_unit();
             return Ok(());

@@ -444,6 +444,7 @@ fn events_of(k: &kvm_vcpu_events, intr: bool) -> Events {
         init_latched: k.smi.latched_init != 0,
         intr,
         triple_fault: k.triple_fault.pending != 0,
+        a20_masked: false,
     }
 }
 

@@ -13,6 +13,7 @@ use crate::{
     guest::EXIT_HLT,
     helpers::{Look, Numbered},
     port::{CheckPort, PortIn, PortOut},
+    smm::Rsm,
     state::{self, seg},
     system::{
         Cpuid, Fxrstor, Fxsave, Invlpg, Invpcid, Lmsw, Random, Rdtsc, ReadDr, Swapgs, TscAux, WriteDr,
@@ -137,6 +138,10 @@ impl Translator<'_, '_> {
                 let wide = self.b.iconst(Type::I64, u64::from(m == M::Sysexitq));
                 self.call::<Sysexit>(&[wide]);
                 self.leave();
+            }
+            M::Rsm => {
+                self.call::<Rsm>(&[]);
+                self.leave_untrapped();
             }
             M::Rdfsbase | M::Rdgsbase | M::Wrfsbase | M::Wrgsbase => self.segment_base(m),
             M::Clts => {
@@ -335,7 +340,9 @@ impl Translator<'_, '_> {
         } else {
             let v = self.read_reg(r);
             let v = self.b.zext(Type::I64, v);
-            self.call::<PortOut>(&[port, bytes, v]);
+            self.set_next_pc();
+            let stay = self.b.iconst(Type::I64, u64::from(self.mode.tf || self.mode.debug));
+            self.call::<PortOut>(&[port, bytes, v, stay]);
         }
     }
 
