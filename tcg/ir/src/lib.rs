@@ -35,6 +35,7 @@ mod region;
 pub mod slot;
 pub mod testing;
 mod types;
+mod vecfn;
 pub mod verify;
 
 pub use builder::Builder;
@@ -46,3 +47,4 @@ pub use print::Tables;
 pub use region::{Block, BlockId, Edge, Hint, Inst, Region, Terminator, Value};
 pub use slot::{SlotDesc, SlotId, SlotTable};
 pub use types::{Cond, FCond, FlagBits, FlagKind, Lane, Type};
+pub use vecfn::{Scope, VecFn};

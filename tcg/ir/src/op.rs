@@ -326,4 +326,14 @@ ops! {
     Vwiden "vwiden" 1 Pure;
     /// Lanes of `a`, then of `b`, which are twice as wide as the result's, truncated.
     Vnarrow "vnarrow" 2 Pure;
+    /// `a` in the low half, `b`, of the same type, in the high half of a vector twice as wide.
+    Vjoin "vjoin" 2 Pure;
+    /// Part number `imm` of a wider vector `a`, counted in results.
+    Vpart "vpart" 1 Pure;
+    /// The function of one operand and an immediate that the high byte of `sub` numbers: see `VecFn`.
+    Vfn1 "vfn1" 1 Pure;
+    /// The same of two operands.
+    Vfn2 "vfn2" 2 Pure;
+    /// The same of three operands.
+    Vfn3 "vfn3" 3 Pure;
 }

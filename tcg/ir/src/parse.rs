@@ -5,10 +5,10 @@
 
 use thiserror::Error;
 
-use crate::print::{Tables, WIDEN, flag_name, is_scalar_fp, is_vector};
+use crate::print::{Tables, WIDEN, flag_name, is_scalar_fp, is_vecfn, is_vector};
 use crate::{
     Align, Atomicity, Block, BlockId, Cond, Edge, Effect, FCond, FlagKind, FpAttr, Hint, Inst, IntConv, Lane,
-    MemOp, MinMax, NanPolicy, Op, Order, Region, RmwOp, Rounding, Terminator, Type, Value,
+    MemOp, MinMax, NanPolicy, Op, Order, Region, RmwOp, Rounding, Terminator, Type, Value, VecFn,
 };
 
 /// What is wrong in a text, and where.
@@ -359,6 +359,10 @@ fn suffix(c: &mut Cursor<'_>, i: &mut Inst) -> Result<()> {
                 c.dot()?;
                 i.sub |= c.named(&[0u16, 1, 2, 3], |n| WIDEN[n as usize], "half and signedness")? << 8;
             }
+            if is_vecfn(op) {
+                c.dot()?;
+                i.sub |= (c.named(VecFn::ALL, VecFn::name, "vector function")? as u16) << 8;
+            }
             if op.info().effect == Effect::Fp {
                 i.imm = u64::from(fp_attr(c, op)?.0);
             }
@@ -529,7 +533,15 @@ fn body(c: &mut Cursor<'_>, r: &mut Region, t: Tables<'_>, i: &mut Inst) -> Resu
                     c.word(",")?;
                     i.imm = pos & 0xff | (c.number()? & 0xff) << 8;
                 }
-                Op::Vshli | Op::Vshri | Op::Vsari | Op::Vextract | Op::Vinsert => {
+                Op::Vshli
+                | Op::Vshri
+                | Op::Vsari
+                | Op::Vextract
+                | Op::Vinsert
+                | Op::Vpart
+                | Op::Vfn1
+                | Op::Vfn2
+                | Op::Vfn3 => {
                     c.word(",")?;
                     i.imm = c.number()?;
                 }

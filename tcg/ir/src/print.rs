@@ -136,6 +136,9 @@ fn suffix(s: &mut String, i: &Inst) {
             if op == Op::Vwiden {
                 let _ = write!(s, ".{}", WIDEN[(sub >> 8 & 3) as usize]);
             }
+            if is_vecfn(op) {
+                let _ = write!(s, ".{}", crate::VecFn::from_bits(sub >> 8).name());
+            }
             if op.info().effect == crate::Effect::Fp {
                 fp_attr(s, op, FpAttr(i.imm as u16));
             }
@@ -152,6 +155,12 @@ pub(crate) const WIDEN: [&str; 4] = ["ulo", "slo", "uhi", "shi"];
 #[must_use]
 pub(crate) const fn is_vector(op: Op) -> bool {
     op as u8 >= Op::Vadd as u8
+}
+
+/// True for operations with a `VecFn` in the high byte of `sub` and an immediate.
+#[must_use]
+pub(crate) const fn is_vecfn(op: Op) -> bool {
+    matches!(op, Op::Vfn1 | Op::Vfn2 | Op::Vfn3)
 }
 
 /// True for operations with an `FpAttr` in `sub`.
@@ -283,7 +292,10 @@ fn body(s: &mut String, r: &Region, t: Tables<'_>, i: &Inst) {
                 Op::Extract | Op::Sextract | Op::Deposit => {
                     write!(s, ", {}, {}", i.imm & 0xff, i.imm >> 8 & 0xff)
                 }
-                Op::Vshli | Op::Vshri | Op::Vsari | Op::Vextract | Op::Vinsert => write!(s, ", {}", i.imm),
+                Op::Vshli | Op::Vshri | Op::Vsari | Op::Vextract | Op::Vinsert | Op::Vpart => {
+                    write!(s, ", {}", i.imm)
+                }
+                op if is_vecfn(op) => write!(s, ", {}", i.imm),
                 _ => Ok(()),
             }
         }

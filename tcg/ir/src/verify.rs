@@ -423,6 +423,23 @@ fn vector(i: &Inst, ty: Type, ta: Type, tb: Type, tc: Type) -> Rule {
             need(i.sub >> 8 < 4, "a half and a signedness")?;
         }
         Op::Vnarrow => need(matches!(lane, Lane::I8 | Lane::I16 | Lane::I32), "the lane has a double")?,
+        Op::Vjoin => {
+            return need(
+                ta == tb && ta.is_vector() && ty.bytes() == 2 * ta.bytes(),
+                "two halves of the result",
+            );
+        }
+        Op::Vpart => {
+            need(ta.is_vector() && ta.bytes() > ty.bytes(), "the operand is a wider vector")?;
+            return need(i.imm < (ta.bytes() / ty.bytes()) as u64, "the part lies inside the operand");
+        }
+        Op::Vfn1 | Op::Vfn2 | Op::Vfn3 => {
+            need(i.sub >> 8 < crate::VecFn::ALL.len() as u16, "the function exists")?;
+            let f = crate::VecFn::from_bits(i.sub >> 8);
+            need(f.args() == n, "the function has the operation's number of operands")?;
+            need(f.scope().allows(ty), "the function exists for the type")?;
+            need(i.imm < 256, "the immediate is a byte")?;
+        }
         Op::Vand | Op::Vor | Op::Vxor | Op::Vandc | Op::Vnot | Op::Vselect | Op::Vtbl => {}
         Op::Vcmp => {
             need(i.sub >> 8 <= Cond::TestNz as u16, "the condition is one of comparisons")?;

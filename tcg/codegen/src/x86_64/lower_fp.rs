@@ -282,8 +282,8 @@ impl Gen<'_> {
         emit: impl FnOnce(&mut Self, Xmm),
     ) -> Result<(), Too> {
         let args = &[inst.a, inst.b, inst.c][..n];
-        // A fused multiply-add's choice of NaN depends on its encoding.
-        let native = attr.nan() == NanPolicy::X86 && inst.op != Op::Fma;
+        // Form 231 of a fused multiply-add looks at the factors first, as x86 guests' operands are ordered.
+        let native = attr.nan() == NanPolicy::X86;
         // The product of zero and infinity raises "invalid" also when a quiet NaN is added, which the host lets pass.
         let soft = !native && (attr.nan() != NanPolicy::Canonical || inst.op == Op::Fma);
         let mut avoid = 0;

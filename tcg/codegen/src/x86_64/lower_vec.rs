@@ -69,6 +69,12 @@ impl Gen<'_> {
         if (inst.op as u8) < Op::Vadd as u8 {
             return Ok(false);
         }
+        match inst.op {
+            Op::Vfn1 | Op::Vfn2 | Op::Vfn3 => return self.lower_vecfn(v, &inst),
+            Op::Vjoin => return self.vjoin(v, &inst),
+            Op::Vpart => return self.vpart(v, &inst),
+            _ => {}
+        }
         let from_vector = matches!(inst.op, Op::Vextract | Op::Vbits | Op::Vreduce);
         let ty = if from_vector { self.r.inst(inst.a).ty } else { inst.ty };
         if class(ty) != Class::Xmm {

@@ -371,7 +371,6 @@ impl Gen<'_> {
         let args = &[inst.a, inst.b, inst.c][..n];
         let exact = match inst.op {
             Op::Vfcmp | Op::Vitof | Op::Vfmin | Op::Vfmax => true,
-            Op::Vfma => false,
             _ => attr.nan() == NanPolicy::X86,
         };
         let soft = !exact && (attr.nan() != NanPolicy::Canonical || inst.op == Op::Vfma);

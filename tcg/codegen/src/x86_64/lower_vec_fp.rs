@@ -51,10 +51,10 @@ impl Gen<'_> {
         }
         let n = inst.op.info().args as usize;
         let args = &[inst.a, inst.b, inst.c][..n];
-        // What has its NaNs as the guest wants them, or none. A fused multiply-add's choice depends on its encoding.
+        // What has its NaNs as the guest wants them, or none. A fused multiply-add's choice depends on its encoding: form
+        // 231 looks at the factors first, as x86 guests' operands are ordered.
         let exact = match inst.op {
             Op::Vfcmp | Op::Vitof | Op::Vfmin | Op::Vfmax => true,
-            Op::Vfma => false,
             _ => attr.nan() == NanPolicy::X86,
         };
         let soft = !exact && (attr.nan() != NanPolicy::Canonical || inst.op == Op::Vfma);

@@ -19,6 +19,7 @@ mod lower_vec_512;
 mod lower_vec_fp;
 mod lower_vec_int;
 mod lower_vec_move;
+mod lower_vecfn;
 mod outline;
 mod plan;
 mod regs;

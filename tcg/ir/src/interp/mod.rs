@@ -8,6 +8,8 @@
 mod flags;
 mod float;
 mod scalar;
+mod sha;
+mod vecfn;
 mod vector;
 mod wide;
 

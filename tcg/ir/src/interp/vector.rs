@@ -1,7 +1,7 @@
 //! Lane-wise operations.
 
-use super::{Val, float, scalar};
-use crate::{Cond, Effect, Exceptions, FpAttr, Inst, Lane, Op, RmwOp, Type};
+use super::{Val, float, scalar, vecfn};
+use crate::{Cond, Effect, Exceptions, FpAttr, Inst, Lane, Op, RmwOp, Type, VecFn};
 
 impl Val {
     /// Lane `i` of `bytes` bytes, zero-extended; lane 0 is the least significant.
@@ -117,6 +117,19 @@ pub(super) fn vector(inst: &Inst, types: [Type; 3], args: [&Val; 3], exc: &mut E
                 let from = if i < count / 2 { a } else { b };
                 r.set_lane(i, l, from.lane(i % (count / 2), 2 * l));
             }
+        }
+        Op::Vjoin => {
+            let half = words / 2;
+            r.0[..half].copy_from_slice(&a.0[..half]);
+            r.0[half..words].copy_from_slice(&b.0[..half]);
+        }
+        Op::Vpart => {
+            let at = inst.imm as usize * words;
+            r.0[..words].copy_from_slice(a.0.get(at..at + words)?);
+        }
+        Op::Vfn1 | Op::Vfn2 | Op::Vfn3 => {
+            let f = VecFn::from_bits(inst.sub >> 8);
+            r = vecfn::function(f, inst.ty.bytes(), args, inst.imm as u8);
         }
         op if op.info().effect == Effect::Fp => {
             let op = match inst.op {

@@ -66,6 +66,31 @@ pub(super) fn simplify(r: &Region, i: &Inst) -> Rewrite {
             if r.inst(a).ty == i.ty { Is(a) } else { Rewrite::Op(Inst { a, ..*i }) }
         }
         Op::Vand | Op::Vor if i.a == i.b => Is(i.a),
+        Op::Vpart => part(r, i),
+        Op::Vjoin => {
+            let (low, high) = (r.inst(i.a), r.inst(i.b));
+            let halves = low.op == Op::Vpart && high.op == Op::Vpart && low.a == high.a;
+            if halves && r.inst(low.a).ty == i.ty && low.imm == 0 && high.imm == 1 { Is(low.a) } else { Same }
+        }
+        _ => Same,
+    }
+}
+
+/// A part of what was joined, of a part, or of lanes that are all the same.
+fn part(r: &Region, i: &Inst) -> Rewrite {
+    let d = r.inst(i.a);
+    match d.op {
+        Op::Vjoin => {
+            let half = r.inst(d.a).ty;
+            let per_half = (half.bytes() / i.ty.bytes()) as u64;
+            let (a, imm) = if i.imm < per_half { (d.a, i.imm) } else { (d.b, i.imm - per_half) };
+            if half == i.ty { Is(a) } else { Rewrite::Op(Inst { a, imm, ..*i }) }
+        }
+        Op::Vpart => {
+            let per_part = (d.ty.bytes() / i.ty.bytes()) as u64;
+            Rewrite::Op(Inst { a: d.a, imm: d.imm * per_part + i.imm, ..*i })
+        }
+        Op::Vsplat => Rewrite::Op(Inst { ty: i.ty, ..*d }),
         _ => Same,
     }
 }

@@ -9,7 +9,7 @@ use crate::graph::Graph;
 use crate::print::{Tables, fp_mask, is_scalar_fp};
 use crate::{
     BlockId, Builder, Cond, Edge, Effect, FlagKind, FpAttr, HelperId, Hint, Inst, Lane, MemOp, Op, Region,
-    RmwOp, SlotId, Terminator, Type, Value,
+    RmwOp, SlotId, Terminator, Type, Value, VecFn,
 };
 
 /// What to generate. The default is everything.
@@ -623,6 +623,21 @@ impl Gen<'_, '_> {
                 let from = self.ty(|t| t.is_int() && t.bytes() <= 8)?;
                 (ty, [self.value(from), none, none])
             }
+            Op::Vjoin => {
+                let half = self.ty(|t| {
+                    t.is_vector() && Type::ALL.iter().any(|w| w.is_vector() && w.bytes() == 2 * t.bytes())
+                })?;
+                let wide = *Type::ALL.iter().find(|w| w.is_vector() && w.bytes() == 2 * half.bytes())?;
+                if !self.has(wide) {
+                    return None;
+                }
+                (wide, [self.value(half), self.value(half), none])
+            }
+            Op::Vpart => {
+                let from = self.ty(|t| t.is_vector() && t.bytes() > ty.bytes())?;
+                imm = self.rng.below(from.bytes() / ty.bytes()) as u64;
+                (ty, [self.value(from), none, none])
+            }
             Op::Vinsert => {
                 imm = self.rng.below(lanes) as u64;
                 (ty, [self.value(ty), self.lane_scalar(lane), none])
@@ -633,6 +648,15 @@ impl Gen<'_, '_> {
             Op::Vreduce => sub |= (1 + self.rng.below(RmwOp::ALL.len() - 1) as u16) << 8,
             Op::Vwiden => sub |= (self.rng.below(4) as u16) << 8,
             Op::Vcmp => sub |= (self.rng.below(12) as u16) << 8,
+            Op::Vfn1 | Op::Vfn2 | Op::Vfn3 => {
+                let of = |f: &VecFn| f.args() == op.info().args && f.scope().allows(ty);
+                let all: Vec<VecFn> = VecFn::ALL.iter().copied().filter(of).collect();
+                if all.is_empty() {
+                    return None;
+                }
+                sub = Lane::I8 as u16 | (self.rng.pick(&all) as u16) << 8;
+                imm = self.rng.bits() & 0xff;
+            }
             Op::Vshli | Op::Vshri | Op::Vsari => imm = self.rng.below(width) as u64,
             Op::Vfcmp => {
                 imm = u64::from(self.attr(op).0 & 0x4fff) | (self.rng.below(4) as u64) << 12;

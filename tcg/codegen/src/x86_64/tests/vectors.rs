@@ -4,10 +4,11 @@
 use tcg_ir::testing::{MEM_BASE, Rng, TestMachine};
 use tcg_ir::{
     Builder, Effect, FpAttr, Inst, Lane, MemOp, MinMax, NanPolicy, Op, Region, RmwOp, Rounding, SlotId, Type,
-    Value, verify,
+    Value, VecFn, verify,
 };
 
 use super::super::alloc::avx512;
+use super::super::lower_vecfn::is_inline;
 use super::Bench;
 use crate::Tier;
 
@@ -112,6 +113,13 @@ fn forms(op: Op, lane: Lane, ty: Type) -> Vec<(u16, u64)> {
         Op::Vwiden => (0..4).map(|c| (c << 8, 0)).collect(),
         Op::Vshli | Op::Vshri | Op::Vsari => (0..lane.bytes() as u64 * 8).map(|n| (0, n)).collect(),
         Op::Vextract | Op::Vinsert => (0..lanes).map(|n| (0, n)).collect(),
+        // Parts: see `parts`.
+        Op::Vjoin | Op::Vpart => Vec::new(),
+        Op::Vfn1 | Op::Vfn2 | Op::Vfn3 if lane != Lane::I8 => Vec::new(),
+        Op::Vfn1 | Op::Vfn2 | Op::Vfn3 => {
+            let all = (0..VecFn::ALL.len() as u16).filter(|f| VecFn::from_bits(*f).args() == op.info().args);
+            all.flat_map(|f| [0, 1, 0x1b, 0xe4, 0x11, 0xa5, 0xff].map(|imm| (f << 8, imm))).collect()
+        }
         _ if op.info().effect == Effect::Fp => {
             attributes(op).into_iter().map(|a| (0, u64::from(a))).collect()
         }
@@ -120,8 +128,11 @@ fn forms(op: Op, lane: Lane, ty: Type) -> Vec<(u16, u64)> {
 }
 
 /// True if the operation has a recipe in a unit with `rounding`.
-fn inline(op: Op, lane: Lane, ty: Type, imm: u64, rounding: Rounding) -> bool {
+fn inline(op: Op, lane: Lane, ty: Type, (sub, imm): (u16, u64), rounding: Rounding) -> bool {
     let a = FpAttr(imm as u16);
+    if matches!(op, Op::Vfn1 | Op::Vfn2 | Op::Vfn3) {
+        return is_inline(VecFn::from_bits(sub >> 8), ty);
+    }
     if ty == Type::V512 {
         return avx512()
             && match op {
@@ -185,7 +196,7 @@ fn one(
     let hot: Vec<&str> = text.lines().take_while(|l| !l.contains(" jmp ")).collect();
     let soft = hot.iter().any(|l| l.contains(" call "));
     assert!(
-        ty == Type::V512 && !avx512() || soft != inline(op, lane, ty, imm, rounding),
+        ty == Type::V512 && !avx512() || soft != inline(op, lane, ty, (sub, imm), rounding),
         "{}: soft fallback is {soft}\n{text}",
         name()
     );

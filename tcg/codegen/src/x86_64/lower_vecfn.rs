@@ -1,0 +1,251 @@
+//! Vector functions, and vectors made of halves. Nearly every function is one instruction of the host; those of AES,
+//! GF(2^8) and carry-less products need their extensions, SHA's have no form with VEX and stay soft, as all do on 512
+//! bits.
+
+use tcg_ir::{Inst, Lane, Scope, Type, Value, VecFn};
+
+use super::alloc::{Class, class};
+use super::asm::V;
+use super::lower_vec::{Shape, p0f, p3a, p38};
+use super::regs::*;
+use super::{Gen, Too};
+
+/// What the host needs besides AVX2.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Needs {
+    Nothing,
+    Aes,
+    Clmul,
+    Gf,
+}
+
+impl Needs {
+    /// True if the host has it for registers of 128 or of 256 bits.
+    fn met(self, wide: bool) -> bool {
+        match self {
+            Self::Nothing => true,
+            Self::Aes => is_x86_feature_detected!("aes") && (!wide || is_x86_feature_detected!("vaes")),
+            Self::Clmul => {
+                is_x86_feature_detected!("pclmulqdq") && (!wide || is_x86_feature_detected!("vpclmulqdq"))
+            }
+            Self::Gf => is_x86_feature_detected!("gfni") && is_x86_feature_detected!("avx"),
+        }
+    }
+}
+
+/// How operands stand in an instruction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    /// `op d, a, b`
+    Two,
+    /// `op d, a, b, imm`
+    TwoImm,
+    /// `op d, b, a`
+    Swapped,
+    /// `op d, a`
+    One,
+    /// `op d, a, imm`
+    OneImm,
+    /// The operation is in ModRM.reg: `op d, a, imm`
+    Shift(u8),
+    /// Only of 128 bits: `op d, a`
+    Narrow,
+}
+
+/// The host's instruction.
+#[expect(clippy::too_many_lines, reason = "a table")]
+const fn row(f: VecFn) -> Option<(V, Form, Needs)> {
+    use Form::{Narrow, One, OneImm, Shift, Swapped, Two, TwoImm};
+    use Needs::{Aes, Clmul, Gf, Nothing};
+    use VecFn as F;
+    Some(match f {
+        F::AddS8 => (p0f(0xec), Two, Nothing),
+        F::AddS16 => (p0f(0xed), Two, Nothing),
+        F::AddU8 => (p0f(0xdc), Two, Nothing),
+        F::AddU16 => (p0f(0xdd), Two, Nothing),
+        F::SubS8 => (p0f(0xe8), Two, Nothing),
+        F::SubS16 => (p0f(0xe9), Two, Nothing),
+        F::SubU8 => (p0f(0xd8), Two, Nothing),
+        F::SubU16 => (p0f(0xd9), Two, Nothing),
+        F::Avg8 => (p0f(0xe0), Two, Nothing),
+        F::Avg16 => (p0f(0xe3), Two, Nothing),
+        F::Sign8 => (p38(0x08), Two, Nothing),
+        F::Sign16 => (p38(0x09), Two, Nothing),
+        F::Sign32 => (p38(0x0a), Two, Nothing),
+        F::Abs8 => (p38(0x1c), One, Nothing),
+        F::Abs16 => (p38(0x1d), One, Nothing),
+        F::Abs32 => (p38(0x1e), One, Nothing),
+        F::MulAdd16 => (p0f(0xf5), Two, Nothing),
+        F::MulAdd8 => (p38(0x04), Two, Nothing),
+        F::MulRound16 => (p38(0x0b), Two, Nothing),
+        F::MulU32 => (p0f(0xf4), Two, Nothing),
+        F::MulS32 => (p38(0x28), Two, Nothing),
+        F::Sad8 => (p0f(0xf6), Two, Nothing),
+        F::ShlV32 => (p38(0x47), Two, Nothing),
+        F::ShlV64 => (p38(0x47).w(true), Two, Nothing),
+        F::ShrV32 => (p38(0x45), Two, Nothing),
+        F::ShrV64 => (p38(0x45).w(true), Two, Nothing),
+        F::SarV32 => (p38(0x46), Two, Nothing),
+        F::GfMul => (p38(0xcf), Two, Gf),
+        F::GfAffine => (p3a(0xce).w(true), TwoImm, Gf),
+        F::GfInverse => (p3a(0xcf).w(true), TwoImm, Gf),
+        F::Shl16 => (p0f(0xf1), Two, Nothing),
+        F::Shl32 => (p0f(0xf2), Two, Nothing),
+        F::Shl64 => (p0f(0xf3), Two, Nothing),
+        F::Shr16 => (p0f(0xd1), Two, Nothing),
+        F::Shr32 => (p0f(0xd2), Two, Nothing),
+        F::Shr64 => (p0f(0xd3), Two, Nothing),
+        F::Sar16 => (p0f(0xe1), Two, Nothing),
+        F::Sar32 => (p0f(0xe2), Two, Nothing),
+        F::PackS16 => (p0f(0x63), Two, Nothing),
+        F::PackS32 => (p0f(0x6b), Two, Nothing),
+        F::PackU16 => (p0f(0x67), Two, Nothing),
+        F::PackU32 => (p38(0x2b), Two, Nothing),
+        F::ZipLow8 => (p0f(0x60), Two, Nothing),
+        F::ZipLow16 => (p0f(0x61), Two, Nothing),
+        F::ZipLow32 => (p0f(0x62), Two, Nothing),
+        F::ZipLow64 => (p0f(0x6c), Two, Nothing),
+        F::ZipHigh8 => (p0f(0x68), Two, Nothing),
+        F::ZipHigh16 => (p0f(0x69), Two, Nothing),
+        F::ZipHigh32 => (p0f(0x6a), Two, Nothing),
+        F::ZipHigh64 => (p0f(0x6d), Two, Nothing),
+        F::AddPairs16 => (p38(0x01), Two, Nothing),
+        F::AddPairs32 => (p38(0x02), Two, Nothing),
+        F::AddPairsS16 => (p38(0x03), Two, Nothing),
+        F::SubPairs16 => (p38(0x05), Two, Nothing),
+        F::SubPairs32 => (p38(0x06), Two, Nothing),
+        F::SubPairsS16 => (p38(0x07), Two, Nothing),
+        F::Bytes => (p38(0x00), Two, Nothing),
+        F::Least16 => (p38(0x41), Narrow, Nothing),
+        F::Pick32 => (p0f(0x70), OneImm, Nothing),
+        F::PickLow16 => (V::new(3, 1, 0x70), OneImm, Nothing),
+        F::PickHigh16 => (V::new(2, 1, 0x70), OneImm, Nothing),
+        F::PickTwo32 => (V::new(0, 1, 0xc6), TwoImm, Nothing),
+        F::PickTwo64 => (p0f(0xc6), TwoImm, Nothing),
+        F::Pick64 => (p3a(0x05), OneImm, Nothing),
+        F::PickV32 => (p38(0x0c), Two, Nothing),
+        F::PickV64 => (p38(0x0d), Two, Nothing),
+        F::Align => (p3a(0x0f), TwoImm, Nothing),
+        F::ShlBytes => (p0f(0x73), Shift(7), Nothing),
+        F::ShrBytes => (p0f(0x73), Shift(3), Nothing),
+        F::Blend16 => (p3a(0x0e), TwoImm, Nothing),
+        F::Blend32 => (p3a(0x02), TwoImm, Nothing),
+        F::SadBlocks => (p3a(0x42), TwoImm, Nothing),
+        F::Clmul => (p3a(0x44), TwoImm, Clmul),
+        F::AesEnc => (p38(0xdc), Two, Aes),
+        F::AesEncLast => (p38(0xdd), Two, Aes),
+        F::AesDec => (p38(0xde), Two, Aes),
+        F::AesDecLast => (p38(0xdf), Two, Aes),
+        F::AesInvMix => (p38(0xdb), Narrow, Aes),
+        F::Gather32 => (p38(0x36), Swapped, Nothing),
+        F::Gather64 => (p3a(0x00).w(true), OneImm, Nothing),
+        F::AesKey
+        | F::Sha1Rounds
+        | F::Sha1Next
+        | F::Sha1Msg1
+        | F::Sha1Msg2
+        | F::Sha256Rounds
+        | F::Sha256Msg1
+        | F::Sha256Msg2 => return None,
+    })
+}
+
+/// The host's instruction for vectors of type `ty`, if it has one.
+fn host(f: VecFn, ty: Type) -> Option<(V, Form)> {
+    let (v, form, needs) = row(f)?;
+    let wide = ty == Type::V256;
+    (ty != Type::V512 && needs.met(wide) && (form != Form::Narrow || !wide)).then_some((v, form))
+}
+
+/// True if a function needs no soft fallback.
+#[cfg(test)]
+pub(super) fn is_inline(f: VecFn, ty: Type) -> bool {
+    host(f, ty).is_some()
+}
+
+impl Gen<'_> {
+    /// A vector function. False if the host has none.
+    pub(super) fn lower_vecfn(&mut self, v: Value, inst: &Inst) -> Result<bool, Too> {
+        let f = VecFn::from_bits(inst.sub >> 8);
+        let Some((op, form)) = host(f, inst.ty) else { return Ok(false) };
+        let s = Shape::new(Lane::I8, inst.ty);
+        let two = f.args() == 2;
+        let a = self.use_xmm(inst.a)?;
+        let b = if two { self.use_xmm(inst.b)? } else { a };
+        self.done(inst.a);
+        if two {
+            self.done(inst.b);
+        }
+        let d = self.define_xmm(v, a, 0)?;
+        let (op, imm) = (op.l(s.y), inst.imm as u8);
+        debug_assert!(f.scope() != Scope::Whole || s.y);
+        match form {
+            Form::Two => self.asm.vop(op, d, a, b),
+            Form::Swapped => self.asm.vop(op, d, b, a),
+            Form::TwoImm => self.asm.vop_imm(op, d, a, b, imm),
+            Form::One | Form::Narrow => self.asm.vop(op, d, Xmm(0), a),
+            Form::OneImm => self.asm.vop_imm(op, d, Xmm(0), a, imm),
+            Form::Shift(kind) => {
+                self.asm.vex(op, kind, d.0, a);
+                self.asm.b(imm);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Two halves together.
+    pub(super) fn vjoin(&mut self, v: Value, inst: &Inst) -> Result<bool, Too> {
+        if class(inst.ty) != Class::Xmm {
+            return Ok(false);
+        }
+        let a = self.use_xmm(inst.a)?;
+        let b = self.use_xmm(inst.b)?;
+        self.done(inst.a);
+        self.done(inst.b);
+        let d = self.define_xmm(v, a, 0)?;
+        match inst.ty {
+            Type::V128 => self.asm.vop(p0f(0x6c), d, a, b),
+            Type::V256 => self.asm.vop_imm(p3a(0x38).l(true), d, a, b, 1),
+            _ => self.asm.vop_imm(p3a(0x3a).w(true).z(), d, a, b, 1),
+        }
+        Ok(true)
+    }
+
+    /// A part of a wider vector; the lowest is its own low bits.
+    pub(super) fn vpart(&mut self, v: Value, inst: &Inst) -> Result<bool, Too> {
+        let from = self.r.inst(inst.a).ty;
+        if class(from) != Class::Xmm {
+            return Ok(false);
+        }
+        if inst.imm == 0 {
+            self.same(v, inst.a)?;
+            return Ok(true);
+        }
+        let a = self.use_xmm(inst.a)?;
+        self.done(inst.a);
+        let d = self.define_xmm(v, a, 0)?;
+        let n = inst.imm as u8;
+        match (from, inst.ty) {
+            (Type::V512, Type::V256) => {
+                self.asm.vex(p3a(0x3b).w(true).z(), a.0, 0, d);
+                self.asm.b(n);
+                return Ok(true);
+            }
+            (Type::V512, _) => {
+                let quarter = if inst.ty == Type::V64 { n / 2 } else { n };
+                self.asm.vex(p3a(0x39).z(), a.0, 0, d);
+                self.asm.b(quarter);
+            }
+            (Type::V256, _) => {
+                let upper = if inst.ty == Type::V64 { n / 2 } else { n };
+                self.asm.vex(p3a(0x39).l(true), a.0, 0, d);
+                self.asm.b(upper);
+            }
+            _ => self.asm.vmov(false, d, a),
+        }
+        if inst.ty == Type::V64 && n % 2 == 1 {
+            self.asm.vop(p0f(0x6d), d, d, d);
+        }
+        Ok(true)
+    }
+}
