@@ -6,7 +6,9 @@
 use tcg_engine::{Helper, Trap};
 use tcg_ir::{Effects, HelperDesc, HelperId, SlotSet, interp::flag_bits};
 
-use crate::{control, debug, exceptions, far, fpu, guest::X86, port, smm, sse, state, strings, system, wide};
+use crate::{
+    control, debug, exceptions, far, fpu, guest::X86, port, smm, sse, state, strings, system, text, wide,
+};
 
 /// A helper with its number.
 pub(crate) trait Numbered: Helper<X86> {
@@ -108,12 +110,13 @@ pub(crate) fn all() -> Vec<HelperDesc> {
         (fpu::FIRST, fpu::table()),
         (sse::FIRST, sse::table()),
         (smm::FIRST, smm::table()),
+        (text::FIRST, text::table()),
     ];
     let mut all = Vec::new();
     for (first, part) in parts {
         debug_assert_eq!(usize::from(first), all.len(), "helper bases follow each other");
         all.extend(part);
     }
-    debug_assert_eq!(usize::from(smm::FIRST + smm::COUNT), all.len(), "all are numbered");
+    debug_assert_eq!(usize::from(text::FIRST + text::COUNT), all.len(), "all are numbered");
     all
 }

@@ -36,6 +36,7 @@ pub mod state;
 mod strings;
 mod system;
 mod task;
+mod text;
 mod translate;
 mod wide;
 mod x87;

@@ -1,4 +1,5 @@
-//! Random MMX and SSE instructions, compared with the host's own processor: registers, memory and MXCSR.
+//! Random MMX, SSE and AVX instructions, compared with the host's own processor: registers with their upper halves, memory
+//! and MXCSR.
 
 #![cfg(all(target_arch = "x86_64", target_os = "linux"))]
 #![expect(clippy::tests_outside_test_module, clippy::unwrap_used, reason = "an integration test is all test")]
@@ -17,11 +18,11 @@ use iced_x86::{
 use rng::Rng;
 
 const CODE: u64 = 0x1000;
-/// Offsets from R14: operands in memory, XMM registers before and after, MMX registers, MXCSR.
-const XMM: u32 = 0x100;
-const MM: u32 = 0x180;
-const MXCSR: u32 = 0x1c0;
-const AFTER: u32 = 0x200;
+/// Offsets from R14: operands in memory, YMM registers before, MMX registers, MXCSR, and all of them after.
+const YMM: u32 = 0x100;
+const MM: u32 = 0x200;
+const MXCSR: u32 = 0x240;
+const AFTER: u32 = 0x280;
 const ARITH: u64 = 0x8d5;
 
 impl Rng {
@@ -84,47 +85,98 @@ impl Rng {
     }
 }
 
-fn tested(i: &Instruction) -> bool {
+/// Which instructions are made.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Legacy,
+    Vex,
+}
+
+fn tested(i: &Instruction, kind: Kind) -> bool {
     use CpuidFeature as F;
     use Mnemonic as M;
-    let ours = |f: &F| matches!(f, F::MMX | F::SSE | F::SSE2 | F::SSE3 | F::SSSE3 | F::SSE4_1);
-    i.cpuid_features().iter().all(ours)
+    let legacy = [
+        F::MMX,
+        F::SSE,
+        F::SSE2,
+        F::SSE3,
+        F::SSSE3,
+        F::SSE4_1,
+        F::SSE4_2,
+        F::AES,
+        F::PCLMULQDQ,
+        F::SHA,
+        F::GFNI,
+    ];
+    let vex = [F::AVX, F::AVX2, F::FMA, F::F16C, F::AES, F::PCLMULQDQ, F::VAES, F::VPCLMULQDQ, F::GFNI];
+    let features: &[F] = if kind == Kind::Vex { &vex } else { &legacy };
+    i.cpuid_features().iter().all(|f| features.contains(f))
         // Approximations differ from processor to processor; state and fences are tested elsewhere.
         && !matches!(
             i.mnemonic(),
             M::Rsqrtss | M::Rsqrtps | M::Rcpss | M::Rcpps | M::Ldmxcsr | M::Stmxcsr | M::Emms | M::Lfence
                 | M::Mfence | M::Sfence | M::Pause | M::Clflush | M::Movnti | M::Monitor | M::Mwait | M::Fisttp
-                | M::Prefetchnta | M::Prefetcht0 | M::Prefetcht1 | M::Prefetcht2
+                | M::Prefetchnta | M::Prefetcht0 | M::Prefetcht1 | M::Prefetcht2 | M::Vrsqrtss | M::Vrsqrtps
+                | M::Vrcpss | M::Vrcpps | M::Vldmxcsr | M::Vstmxcsr
         )
 }
 
+fn aligned(i: &Instruction) -> bool {
+    use Mnemonic as M;
+    matches!(
+        i.mnemonic(),
+        M::Vmovaps | M::Vmovapd | M::Vmovdqa | M::Vmovntps | M::Vmovntpd | M::Vmovntdq | M::Vmovntdqa
+    )
+}
+
 /// A random instruction in its final encoding.
-fn instruction(rng: &mut Rng) -> Option<(Instruction, Vec<u8>)> {
+fn instruction(rng: &mut Rng, kind: Kind) -> Option<(Instruction, Vec<u8>)> {
     let mut bytes = Vec::new();
-    if rng.below(3) != 0 {
-        bytes.push([0x66, 0xf2, 0xf3][rng.below(3) as usize]);
-    }
-    if rng.below(4) == 0 {
-        bytes.push(0x48);
-    }
-    bytes.push(0x0f);
-    match rng.below(4) {
-        0 => bytes.push(0x38),
-        1 => bytes.push(0x3a),
-        _ => {}
+    if kind == Kind::Vex {
+        // Registers 0 to 7.
+        bytes.extend([0xc4, 0xe1 + rng.below(3) as u8, rng.next() as u8 | 0x40]);
+    } else {
+        if rng.below(3) != 0 {
+            bytes.push([0x66, 0xf2, 0xf3][rng.below(3) as usize]);
+        }
+        if rng.below(4) == 0 {
+            bytes.push(0x48);
+        }
+        bytes.push(0x0f);
+        match rng.below(4) {
+            0 => bytes.push(0x38),
+            1 => bytes.push(0x3a),
+            _ => {}
+        }
     }
     for _ in 0..10 {
         bytes.push(rng.next() as u8);
     }
     let mut i = Decoder::with_ip(64, &bytes, CODE, DecoderOptions::NONE).decode();
-    if i.is_invalid() || i.flow_control() != FlowControl::Next || i.has_segment_prefix() || !tested(&i) {
+    if i.is_invalid() || i.flow_control() != FlowControl::Next || i.has_segment_prefix() || !tested(&i, kind)
+    {
+        return None;
+    }
+    // Fourth operands, too, are registers 0 to 7.
+    if (0..i.op_count())
+        .any(|n| i.op_kind(n) == OpKind::Register && i.op_register(n).number() > 7 && kind == Kind::Vex)
+    {
         return None;
     }
     if (0..i.op_count()).any(|n| i.op_kind(n) == OpKind::Memory) {
+        let any = kind == Kind::Vex && !aligned(&i) && rng.below(2) == 0;
         i.set_memory_base(Register::R14);
-        i.set_memory_index(Register::None);
-        i.set_memory_displacement64(rng.below(7) * 16);
-        i.set_memory_displ_size(1);
+        if i.is_vsib() {
+            // Three different registers, or #UD.
+            let all = [i.op_register(0), i.op_register(2), i.memory_index()].map(|r| r.number());
+            if all[0] == all[1] || all[1] == all[2] || all[0] == all[2] || all[2] > 7 {
+                return None;
+            }
+        } else {
+            i.set_memory_index(Register::None);
+        }
+        i.set_memory_displacement64(if any { rng.below(0xc0) } else { rng.below(7) * 32 });
+        i.set_memory_displ_size(4);
     }
     // Registers of the harness.
     let general = |r: Register| {
@@ -147,22 +199,22 @@ fn wrapped(code: &[u8]) -> Vec<u8> {
     b.extend([0x41, 0x0f, 0xae, 0x96]);
     b.extend(at(MXCSR));
     for n in 0..8u8 {
-        b.extend([0x41, 0x0f, 0x10, 0x86 | n << 3]);
-        b.extend(at(XMM + 16 * u32::from(n)));
+        b.extend([0xc4, 0xc1, 0x7c, 0x10, 0x86 | n << 3]);
+        b.extend(at(YMM + 32 * u32::from(n)));
         b.extend([0x41, 0x0f, 0x6f, 0x86 | n << 3]);
         b.extend(at(MM + 8 * u32::from(n)));
     }
     b.extend(code);
     for n in 0..8u8 {
-        b.extend([0x41, 0x0f, 0x11, 0x86 | n << 3]);
-        b.extend(at(AFTER + 16 * u32::from(n)));
+        b.extend([0xc4, 0xc1, 0x7c, 0x11, 0x86 | n << 3]);
+        b.extend(at(AFTER + 32 * u32::from(n)));
         b.extend([0x41, 0x0f, 0x7f, 0x86 | n << 3]);
-        b.extend(at(AFTER + 0x80 + 8 * u32::from(n)));
+        b.extend(at(AFTER + 0x100 + 8 * u32::from(n)));
     }
-    // stmxcsr [r14+AFTER+0xc0]; emms; ldmxcsr of the usual value
+    // stmxcsr [r14+AFTER+0x140]; emms; vzeroupper; ldmxcsr of the usual value
     b.extend([0x41, 0x0f, 0xae, 0x9e]);
-    b.extend(at(AFTER + 0xc0));
-    b.extend([0x0f, 0x77, 0x41, 0x0f, 0xae, 0x96]);
+    b.extend(at(AFTER + 0x140));
+    b.extend([0x0f, 0x77, 0xc5, 0xf8, 0x77, 0x41, 0x0f, 0xae, 0x96]);
     b.extend(at(MXCSR + 4));
     b
 }
@@ -177,8 +229,9 @@ fn run(rig: &mut Rig, code: &[u8], regs: &Registers, data: &[u8]) -> (Registers,
     r[4] = 0x9_0000;
     s.set_gprs(r);
     s.rflags = regs[FLAGS];
-    // OSFXSR and OSXMMEXCPT.
-    s.cr4 |= 0x600;
+    // OSFXSR, OSXMMEXCPT and OSXSAVE.
+    s.cr4 |= 0x600 | 1 << 18;
+    s.fpu.xcr0 = 7;
     rig.set_state(&s);
     rig.run();
     let s = rig.state();
@@ -189,22 +242,32 @@ fn run(rig: &mut Rig, code: &[u8], regs: &Registers, data: &[u8]) -> (Registers,
 
 #[test]
 fn random_vector_instructions_agree_with_the_host() {
+    compare(Kind::Legacy, 1500, 220);
+}
+
+#[test]
+fn random_avx_instructions_agree_with_the_host() {
+    compare(Kind::Vex, 2500, 250);
+}
+
+/// Runs random instructions of a kind on both; at least `least` different ones are met in `cases`.
+fn compare(kind: Kind, cases: u64, least: usize) {
     let host = match Host::new() {
         Ok(host) => host,
         Err(e) => return println!("SKIPPED: the low address is not free on this host: {e}"),
     };
-    if !std::is_x86_feature_detected!("sse4.1") {
-        return println!("SKIPPED: this host has no SSE4.1");
+    if !["avx2", "fma", "f16c", "sha", "gfni", "vaes", "vpclmulqdq"].iter().all(|f| has(f)) {
+        return println!("SKIPPED: this host has not all of the instructions");
     }
     let mut rigs: Vec<(&str, Rig)> = ["interp", "jit"].into_iter().map(|b| (b, Rig::new("max", b))).collect();
-    let cases = std::env::var("RHEA_FUZZ").ok().and_then(|n| n.parse().ok()).unwrap_or(1500);
+    let cases = std::env::var("RHEA_FUZZ").ok().and_then(|n| n.parse().ok()).unwrap_or(cases);
     let seed = std::env::var("RHEA_SEED").ok().and_then(|n| n.parse().ok()).unwrap_or(0x9876_5432);
     let mut rng = Rng(seed);
     let mut seen = std::collections::BTreeMap::<String, u32>::new();
     let mut failures = std::collections::BTreeMap::<String, String>::new();
     for _ in 0..cases {
         let (i, bytes) = loop {
-            if let Some(found) = instruction(&mut rng) {
+            if let Some(found) = instruction(&mut rng, kind) {
                 break found;
             }
         };
@@ -222,6 +285,15 @@ fn random_vector_instructions_agree_with_the_host() {
         let at = 0x400 + MXCSR as usize;
         data[at..at + 4].copy_from_slice(&control.to_le_bytes());
         data[at + 4..at + 8].copy_from_slice(&0x1f80u32.to_le_bytes());
+        if i.is_vsib() {
+            // Indices that stay inside.
+            let bytes = if i.is_vsib32() { 4 } else { 8 };
+            let at = 0x400 + YMM as usize + 32 * i.memory_index().number();
+            for lane in data[at..at + 32].chunks_mut(bytes) {
+                let index = rng.below(128) as i64 - 64;
+                lane.copy_from_slice(&index.to_le_bytes()[..bytes]);
+            }
+        }
         host.write(&data);
         let mut want = regs;
         host.run(&code, &mut want);
@@ -233,11 +305,11 @@ fn random_vector_instructions_agree_with_the_host() {
             let register = (0..15).find(|n| *n != 4 && got[*n] != want[*n]);
             let byte = (0..DATA_SIZE).find(|n| got_data[*n] != want_data[*n]);
             let flags = (got[FLAGS] ^ want[FLAGS]) & ARITH;
-            let word = |d: &[u8]| byte.map(|b| d[b & !15..(b & !15) + 16].to_vec());
+            let word = |d: &[u8]| byte.map(|b| d[b & !31..(b & !31) + 32].to_vec());
             if register.is_some() || byte.is_some() || flags != 0 {
                 failures.entry(name.clone()).or_insert_with(|| {
                     format!(
-                        "{i} on {backend}: register {register:?}, flags {flags:#x}, byte {byte:x?}\n  got  {:02x?}\n  want {:02x?}",
+                        "{i} on {backend}, MXCSR {control:#x}: register {register:?}, flags {flags:#x}, byte {byte:x?}\n  got  {:02x?}\n  want {:02x?}",
                         word(&got_data),
                         word(&want_data)
                     )
@@ -247,5 +319,17 @@ fn random_vector_instructions_agree_with_the_host() {
     }
     let list: Vec<String> = failures.into_values().collect();
     assert!(list.is_empty(), "{} instructions differ:\n{}", list.len(), list.join("\n"));
-    assert!(seen.len() > 200, "only {} instructions were met: {seen:?}", seen.len());
+    assert!(seen.len() > least, "only {} instructions were met: {seen:?}", seen.len());
+}
+
+fn has(feature: &str) -> bool {
+    match feature {
+        "avx2" => std::is_x86_feature_detected!("avx2"),
+        "fma" => std::is_x86_feature_detected!("fma"),
+        "f16c" => std::is_x86_feature_detected!("f16c"),
+        "sha" => std::is_x86_feature_detected!("sha"),
+        "gfni" => std::is_x86_feature_detected!("gfni"),
+        "vaes" => std::is_x86_feature_detected!("vaes"),
+        _ => std::is_x86_feature_detected!("vpclmulqdq"),
+    }
 }

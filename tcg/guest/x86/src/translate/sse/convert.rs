@@ -10,6 +10,21 @@ use super::float::Shape;
 const SS: Shape = Shape::Scalar(Lane::F32);
 const SD: Shape = Shape::Scalar(Lane::F64);
 
+/// Attributes of conversions to integers; what does not fit is the most negative number.
+fn to_whole(attr: FpAttr, truncate: bool) -> FpAttr {
+    let attr = attr.with_variant(IntConv::Indefinite as u16);
+    if truncate { attr.with_rounding(Rounding::Zero) } else { attr }
+}
+
+/// The type of one lane.
+fn scalar_type(lane: Lane) -> Type {
+    match lane {
+        Lane::F32 => Type::F32,
+        Lane::F64 => Type::F64,
+        _ => Type::I32,
+    }
+}
+
 impl Translator<'_, '_> {
     /// Instructions of this family.
     pub(super) fn sse_convert(&mut self, m: Mnemonic) -> bool {
@@ -23,22 +38,14 @@ impl Translator<'_, '_> {
             M::Cvttsd2si => self.to_integer(SD, true),
             M::Cvtss2sd => self.to_float(SS, Lane::F64),
             M::Cvtsd2ss => self.to_float(SD, Lane::F32),
-            M::Cvtps2pd => {
-                self.packed(Lane::F32, 2, Lane::F64, |t, a, v| t.b.convert(Op::Fcvt, Type::F64, a, v))
-            }
-            M::Cvtpd2ps => {
-                self.packed(Lane::F64, 2, Lane::F32, |t, a, v| t.b.convert(Op::Fcvt, Type::F32, a, v))
-            }
-            M::Cvtdq2ps => {
-                self.packed(Lane::I32, 4, Lane::F32, |t, a, v| t.b.convert(Op::Itof, Type::F32, a, v))
-            }
-            M::Cvtdq2pd => {
-                self.packed(Lane::I32, 2, Lane::F64, |t, a, v| t.b.convert(Op::Itof, Type::F64, a, v))
-            }
-            M::Cvtps2dq => self.packed(Lane::F32, 4, Lane::I32, |t, a, v| t.whole(a, false, Type::I32, v)),
-            M::Cvttps2dq => self.packed(Lane::F32, 4, Lane::I32, |t, a, v| t.whole(a, true, Type::I32, v)),
-            M::Cvtpd2dq => self.packed(Lane::F64, 2, Lane::I32, |t, a, v| t.whole(a, false, Type::I32, v)),
-            M::Cvttpd2dq => self.packed(Lane::F64, 2, Lane::I32, |t, a, v| t.whole(a, true, Type::I32, v)),
+            M::Cvtps2pd => self.packed(Lane::F32, Lane::F64, Op::Fcvt),
+            M::Cvtpd2ps => self.packed(Lane::F64, Lane::F32, Op::Fcvt),
+            M::Cvtdq2ps => self.same_size(Lane::F32, Op::Vitof, false),
+            M::Cvtdq2pd => self.packed(Lane::I32, Lane::F64, Op::Itof),
+            M::Cvtps2dq => self.same_size(Lane::F32, Op::Vftoi, false),
+            M::Cvttps2dq => self.same_size(Lane::F32, Op::Vftoi, true),
+            M::Cvtpd2dq => self.packed(Lane::F64, Lane::I32, Op::Ftoi),
+            M::Cvttpd2dq => self.packed_truncated(Lane::F64, Lane::I32, Op::Ftoi),
             M::Cvtpi2ps => self.from_mmx(Lane::F32),
             M::Cvtpi2pd => self.from_mmx(Lane::F64),
             M::Cvtps2pi => self.to_mmx(Lane::F32, false),
@@ -52,9 +59,7 @@ impl Translator<'_, '_> {
 
     /// An integer from a float; what does not fit is the most negative number.
     fn whole(&mut self, attr: FpAttr, truncate: bool, ty: Type, v: Value) -> Value {
-        let attr = attr.with_variant(IntConv::Indefinite as u16);
-        let attr = if truncate { attr.with_rounding(Rounding::Zero) } else { attr };
-        self.b.convert(Op::Ftoi, ty, attr, v)
+        self.b.convert(Op::Ftoi, ty, to_whole(attr, truncate), v)
     }
 
     fn from_integer(&mut self, shape: Shape) {
@@ -63,7 +68,8 @@ impl Translator<'_, '_> {
         }
         let attr = self.sse_attr();
         let saved = self.begin_float();
-        let v = self.read(1);
+        let n = self.source(1);
+        let v = self.read(n);
         let old = self.vector(0);
         let r = self.b.convert(Op::Itof, shape.ty(), attr, v);
         let r = self.with_lane(shape.lane(), old, 0, r);
@@ -99,40 +105,76 @@ impl Translator<'_, '_> {
         self.set_vector(r);
     }
 
-    /// `count` lanes, one by one; what they leave of the register is zero.
-    fn packed(&mut self, from: Lane, count: u64, to: Lane, each: impl Fn(&mut Self, FpAttr, Value) -> Value) {
+    /// Lanes of the same size.
+    fn same_size(&mut self, lane: Lane, op: Op, truncate: bool) {
         if !self.sse_on() {
             return;
         }
         let attr = self.sse_attr();
+        let attr = if op == Op::Vftoi { to_whole(attr, truncate) } else { attr };
         let saved = self.begin_float();
-        let v = self.low_part_or_whole(1, count * from.bytes() as u64);
-        let r = self.each_lane(v, from, count, to, attr, each);
+        let v = self.vector(1);
+        let r = self.packed_float(op, lane, attr, v, Value::NONE);
         self.end_float(saved);
         self.set_vector(r);
     }
 
-    fn low_part_or_whole(&mut self, n: u32, bytes: u64) -> Value {
-        if bytes == 16 { self.read_v128(n) } else { self.low_part(n, bytes) }
+    fn packed(&mut self, from: Lane, to: Lane, op: Op) {
+        self.packed_as(from, to, op, false);
+    }
+
+    fn packed_truncated(&mut self, from: Lane, to: Lane, op: Op) {
+        self.packed_as(from, to, op, true);
+    }
+
+    /// Lanes of different sizes, one by one; what they leave of the register is zero.
+    fn packed_as(&mut self, from: Lane, to: Lane, op: Op, truncate: bool) {
+        if !self.sse_on() {
+            return;
+        }
+        let attr = self.sse_attr();
+        let attr = if op == Op::Ftoi { to_whole(attr, truncate) } else { attr };
+        let saved = self.begin_float();
+        let n = self.source(1);
+        // With 256 bits on one side there are four lanes.
+        let wide = if self.is_memory(n) {
+            self.vector_type() == Type::V256 || self.insn.memory_size().size() == 32
+        } else {
+            self.vector_type() == Type::V256
+        };
+        let count = if wide { 4 } else { 2 };
+        let bytes = count * from.bytes() as u64;
+        let v = match bytes {
+            32 => self.read_vector(n, Type::V256),
+            16 => self.read_v128(n),
+            _ => self.low_part(1, bytes),
+        };
+        let ty = scalar_type(to);
+        let convert = |t: &mut Self, attr, v| t.b.convert(op, ty, attr, v);
+        let r = if count * to.bytes() as u64 == 32 {
+            let mut half = |at| self.each_lane(v, (from, at), 2, to, attr, convert);
+            let (low, high) = (half(0), half(2));
+            self.join(low, high)
+        } else {
+            self.each_lane(v, (from, 0), count, to, attr, convert)
+        };
+        self.end_float(saved);
+        self.set_vector(r);
     }
 
     fn each_lane(
         &mut self,
         v: Value,
-        from: Lane,
+        (from, first): (Lane, u64),
         count: u64,
         to: Lane,
         attr: FpAttr,
         each: impl Fn(&mut Self, FpAttr, Value) -> Value,
     ) -> Value {
-        let ty = match from {
-            Lane::F32 => Type::F32,
-            Lane::F64 => Type::F64,
-            _ => Type::I32,
-        };
+        let ty = scalar_type(from);
         let mut r = self.splat(Type::V128, Lane::I64, 0);
         for n in 0..count {
-            let one = self.lane(ty, from, v, n);
+            let one = self.lane(ty, from, v, first + n);
             let one = each(self, attr, one);
             r = self.with_lane(to, r, n, one);
         }
@@ -171,8 +213,9 @@ impl Translator<'_, '_> {
         }
         let attr = self.sse_attr();
         let saved = self.begin_float();
-        let v = self.low_part_or_whole(1, 2 * from.bytes() as u64);
-        let r = self.each_lane(v, from, 2, Lane::I32, attr, |t, a, v| t.whole(a, truncate, Type::I32, v));
+        let v = if from == Lane::F64 { self.read_v128(1) } else { self.low_half(1) };
+        let r =
+            self.each_lane(v, (from, 0), 2, Lane::I32, attr, |t, a, v| t.whole(a, truncate, Type::I32, v));
         let r = self.lane(Type::I64, Lane::I64, r, 0);
         self.end_float(saved);
         let r = self.b.vector(Op::Vsplat, Type::V64, Lane::I64, 0, [r, Value::NONE, Value::NONE], 0);

@@ -4,7 +4,7 @@
 //! is seen before it writes its result.
 
 use iced_x86::Mnemonic;
-use tcg_ir::{Cond, FpAttr, Lane, MinMax, Op, Rounding, Type, Value};
+use tcg_ir::{Cond, FpAttr, Lane, MinMax, Op, Rounding, Type, Value, VecFn};
 
 use super::super::Translator;
 use crate::{
@@ -17,27 +17,20 @@ const MASKS: u64 = 7;
 
 /// Which lanes of a register an instruction works on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Shape {
+pub(crate) enum Shape {
     Scalar(Lane),
     Packed(Lane),
 }
 
 impl Shape {
-    pub(super) fn lane(self) -> Lane {
+    pub(crate) fn lane(self) -> Lane {
         match self {
             Shape::Scalar(l) | Shape::Packed(l) => l,
         }
     }
 
-    pub(super) fn ty(self) -> Type {
+    pub(crate) fn ty(self) -> Type {
         if self.lane() == Lane::F32 { Type::F32 } else { Type::F64 }
-    }
-
-    pub(super) fn count(self) -> u64 {
-        match self {
-            Shape::Scalar(_) => 1,
-            Shape::Packed(l) => 16 / l.bytes() as u64,
-        }
     }
 }
 
@@ -67,14 +60,14 @@ impl Translator<'_, '_> {
             M::Divsd => (Op::Fdiv, Op::Vfdiv, SD),
             M::Divps => (Op::Fdiv, Op::Vfdiv, PS),
             M::Divpd => (Op::Fdiv, Op::Vfdiv, PD),
-            M::Minss => return self.min_max(Op::Fmin, SS),
-            M::Minsd => return self.min_max(Op::Fmin, SD),
-            M::Minps => return self.min_max(Op::Fmin, PS),
-            M::Minpd => return self.min_max(Op::Fmin, PD),
-            M::Maxss => return self.min_max(Op::Fmax, SS),
-            M::Maxsd => return self.min_max(Op::Fmax, SD),
-            M::Maxps => return self.min_max(Op::Fmax, PS),
-            M::Maxpd => return self.min_max(Op::Fmax, PD),
+            M::Minss => (Op::Fmin, Op::Vfmin, SS),
+            M::Minsd => (Op::Fmin, Op::Vfmin, SD),
+            M::Minps => (Op::Fmin, Op::Vfmin, PS),
+            M::Minpd => (Op::Fmin, Op::Vfmin, PD),
+            M::Maxss => (Op::Fmax, Op::Vfmax, SS),
+            M::Maxsd => (Op::Fmax, Op::Vfmax, SD),
+            M::Maxps => (Op::Fmax, Op::Vfmax, PS),
+            M::Maxpd => (Op::Fmax, Op::Vfmax, PD),
             M::Sqrtss => return self.square_root(SS),
             M::Sqrtsd => return self.square_root(SD),
             M::Sqrtps => return self.square_root(PS),
@@ -83,28 +76,31 @@ impl Translator<'_, '_> {
             M::Rsqrtps => return self.approximate(PS, true),
             M::Rcpss => return self.approximate(SS, false),
             M::Rcpps => return self.approximate(PS, false),
-            M::Haddps => return self.horizontal(PS, Op::Fadd),
-            M::Haddpd => return self.horizontal(PD, Op::Fadd),
-            M::Hsubps => return self.horizontal(PS, Op::Fsub),
-            M::Hsubpd => return self.horizontal(PD, Op::Fsub),
-            M::Addsubps => return self.add_and_subtract(PS),
-            M::Addsubpd => return self.add_and_subtract(PD),
+            M::Haddps => return self.horizontal(Lane::F32, Op::Vfadd),
+            M::Haddpd => return self.horizontal(Lane::F64, Op::Vfadd),
+            M::Hsubps => return self.horizontal(Lane::F32, Op::Vfsub),
+            M::Hsubpd => return self.horizontal(Lane::F64, Op::Vfsub),
+            M::Addsubps => return self.add_and_subtract(Lane::F32),
+            M::Addsubpd => return self.add_and_subtract(Lane::F64),
             M::Roundss => return self.round(SS),
             M::Roundsd => return self.round(SD),
             M::Roundps => return self.round(PS),
             M::Roundpd => return self.round(PD),
-            M::Dpps => return self.dot_product(PS),
-            M::Dppd => return self.dot_product(PD),
+            M::Dpps => return self.dot_product(Lane::F32),
+            M::Dppd => return self.dot_product(Lane::F64),
             _ => return false,
         };
         if !self.sse_on() {
             return true;
         }
-        let attr = self.sse_attr();
+        let mut attr = self.sse_attr();
+        if matches!(op, Op::Fmin | Op::Fmax) {
+            attr = attr.with_variant(MinMax::X86 as u16);
+        }
         let saved = self.begin_float();
         let r = if let Shape::Packed(lane) = shape {
             let (b, a) = (self.vector(1), self.vector(0));
-            self.b.vector(packed, Type::V128, lane, 0, [a, b, Value::NONE], attr.0.into())
+            self.packed_float(packed, lane, attr, a, b)
         } else {
             let (b, old) = (self.scalar(1, shape), self.vector(0));
             let a = self.lane(shape.ty(), shape.lane(), old, 0);
@@ -116,8 +112,20 @@ impl Translator<'_, '_> {
         true
     }
 
-    /// A scalar operand: lane 0 of a register, or memory.
+    /// A floating-point operation on lanes.
+    pub(crate) fn packed_float(&mut self, op: Op, lane: Lane, attr: FpAttr, a: Value, b: Value) -> Value {
+        let ty = self.b.ty(a);
+        self.b.vector(op, ty, lane, 0, [a, b, Value::NONE], attr.0.into())
+    }
+
+    /// A scalar source: lane 0 of a register, or memory.
     pub(super) fn scalar(&mut self, n: u32, shape: Shape) -> Value {
+        let n = self.source(n);
+        self.scalar_at(n, shape)
+    }
+
+    /// The same by the operand's own number.
+    pub(crate) fn scalar_at(&mut self, n: u32, shape: Shape) -> Value {
         if self.is_memory(n) {
             let ea = self.ea_sized(shape.lane().bytes() as u64, false);
             return self.load(shape.ty(), &ea);
@@ -126,26 +134,23 @@ impl Translator<'_, '_> {
         self.lane(shape.ty(), shape.lane(), v, 0)
     }
 
-    /// Lanes of operand `n`: all of them, or the scalar alone.
-    pub(super) fn all_lanes(&mut self, n: u32, shape: Shape) -> Vec<Value> {
-        if let Shape::Scalar(_) = shape {
-            return vec![self.scalar(n, shape)];
-        }
-        let v = self.vector(n);
-        (0..shape.count()).map(|i| self.lane(shape.ty(), shape.lane(), v, i)).collect()
-    }
-
-    /// Puts results into the lanes of the destination's old value.
-    pub(super) fn set_lanes(&mut self, lane: Lane, results: &[Value]) {
-        let mut v = self.vector(0);
-        for (i, r) in results.iter().enumerate() {
-            v = self.with_lane(lane, v, i as u64, *r);
-        }
-        self.set_vector(v);
+    /// A result of one source: a scalar in the lowest lane of the destination's old value, or all lanes.
+    fn unary_float(&mut self, shape: Shape, attr: FpAttr, op: Op, packed: Op) {
+        let saved = self.begin_float();
+        let r = if let Shape::Packed(lane) = shape {
+            let v = self.vector(1);
+            self.packed_float(packed, lane, attr, v, Value::NONE)
+        } else {
+            let (v, old) = (self.scalar(1, shape), self.vector(0));
+            let r = self.b.fp(op, attr, v, Value::NONE);
+            self.with_lane(shape.lane(), old, 0, r)
+        };
+        self.end_float(saved);
+        self.set_vector(r);
     }
 
     /// Before an instruction that may raise: the sticky flags so far, if one of them would have to be reported.
-    pub(super) fn begin_float(&mut self) -> Option<Value> {
+    pub(crate) fn begin_float(&mut self) -> Option<Value> {
         if !self.mode.unmasked {
             return None;
         }
@@ -156,7 +161,7 @@ impl Translator<'_, '_> {
     }
 
     /// Behind it, before the result is written.
-    pub(super) fn end_float(&mut self, saved: Option<Value>) {
+    pub(crate) fn end_float(&mut self, saved: Option<Value>) {
         let Some(old) = saved else { return };
         let new = self.b.fexget();
         let all = self.b.or(old, new);
@@ -171,32 +176,10 @@ impl Translator<'_, '_> {
         self.raise_if(report, exceptions::plain(vector::XM));
     }
 
-    fn min_max(&mut self, op: Op, shape: Shape) -> bool {
-        if self.sse_on() {
-            let attr = self.sse_attr().with_variant(MinMax::X86 as u16);
-            let saved = self.begin_float();
-            let (b, a) = (self.all_lanes(1, shape), self.first_lanes(shape));
-            let r: Vec<Value> = a.iter().zip(&b).map(|(a, b)| self.b.fp(op, attr, *a, *b)).collect();
-            self.end_float(saved);
-            self.set_lanes(shape.lane(), &r);
-        }
-        true
-    }
-
-    /// Lanes of the destination.
-    fn first_lanes(&mut self, shape: Shape) -> Vec<Value> {
-        let v = self.vector(0);
-        (0..shape.count()).map(|i| self.lane(shape.ty(), shape.lane(), v, i)).collect()
-    }
-
     fn square_root(&mut self, shape: Shape) -> bool {
         if self.sse_on() {
             let attr = self.sse_attr();
-            let saved = self.begin_float();
-            let a = self.all_lanes(1, shape);
-            let r: Vec<Value> = a.iter().map(|a| self.b.fp(Op::Fsqrt, attr, *a, Value::NONE)).collect();
-            self.end_float(saved);
-            self.set_lanes(shape.lane(), &r);
+            self.unary_float(shape, attr, Op::Fsqrt, Op::Vfsqrt);
         }
         true
     }
@@ -206,67 +189,104 @@ impl Translator<'_, '_> {
         if self.sse_on() {
             let attr =
                 FpAttr(self.sse_attr().with_rounding(Rounding::NearestEven).with_quiet().0 | 1 << 7 | 1 << 8);
-            let a = self.all_lanes(1, shape);
             let one = self.b.iconst(Type::I32, u64::from(1f32.to_bits()));
             let one = self.b.bitcast(Type::F32, one);
-            let mut r = Vec::new();
-            for a in a {
-                let a = if root { self.b.fp(Op::Fsqrt, attr, a, Value::NONE) } else { a };
-                r.push(self.b.fp(Op::Fdiv, attr, one, a));
-            }
-            self.set_lanes(shape.lane(), &r);
+            let r = if let Shape::Packed(lane) = shape {
+                let v = self.vector(1);
+                let ty = self.b.ty(v);
+                let v = if root { self.packed_float(Op::Vfsqrt, lane, attr, v, Value::NONE) } else { v };
+                let ones = self.b.vector(Op::Vsplat, ty, lane, 0, [one, Value::NONE, Value::NONE], 0);
+                self.packed_float(Op::Vfdiv, lane, attr, ones, v)
+            } else {
+                let (v, old) = (self.scalar(1, shape), self.vector(0));
+                let v = if root { self.b.fp(Op::Fsqrt, attr, v, Value::NONE) } else { v };
+                let r = self.b.fp(Op::Fdiv, attr, one, v);
+                self.with_lane(shape.lane(), old, 0, r)
+            };
+            self.set_vector(r);
         }
         true
     }
 
     /// Neighbours of both operands.
-    fn horizontal(&mut self, shape: Shape, op: Op) -> bool {
+    fn horizontal(&mut self, lane: Lane, op: Op) -> bool {
         if self.sse_on() {
             let attr = self.sse_attr();
             let saved = self.begin_float();
-            let (b, a) = (self.all_lanes(1, shape), self.first_lanes(shape));
-            let both: Vec<Value> = a.into_iter().chain(b).collect();
-            let r: Vec<Value> = both.chunks(2).map(|p| self.b.fp(op, attr, p[0], p[1])).collect();
+            let (b, a) = (self.vector(1), self.vector(0));
+            let (even, odd) = if lane == Lane::F32 {
+                let mut pick = |imm| self.function(VecFn::PickTwo32, a, b, imm);
+                (pick(0x88), pick(0xdd))
+            } else {
+                (self.function(VecFn::ZipLow64, a, b, 0), self.function(VecFn::ZipHigh64, a, b, 0))
+            };
+            let r = self.packed_float(op, lane, attr, even, odd);
             self.end_float(saved);
-            self.set_lanes(shape.lane(), &r);
+            self.set_vector(r);
         }
         true
     }
 
-    fn add_and_subtract(&mut self, shape: Shape) -> bool {
+    /// Odd lanes are added, even ones subtracted. Lanes an operation is not for are zeros, which raise nothing.
+    fn add_and_subtract(&mut self, lane: Lane) -> bool {
         if self.sse_on() {
             let attr = self.sse_attr();
             let saved = self.begin_float();
-            let (b, a) = (self.all_lanes(1, shape), self.first_lanes(shape));
-            let mut r = Vec::new();
-            for (i, (a, b)) in a.into_iter().zip(b).enumerate() {
-                r.push(self.b.fp(if i % 2 == 0 { Op::Fsub } else { Op::Fadd }, attr, a, b));
-            }
+            let (b, a) = (self.vector(1), self.vector(0));
+            let r = self.alternate(lane, [a, b], |t, side, args| {
+                let op = if side == 0 { Op::Vfsub } else { Op::Vfadd };
+                t.packed_float(op, lane, attr, args[0], args[1])
+            });
             self.end_float(saved);
-            self.set_lanes(shape.lane(), &r);
+            self.set_vector(r);
         }
         true
+    }
+
+    /// Even lanes from one operation (side 0), odd ones from another, each on operands whose other lanes are zeros.
+    pub(crate) fn alternate<const N: usize>(
+        &mut self,
+        lane: Lane,
+        args: [Value; N],
+        mut make: impl FnMut(&mut Self, u8, [Value; N]) -> Value,
+    ) -> Value {
+        let even = if lane == Lane::F32 { 0x55 } else { 0x33 };
+        let ty = self.b.ty(args[0]);
+        let zero = self.splat(ty, Lane::I64, 0);
+        let low = args.map(|v| self.function(VecFn::Blend32, zero, v, even));
+        let high = args.map(|v| self.function(VecFn::Blend32, v, zero, even));
+        let (low, high) = (make(self, 0, low), make(self, 1, high));
+        self.function(VecFn::Blend32, high, low, even)
     }
 
     /// The sum of the products the immediate's upper half picks, in the lanes the lower half picks.
-    fn dot_product(&mut self, shape: Shape) -> bool {
+    fn dot_product(&mut self, lane: Lane) -> bool {
         if self.sse_on() {
-            let (imm, attr) = (self.imm8(), self.sse_attr());
+            let (imm, attr) = (u128::from(self.imm8()), self.sse_attr());
             let saved = self.begin_float();
-            let (b, a) = (self.all_lanes(1, shape), self.first_lanes(shape));
-            let zero = self.b.iconst(if shape.ty() == Type::F32 { Type::I32 } else { Type::I64 }, 0);
-            let zero = self.b.bitcast(shape.ty(), zero);
-            let mut sums = Vec::new();
-            for (i, (a, b)) in a.into_iter().zip(b).enumerate() {
-                sums.push(if imm >> (4 + i) & 1 != 0 { self.b.fp(Op::Fmul, attr, a, b) } else { zero });
-            }
-            while sums.len() > 1 {
-                sums = sums.chunks(2).map(|p| self.b.fp(Op::Fadd, attr, p[0], p[1])).collect();
+            let (b, a) = (self.vector(1), self.vector(0));
+            let ty = self.b.ty(a);
+            let bits = lane.bytes() as u32 * 8;
+            let mask = |bit: u32| {
+                let lanes = (0..128 / bits).filter(|n| imm >> (bit + n) & 1 != 0);
+                lanes.fold(0, |m, n| m | u128::from(u64::MAX >> (64 - bits)) << (n * bits))
+            };
+            // Products that are not picked are those of zeros.
+            let picked = self.bytes(ty, mask(4));
+            let (a, b) =
+                (self.lanes(Op::Vand, Lane::I8, a, picked), self.lanes(Op::Vand, Lane::I8, b, picked));
+            let mut sum = self.packed_float(Op::Vfmul, lane, attr, a, b);
+            let steps: &[(u64, u64)] =
+                if lane == Lane::F32 { &[(0xa0, 0xf5), (0x00, 0xaa)] } else { &[(0x44, 0xee)] };
+            for (x, y) in steps {
+                let x = self.function1(VecFn::Pick32, sum, *x);
+                let y = self.function1(VecFn::Pick32, sum, *y);
+                sum = self.packed_float(Op::Vfadd, lane, attr, x, y);
             }
             self.end_float(saved);
-            let picked = |i: u64| if imm >> i & 1 != 0 { sums[0] } else { zero };
-            let r: Vec<Value> = (0..shape.count()).map(picked).collect();
-            self.set_lanes(shape.lane(), &r);
+            let picked = self.bytes(ty, mask(0));
+            let r = self.lanes(Op::Vand, Lane::I8, sum, picked);
+            self.set_vector(r);
         }
         true
     }
@@ -283,11 +303,7 @@ impl Translator<'_, '_> {
                     _ => Rounding::Zero,
                 });
             }
-            let saved = self.begin_float();
-            let a = self.all_lanes(1, shape);
-            let r: Vec<Value> = a.iter().map(|a| self.b.fp(Op::Frint, attr, *a, Value::NONE)).collect();
-            self.end_float(saved);
-            self.set_lanes(shape.lane(), &r);
+            self.unary_float(shape, attr, Op::Frint, Op::Vfrint);
         }
         true
     }

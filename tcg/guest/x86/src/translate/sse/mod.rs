@@ -1,19 +1,23 @@
-//! MMX, SSE to SSE4.1 (SDM volume 1, chapters 9 to 12).
+//! MMX, SSE to SSE4.2, AES, SHA, and the instructions of AVX and AVX2 that are the same with VEX (SDM volume 1, chapters
+//! 9 to 14).
 //!
-//! Integer instructions of MMX and SSE differ in their width alone: both are translated by the same functions, on `v64`
-//! and `v128`. What the IR has no operation for (saturation, packing, horizontal sums) is written with the operations it
-//! has; a shuffle is a byte table.
+//! Instructions of MMX, SSE and AVX differ in their width alone: they are translated by the same functions, on `v64`,
+//! `v128` and `v256`. With VEX the destination is no source: `source` numbers the operands as those without have them.
 
 mod compare;
 mod convert;
+mod crypto;
 mod float;
 mod integer;
 mod moves;
 mod shift;
 mod shuffle;
+mod text;
 
-use iced_x86::{Mnemonic, OpKind};
-use tcg_ir::{FpAttr, Lane, NanPolicy, Op, Type, Value};
+pub(super) use self::float::Shape;
+
+use iced_x86::{EncodingKind, Mnemonic, OpKind};
+use tcg_ir::{FpAttr, Lane, NanPolicy, Op, Type, Value, VecFn};
 
 use super::Translator;
 use crate::{
@@ -32,6 +36,28 @@ impl Translator<'_, '_> {
             || self.sse_float(m)
             || self.sse_compare(m)
             || self.sse_convert(m)
+            || self.sse_crypto(m)
+            || self.sse_text(m)
+    }
+
+    /// Whether the instruction has VEX.
+    pub(crate) fn is_vex(&self) -> bool {
+        self.insn.encoding() == EncodingKind::VEX
+    }
+
+    /// Number of operands that are registers or memory.
+    pub(crate) fn places(&self) -> u32 {
+        let place = |n: &u32| matches!(self.insn.op_kind(*n), OpKind::Register | OpKind::Memory);
+        (0..self.insn.op_count()).filter(place).count() as u32
+    }
+
+    /// Number of the operand that is number `n` without VEX, for reading: 0 the destination's old value, 1 the source.
+    pub(crate) fn source(&self, n: u32) -> u32 {
+        match (self.is_vex(), self.places()) {
+            (false, _) => n,
+            (true, 0..=2) => 1,
+            _ => n + 1,
+        }
     }
 
     /// Whether operand `n` is an MMX register.
@@ -39,9 +65,18 @@ impl Translator<'_, '_> {
         self.is_register(n) && self.insn.op_register(n).is_mm()
     }
 
-    /// `v64` if the instruction works on MMX registers, else `v128`.
-    fn vector_type(&self) -> Type {
-        if (0..self.insn.op_count().min(2)).any(|n| self.is_mm(n)) { Type::V64 } else { Type::V128 }
+    /// Width of the instruction: `v64` if it works on MMX registers, `v256` if on YMM registers.
+    pub(crate) fn vector_type(&self) -> Type {
+        let any = |count: u32, is: fn(iced_x86::Register) -> bool| {
+            (0..self.insn.op_count().min(count)).any(|n| self.is_register(n) && is(self.insn.op_register(n)))
+        };
+        if any(2, iced_x86::Register::is_mm) {
+            Type::V64
+        } else if any(3, iced_x86::Register::is_ymm) {
+            Type::V256
+        } else {
+            Type::V128
+        }
     }
 
     /// Sees to it that vector registers of the instruction's kind may be used.
@@ -64,66 +99,106 @@ impl Translator<'_, '_> {
         true
     }
 
-    /// Vector operand `n`: a register, or memory, which must be aligned if it has 16 bytes.
-    fn vector(&mut self, n: u32) -> Value {
-        match self.vector_type() {
-            Type::V64 if self.is_memory(n) => {
-                let ea = self.ea_sized(8, false);
-                self.load(Type::V64, &ea)
-            }
-            Type::V64 => {
-                let r = self.insn.op_register(n).number();
-                self.b.get(state::mm(r), Type::V64)
-            }
-            _ => self.read_v128(n),
-        }
+    /// Vector source `n` in the instruction's width.
+    pub(super) fn vector(&mut self, n: u32) -> Value {
+        let (n, ty) = (self.source(n), self.vector_type());
+        self.read_vector(n, ty)
     }
 
-    /// Writes the destination register.
-    fn set_vector(&mut self, v: Value) {
+    /// Writes the destination register: with VEX all of it.
+    pub(super) fn set_vector(&mut self, v: Value) {
         let r = self.insn.op_register(0);
         if r.is_mm() {
             self.b.set(state::mm(r.number()), v);
+        } else if self.is_vex() {
+            self.set_wide(r.number(), v);
         } else {
             self.set_xmm(r.number(), v);
         }
     }
 
+    /// Writes vector register `n`, zeros above the value.
+    pub(crate) fn set_wide(&mut self, n: usize, v: Value) {
+        let (low, high) = if self.b.ty(v) == Type::V256 {
+            (self.part(v, 0), self.part(v, 1))
+        } else {
+            (v, self.splat(Type::V128, Lane::I64, 0))
+        };
+        self.b.set(state::xmm(n), low);
+        self.b.set(state::ymmh(n), high);
+    }
+
+    /// Half `n` of 256 bits.
+    pub(crate) fn part(&mut self, v: Value, n: u64) -> Value {
+        self.b.vector(Op::Vpart, Type::V128, Lane::I8, 0, [v, Value::NONE, Value::NONE], n)
+    }
+
+    /// Two halves of 256 bits.
+    pub(crate) fn join(&mut self, low: Value, high: Value) -> Value {
+        self.b.vector(Op::Vjoin, Type::V256, Lane::I8, 0, [low, high, Value::NONE], 0)
+    }
+
+    /// Vector register `n`.
+    pub(crate) fn vector_register(&mut self, n: usize, ty: Type) -> Value {
+        let low = self.xmm(n);
+        if ty != Type::V256 {
+            return low;
+        }
+        let high = self.b.get(state::ymmh(n), Type::V128);
+        self.join(low, high)
+    }
+
+    /// A vector function of one operand.
+    pub(crate) fn function1(&mut self, f: VecFn, a: Value, imm: u64) -> Value {
+        let ty = self.b.ty(a);
+        self.b.vector(Op::Vfn1, ty, Lane::I8, f as u16, [a, Value::NONE, Value::NONE], imm)
+    }
+
+    /// A vector function of two operands.
+    pub(crate) fn function(&mut self, f: VecFn, a: Value, b: Value, imm: u64) -> Value {
+        let ty = self.b.ty(a);
+        self.b.vector(Op::Vfn2, ty, Lane::I8, f as u16, [a, b, Value::NONE], imm)
+    }
+
     /// An operation on lanes.
-    fn lanes(&mut self, op: Op, lane: Lane, a: Value, b: Value) -> Value {
+    pub(crate) fn lanes(&mut self, op: Op, lane: Lane, a: Value, b: Value) -> Value {
         let ty = self.b.ty(a);
         self.b.vector(op, ty, lane, 0, [a, b, Value::NONE], 0)
     }
 
     /// An operation on lanes with a constant.
-    fn lanes_imm(&mut self, op: Op, lane: Lane, a: Value, imm: u64) -> Value {
+    pub(crate) fn lanes_imm(&mut self, op: Op, lane: Lane, a: Value, imm: u64) -> Value {
         let ty = self.b.ty(a);
         self.b.vector(op, ty, lane, 0, [a, Value::NONE, Value::NONE], imm)
     }
 
     /// The same constant in every lane.
-    fn splat(&mut self, ty: Type, lane: Lane, value: u64) -> Value {
+    pub(crate) fn splat(&mut self, ty: Type, lane: Lane, value: u64) -> Value {
         let v = self.b.iconst(Type::I64, value);
         self.b.vector(Op::Vsplat, ty, lane, 0, [v, Value::NONE, Value::NONE], 0)
     }
 
-    /// A vector constant.
-    fn bytes(&mut self, ty: Type, value: u128) -> Value {
+    /// A vector constant; of 256 bits both halves.
+    pub(crate) fn bytes(&mut self, ty: Type, value: u128) -> Value {
         let v = self.splat(ty, Lane::I64, value as u64);
         if ty == Type::V64 || (value >> 64) as u64 == value as u64 {
             return v;
+        }
+        if ty == Type::V256 {
+            let half = self.bytes(Type::V128, value);
+            return self.join(half, half);
         }
         let high = self.b.iconst(Type::I64, (value >> 64) as u64);
         self.b.vector(Op::Vinsert, ty, Lane::I64, 0, [v, high, Value::NONE], 1)
     }
 
     /// Lane `n` as a scalar.
-    fn lane(&mut self, ty: Type, lane: Lane, v: Value, n: u64) -> Value {
+    pub(crate) fn lane(&mut self, ty: Type, lane: Lane, v: Value, n: u64) -> Value {
         self.b.vector(Op::Vextract, ty, lane, 0, [v, Value::NONE, Value::NONE], n)
     }
 
     /// The vector with lane `n` replaced.
-    fn with_lane(&mut self, lane: Lane, v: Value, n: u64, scalar: Value) -> Value {
+    pub(crate) fn with_lane(&mut self, lane: Lane, v: Value, n: u64, scalar: Value) -> Value {
         let ty = self.b.ty(v);
         self.b.vector(Op::Vinsert, ty, lane, 0, [v, scalar, Value::NONE], n)
     }
@@ -136,19 +211,22 @@ impl Translator<'_, '_> {
     }
 
     /// Bits of `a` where the mask has ones, of `b` elsewhere.
-    fn merge(&mut self, mask: Value, a: Value, b: Value) -> Value {
+    pub(crate) fn merge(&mut self, mask: Value, a: Value, b: Value) -> Value {
         let ty = self.b.ty(a);
         self.b.vector(Op::Vselect, ty, Lane::I8, 0, [mask, a, b], 0)
     }
 
     /// The immediate.
-    fn imm8(&self) -> u8 {
+    pub(crate) fn imm8(&self) -> u8 {
         let last = self.insn.op_count() - 1;
         if self.insn.op_kind(last) == OpKind::Immediate8 { self.insn.immediate8() } else { 0 }
     }
 
     /// Raises #UD or #NM if SSE may not be used now (SDM volume 3, 13.1); true if it may.
     pub(crate) fn sse_on(&mut self) -> bool {
+        if self.is_vex() {
+            return self.avx_on();
+        }
         if self.mode.em || !self.mode.sse {
             self.undefined();
             return false;
@@ -177,14 +255,20 @@ impl Translator<'_, '_> {
         a
     }
 
-    /// Operand `n`: a vector register's low 128 bits, or 16 bytes of memory that must be aligned.
-    pub(crate) fn read_v128(&mut self, n: u32) -> Value {
+    /// Operand `n`: a vector register's low part, or memory, which must be aligned without VEX if it has 16 bytes.
+    pub(crate) fn read_vector(&mut self, n: u32, ty: Type) -> Value {
         if self.is_memory(n) {
-            let ea = self.ea_sized(16, false);
-            let m = self.mem_aligned(16);
-            return self.load_op(Type::V128, m, &ea);
+            let ea = self.ea_sized(ty.bytes() as u64, false);
+            let aligned = !self.is_vex() && ty != Type::V64;
+            let m = if aligned { self.mem_aligned(ty.bytes()) } else { self.mem(ty.bytes()) };
+            return self.load_op(ty, m, &ea);
         }
         let r = self.insn.op_register(n).number();
-        self.xmm(r)
+        if ty == Type::V64 { self.b.get(state::mm(r), Type::V64) } else { self.vector_register(r, ty) }
+    }
+
+    /// Operand `n` in 128 bits.
+    pub(crate) fn read_v128(&mut self, n: u32) -> Value {
+        self.read_vector(n, Type::V128)
     }
 }

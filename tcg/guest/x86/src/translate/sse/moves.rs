@@ -17,10 +17,7 @@ impl Translator<'_, '_> {
             M::Movups | M::Movupd | M::Movdqu | M::Lddqu => self.move_whole(false),
             M::Movq if self.vector_type() == Type::V64 => self.move_mm(),
             M::Movntq => self.move_mm(),
-            // Without operands this is the string instruction.
-            M::Movsd if self.insn.op_count() == 2 && !self.insn.is_string_instruction() => {
-                self.move_scalar(Lane::F64)
-            }
+            M::Movsd if !self.insn.is_string_instruction() => self.move_scalar(Lane::F64),
             M::Movss => self.move_scalar(Lane::F32),
             M::Movd | M::Movq => self.move_integer(),
             M::Movlps | M::Movlpd => self.move_half(0),
@@ -49,38 +46,26 @@ impl Translator<'_, '_> {
                 if !self.sse_on() {
                     return true;
                 }
-                let v = self.read_v128(1);
-                let (lane, ty, count) =
-                    if m == M::Movmskps { (Lane::I32, Type::I32, 4) } else { (Lane::I64, Type::I64, 2) };
-                let mut all = self.b.iconst(Type::I64, 0);
-                for n in 0..count {
-                    let l = self.lane(ty, lane, v, n);
-                    let l = self.b.extract(l, ty.bits() - 1, 1);
-                    let l = self.b.zext(Type::I64, l);
-                    let at = self.b.iconst(Type::I64, n);
-                    let l = self.b.shl(l, at);
-                    all = self.b.or(all, l);
-                }
-                self.write_mask(all);
+                let lane = if m == M::Movmskps { Lane::I32 } else { Lane::I64 };
+                self.signs_of_lanes(lane);
             }
             M::Pmovmskb => {
-                if !self.vector_on() {
-                    return true;
+                if self.vector_on() {
+                    self.signs_of_lanes(Lane::I8);
                 }
-                let v = self.vector(1);
-                let mut all = self.mask_of_bytes(v, 0);
-                if self.b.ty(v) == Type::V128 {
-                    let high = self.mask_of_bytes(v, 1);
-                    let eight = self.b.iconst(Type::I64, 8);
-                    let high = self.b.shl(high, eight);
-                    all = self.b.or(all, high);
-                }
-                self.write_mask(all);
             }
             M::Maskmovq | M::Maskmovdqu => self.masked_store(),
             _ => return false,
         }
         true
+    }
+
+    /// The signs of the source's lanes, to the general register that is the destination.
+    fn signs_of_lanes(&mut self, lane: Lane) {
+        let v = self.vector(1);
+        let bits = self.b.vector(Op::Vbits, Type::I32, lane, 0, [v, Value::NONE, Value::NONE], 0);
+        let bits = self.b.zext(Type::I64, bits);
+        self.write_mask(bits);
     }
 
     /// A scalar in lane 0, zeros above.
@@ -99,26 +84,22 @@ impl Translator<'_, '_> {
         if !self.sse_on() {
             return;
         }
+        let ty = self.vector_type();
+        let bytes = ty.bytes();
+        let m = if aligned { self.mem_aligned(bytes) } else { self.mem(bytes) };
         if self.is_memory(0) {
-            let r = self.insn.op_register(1).number();
-            let v = self.xmm(r);
-            let ea = self.ea_sized(16, true);
-            let m = if aligned { self.mem_aligned(16) } else { self.mem(16) };
+            let v = self.read_vector(1, ty);
+            let ea = self.ea_sized(bytes as u64, true);
             self.store_op(m, &ea, v);
         } else {
-            let v = if self.is_memory(1) && !aligned {
-                let ea = self.ea_sized(16, false);
-                self.load(Type::V128, &ea)
+            let v = if self.is_memory(1) {
+                let ea = self.ea_sized(bytes as u64, false);
+                self.load_op(ty, m, &ea)
             } else {
-                self.read_v128(1)
+                self.read_vector(1, ty)
             };
-            self.write_move(v);
+            self.set_vector(v);
         }
-    }
-
-    /// Writes a register operand 0.
-    fn write_move(&mut self, v: Value) {
-        self.set_vector(v);
     }
 
     fn move_mm(&mut self) {
@@ -161,11 +142,9 @@ impl Translator<'_, '_> {
             let v = self.widen(ty, v);
             self.set_vector(v);
         } else {
-            let from = self.insn.op_register(1).number();
-            let v = self.xmm(from);
+            let v = self.vector(1);
             let v = self.lane(ty, lane, v, 0);
-            let to = self.insn.op_register(0).number();
-            let old = self.xmm(to);
+            let old = self.vector(0);
             let v = self.with_lane(lane, old, 0, v);
             self.set_vector(v);
         }
@@ -221,8 +200,7 @@ impl Translator<'_, '_> {
         } else {
             let ea = self.ea_sized(8, false);
             let v = self.load(Type::I64, &ea);
-            let to = self.insn.op_register(0).number();
-            let old = self.xmm(to);
+            let old = self.vector(0);
             let v = self.with_lane(Lane::I64, old, half, v);
             self.set_vector(v);
         }
@@ -232,10 +210,9 @@ impl Translator<'_, '_> {
         if !self.sse_on() {
             return;
         }
-        let v = self.read_v128(1);
+        let v = self.vector(1);
         let v = self.lane(Type::I64, Lane::I64, v, from);
-        let r = self.insn.op_register(0).number();
-        let old = self.xmm(r);
+        let old = self.vector(0);
         let v = self.with_lane(Lane::I64, old, to, v);
         self.set_vector(v);
     }
@@ -265,7 +242,8 @@ impl Translator<'_, '_> {
             return;
         }
         let bytes = self.vector_type().bytes() as u64;
-        let (v, mask) = (self.vector(1), self.vector(2));
+        let ty = self.vector_type();
+        let (v, mask) = (self.read_vector(1, ty), self.read_vector(2, ty));
         // The operand has no base register: it is rDI, in the address size.
         let width = match self.insn.op_kind(0) {
             OpKind::MemorySegDI => 2,

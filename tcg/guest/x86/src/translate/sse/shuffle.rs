@@ -1,7 +1,7 @@
 //! Packing, unpacking, shuffles, blends and single lanes (SDM volume 1, 5.4.4, 5.5.1, 5.6.3, 5.9, 5.10).
 
 use iced_x86::Mnemonic;
-use tcg_ir::{Lane, Op, Type, Value};
+use tcg_ir::{Cond, Lane, Op, Type, Value, VecFn};
 
 use super::super::Translator;
 
@@ -23,39 +23,35 @@ impl Translator<'_, '_> {
             M::Punpckhwd => self.unpack(2, true),
             M::Punpckhdq | M::Unpckhps => self.unpack(4, true),
             M::Punpckhqdq | M::Unpckhpd => self.unpack(8, true),
-            M::Packsswb => self.pack(Lane::I16, -128, 127),
-            M::Packuswb => self.pack(Lane::I16, 0, 255),
-            M::Packssdw => self.pack(Lane::I32, -0x8000, 0x7fff),
-            M::Packusdw => self.pack(Lane::I32, 0, 0xffff),
-            M::Pshufd => self.shuffle_one(|imm, i| u32::from(imm >> (i / 4 * 2) & 3) * 4 + i % 4),
-            M::Pshufw => self.shuffle_one(|imm, i| u32::from(imm >> (i / 2 * 2) & 3) * 2 + i % 2),
-            M::Pshuflw => self
-                .shuffle_one(|imm, i| if i < 8 { u32::from(imm >> (i / 2 * 2) & 3) * 2 + i % 2 } else { i }),
-            M::Pshufhw => self.shuffle_one(|imm, i| {
-                if i < 8 { i } else { 8 + u32::from(imm >> ((i - 8) / 2 * 2) & 3) * 2 + i % 2 }
-            }),
+            M::Pshufd => self.picked(VecFn::Pick32),
+            M::Pshuflw => self.picked(VecFn::PickLow16),
+            M::Pshufhw => self.picked(VecFn::PickHigh16),
+            M::Pshufw => self.pick_mmx(),
             M::Movddup => {
                 if self.sse_on() {
-                    let v = self.low_half(1);
-                    let v = self.lane(Type::I64, Lane::I64, v, 0);
-                    let r =
-                        self.b.vector(Op::Vsplat, Type::V128, Lane::I64, 0, [v, Value::NONE, Value::NONE], 0);
+                    // Memory has 64 bits for 128.
+                    let v = if self.vector_type() == Type::V128 { self.low_half(1) } else { self.vector(1) };
+                    let r = self.function(VecFn::ZipLow64, v, v, 0);
                     self.set_vector(r);
                 }
             }
-            M::Movsldup => self.shuffle_one(|_, i| i & !4),
-            M::Movshdup => self.shuffle_one(|_, i| i | 4),
-            M::Shufps => self.shuffle_two(|imm, i| (u32::from(imm >> (i / 4 * 2) & 3) * 4 + i % 4, i >= 8)),
-            M::Shufpd => self.shuffle_two(|imm, i| (u32::from(imm >> (i / 8) & 1) * 8 + i % 8, i >= 8)),
+            M::Movsldup => self.picked_by(VecFn::Pick32, 0xa0),
+            M::Movshdup => self.picked_by(VecFn::Pick32, 0xf5),
+            M::Shufps => self.of_two(VecFn::PickTwo32),
+            M::Shufpd => self.of_two(VecFn::PickTwo64),
             M::Palignr => self.align(),
             M::Pshufb => {
                 if self.vector_on() {
                     let (b, a) = (self.vector(1), self.vector(0));
                     let ty = self.b.ty(a);
-                    // The top bit says zero; the rest counts modulo the size.
-                    let known = self.splat(ty, Lane::I8, 0x80 | (ty.bytes() as u64 - 1));
-                    let b = self.lanes(Op::Vand, Lane::I8, b, known);
-                    let r = self.lanes(Op::Vtbl, Lane::I8, a, b);
+                    let r = if ty == Type::V64 {
+                        // The top bit says zero; the rest counts modulo the size.
+                        let known = self.splat(ty, Lane::I8, 0x87);
+                        let b = self.lanes(Op::Vand, Lane::I8, b, known);
+                        self.lanes(Op::Vtbl, Lane::I8, a, b)
+                    } else {
+                        self.function(VecFn::Bytes, a, b, 0)
+                    };
                     self.set_vector(r);
                 }
             }
@@ -68,9 +64,14 @@ impl Translator<'_, '_> {
             M::Pinsrd => self.insert_lane(Lane::I32, Type::I32),
             M::Pinsrq => self.insert_lane(Lane::I64, Type::I64),
             M::Insertps => self.insert_single(),
-            M::Pblendw => self.blend(2),
-            M::Blendps => self.blend(4),
-            M::Blendpd => self.blend(8),
+            M::Pblendw => self.of_two(VecFn::Blend16),
+            M::Blendps => self.of_two(VecFn::Blend32),
+            M::Blendpd => {
+                // Each bit for two double words.
+                let imm = u64::from(self.imm8());
+                let pairs = (0..4).filter(|n| imm >> n & 1 != 0).fold(0, |all, n| all | 3 << (2 * n));
+                self.of_two_by(VecFn::Blend32, pairs);
+            }
             M::Pblendvb => self.blend_by_signs(Lane::I8),
             M::Blendvps => self.blend_by_signs(Lane::I32),
             M::Blendvpd => self.blend_by_signs(Lane::I64),
@@ -103,9 +104,24 @@ impl Translator<'_, '_> {
         if !self.vector_on() {
             return;
         }
-        let bytes = self.vector_type().bytes() as u32;
+        if self.vector_type() != Type::V64 {
+            let f = match (n, high) {
+                (1, false) => VecFn::ZipLow8,
+                (2, false) => VecFn::ZipLow16,
+                (4, false) => VecFn::ZipLow32,
+                (_, false) => VecFn::ZipLow64,
+                (1, true) => VecFn::ZipHigh8,
+                (2, true) => VecFn::ZipHigh16,
+                (4, true) => VecFn::ZipHigh32,
+                (_, true) => VecFn::ZipHigh64,
+            };
+            let (b, a) = (self.vector(1), self.vector(0));
+            let r = self.function(f, a, b, 0);
+            self.set_vector(r);
+            return;
+        }
         // MMX reads 32 bits of memory for the low half.
-        let b = if self.is_memory(1) && bytes == 8 && !high {
+        let b = if self.is_memory(1) && !high {
             let ea = self.ea_sized(4, false);
             let v = self.load(Type::I32, &ea);
             let zero = self.splat(Type::V64, Lane::I64, 0);
@@ -114,61 +130,49 @@ impl Translator<'_, '_> {
             self.vector(1)
         };
         let a = self.vector(0);
-        let first = if high { bytes / 2 } else { 0 };
+        let first = if high { 4 } else { 0 };
         let at = |second: u32| move |i: u32| (i / n % 2 == second).then_some(first + i / (2 * n) * n + i % n);
-        let r = self.pick_two(a, table(bytes, at(0)), b, table(bytes, at(1)));
+        let r = self.pick_two(a, table(8, at(0)), b, table(8, at(1)));
         self.set_vector(r);
     }
 
-    /// Lanes of both operands, clamped, in half their width.
-    fn pack(&mut self, lane: Lane, least: i64, most: i64) {
-        if !self.vector_on() {
-            return;
-        }
-        let (b, a) = (self.vector(1), self.vector(0));
-        let ty = self.b.ty(a);
-        let bytes = ty.bytes() as u32;
-        let (least, most) = (self.splat(ty, lane, least as u64), self.splat(ty, lane, most as u64));
-        let mut clamp = |v| {
-            let v = self.lanes(Op::Vmax, lane, v, least);
-            self.lanes(Op::Vmin, lane, v, most)
-        };
-        let (a, b) = (clamp(a), clamp(b));
-        let half = lane.bytes() as u32 / 2;
-        let from = |i: u32| i / half * lane.bytes() as u32 + i % half;
-        let low = table(bytes, |i| (i < bytes / 2).then(|| from(i)));
-        let high = table(bytes, |i| (i >= bytes / 2).then(|| from(i - bytes / 2)));
-        let r = self.pick_two(a, low, b, high);
-        self.set_vector(r);
+    /// A function of the source, by the immediate.
+    fn picked(&mut self, f: VecFn) {
+        let imm = u64::from(self.imm8());
+        self.picked_by(f, imm);
     }
 
-    /// A shuffle of operand 1 into operand 0.
-    fn shuffle_one(&mut self, from: impl Fn(u8, u32) -> u32) {
-        if !self.vector_on() {
-            return;
+    fn picked_by(&mut self, f: VecFn, imm: u64) {
+        if self.sse_on() {
+            let v = self.vector(1);
+            let r = self.function1(f, v, imm);
+            self.set_vector(r);
         }
-        let imm = self.imm8();
-        let v = self.vector(1);
-        let bytes = self.b.ty(v).bytes() as u32;
-        let r = self.pick(v, table(bytes, |i| Some(from(imm, i))));
-        self.set_vector(r);
     }
 
-    /// A shuffle whose bytes come from operand 0 or, where it says so, operand 1.
-    fn shuffle_two(&mut self, from: impl Fn(u8, u32) -> (u32, bool)) {
-        if !self.sse_on() {
-            return;
+    /// A function of both sources, by the immediate.
+    fn of_two(&mut self, f: VecFn) {
+        let imm = u64::from(self.imm8());
+        self.of_two_by(f, imm);
+    }
+
+    pub(crate) fn of_two_by(&mut self, f: VecFn, imm: u64) {
+        if self.sse_on() {
+            let (b, a) = (self.vector(1), self.vector(0));
+            let r = self.function(f, a, b, imm);
+            self.set_vector(r);
         }
-        let imm = self.imm8();
-        let (b, a) = (self.vector(1), self.vector(0));
-        let of = |second: bool| {
-            table(16, |i| {
-                let (at, which) = from(imm, i);
-                (which == second).then_some(at)
-            })
-        };
-        let r = self.pick_two(a, of(false), b, of(true));
-        self.set_vector(r);
+    }
+
+    /// PSHUFW.
+    fn pick_mmx(&mut self) {
+        if self.vector_on() {
+            let imm = self.imm8();
+            let v = self.vector(1);
+            let from = |i: u32| Some(u32::from(imm >> (i / 2 * 2) & 3) * 2 + i % 2);
+            let r = self.pick(v, table(8, from));
+            self.set_vector(r);
+        }
     }
 
     fn align(&mut self) {
@@ -178,6 +182,11 @@ impl Translator<'_, '_> {
         let n = u32::from(self.imm8());
         let (b, a) = (self.vector(1), self.vector(0));
         let bytes = self.b.ty(a).bytes() as u32;
+        if bytes != 8 {
+            let r = self.function(VecFn::Align, a, b, n.into());
+            self.set_vector(r);
+            return;
+        }
         let low = table(bytes, |i| Some(i + n).filter(|i| *i < bytes));
         let high = table(bytes, |i| (i + n).checked_sub(bytes).filter(|i| *i < bytes));
         let r = self.pick_two(b, low, a, high);
@@ -185,12 +194,13 @@ impl Translator<'_, '_> {
     }
 
     /// The low 8 bytes of operand `n`, which as memory need no alignment, and zeros or anything above.
-    pub(super) fn low_half(&mut self, n: u32) -> Value {
+    pub(crate) fn low_half(&mut self, n: u32) -> Value {
         self.low_part(n, 8)
     }
 
     /// The low bytes of operand `n`, which as memory is no larger, and zeros or anything above.
-    pub(super) fn low_part(&mut self, n: u32, bytes: u64) -> Value {
+    pub(crate) fn low_part(&mut self, n: u32, bytes: u64) -> Value {
+        let n = self.source(n);
         if !self.is_memory(n) {
             return self.read_v128(n);
         }
@@ -221,11 +231,12 @@ impl Translator<'_, '_> {
         if !self.vector_on() {
             return;
         }
-        let v = if self.is_memory(1) {
+        let from = self.source(1);
+        let v = if self.is_memory(from) {
             let ea = self.ea_sized(lane.bytes() as u64, false);
             self.load(ty, &ea)
         } else {
-            let v = self.read(1);
+            let v = self.read(from);
             self.b.trunc(ty, v)
         };
         let old = self.vector(0);
@@ -239,41 +250,32 @@ impl Translator<'_, '_> {
             return;
         }
         let imm = self.imm8();
-        let v = if self.is_memory(1) {
+        let from = self.source(1);
+        let v = if self.is_memory(from) {
             let ea = self.ea_sized(4, false);
             self.load(Type::I32, &ea)
         } else {
-            let v = self.read_v128(1);
+            let v = self.read_v128(from);
             self.lane(Type::I32, Lane::I32, v, u64::from(imm >> 6))
         };
         let old = self.vector(0);
         let r = self.with_lane(Lane::I32, old, u64::from(imm >> 4 & 3), v);
-        let kept = table(16, |i| (imm >> (i / 4) & 1 == 0).then_some(i));
-        let r = self.pick(r, kept);
+        let kept = (0..4).filter(|i| imm >> i & 1 == 0).fold(0, |m, i| m | 0xffff_ffff << (32 * i));
+        let kept = self.bytes(Type::V128, kept);
+        let r = self.lanes(Op::Vand, Lane::I8, r, kept);
         self.set_vector(r);
     }
 
-    /// Lanes of `n` bytes of operand 1 where the immediate's bits are ones.
-    fn blend(&mut self, n: u32) {
-        if !self.sse_on() {
-            return;
-        }
-        let imm = self.imm8();
-        let (b, a) = (self.vector(1), self.vector(0));
-        let mask: u128 = (0..16).filter(|i| imm >> (i / n) & 1 != 0).map(|i| 0xff << (8 * i)).sum();
-        let mask = self.bytes(Type::V128, mask);
-        let r = self.merge(mask, b, a);
-        self.set_vector(r);
-    }
-
-    /// Lanes of operand 1 where XMM0 has signs.
+    /// Lanes of the source where XMM0, or with VEX the last operand, has signs.
     fn blend_by_signs(&mut self, lane: Lane) {
         if !self.sse_on() {
             return;
         }
         let (b, a) = (self.vector(1), self.vector(0));
-        let signs = self.xmm(0);
-        let mask = self.lanes_imm(Op::Vsari, lane, signs, lane.bytes() as u64 * 8 - 1);
+        let ty = self.b.ty(a);
+        let signs = if self.is_vex() { self.read_vector(3, ty) } else { self.xmm(0) };
+        let zero = self.splat(ty, Lane::I64, 0);
+        let mask = self.compared(Cond::Lt, lane, signs, zero);
         let r = self.merge(mask, b, a);
         self.set_vector(r);
     }
@@ -283,18 +285,36 @@ impl Translator<'_, '_> {
         if !self.sse_on() {
             return;
         }
-        let v = self.low_part(1, u64::from(16 * from / to));
-        // In the upper part of the wider lane, from where a shift brings the sign.
-        let at = to - from;
-        let spread = table(16, |i| (i % to).checked_sub(at).map(|low| i / to * from + low));
-        let v = self.pick(v, spread);
-        let lane = match to {
-            2 => Lane::I16,
-            4 => Lane::I32,
-            _ => Lane::I64,
+        let ty = self.vector_type();
+        let bytes = ty.bytes() as u64 * u64::from(from) / u64::from(to);
+        let mut v = if bytes == 16 { self.vector_source_128(1) } else { self.low_part(1, bytes) };
+        let sign = u16::from(signed);
+        let mut widen = |v: Value, bytes: u32, how: u16| {
+            let lane = match bytes {
+                2 => Lane::I16,
+                4 => Lane::I32,
+                _ => Lane::I64,
+            };
+            self.b.vector(Op::Vwiden, Type::V128, lane, how, [v, Value::NONE, Value::NONE], 0)
         };
-        let op = if signed { Op::Vsari } else { Op::Vshri };
-        let r = self.lanes_imm(op, lane, v, u64::from(at) * 8);
+        let mut now = from;
+        while 2 * now < to {
+            now *= 2;
+            v = widen(v, now, sign);
+        }
+        let low = widen(v, to, sign);
+        let r = if ty == Type::V256 {
+            let high = widen(v, to, sign | 2);
+            self.join(low, high)
+        } else {
+            low
+        };
         self.set_vector(r);
+    }
+
+    /// Source `n`, of 128 bits whatever the destination has.
+    pub(crate) fn vector_source_128(&mut self, n: u32) -> Value {
+        let n = self.source(n);
+        self.read_v128(n)
     }
 }

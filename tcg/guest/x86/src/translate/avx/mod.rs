@@ -1,0 +1,89 @@
+//! AVX, AVX2, FMA, F16C (SDM volume 1, chapter 14).
+//!
+//! Most instructions are those of SSE with VEX: three operands, all of the destination written, memory not aligned. Their
+//! names differ by a letter, and `sse` translates them by the older name. What is new stands here.
+
+mod fma;
+mod half;
+mod masked;
+mod moves;
+mod permute;
+
+use std::sync::LazyLock;
+
+use iced_x86::Mnemonic;
+use tcg_ir::{Lane, Type};
+
+use super::Translator;
+use crate::{
+    exceptions::{self, vector},
+    state,
+};
+
+/// For each instruction with VEX that one of SSE does the same as, that one.
+static OLDER: LazyLock<Vec<Mnemonic>> = LazyLock::new(|| {
+    let names: std::collections::HashMap<String, Mnemonic> =
+        Mnemonic::values().map(|m| (format!("{m:?}").to_lowercase(), m)).collect();
+    let mut table = vec![Mnemonic::INVALID; Mnemonic::values().count()];
+    for (name, m) in &names {
+        if let Some(older) = name.strip_prefix('v').and_then(|n| names.get(n)) {
+            table[*m as usize] = *older;
+        }
+    }
+    table
+});
+
+impl Translator<'_, '_> {
+    /// Vector instructions with VEX.
+    pub(super) fn avx(&mut self, m: Mnemonic) -> bool {
+        if !self.is_vex() {
+            return false;
+        }
+        if self.avx_permute(m)
+            || self.avx_moves(m)
+            || self.avx_masked(m)
+            || self.avx_fma(m)
+            || self.avx_half(m)
+        {
+            return true;
+        }
+        match m {
+            Mnemonic::Vzeroupper | Mnemonic::Vzeroall => {
+                if self.avx_on() {
+                    self.clear_registers(m == Mnemonic::Vzeroall);
+                }
+                return true;
+            }
+            Mnemonic::Vtestps => self.test(Some(Lane::I32)),
+            Mnemonic::Vtestpd => self.test(Some(Lane::I64)),
+            _ => {
+                let older = OLDER[m as usize];
+                return older != Mnemonic::INVALID && (self.sse(older) || self.fpu_env(older));
+            }
+        }
+        true
+    }
+
+    /// Raises #UD or #NM if AVX may not be used now (SDM volume 2, 2.4); true if it may.
+    pub(super) fn avx_on(&mut self) -> bool {
+        if !self.mode.avx || !self.mode.protected || self.mode.vm86 {
+            self.undefined();
+            return false;
+        }
+        if self.mode.ts {
+            self.raise(exceptions::plain(vector::NM));
+            return false;
+        }
+        true
+    }
+
+    fn clear_registers(&mut self, all: bool) {
+        let zero = self.splat(Type::V128, Lane::I64, 0);
+        for n in 0..if self.mode.code64 { 16 } else { 8 } {
+            self.b.set(state::ymmh(n), zero);
+            if all {
+                self.set_xmm(n, zero);
+            }
+        }
+    }
+}
