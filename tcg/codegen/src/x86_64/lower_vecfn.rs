@@ -53,7 +53,6 @@ enum Form {
 }
 
 /// The host's instruction.
-#[expect(clippy::too_many_lines, reason = "a table")]
 const fn row(f: VecFn) -> Option<(V, Form, Needs)> {
     use Form::{Narrow, One, OneImm, Shift, Swapped, Two, TwoImm};
     use Needs::{Aes, Clmul, Gf, Nothing};
