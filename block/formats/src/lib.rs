@@ -5,11 +5,13 @@
 //! and what is wrong with one is said in one line that names the file, the field, its value and what was expected.
 
 mod bytes;
+pub mod chain;
 mod image;
 mod mapped;
 mod name;
 mod options;
 mod parallels;
+mod protocol;
 mod qcow;
 mod qcow2;
 mod qed;
@@ -26,6 +28,7 @@ pub use image::{
 };
 pub use name::{Name, resolve};
 pub use options::{Kind, OptionSpec, Options, bad_option, parse_size};
+pub use protocol::Protocol;
 pub use raw::RawImage;
 pub use registry::{
     CreateContext, Format, Measure, OpenContext, OpenOptions, create, find, formats, open, open_node, probe,

@@ -1,15 +1,19 @@
-//! File names as users and images write them: paths, `file:PATH` and `json:{...}`.
+//! File names as users and images write them: paths, `file:PATH`, `nbd:...` and other protocols, and `json:{...}`.
 
 use std::path::Path;
 
 use block::BlockError;
 use serde_json::{Map, Value};
 
+use crate::protocol::Protocol;
+
 /// What a file name means.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Name {
-    /// Path of the file.
+    /// Path of the file; of another protocol, how it is shown.
     pub path: String,
+    /// The protocol it is reached by, if it is no file.
+    pub protocol: Option<Protocol>,
     /// Format, if the name says.
     pub format: Option<String>,
     /// Where a raw image starts in the file.
@@ -36,8 +40,15 @@ impl Name {
             let path = path.strip_prefix("//").filter(|p| p.starts_with('/')).unwrap_or(path);
             return Ok(Name { path: path.into(), ..Name::default() });
         }
-        if let Some((protocol, _)) = name.split_once(':').filter(|(p, _)| is_protocol(p)) {
-            return Err(bad(name, format!("protocol '{protocol}' is not supported; there is: file")));
+        if let Some((prefix, _)) = name.split_once(':').filter(|(p, _)| is_protocol(p)) {
+            let Some(protocol) = Protocol::parse(name)? else {
+                let known = Protocol::PREFIXES.join(", ");
+                return Err(bad(
+                    name,
+                    format!("protocol '{prefix}' is not supported; there are: file, {known}"),
+                ));
+            };
+            return Ok(Name { path: protocol.shown()?, protocol: Some(protocol), ..Name::default() });
         }
         Ok(Name { path: name.into(), ..Name::default() })
     }
@@ -45,29 +56,74 @@ impl Name {
     /// From `driver=...,file.filename=...` keys, as in `--image-opts`.
     pub fn from_keys(name: &str, keys: &[(String, String)]) -> Result<Self, BlockError> {
         let mut out = Name::default();
+        // A protocol's own keys, which are all below `file.`, or all there are.
+        let driver = |of: &str| keys.iter().find(|(k, _)| k == of).map(|(_, v)| v.as_str());
+        let is_ours = |d: Option<&str>| d.filter(|d| Protocol::DRIVERS.contains(d)).map(str::to_owned);
+        let (prefix, protocol) = match (is_ours(driver("driver")), is_ours(driver("file.driver"))) {
+            (Some(d), _) => ("", Some(d)),
+            (None, d) => ("file.", d),
+        };
+        let mut own = Vec::new();
         for (key, value) in keys {
             let number =
                 || value.parse().map_err(|_| bad(name, format!("{key}={value}: expected a number of bytes")));
+            let inner = key.strip_prefix(prefix).filter(|_| protocol.is_some());
             match key.as_str() {
+                "node-name" | "file.node-name" | "read-only" | "file.read-only" => {}
+                _ if protocol.is_some() && inner == Some("driver") => {}
+                _ if inner.is_some() => own.push((inner.unwrap_or_default(), value.as_str())),
                 "driver" if value == "file" => {}
                 "driver" => out.format = Some(value.clone()),
                 "file.driver" if value == "file" => {}
-                "file.driver" => return Err(bad(name, format!("file.driver={value}: expected file"))),
+                "file.driver" => {
+                    let known = Protocol::DRIVERS.join(", ");
+                    return Err(bad(name, format!("file.driver={value}: expected file, {known}")));
+                }
                 "filename" | "file.filename" | "file" => out.path = value.clone(),
                 "offset" => out.offset = Some(number()?),
                 "size" => out.size = Some(number()?),
-                "node-name" | "file.node-name" | "read-only" => {}
                 _ => {
                     let known = "driver, file.driver, file.filename, offset, size, node-name, read-only";
                     return Err(bad(name, format!("unknown key '{key}'; there are: {known}")));
                 }
             }
         }
+        if let Some(driver) = protocol {
+            if prefix.is_empty() {
+                out.format = Some("raw".into());
+            }
+            let protocol = Protocol::from_options(&driver, nested(&own));
+            out.path = protocol.shown()?;
+            out.protocol = Some(protocol);
+        } else if let Some(inner) =
+            out.path.split_once(':').filter(|(p, _)| is_protocol(p)).map(|_| &out.path)
+            && let Some(protocol) = Protocol::parse(inner)?
+        {
+            out.path = protocol.shown()?;
+            out.protocol = Some(protocol);
+        }
         if out.path.is_empty() {
             return Err(bad(name, "file.filename is missing".into()));
         }
         Ok(out)
     }
+}
+
+/// Keys such as `server.host` as nested objects.
+fn nested(keys: &[(&str, &str)]) -> Map<String, Value> {
+    let mut out = Map::new();
+    for (key, value) in keys {
+        let (outer, inner) = key.split_once('.').map_or((*key, None), |(o, i)| (o, Some(i)));
+        match inner {
+            None => drop(out.insert(outer.into(), (*value).into())),
+            Some(inner) => {
+                if let Value::Object(map) = out.entry(outer).or_insert_with(|| Value::Object(Map::new())) {
+                    map.insert(inner.into(), (*value).into());
+                }
+            }
+        }
+    }
+    out
 }
 
 fn flatten(object: &Map<String, Value>) -> Vec<(String, String)> {
@@ -114,7 +170,17 @@ mod tests {
         assert_eq!((n.path.as_str(), n.format.as_deref(), n.offset), ("x", Some("raw"), Some(512)));
         let text = Name::parse(r#"json:{"driver":"raw","nonsense":1}"#).unwrap_err().to_string();
         assert!(text.contains("unknown key 'nonsense'"), "{text}");
-        assert!(Name::parse("nbd:localhost").unwrap_err().to_string().contains("protocol 'nbd'"));
+        assert!(Name::parse("ssh:localhost").unwrap_err().to_string().contains("protocol 'ssh'"));
+        for name in [
+            "nbd://h:1/e",
+            r#"json:{"driver":"qcow2","file":{"driver":"nbd","server":{"type":"inet","host":"h","port":"1"},"export":"e"}}"#,
+            r#"json:{"driver":"nbd","host":"h","port":"1","export":"e"}"#,
+            r#"json:{"driver":"raw","file.filename":"nbd://h:1/e"}"#,
+        ] {
+            assert_eq!(Name::parse(name).unwrap().path, "nbd://h:1/e", "{name}");
+        }
+        let text = Name::parse(r#"json:{"driver":"nbd","hots":"h"}"#).unwrap_err().to_string();
+        assert!(text.contains("unknown option 'hots'"), "{text}");
         assert_eq!(resolve("/d/a.qcow2", "b"), "/d/b");
         assert_eq!(resolve("a.qcow2", "b"), "b");
         assert_eq!(resolve("/d/a.qcow2", "/b"), "/b");

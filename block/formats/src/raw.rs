@@ -30,6 +30,8 @@ pub struct RawImage {
     fixed: bool,
     read_only: bool,
     probed: bool,
+    /// Parts that are not allocated are shown as such: the file's status is a bitmap.
+    holes: bool,
     /// Format it is part of, with what is to be shown of that.
     shown: (&'static str, Details),
 }
@@ -65,6 +67,7 @@ impl RawImage {
             fixed,
             read_only,
             probed: false,
+            holes: false,
             shown: ("raw", Details::default()),
         })
     }
@@ -108,6 +111,7 @@ pub(crate) fn open(context: &OpenContext<'_>) -> Result<Arc<dyn Image>, BlockErr
     let (offset, size) = (name.offset.unwrap_or(0), name.size);
     let mut image =
         RawImage::new(&context.filename, context.file.clone(), offset, size, context.options.read_only)?;
+    image.holes = name.protocol.as_ref().is_some_and(|p| p.shows_bitmap());
     image.probed = context.probed && !context.options.read_only;
     Ok(Arc::new(image))
 }
@@ -189,7 +193,7 @@ impl BlockNode for RawImage {
         for e in &mut extents {
             e.range = e.range.start - self.offset..e.range.end - self.offset;
             // Nothing lies below: a hole is this disk's own.
-            e.allocated = true;
+            e.allocated |= !self.holes;
         }
         Ok(extents)
     }

@@ -220,6 +220,8 @@ pub struct OpenOptions {
     pub no_backing: bool,
     /// Open even what is damaged, to repair it.
     pub repairing: bool,
+    /// Credentials for TLS, by id.
+    pub tls: Vec<(String, block_nbd::TlsClient)>,
 }
 
 impl OpenOptions {
@@ -265,8 +267,8 @@ impl OpenContext<'_> {
 
     /// Opens a file of data this image names as QEMU does, from the working directory; returns its name as well.
     pub fn open_data(&self, name: &str) -> Result<(Arc<dyn BlockNode>, String), BlockError> {
-        let path = Name::parse(name)?.path;
-        Ok((Arc::new(FileNode::open(&path, self.options.file())?), path))
+        let name = Name::parse(name)?;
+        Ok((open_bytes(&name, self.options)?, name.path))
     }
 
     /// Opens a part of this image that lies beside it; returns its name as well.
@@ -288,8 +290,15 @@ fn open_at(
 ) -> Result<Arc<dyn Image>, BlockError> {
     let parsed = Name::parse(name)?;
     let format = format.or(parsed.format.as_deref()).map(find).transpose()?;
-    let file: Arc<dyn BlockNode> = Arc::new(FileNode::open(&parsed.path, options.file())?);
-    open_file(file, parsed, format, options, depth)
+    open_file(open_bytes(&parsed, options)?, parsed, format, options, depth)
+}
+
+/// Opens what a name leads to, below any format.
+fn open_bytes(name: &Name, options: &OpenOptions) -> Result<Arc<dyn BlockNode>, BlockError> {
+    match &name.protocol {
+        Some(protocol) => protocol.open(options),
+        None => Ok(Arc::new(FileNode::open(&name.path, options.file())?)),
+    }
 }
 
 /// Opens an image whose bytes are a node's.

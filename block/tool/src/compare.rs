@@ -8,11 +8,11 @@ use block_formats::{Image, is_zero};
 
 use crate::Outcome;
 use crate::args::{Args, Opt, o};
-use crate::chain::{self, Link};
 use crate::error::usage;
 use crate::open::{self, IMAGE_OPTS, OBJECT, PROGRESS, QUIET, SHARE};
 use crate::progress::Progress;
 use crate::text::say;
+use block_formats::chain::{self, Link};
 
 const OPTIONS: &[Opt] = &[
     QUIET,

@@ -10,8 +10,8 @@ use std::sync::{Arc, Condvar, Mutex};
 use block::{BlockError, BlockNode};
 use block_formats::{Image, is_zero};
 
-use crate::chain;
 use crate::progress::Progress;
+use block_formats::chain;
 
 /// Bytes of a chunk if clusters are smaller: what fits into a CPU's cache.
 const CHUNK: u64 = 256 << 10;

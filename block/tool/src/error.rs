@@ -20,6 +20,9 @@ pub enum ToolError {
         /// The host's reason.
         source: std::io::Error,
     },
+    /// Somebody else has said why.
+    #[error("failed")]
+    Silent,
     /// What a command found out.
     #[error("{0}")]
     Failed(String),

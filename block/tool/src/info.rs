@@ -4,14 +4,14 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 use block::BlockNode;
-use block_formats::{Image, resolve};
+use block_formats::{Image, chain, resolve};
 use serde_json::{Map, Value, json};
 
 use crate::Outcome;
 use crate::args::{Args, Opt, o};
 use crate::open::{self, FORMAT, IMAGE_OPTS, OBJECT, OUTPUT, SHARE};
+use crate::snapshot;
 use crate::text::{self, say};
-use crate::{chain, snapshot};
 
 const OPTIONS: &[Opt] =
     &[FORMAT, IMAGE_OPTS, SHARE, OUTPUT, OBJECT, o('b', "backing-chain", "", "Show the backing files too")];
@@ -45,16 +45,28 @@ fn length(node: &dyn BlockNode) -> u64 {
     node.size().next_multiple_of(512)
 }
 
+/// The protocol that a node is, and its name.
+fn protocol(node: &dyn BlockNode) -> (String, String) {
+    let name = node.info().name;
+    match name.split_once(':') {
+        Some(("file", path)) => ("file".into(), path.into()),
+        Some((scheme, _)) => (scheme.split('+').next().unwrap_or_default().into(), name),
+        None => ("file".into(), name),
+    }
+}
+
 fn as_json(image: &Arc<dyn Image>) -> Result<Value, crate::ToolError> {
     let d = image.details();
     let mut out = Map::new();
     let child = |(role, node): (String, Arc<dyn BlockNode>)| {
-        let name = node.info().name;
-        let name = name.split_once(':').map_or(name.as_str(), |(_, n)| n).to_owned();
+        let (protocol, name) = protocol(&*node);
         let mut info = json!({
-            "children": [], "virtual-size": length(&*node), "filename": name, "format": "file",
-            "format-specific": { "type": "file", "data": {} }, "dirty-flag": false,
+            "children": [], "virtual-size": length(&*node), "filename": name, "format": protocol,
+            "dirty-flag": false,
         });
+        if protocol == "file" {
+            info["format-specific"] = json!({ "type": "file", "data": {} });
+        }
         if let (Some(size), Value::Object(map)) = (node.allocated_size(), &mut info) {
             map.insert("actual-size".into(), json!(size));
         }
@@ -134,9 +146,8 @@ fn as_text(image: &Arc<dyn Image>) -> Result<String, crate::ToolError> {
         }
     }
     for (role, node) in image.files() {
-        let name = node.info().name;
-        let name = name.split_once(':').map_or(name.as_str(), |(_, n)| n);
-        let _ = writeln!(out, "Child node '/{role}':\n    filename: {name}\n    protocol type: file");
+        let (protocol, name) = protocol(&*node);
+        let _ = writeln!(out, "Child node '/{role}':\n    filename: {name}\n    protocol type: {protocol}");
         let _ = writeln!(out, "    file length: {} ({} bytes)", text::size(length(&*node)), length(&*node));
         let _ = writeln!(out, "    disk size: {}", on_disk(&*node));
     }

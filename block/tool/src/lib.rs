@@ -1,4 +1,4 @@
-//! The image tool: `qemu-img`'s commands and `qemu-io`'s, with their options and output.
+//! The image tool: `qemu-img`'s commands, `qemu-io`'s and `qemu-nbd`'s, with their options and output.
 //!
 //! A command is a row of [`COMMANDS`]. It prints to standard output, and an error is one line on standard error that
 //! names the program and the thing. What is being made has its name only once it is whole.
@@ -6,7 +6,6 @@
 mod args;
 mod bench;
 mod bitmap;
-mod chain;
 mod change;
 mod check;
 mod commit;
@@ -20,6 +19,8 @@ mod info;
 mod io;
 mod map;
 mod measure;
+mod nbd;
+mod objects;
 mod open;
 mod progress;
 mod rebase;
@@ -141,12 +142,22 @@ pub fn img(program: &str, args: &[String]) -> ExitCode {
 
 /// Runs commands on an image as `qemu-io` does.
 pub fn qemu_io(program: &str, args: &[String]) -> ExitCode {
-    match io::run(args) {
+    end(program, io::run(args))
+}
+
+/// Gives an image to others as `qemu-nbd` does.
+pub fn qemu_nbd(program: &str, args: &[String]) -> ExitCode {
+    end(program, nbd::run(program, args))
+}
+
+fn end(program: &str, outcome: Outcome) -> ExitCode {
+    match outcome {
         Ok(code) => ExitCode::from(code),
         Err(ToolError::Help(text)) => {
             say(&text);
             ExitCode::SUCCESS
         }
+        Err(ToolError::Silent) => ExitCode::FAILURE,
         Err(e) => {
             warn(program, &e.to_string());
             ExitCode::FAILURE

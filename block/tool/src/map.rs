@@ -2,10 +2,10 @@
 
 use crate::Outcome;
 use crate::args::{Args, Opt, o};
-use crate::chain::{self, Link, STEP};
 use crate::error::ToolError;
 use crate::open::{self, FORMAT, IMAGE_OPTS, OBJECT, OUTPUT, SHARE};
 use crate::text::say;
+use block_formats::chain::{self, Link, STEP};
 
 const OPTIONS: &[Opt] = &[
     FORMAT,

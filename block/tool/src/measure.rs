@@ -6,10 +6,10 @@ use block_formats::{Image, Options, find};
 
 use crate::Outcome;
 use crate::args::{Args, Opt, o};
-use crate::chain::{self, STEP};
 use crate::error::usage;
 use crate::open::{self, FORMAT, IMAGE_OPTS, OBJECT, OUTPUT, SHARE};
 use crate::text::{json, say};
+use block_formats::chain::{self, STEP};
 
 const OPTIONS: &[Opt] = &[
     FORMAT,

@@ -7,6 +7,7 @@ use block_formats::{Image, Name, OpenOptions, Options};
 
 use crate::args::{Args, Opt, o};
 use crate::error::{ToolError, usage};
+use crate::objects;
 
 pub(crate) const FORMAT: Opt = o('f', "format", "FMT", "Format of the image; found out if not given");
 pub(crate) const IMAGE_OPTS: Opt =
@@ -17,7 +18,8 @@ pub(crate) const QUIET: Opt = o('q', "quiet", "", "Print errors only");
 pub(crate) const PROGRESS: Opt = o('p', "progress", "", "Show progress");
 pub(crate) const CACHE: Opt = o('t', "cache", "CACHE", "Cache mode of the image that is written");
 pub(crate) const SRC_CACHE: Opt = o('T', "source-cache", "CACHE", "Cache mode of the image that is read");
-pub(crate) const OBJECT: Opt = o(' ', "object", "OBJDEF", "Not supported");
+pub(crate) const OBJECT: Opt =
+    o(' ', "object", "OBJDEF", "Credentials for TLS: tls-creds-x509,id=ID,dir=FOLDER,endpoint=client");
 
 /// Checks a cache mode; whether flushes are to be left out.
 pub(crate) fn cache_unsafe(mode: Option<&str>) -> Result<bool, ToolError> {
@@ -32,8 +34,8 @@ pub(crate) fn cache_unsafe(mode: Option<&str>) -> Result<bool, ToolError> {
 
 /// How a command line opens its images.
 pub(crate) fn options(args: &Args, read_only: bool) -> Result<OpenOptions, ToolError> {
-    if args.has("object") {
-        return usage("--object: secrets and the like are not supported");
+    if let Some(other) = args.all("object").find(|o| !objects::is_ours(o)) {
+        return usage(format!("--object {other}: secrets and the like are not supported"));
     }
     let share = args.has("force-share");
     if share && !read_only {
@@ -41,7 +43,8 @@ pub(crate) fn options(args: &Args, read_only: bool) -> Result<OpenOptions, ToolE
     }
     let sharing = if share { Sharing::All } else { Sharing::Readers };
     let unsafe_cache = !read_only && cache_unsafe(args.get("cache"))?;
-    Ok(OpenOptions { read_only, sharing, unsafe_cache, ..OpenOptions::default() })
+    let tls = objects::tls_clients(args)?;
+    Ok(OpenOptions { read_only, sharing, unsafe_cache, tls, ..OpenOptions::default() })
 }
 
 /// Opens an image.

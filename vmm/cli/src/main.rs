@@ -54,6 +54,7 @@ commands:
   run [--arch ARCH] [OPTIONS]   run a machine; OPTIONS are those of qemu-system-ARCH
   img COMMAND [OPTIONS]         make, convert and look at disk images; OPTIONS are those of qemu-img
   io [OPTIONS] FILE             single requests on a disk image; OPTIONS are those of qemu-io
+  nbd [OPTIONS] FILE            give a disk image to others over the network; OPTIONS are those of qemu-nbd
   user [OPTIONS] PROGRAM [ARGUMENTS]
                                 run a Linux program of another architecture; OPTIONS are those of
                                 qemu-ARCH ('rhea user --help' lists them)
@@ -64,7 +65,8 @@ commands:
   version                       print the version
 
 'rhea run --help' lists all options. Started under the name qemu-system-ARCH or qemu-ARCH,
-this program takes that program's options directly; so it does as qemu-img and qemu-io.
+this program takes that program's options directly; so it does as qemu-img, qemu-io
+and qemu-nbd.
 ";
 
 fn main() -> ExitCode {
@@ -80,6 +82,7 @@ fn main() -> ExitCode {
     match name.as_str() {
         "qemu-img" => return block_tool::img(&name, &args),
         "qemu-io" => return block_tool::qemu_io(&name, &args),
+        "qemu-nbd" => return block_tool::qemu_nbd(&name, &args),
         _ => {}
     }
     if let Some(arch) = name.strip_prefix("qemu-").filter(|a| GuestArch::ALL.iter().any(|g| g.name() == *a)) {
@@ -100,6 +103,7 @@ fn main() -> ExitCode {
         }
         "img" => block_tool::img("rhea img", &args[1..]),
         "io" => block_tool::qemu_io("rhea io", &args[1..]),
+        "nbd" => block_tool::qemu_nbd("rhea nbd", &args[1..]),
         "user" => ExitCode::from(user::run("rhea user", &args[1..], None, &guests::programs())),
         "binfmt" => ExitCode::from(user::binfmt(&args[1..], &guests::programs())),
         "archs" => {
@@ -115,7 +119,7 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         other => {
-            let known = ["run", "img", "io", "user", "binfmt", "archs", "help", "version"];
+            let known = ["run", "img", "io", "nbd", "user", "binfmt", "archs", "help", "version"];
             let hint = nearest(other, known).map_or(String::new(), |n| format!("; did you mean '{n}'?"));
             fail("rhea", &format!("unknown command '{other}'{hint} (see 'rhea help')"))
         }

@@ -3,34 +3,32 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use crate::image::Image;
 use block::{BlockError, Extent};
-use block_formats::Image;
 
 /// Bytes of a disk that are asked about at a time.
-pub(crate) const STEP: u64 = 1 << 30;
+pub const STEP: u64 = 1 << 30;
 
 /// A range and the image that decides what is in it.
 #[derive(Clone, Debug)]
-pub(crate) struct Link {
-    pub(crate) extent: Extent,
+pub struct Link {
+    /// What the image says of the range.
+    pub extent: Extent,
     /// Steps down the chain.
-    pub(crate) depth: u32,
-    pub(crate) image: Arc<dyn Image>,
+    pub depth: u32,
+    /// The image that decides.
+    pub image: Arc<dyn Image>,
 }
 
 impl Link {
     /// It may hold something other than zero.
-    pub(crate) fn data(&self) -> bool {
+    pub fn data(&self) -> bool {
         self.extent.allocated && !self.extent.zero
     }
 }
 
 /// What a range is, with `deepest` images of the chain looked at.
-pub(crate) fn status(
-    image: &Arc<dyn Image>,
-    range: Range<u64>,
-    deepest: u32,
-) -> Result<Vec<Link>, BlockError> {
+pub fn status(image: &Arc<dyn Image>, range: Range<u64>, deepest: u32) -> Result<Vec<Link>, BlockError> {
     let mut out = Vec::new();
     walk(image, range, 0, deepest, &mut out)?;
     Ok(out)
@@ -62,7 +60,7 @@ fn walk(
 }
 
 /// Ranges of a part of a disk that may hold something other than zero.
-pub(crate) fn data_ranges(image: &Arc<dyn Image>, range: Range<u64>) -> Result<Vec<Range<u64>>, BlockError> {
+pub fn data_ranges(image: &Arc<dyn Image>, range: Range<u64>) -> Result<Vec<Range<u64>>, BlockError> {
     let mut out: Vec<Range<u64>> = Vec::new();
     for link in status(image, range, u32::MAX)?.iter().filter(|l| l.data()) {
         match out.last_mut() {
@@ -74,7 +72,7 @@ pub(crate) fn data_ranges(image: &Arc<dyn Image>, range: Range<u64>) -> Result<V
 }
 
 /// The images of a chain, topmost first.
-pub(crate) fn images(image: &Arc<dyn Image>) -> Vec<Arc<dyn Image>> {
+pub fn images(image: &Arc<dyn Image>) -> Vec<Arc<dyn Image>> {
     let mut all = vec![image.clone()];
     while let Some(below) = all.last().and_then(|i| i.backing()) {
         all.push(below);

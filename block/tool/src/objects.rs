@@ -1,0 +1,65 @@
+//! `--object`: credentials for TLS.
+
+use std::path::PathBuf;
+
+use block_formats::Options;
+use block_nbd::{TlsClient, TlsServer};
+
+use crate::args::Args;
+use crate::error::{ToolError, usage};
+
+/// The folders of all `tls-creds-x509` of one end, and whether the other end's certificate is wanted.
+fn credentials(args: &Args, end: &str) -> Result<Vec<(String, PathBuf, bool)>, ToolError> {
+    let mut out = Vec::new();
+    for text in args.all("object") {
+        let (kind, rest) = text.split_once(',').unwrap_or((text, ""));
+        let kind = kind.strip_prefix("qom-type=").unwrap_or(kind);
+        match kind {
+            "tls-creds-x509" => {}
+            "tls-creds-anon" | "tls-creds-psk" => {
+                return usage(format!("--object {kind}: not supported; there is: tls-creds-x509"));
+            }
+            _ => continue,
+        }
+        let keys = Options::parse(rest)?;
+        let known = ["id", "dir", "endpoint", "verify-peer", "priority"];
+        if let Some((key, _)) = keys.iter().find(|(k, _)| !known.contains(k)) {
+            return usage(format!("--object {kind}: unknown key '{key}'; there are: {}", known.join(", ")));
+        }
+        let (Some(id), Some(dir)) = (keys.text("id"), keys.text("dir")) else {
+            return usage(format!("--object {kind}: needs id= and dir="));
+        };
+        match keys.text("endpoint").unwrap_or("client") {
+            e @ ("client" | "server") if e != end => continue,
+            "client" | "server" => {}
+            other => return usage(format!("--object {kind}: endpoint={other}: expected client or server")),
+        }
+        out.push((id.to_owned(), PathBuf::from(dir), keys.switch("verify-peer")?.unwrap_or(true)));
+    }
+    Ok(out)
+}
+
+/// Whether an object is one that is looked at here.
+pub(crate) fn is_ours(text: &str) -> bool {
+    text.split(',').next().is_some_and(|k| k.strip_prefix("qom-type=").unwrap_or(k).starts_with("tls-creds-"))
+}
+
+/// A client's credentials by id.
+pub(crate) fn tls_clients(args: &Args) -> Result<Vec<(String, TlsClient)>, ToolError> {
+    let all = credentials(args, "client")?;
+    all.into_iter().map(|(id, dir, _)| Ok((id, TlsClient::open(&dir)?))).collect()
+}
+
+/// A server's credentials by id.
+pub(crate) fn tls_servers(args: &Args) -> Result<Vec<(String, TlsServer)>, ToolError> {
+    let all = credentials(args, "server")?;
+    all.into_iter().map(|(id, dir, verify)| Ok((id, TlsServer::open(&dir, verify)?))).collect()
+}
+
+/// The one of an id.
+pub(crate) fn find<T: Clone>(all: &[(String, T)], id: &str) -> Result<T, ToolError> {
+    match all.iter().find(|(name, _)| name == id) {
+        Some((_, found)) => Ok(found.clone()),
+        None => usage(format!("--tls-creds {id}: no --object tls-creds-x509 of this end has that id")),
+    }
+}
