@@ -4,8 +4,8 @@ use device::DeviceKind;
 
 /// All device kinds, sorted by name.
 pub(crate) fn all() -> Vec<DeviceKind> {
-    let families: [&[DeviceKind]; 6] =
-        [serial::KINDS, timer::KINDS, input::KINDS, intc::KINDS, misc::KINDS, virtio()];
+    let families: [&[DeviceKind]; 7] =
+        [serial::KINDS, timer::KINDS, display::KINDS, input::KINDS, intc::KINDS, misc::KINDS, virtio()];
     let mut all: Vec<DeviceKind> = families.concat();
     all.sort_by_key(|k| k.kind);
     all

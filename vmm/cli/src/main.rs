@@ -8,6 +8,7 @@ mod accels;
 mod backends;
 mod balloon;
 mod chardevs;
+mod console;
 mod devices;
 mod firmware;
 mod guests;

@@ -9,9 +9,9 @@ use accel::{DebugConfig, DebugEvent};
 use control::config::{Blockdev, Chardev, DeviceConfig, Netdev, ObjectConfig};
 use control::gdb::{DebugTarget, StopListener};
 use control::vm::{
-    BlockInfo, BlockStats, ChardevInfo, CpuInfo, CpuModelInfo, Event, EventBus, IothreadInfo, MachineInfo,
-    MediumInfo, MemdevInfo, MemorySpace, MigrationInfo, MigrationLimits, QomProperty, QomType, RunState,
-    SnapshotInfo, Vm, VmError, VmInfo,
+    BlockInfo, BlockStats, ChardevInfo, CpuInfo, CpuModelInfo, Event, EventBus, InputEvent, IothreadInfo,
+    KeyId, MachineInfo, MediumInfo, MemdevInfo, MemorySpace, MigrationInfo, MigrationLimits, QomProperty,
+    QomType, RunState, SnapshotInfo, Vm, VmError, VmInfo,
 };
 use guest_memory::PAGE_SIZE;
 use machine::{Machine, snapshot};
@@ -22,7 +22,7 @@ use crate::backends::Backends;
 use crate::chardevs::Chars;
 use crate::launch::Launched;
 use crate::migration::{self, Migration};
-use crate::{balloon, host, list, qom};
+use crate::{balloon, console, host, list, qom};
 
 type Answer<T> = Result<T, VmError>;
 
@@ -63,6 +63,7 @@ pub(crate) struct RheaVm {
     /// Name of the CPU model.
     pub(crate) cpu_model: String,
     memdev: MemdevInfo,
+    typist: console::Typist,
     /// Host threads of the vCPUs.
     threads: Vec<u64>,
 }
@@ -132,6 +133,7 @@ impl RheaVm {
             boot: [text(&config.kernel), text(&config.initrd), text(&config.append)],
             cpu_model: launched.cpu_model.clone(),
             memdev,
+            typist: console::Typist::new(&launched.machine),
             threads,
             state: Mutex::new(state),
             events: EventBus::new(),
@@ -414,6 +416,7 @@ impl Vm for RheaVm {
             "qtree" => Ok(self.machine.graph().to_owned()),
             "jit" => Ok(self.machine.partition().stats()),
             "network" => Ok(self.backends.lock().nets.report()),
+            "screen" => console::text(&self.machine),
             "usernet" => Ok(String::new()),
             "qom-tree" => {
                 let mut out = String::new();
@@ -541,6 +544,18 @@ impl Vm for RheaVm {
 
     fn object_del(&self, id: &str) -> Answer<()> {
         self.backends.lock().objects.remove(id).map_err(failed)
+    }
+
+    fn send_keys(&self, keys: &[KeyId], hold_ms: u64) -> Answer<()> {
+        self.typist.press(keys, hold_ms)
+    }
+
+    fn input(&self, events: &[InputEvent]) -> Answer<()> {
+        console::input(&self.machine, events)
+    }
+
+    fn screendump(&self, file: &str, format: &str) -> Answer<()> {
+        console::screendump(&self.machine, file, format)
     }
 
     fn migrate(&self, uri: &str) -> Answer<()> {

@@ -182,6 +182,22 @@ impl Vm for FakeVm {
         }
     }
 
+    fn send_keys(&self, keys: &[KeyId], hold_ms: u64) -> Result<(), VmError> {
+        let keys: Vec<String> = keys.iter().map(KeyId::to_string).collect();
+        self.called(format!("keys {} {hold_ms}", keys.join(" ")));
+        Ok(())
+    }
+
+    fn input(&self, events: &[InputEvent]) -> Result<(), VmError> {
+        self.called(format!("input {events:?}"));
+        Ok(())
+    }
+
+    fn screendump(&self, file: &str, format: &str) -> Result<(), VmError> {
+        self.called(format!("screendump {file} {format}"));
+        Ok(())
+    }
+
     fn chardevs(&self) -> Vec<ChardevInfo> {
         vec![ChardevInfo {
             label: "serial0".into(),

@@ -119,8 +119,11 @@ impl Vga {
     fn sixteen(&self) -> [u32; 16] {
         let a = &self.r.attribute;
         std::array::from_fn(|i| {
-            let index =
-                if a[0x10] & 0x80 != 0 { a[0x14] << 4 | a[i] & 15 } else { a[0x14] << 4 & 0xc0 | a[i] & 0x3f };
+            let index = if a[0x10] & 0x80 != 0 {
+                a[0x14] << 4 | a[i] & 15
+            } else {
+                a[0x14] << 4 & 0xc0 | a[i] & 0x3f
+            };
             self.colour(index)
         })
     }
@@ -303,9 +306,9 @@ impl<'a> Painter<'a> {
         // Bits of the two selectors: 16, 32 and 8 KiB steps, in this order of significance.
         let fonts = [font(0, 1, 4), font(2, 3, 5)];
         let blink = vga.r.attribute[0x10] & 8 != 0;
-        let cursor = vga.cursor().filter(|(_, first, last)| {
-            (u32::from(*first)..=u32::from(*last)).contains(&glyph_line)
-        });
+        let cursor = vga
+            .cursor()
+            .filter(|(_, first, last)| (u32::from(*first)..=u32::from(*last)).contains(&glyph_line));
         let first_cell = position.base / 4;
         for (i, (cell, out)) in bytes.chunks_exact(4).zip(line.chunks_mut(width)).enumerate() {
             let (code, attribute) = (cell[0], cell[1]);
@@ -317,8 +320,7 @@ impl<'a> Painter<'a> {
                 glyph = 0xff;
             }
             let back = attribute >> 4 & if blink { 7 } else { 15 };
-            let (fore, back) =
-                (self.sixteen[usize::from(attribute & 15)], self.sixteen[usize::from(back)]);
+            let (fore, back) = (self.sixteen[usize::from(attribute & 15)], self.sixteen[usize::from(back)]);
             for (x, pixel) in out.iter_mut().enumerate() {
                 // The ninth column goes on with the eighth for line drawing characters.
                 let extends = vga.r.attribute[0x10] & 4 != 0 && (0xc0..=0xdf).contains(&code);

@@ -55,6 +55,7 @@ subjects! {
     "qom-tree" "the composition tree" |c, a| c.control.vm.report("qom-tree", a);
     "registers" "registers of the chosen vCPU; -a for all vCPUs" registers;
     "roms" "what was loaded into memory before the start" |c, a| c.control.vm.report("roms", a);
+    "screen" "the text on a display that shows text" |c, a| c.control.vm.report("screen", a);
     "snapshots" "saved machines" |c, _| snapshots(c);
     "status" "run state" |c, _| {
         let status = c.control.vm.status();

@@ -6,6 +6,7 @@
 mod backends;
 mod expr;
 mod info;
+mod input;
 mod memory;
 mod readline;
 mod session;
@@ -88,7 +89,10 @@ commands! {
     "migrate_cancel" "" "end a migration under way" |c| done(c.control.vm.migrate_cancel());
     "migrate_incoming" "uri" "go on with -incoming defer" |c| done(c.control.vm.migrate_incoming(one(c.args, "uri")?));
     "migrate_set_parameter" "name value" "set max-bandwidth (MiB/s) or downtime-limit (ms)" backends::set_parameter;
-    "screendump" "file" "save the picture of a display" |c| done(c.control.vm.screendump(one(c.args, "file")?));
+    "screendump" "file [-f ppm|png]" "save the picture of a display" input::screendump;
+    "sendkey" "keys [hold]" "press keys joined by '-' together, for so many milliseconds" input::sendkey;
+    "mouse_move" "dx dy [dz]" "move the mouse, turn its wheel" input::mouse_move;
+    "mouse_button" "state" "press buttons: left 1, middle 2, right 4, added up" input::mouse_button;
     "qom-set" "path property value" "set a property of an object" info::qom_set;
     "qom-list" "path" "list children and properties of an object" info::qom_list;
     "qom-get" "path property" "show a property of an object" info::qom_get;

@@ -143,3 +143,25 @@ fn random_keys_never_panic() {
     assert!(run(&c, 0, &"(".repeat(4000)).starts_with("unknown"));
     assert!(run(&c, 0, &format!("p {}", "(".repeat(4000))).contains("nested too deeply"));
 }
+
+#[test]
+fn keyboard_mouse_and_screen() {
+    let (vm, c) = control();
+    for (line, call) in [
+        ("sendkey ctrl-alt-delete", "keys ctrl alt delete 100"),
+        ("sendkey 0x1e 20", "keys 0x1e 20"),
+        ("screendump /tmp/x", "screendump /tmp/x ppm"),
+        ("screendump /tmp/x -f png", "screendump /tmp/x png"),
+        ("mouse_move 3 -4", "input [Move { dx: 3, dy: -4 }]"),
+    ] {
+        assert_eq!((run(&c, 0, line), vm.calls()), (String::new(), vec![call.to_owned()]), "{line}");
+    }
+    run(&c, 0, "mouse_button 5");
+    assert!(vm.calls()[0].contains("{ button: \"right\", down: true }"));
+    for bad in
+        ["sendkey", "sendkey a b", "mouse_move 1", "mouse_button x", "screendump", "screendump a b c d"]
+    {
+        assert!(run(&c, 0, bad).starts_with("Error: "), "{bad}");
+    }
+    assert_eq!(vm.calls(), [] as [String; 0]);
+}

@@ -1,6 +1,6 @@
 //! QMP's commands: one table with the arguments of each and what it does.
 
-use super::{QmpError, backends, base64, block, migrate, schema, version};
+use super::{QmpError, backends, base64, block, input, migrate, schema, version};
 use crate::config::{ChardevKind, DeviceConfig, Props};
 use crate::hmp;
 use crate::monitor::Control;
@@ -181,9 +181,9 @@ commands! {
     "chardev-remove" ("id" ! Text) |c, a| done(c.vm.chardev_remove(text(a, "id"))?);
     "object-add" ("qom-type" ! Text, "id" ! Text, "" ? Rest) backends::object_add;
     "object-del" ("id" ! Text) |c, a| done(c.vm.object_del(text(a, "id"))?);
-    "screendump" ("filename" ! Text, "device" ? Text, "head" ? Number, "format" ? Text) |c, a| {
-        done(c.vm.screendump(text(a, "filename"))?)
-    };
+    "screendump" ("filename" ! Text, "device" ? Text, "head" ? Number, "format" ? Text) input::screendump;
+    "send-key" ("keys" ! List, "hold-time" ? Number) input::send_key;
+    "input-send-event" ("device" ? Text, "head" ? Number, "events" ! List) input::send_event;
     "migrate" ("uri" ? Text, "channels" ? List, "detach" ? Bool, "resume" ? Bool) migrate::migrate;
     "migrate_cancel" () |c, _| done(c.vm.migrate_cancel()?);
     "migrate-incoming" ("uri" ? Text, "channels" ? List, "exit-on-error" ? Bool) migrate::incoming;

@@ -7,6 +7,7 @@ mod backends;
 mod base64;
 mod block;
 mod commands;
+mod input;
 mod jobs;
 pub(crate) mod json;
 mod migrate;
@@ -14,6 +15,7 @@ mod schema;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use input::HOLD_MS;
 pub use jobs::Jobs;
 
 use crate::monitor::{Control, Session as Monitor};

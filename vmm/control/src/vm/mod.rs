@@ -6,6 +6,7 @@
 
 mod event;
 mod info;
+mod input;
 
 pub(crate) use event::EVENT_NAMES;
 pub use event::{Event, EventBus};
@@ -14,6 +15,8 @@ pub use info::{
     MemdevInfo, MemorySpace, MigrationInfo, MigrationLimits, QomProperty, QomType, RunState, SnapshotInfo,
     VmInfo,
 };
+
+pub use input::{InputEvent, KeyId};
 
 use crate::config::{Blockdev, Chardev, DeviceConfig, Netdev, ObjectConfig};
 use serde_json::Value;
@@ -247,9 +250,20 @@ pub trait Vm: Send + Sync {
     fn object_del(&self, id: &str) -> Answer<()> {
         Err(VmError::Failed(format!("object '{id}' not found")))
     }
-    /// Saves the picture of a display.
-    fn screendump(&self, file: &str) -> Answer<()> {
-        let _ = file;
+    /// Presses keys one after the other, and lets them up in reverse after so many milliseconds. Returns at once;
+    /// what follows waits.
+    fn send_keys(&self, keys: &[KeyId], hold_ms: u64) -> Answer<()> {
+        let _ = (keys, hold_ms);
+        Err(VmError::Failed("There is no keyboard".into()))
+    }
+    /// What a user does, at once.
+    fn input(&self, events: &[InputEvent]) -> Answer<()> {
+        let _ = events;
+        Err(VmError::Failed("There is no keyboard or mouse".into()))
+    }
+    /// Saves the picture of a display, in the format of this name.
+    fn screendump(&self, file: &str, format: &str) -> Answer<()> {
+        let _ = (file, format);
         Err(VmError::Failed("There is no console to take a screendump from".into()))
     }
 
