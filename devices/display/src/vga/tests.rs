@@ -229,7 +229,7 @@ fn vbe_modes_and_banks() {
     // The same registers in the MMIO window.
     assert_eq!((b.read(3, 0x502, 2), b.read(3, 0x506, 2), b.read(3, 0x604, 4)), (64, 16, 0x1e1e_1e1e));
     b.write(3, 0x508, 2, 0);
-    assert_eq!(vga(&b, |v| v.vbe.is_on()), false);
+    assert!(!vga(&b, |v| v.vbe.is_on()));
     b.write(3, 0x408, 1, 7);
     assert_eq!(b.read(1, 0x18, 1), 7, "the DAC's index");
 }
