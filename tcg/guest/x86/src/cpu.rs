@@ -78,6 +78,8 @@ const IMPLEMENTED: &[&str] = &[
     "rdseed",
     "rdpid",
     "xsave",
+    "xsaveopt",
+    "xsavec",
     "xgetbv1",
     "arat",
     "x2apic",
@@ -141,6 +143,7 @@ features! {
     fsgsbase "fsgsbase"
     pcid "pcid"
     xsave "xsave"
+    xsavec "xsavec"
     smep "smep"
     smap "smap"
     syscall "syscall"

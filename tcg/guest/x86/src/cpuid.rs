@@ -57,6 +57,11 @@ pub(crate) fn xsave_size(mask: u64) -> u32 {
     COMPONENTS.iter().filter(|(n, ..)| mask >> n & 1 != 0).map(|(_, at, len)| at + len).fold(576, u32::max)
 }
 
+/// Bytes of the compacted area.
+fn xsave_compact_size(mask: u64) -> u32 {
+    576 + COMPONENTS.iter().filter(|(n, ..)| mask >> n & 1 != 0).map(|(.., len)| len).sum::<u32>()
+}
+
 /// Offset of a component in the standard area, and its size.
 pub(crate) fn xsave_component(n: u32) -> Option<(u32, u32)> {
     COMPONENTS.iter().find(|(c, ..)| *c == n).map(|(_, at, len)| (*at, *len))
@@ -111,7 +116,7 @@ pub(crate) fn leaf(m: &Model, s: &Cpu, leaf: u32, subleaf: u32) -> Leaf {
             let mask = xcr0_mask(m);
             match subleaf {
                 0 => [mask as u32, xsave_size(s.xcr0), xsave_size(mask), (mask >> 32) as u32],
-                1 => [bits(13, 1, Register::Eax), xsave_size(s.xcr0), 0, 0],
+                1 => [bits(13, 1, Register::Eax), xsave_compact_size(s.xcr0), 0, 0],
                 n if n < 64 && mask >> n & 1 != 0 => match xsave_component(n) {
                     Some((at, len)) => [len, at, 0, 0],
                     None => [0; 4],

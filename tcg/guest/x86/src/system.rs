@@ -323,8 +323,9 @@ helpers! {
     Xgetbv "xgetbv" (n) -> I64
         reads SlotSet::None, writes SlotSet::None, effects RAISES;
         |cx| match n & 0xffff_ffff {
-            // With index 1: which components are in use. All may be.
-            0 | 1 => Ok(cx.state.xcr0),
+            0 => Ok(cx.state.xcr0),
+            // Which components are in use.
+            1 => Ok(cx.state.xcr0 & xsave::in_use(cx.state)),
             _ => gp(0),
         }
 
@@ -355,10 +356,10 @@ helpers! {
         reads SlotSet::All, writes SlotSet::All, effects RAISES_MEMORY.union(Effects::FP);
         |cx| xsave::fxrstor(cx, at, wide != 0).map(|()| 0)
 
-    /// XSAVE.
-    Xsave "xsave" (at, wide) -> Void
+    /// XSAVE, XSAVEOPT and XSAVEC. `how`: "64-bit form", and which from bit 1 on.
+    Xsave "xsave" (at, how) -> Void
         reads SlotSet::All, writes SlotSet::None, effects RAISES_MEMORY.union(Effects::FP);
-        |cx| xsave::xsave(cx, at, wide != 0).map(|()| 0)
+        |cx| xsave::xsave(cx, at, how & 1 != 0, xsave::Form::from_bits(how >> 1)).map(|()| 0)
 
     /// XRSTOR.
     Xrstor "xrstor" (at, wide) -> Void

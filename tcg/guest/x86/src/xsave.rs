@@ -211,42 +211,103 @@ fn set_component(s: &mut Cpu, n: u32, image: &[u8]) {
     }
 }
 
-/// XSAVE in the standard form.
-pub(crate) fn xsave(cx: &mut Cx<'_, X86>, at: u64, wide: bool) -> Result<(), Trap> {
+/// Where components go, and whether those in their initial state are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// XSAVE.
+    Standard,
+    /// XSAVEOPT: what is in its initial state is not written.
+    Optimized,
+    /// XSAVEC: the same, and components follow each other.
+    Compact,
+}
+
+impl Form {
+    pub(crate) const fn from_bits(n: u64) -> Self {
+        match n {
+            0 => Self::Standard,
+            1 => Self::Optimized,
+            _ => Self::Compact,
+        }
+    }
+}
+
+/// Bit of XCOMP_BV that says that components follow each other.
+const COMPACTED: u64 = 1 << 63;
+const MXCSR_RESET: u32 = 0x1f80;
+
+/// Components that are not in their initial state (XINUSE).
+pub(crate) fn in_use(s: &Cpu) -> u64 {
+    let any = |on: bool, n: u32| u64::from(on) << n;
+    any(s.x87 != X87::default(), 0)
+        | any(s.xmm[..16] != [[0; 2]; 16], 1)
+        | any(s.ymmh[..16] != [[0; 2]; 16], 2)
+        | any(s.opmask != [0; 8], 5)
+        | any(s.zmmh[..16] != [[0; 4]; 16], 6)
+        | any(s.xmm[16..] != [[0; 2]; 16] || s.ymmh[16..] != [[0; 2]; 16] || s.zmmh[16..] != [[0; 4]; 16], 7)
+        | any(s.pkru != 0, 9)
+}
+
+/// Components of `mask` beyond the legacy area: number, offset and size in whole words of 16 bytes.
+fn layout(mask: u64, compact: Option<u64>) -> Vec<(u32, u64, usize)> {
+    let mut next = (LEGACY + 64) as u64;
+    let mut all = Vec::new();
+    for n in 2..10 {
+        let Some((offset, len)) = cpuid::xsave_component(n) else { continue };
+        let at = match compact {
+            Some(present) if present >> n & 1 != 0 => {
+                next += u64::from(len);
+                next - u64::from(len)
+            }
+            _ => u64::from(offset),
+        };
+        if mask >> n & 1 != 0 {
+            all.push((n, at, (len as usize).next_multiple_of(16)));
+        }
+    }
+    all
+}
+
+/// XSAVE and its kin.
+pub(crate) fn xsave(cx: &mut Cx<'_, X86>, at: u64, wide: bool, form: Form) -> Result<(), Trap> {
     if at & 63 != 0 {
         return gp();
     }
     let rfbm = requested(cx.state);
+    let control = mxcsr(cx);
+    let mut used = rfbm & in_use(cx.state);
+    if form == Form::Compact && control != MXCSR_RESET {
+        // There MXCSR is a part of the component.
+        used |= rfbm & 2;
+    }
+    let written = if form == Form::Standard { rfbm } else { used };
     let mut image = [0; LEGACY + 64];
     read_bytes(cx, at, &mut image)?;
-    if rfbm & 1 != 0 {
+    if written & 1 != 0 {
         put_x87(&cx.state.x87, &mut image, wide);
     }
-    if rfbm & 6 != 0 {
-        let v = mxcsr(cx);
-        put(&mut image, 24, u64::from(v), 4);
+    if if form == Form::Compact { used & 2 != 0 } else { rfbm & 6 != 0 } {
+        put(&mut image, 24, u64::from(control), 4);
         put(&mut image, 28, u64::from(MXCSR_MASK), 4);
     }
-    if rfbm & 2 != 0 {
+    if written & 2 != 0 {
         put_xmm(cx.state, &mut image);
     }
-    let old = take(&image, LEGACY, 8);
-    put(&mut image, LEGACY, old & !rfbm | rfbm, 8);
+    let old = if form == Form::Compact { 0 } else { take(&image, LEGACY, 8) & !rfbm };
+    put(&mut image, LEGACY, old | used, 8);
+    if form == Form::Compact {
+        put(&mut image, LEGACY + 8, rfbm | COMPACTED, 8);
+    }
     write_bytes(cx, at, &image)?;
-    for n in 2..10 {
-        if rfbm >> n & 1 != 0
-            && let Some((offset, len)) = cpuid::xsave_component(n)
-        {
-            let mut part = [0; 1024];
-            let len = (len as usize).next_multiple_of(16);
-            component(cx.state, n, &mut part[..len]);
-            write_bytes(cx, at.wrapping_add(u64::from(offset)), &part[..len])?;
-        }
+    for (n, offset, len) in layout(written, (form == Form::Compact).then_some(rfbm)) {
+        let mut part = [0; 1024];
+        component(cx.state, n, &mut part[..len]);
+        write_bytes(cx, at.wrapping_add(offset), &part[..len])?;
     }
     Ok(())
 }
 
-/// XRSTOR in the standard form.
+/// XRSTOR in both forms.
 pub(crate) fn xrstor(cx: &mut Cx<'_, X86>, at: u64, wide: bool) -> Result<(), Trap> {
     if at & 63 != 0 {
         return gp();
@@ -254,25 +315,30 @@ pub(crate) fn xrstor(cx: &mut Cx<'_, X86>, at: u64, wide: bool) -> Result<(), Tr
     let rfbm = requested(cx.state);
     let mut image = [0; LEGACY + 64];
     read_bytes(cx, at, &mut image)?;
-    let bv = take(&image, LEGACY, 8);
-    let rest = (1..8).any(|n| take(&image, LEGACY + 8 * n, 8) != 0);
-    if bv & !cx.state.xcr0 != 0 || rest {
+    let (bv, comp) = (take(&image, LEGACY, 8), take(&image, LEGACY + 8, 8));
+    let compact = comp & COMPACTED != 0 && cx.guest().model().has().xsavec;
+    let reserved = |from: usize| (from..64).step_by(8).any(|n| take(&image, LEGACY + n, 8) != 0);
+    let present = comp & !COMPACTED;
+    let bad = if compact {
+        present & !cx.state.xcr0 != 0 || bv & !present != 0 || reserved(16)
+    } else {
+        bv & !cx.state.xcr0 != 0 || reserved(8)
+    };
+    if bad {
         return gp();
     }
     let mut parts = Vec::new();
-    for n in 2..10 {
-        if rfbm >> n & 1 != 0
-            && let Some((offset, len)) = cpuid::xsave_component(n)
-        {
-            let mut part = [0; 1024];
-            let len = (len as usize).next_multiple_of(16);
-            if bv >> n & 1 != 0 {
-                read_bytes(cx, at.wrapping_add(u64::from(offset)), &mut part[..len])?;
-            }
-            parts.push((n, part));
+    for (n, offset, len) in layout(rfbm, compact.then_some(present)) {
+        let mut part = [0; 1024];
+        if bv >> n & 1 != 0 {
+            read_bytes(cx, at.wrapping_add(offset), &mut part[..len])?;
         }
+        parts.push((n, part));
     }
-    if rfbm & 6 != 0 {
+    if compact && rfbm & 2 != 0 {
+        let v = if bv & 2 != 0 { take(&image, 24, 4) as u32 } else { MXCSR_RESET };
+        set_mxcsr(cx, v)?;
+    } else if !compact && rfbm & 6 != 0 {
         set_mxcsr(cx, take(&image, 24, 4) as u32)?;
     }
     if rfbm & 1 != 0 {
@@ -292,4 +358,17 @@ pub(crate) fn xrstor(cx: &mut Cx<'_, X86>, at: u64, wide: bool) -> Result<(), Tr
         set_component(cx.state, *n, part);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn components_follow_each_other_in_the_compacted_form() {
+        assert_eq!(layout(0xe4, None), [(2, 576, 256), (5, 1088, 64), (6, 1152, 512), (7, 1664, 1024)]);
+        assert_eq!(layout(0xe4, Some(0xe7)), [(2, 576, 256), (5, 832, 64), (6, 896, 512), (7, 1408, 1024)]);
+        // What is not asked for keeps its place.
+        assert_eq!(layout(0xc0, Some(0xe7)), [(6, 896, 512), (7, 1408, 1024)]);
+    }
 }

@@ -250,6 +250,49 @@ fn random_avx_instructions_agree_with_the_host() {
     compare(Kind::Vex, 2500, 250);
 }
 
+/// State is saved in each form, cleared and restored.
+#[test]
+fn saved_state_agrees_with_the_host() {
+    let Ok(host) = Host::new() else { return println!("SKIPPED: the low address is not free on this host") };
+    if !has("avx2") || !std::is_x86_feature_detected!("xsavec") || !std::is_x86_feature_detected!("xsaveopt")
+    {
+        return println!("SKIPPED: this host has no XSAVEC");
+    }
+    let mut rng = Rng(0x5a5a);
+    for backend in ["interp", "jit"] {
+        let mut rig = Rig::new("max", backend);
+        // xsave, xsaveopt, xsavec [r14+0x800]; x87's pointers differ, so that only SSE and AVX are asked for.
+        for save in [&[0x41, 0x0f, 0xae, 0xa6][..], &[0x41, 0x0f, 0xae, 0xb6], &[0x41, 0x0f, 0xc7, 0xa6]] {
+            for (saved, restored) in [(6, 6), (6, 2), (6, 4), (2, 6), (4, 6)] {
+                let mut code = vec![0xb8, saved, 0, 0, 0, 0x31, 0xd2];
+                code.extend(save);
+                code.extend([0, 8, 0, 0, 0xb8, restored, 0, 0, 0, 0xc5, 0xfc, 0x77]);
+                // xrstor [r14+0x800]
+                code.extend([0x41, 0x0f, 0xae, 0xae, 0, 8, 0, 0]);
+                let code = wrapped(&code);
+                let mut regs: Registers = std::array::from_fn(|_| rng.value());
+                regs[14] = DATA + 0x400;
+                regs[FLAGS] = 0x202;
+                let mut data: Vec<u8> = (0..DATA_SIZE / 8).flat_map(|_| rng.next().to_le_bytes()).collect();
+                let at = 0x400 + MXCSR as usize;
+                data[at..at + 8].copy_from_slice(&[0x80, 0x3f, 0, 0, 0x80, 0x1f, 0, 0]);
+                // The legacy area's MXCSR, and the header.
+                data[0xc18..0xc1c].copy_from_slice(&[0x80, 0x1f, 0, 0]);
+                data[0xe00..0xe40].fill(0);
+                host.write(&data);
+                let mut want = regs;
+                host.run(&code, &mut want);
+                let want_data = host.read();
+                let (_, got) = run(&mut rig, &code, &regs, &data);
+                // Registers 8 to 15 are whatever they are.
+                let ours = |n: &usize| !(0xd20..0xda0).contains(n) && !(0xec0..0xf40).contains(n);
+                let byte = (0..DATA_SIZE).filter(ours).find(|n| got[*n] != want_data[*n]);
+                assert_eq!(byte, None, "{backend} {save:x?} {saved} {restored}");
+            }
+        }
+    }
+}
+
 /// Runs random instructions of a kind on both; at least `least` different ones are met in `cases`.
 fn compare(kind: Kind, cases: u64, least: usize) {
     let host = match Host::new() {

@@ -216,8 +216,10 @@ impl Translator<'_, '_> {
             M::Xgetbv | M::Xsetbv => self.xcr(m == M::Xgetbv),
             M::Fxsave | M::Fxsave64 => self.save_area::<Fxsave>(512, m == M::Fxsave64, true),
             M::Fxrstor | M::Fxrstor64 => self.save_area::<Fxrstor>(512, m == M::Fxrstor64, false),
-            M::Xsave | M::Xsave64 => self.save_xsave::<Xsave>(m == M::Xsave64, true),
-            M::Xrstor | M::Xrstor64 => self.save_xsave::<Xrstor>(m == M::Xrstor64, false),
+            M::Xsave | M::Xsave64 => self.save_xsave::<Xsave>(m == M::Xsave64, 0, true),
+            M::Xsaveopt | M::Xsaveopt64 => self.save_xsave::<Xsave>(m == M::Xsaveopt64, 1, true),
+            M::Xsavec | M::Xsavec64 => self.save_xsave::<Xsave>(m == M::Xsavec64, 2, true),
+            M::Xrstor | M::Xrstor64 => self.save_xsave::<Xrstor>(m == M::Xrstor64, 0, false),
             _ => return false,
         }
         true
@@ -402,7 +404,7 @@ impl Translator<'_, '_> {
         }
     }
 
-    fn save_xsave<H: Numbered>(&mut self, wide: bool, write: bool) {
+    fn save_xsave<H: Numbered>(&mut self, wide: bool, form: u64, write: bool) {
         if !self.mode.osxsave {
             self.undefined();
             return;
@@ -413,7 +415,7 @@ impl Translator<'_, '_> {
         }
         let ea = self.ea_sized(576, write);
         let at = self.ea_value(&ea);
-        let wide = self.b.iconst(Type::I64, u64::from(wide));
+        let wide = self.b.iconst(Type::I64, u64::from(wide) | form << 1);
         self.call::<H>(&[at, wide]);
         if !write {
             self.flow = Flow::NewKey;
