@@ -281,6 +281,9 @@ named_enum! {
         Muls = "muls",
         /// Packed [`FlagBits`] in `a`.
         Bits = "bits",
+        /// Floats compared whose bits are `a` and `b`, binary64 if the type is i64, else binary32: C is less, Z equal, and
+        /// C, Z and P are set if they cannot be compared. Bit 0 of `c`: denormals count as zeros. Nothing is raised.
+        Compare = "compare",
     }
 }
 

@@ -48,6 +48,7 @@ pub fn bits(record: &[u64; 4]) -> u64 {
             (a, over, over, false)
         }
         FlagKind::Bits => return a & 0x3f,
+        FlagKind::Compare => return compare(ty == Type::I64, a, b, carry != 0),
     };
     (u64::from(cf) * FlagBits::C)
         | (u64::from(r == 0) * FlagBits::Z)
@@ -55,6 +56,22 @@ pub fn bits(record: &[u64; 4]) -> u64 {
         | (u64::from(vf) * FlagBits::V)
         | (u64::from((r as u8).count_ones() & 1 == 0) * FlagBits::P)
         | (u64::from(af) * FlagBits::A)
+}
+
+/// Floats that are less, equal, or cannot be compared.
+fn compare(double: bool, a: u64, b: u64, daz: bool) -> u64 {
+    let number = |v: u64| if double { f64::from_bits(v) } else { f64::from(f32::from_bits(v as u32)) };
+    let subnormal = |v: u64| {
+        let (exponent, fraction) = if double { (0x7ff << 52, (1 << 52) - 1) } else { (0xff << 23, (1 << 23) - 1) };
+        v & exponent == 0 && v & fraction != 0
+    };
+    let operand = |v: u64| if daz && subnormal(v) { 0.0 } else { number(v) };
+    match operand(a).partial_cmp(&operand(b)) {
+        Some(std::cmp::Ordering::Less) => FlagBits::C,
+        Some(std::cmp::Ordering::Equal) => FlagBits::Z,
+        Some(std::cmp::Ordering::Greater) => 0,
+        None => FlagBits::C | FlagBits::Z | FlagBits::P,
+    }
 }
 
 /// Shifts: a count of 0 leaves `a` with C clear, one above the width shifts everything out with the last carry of an

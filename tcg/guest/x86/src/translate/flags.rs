@@ -276,6 +276,7 @@ impl Translator<'_, '_> {
                 Some(self.b.setcc(Type::I8, c, r.b, neutral))
             }
             FlagKind::Bits => Some(self.cond_of_bits(r.a, cond)),
+            FlagKind::Compare => self.compared_floats(cond, [r.a, r.b, r.c]),
             _ => None,
         }
     }

@@ -97,6 +97,11 @@ pub(crate) struct Rig {
 impl Rig {
     /// A vCPU of model `cpu` on `backend` (`interp` or `jit`).
     pub(crate) fn new(cpu: &str, backend: &str) -> Self {
+        Self::logged(cpu, backend, LogSink::none())
+    }
+
+    /// The same with a log.
+    pub(crate) fn logged(cpu: &str, backend: &str, log: LogSink) -> Self {
         let space = AddressSpace::memory(Unassigned::Fault);
         let block = RamBlock::anonymous("ram", RAM_SIZE).unwrap();
         space.add(Region::ram("ram", block).at(0)).unwrap();
@@ -111,7 +116,7 @@ impl Rig {
             clock: clock.clone(),
             timebase_hz: 0,
             properties: vec![("backend".to_owned(), backend.to_owned())],
-            log: LogSink::none(),
+            log,
         };
         let partition = Tcg::<X86>::new().create(config).unwrap();
         let binder = partition.take_vcpus().remove(0);

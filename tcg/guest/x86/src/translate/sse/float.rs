@@ -4,7 +4,7 @@
 //! is seen before it writes its result.
 
 use iced_x86::Mnemonic;
-use tcg_ir::{Cond, FpAttr, Lane, MinMax, Op, Rounding, Type, Value, VecFn};
+use tcg_ir::{FpAttr, Lane, MinMax, Op, Rounding, Type, Value, VecFn};
 
 use super::super::Translator;
 use crate::{
@@ -306,13 +306,5 @@ impl Translator<'_, '_> {
             self.unary_float(shape, attr, Op::Frint, Op::Vfrint);
         }
         true
-    }
-
-    /// A condition as an i64, for flags.
-    pub(super) fn flag_if(&mut self, cond: Value, bit: u64) -> Value {
-        let zero = self.b.iconst(Type::I64, 0);
-        let v = self.b.setcc(Type::I64, Cond::Ne, cond, zero);
-        let n = self.b.iconst(Type::I64, bit);
-        self.b.shl(v, n)
     }
 }
