@@ -62,7 +62,8 @@ pub fn bits(record: &[u64; 4]) -> u64 {
 fn compare(double: bool, a: u64, b: u64, daz: bool) -> u64 {
     let number = |v: u64| if double { f64::from_bits(v) } else { f64::from(f32::from_bits(v as u32)) };
     let subnormal = |v: u64| {
-        let (exponent, fraction) = if double { (0x7ff << 52, (1 << 52) - 1) } else { (0xff << 23, (1 << 23) - 1) };
+        let (exponent, fraction) =
+            if double { (0x7ff << 52, (1 << 52) - 1) } else { (0xff << 23, (1 << 23) - 1) };
         v & exponent == 0 && v & fraction != 0
     };
     let operand = |v: u64| if daz && subnormal(v) { 0.0 } else { number(v) };
