@@ -4,9 +4,13 @@ mod picture;
 mod vga;
 
 pub use picture::{PictureError, PictureFormat, write_picture};
-pub use vga::{Vga, VgaConfig};
+pub use vga::{IsaVgaConfig, Vga, VgaConfig};
 
 use device::DeviceKind;
+use pci::PciKind;
 
-/// All kinds of device in this crate.
-pub const KINDS: &[DeviceKind] = &[DeviceKind::of::<VgaConfig>()];
+/// All kinds of device in this crate, but for PCI functions.
+pub const KINDS: &[DeviceKind] = &[DeviceKind::of::<IsaVgaConfig>()];
+
+/// All PCI functions in this crate.
+pub const PCI_KINDS: &[PciKind] = &[PciKind::of::<VgaConfig>()];

@@ -1,28 +1,29 @@
 //! The standard VGA: IBM's VGA (Technical Reference, "Video Graphics Array") with the extensions of the Bochs VBE
 //! interface (`vbe_display_api.txt`) and QEMU's MMIO window (`docs/specs/standard-vga`).
 //!
-//! Region 0 is the window at 0xa0000, region 1 the ports from 0x3b0, region 2 those of the extensions from 0x1ce,
-//! region 3 the MMIO window. The frame buffer is RAM ([`Vga::frame_buffer`]), which boards with a bus that has room
-//! for it map as such.
+//! [`Vga`] is the card itself; on which bus it stands is [`isa`]'s and [`pci`]'s.
 //!
 //! Byte `p` of each group of four in that RAM is plane `p`, whatever the mode, so that text, planar and packed modes
 //! are views of one layout.
 
+mod isa;
 mod memory;
+mod pci;
 mod registers;
 mod render;
 mod state;
 mod vbe;
 
-use std::any::Any;
 use std::sync::Arc;
 
 use device::{
-    Access, AccessRule, BuildError, Clock, Device, DeviceConfig, Display, Rect, RegionSpec, ResetKind,
-    StateBlob, StateError, Surface, TextScreen, Wires, device_config, le_fill, le_value,
+    Access, AccessRule, BuildError, Clock, Display, Rect, RegionSpec, Surface, TextScreen, Wires, le_fill,
+    le_value,
 };
 use guest_memory::{DirtyClient, RamBlock};
 
+pub use self::isa::IsaVgaConfig;
+pub use self::pci::VgaConfig;
 use registers::Registers;
 use vbe::Vbe;
 
@@ -45,35 +46,6 @@ mod mmio {
 
 const LITTLE_ENDIAN: u32 = 0x1e1e_1e1e;
 
-device_config! {
-    /// Standard VGA.
-    #[derive(Clone, Debug, PartialEq, Eq)]
-    pub struct VgaConfig {
-        /// Video memory in MiB, a power of two; 0 for the 256 KiB of the original.
-        pub vgamem_mb: u32 = 16,
-    }
-}
-
-impl DeviceConfig for VgaConfig {
-    const KIND: &'static str = "VGA";
-    const HELP: &'static str = "standard VGA with Bochs VBE";
-
-    fn regions(&self) -> Vec<RegionSpec> {
-        let window = AccessRule { min: 1, max: 4, unaligned: true };
-        let words = AccessRule { min: 1, max: 2, unaligned: true };
-        vec![
-            RegionSpec::new("window", WINDOW, window),
-            RegionSpec::new("ports", PORTS.1, AccessRule::BYTE),
-            RegionSpec::new("vbe", 4, words),
-            RegionSpec::new("mmio", MMIO, AccessRule::UP_TO_4),
-        ]
-    }
-
-    fn build(self, wires: &mut Wires) -> Result<Box<dyn Device>, BuildError> {
-        Ok(Box::new(Vga::new(&self, wires)?))
-    }
-}
-
 /// The card.
 pub struct Vga {
     vram: Arc<RamBlock>,
@@ -84,16 +56,58 @@ pub struct Vga {
     changed: bool,
 }
 
+/// Memory of the card, as the contract names it.
+const VRAM: &str = "vram";
+
+/// What of the card an access reaches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// The window at 0xa0000.
+    Window,
+    /// The ports from 0x3b0.
+    Ports,
+    /// The ports of the extensions, from 0x1ce.
+    Vbe,
+    /// The MMIO window.
+    Mmio,
+}
+
+impl Part {
+    /// The parts that have their place on every PC.
+    const LEGACY: [Part; 3] = [Part::Window, Part::Ports, Part::Vbe];
+
+    fn region(self) -> RegionSpec {
+        let window = AccessRule { min: 1, max: 4, unaligned: true };
+        let words = AccessRule { min: 1, max: 2, unaligned: true };
+        match self {
+            Part::Window => RegionSpec::new("window", WINDOW, window),
+            Part::Ports => RegionSpec::new("ports", PORTS.1, AccessRule::BYTE),
+            Part::Vbe => RegionSpec::new("vbe", 4, words),
+            Part::Mmio => RegionSpec::new("mmio", MMIO, AccessRule::UP_TO_4),
+        }
+    }
+}
+
+/// Bytes of video memory for so many MiB; nothing if that cannot be.
+fn memory_size(mb: u32) -> Option<u64> {
+    match mb {
+        0 => Some(256 << 10),
+        mb if mb.is_power_of_two() && mb <= 256 => Some(u64::from(mb) << 20),
+        _ => None,
+    }
+}
+
+/// The same, or some size: what cannot be is refused when the card is built.
+fn memory_or_default(mb: u32) -> u64 {
+    memory_size(mb).unwrap_or(16 << 20)
+}
+
 impl Vga {
     /// A card after power-on.
-    pub fn new(config: &VgaConfig, wires: &Wires) -> Result<Self, BuildError> {
-        let size = match config.vgamem_mb {
-            0 => 256 << 10,
-            mb if mb.is_power_of_two() && mb <= 256 => u64::from(mb) << 20,
-            _ => return Err(wires.bad_property("vgamem_mb", "expected 0 or a power of two up to 256")),
-        };
-        let vram = RamBlock::anonymous(format!("{}/vram", wires.path()), size)
-            .map_err(|e| wires.host_error(e.to_string()))?;
+    fn new(megabytes: u32, wires: &Wires) -> Result<Self, BuildError> {
+        let size = memory_size(megabytes)
+            .ok_or_else(|| wires.bad_property("vgamem_mb", "expected 0 or a power of two up to 256"))?;
+        let vram = wires.ram(VRAM)?;
         vram.dirty().start(DirtyClient::Display);
         let vbe = Vbe::new(size);
         Ok(Vga { vram, clock: wires.clock(), r: Registers::default(), vbe, changed: true })
@@ -141,59 +155,35 @@ impl Vga {
     }
 }
 
-impl Device for Vga {
-    fn read(&mut self, region: usize, offset: u64, data: &mut [u8]) -> Access {
-        match region {
-            0 => self.read_window(offset, data),
-            1 => le_fill(data, self.read_port(PORTS.0 + offset as u16).into()),
-            2 => le_fill(
-                data,
-                match offset {
-                    0 => self.vbe.index.into(),
-                    _ => self.vbe.read(self.vbe.index).into(),
-                },
-            ),
-            _ => return self.read_mmio(offset, data),
+impl Vga {
+    pub(crate) fn read_part(&mut self, part: Part, offset: u64, data: &mut [u8]) -> Access {
+        match part {
+            Part::Window => self.read_window(offset, data),
+            Part::Ports => le_fill(data, self.read_port(PORTS.0 + offset as u16).into()),
+            Part::Vbe if offset == 0 => le_fill(data, self.vbe.index.into()),
+            Part::Vbe => le_fill(data, self.vbe.read(self.vbe.index).into()),
+            Part::Mmio => return self.read_mmio(offset, data),
         }
         Access::Ok
     }
 
-    fn write(&mut self, region: usize, offset: u64, data: &[u8]) -> Access {
-        match (region, offset, data.len()) {
-            (0, ..) => self.write_window(offset, data),
-            (1, ..) => self.write_port(PORTS.0 + offset as u16, le_value(data) as u8),
-            (2, 0, _) => self.vbe.index = le_value(data) as u16,
-            (2, 1 | 2, 2) => self.write_vbe(self.vbe.index, le_value(data) as u16),
-            (2, ..) => return Access::BadSize,
-            _ => return self.write_mmio(offset, data),
+    pub(crate) fn write_part(&mut self, part: Part, offset: u64, data: &[u8]) -> Access {
+        match (part, offset, data.len()) {
+            (Part::Window, ..) => self.write_window(offset, data),
+            (Part::Ports, ..) => self.write_port(PORTS.0 + offset as u16, le_value(data) as u8),
+            (Part::Vbe, 0, _) => self.vbe.index = le_value(data) as u16,
+            (Part::Vbe, 1 | 2, 2) => self.write_vbe(self.vbe.index, le_value(data) as u16),
+            (Part::Vbe, ..) => return Access::BadSize,
+            (Part::Mmio, ..) => return self.write_mmio(offset, data),
         }
         Access::Ok
     }
 
-    fn reset(&mut self, kind: ResetKind) {
+    /// As after power-on, but for what is in memory.
+    pub(crate) fn restart(&mut self) {
         self.r = Registers::default();
         self.vbe = Vbe::new(self.vram.size());
         self.changed = true;
-        if kind == ResetKind::Cold {
-            // Cannot fail: it is the whole block.
-            let _ = self.vram.fill(0, self.vram.size(), 0);
-        }
-    }
-
-    fn save(&self) -> StateBlob {
-        self.save_state()
-    }
-
-    fn restore(&mut self, state: &StateBlob) -> Result<(), StateError> {
-        self.restore_state(state)
-    }
-
-    fn display(&mut self) -> Option<&mut dyn Display> {
-        Some(self)
-    }
-
-    fn as_any(&mut self) -> Option<&mut dyn Any> {
-        Some(self)
     }
 }
 

@@ -1,17 +1,10 @@
-//! Saved state of the VGA. Of video memory only pages that are not zero are saved.
+//! Saved state of the VGA. Its memory is saved with the machine's.
 
-use device::{Bytes, DeviceConfig, StateBlob, StateError};
+use device::{Bytes, StateBlob, StateError};
 
+use super::Vga;
 use super::registers::Registers;
 use super::vbe::Vbe;
-use super::{Vga, VgaConfig};
-
-const PAGE: usize = 4096;
-
-device::state! {
-    /// A page of video memory.
-    struct PageV1 { 1 => number: u32, 2 => data: Bytes }
-}
 
 device::state! {
     /// Version 1.
@@ -38,22 +31,11 @@ device::state! {
         20 => vbe_index: u16,
         21 => vbe: [u16; 10],
         22 => memory_size: u64,
-        23 => pages: Vec<PageV1>,
     }
 }
 
 impl Vga {
-    fn pages(&self) -> Vec<PageV1> {
-        let count = (self.vram.size() / PAGE as u64) as u32;
-        let page = |number: u32| {
-            let mut data = vec![0; PAGE];
-            let _ = self.vram.read(u64::from(number) * PAGE as u64, &mut data);
-            data.iter().any(|byte| *byte != 0).then_some(PageV1 { number, data: Bytes(data) })
-        };
-        (0..count).filter_map(page).collect()
-    }
-
-    pub(super) fn save_state(&self) -> StateBlob {
+    pub(super) fn save_state(&self, kind: &str) -> StateBlob {
         let (r, v) = (&self.r, &self.vbe);
         let state = V1 {
             misc: r.misc,
@@ -78,13 +60,12 @@ impl Vga {
             vbe_index: v.index,
             vbe: v.r,
             memory_size: self.vram.size(),
-            pages: self.pages(),
         };
-        StateBlob::new(VgaConfig::KIND, 1, &state)
+        StateBlob::new(kind, 1, &state)
     }
 
-    pub(super) fn restore_state(&mut self, state: &StateBlob) -> Result<(), StateError> {
-        let s: V1 = state.decode(VgaConfig::KIND, 1)?;
+    pub(super) fn restore_state(&mut self, kind: &str, state: &StateBlob) -> Result<(), StateError> {
+        let s: V1 = state.decode(kind, 1)?;
         let size = self.vram.size();
         if s.memory_size != size {
             let what = format!("expected {size} bytes, found {}", s.memory_size);
@@ -95,12 +76,6 @@ impl Vga {
         }
         StateError::at_most("dac_step", s.dac_step, 2)?;
         StateError::at_most("graphics_index", s.graphics_index, 15)?;
-        for page in &s.pages {
-            StateError::at_most("pages/number", u64::from(page.number), size / PAGE as u64 - 1)?;
-            if page.data.0.len() != PAGE {
-                return Err(StateError::new("pages/data", format!("expected {PAGE} bytes")));
-            }
-        }
         let mut vbe = Vbe::new(size);
         (vbe.index, vbe.r) = (s.vbe_index, s.vbe);
         if !vbe.is_sound() {
@@ -129,11 +104,6 @@ impl Vga {
             latch: s.latch,
         };
         self.changed = true;
-        // Cannot fail: the pages were checked.
-        let _ = self.vram.fill(0, size, 0);
-        for page in &s.pages {
-            let _ = self.vram.write(u64::from(page.number) * PAGE as u64, &page.data.0);
-        }
         Ok(())
     }
 }

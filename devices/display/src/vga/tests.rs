@@ -1,11 +1,13 @@
 //! Tests of the VGA: modes by their registers, write modes, VBE, pictures.
 
+use ::pci::Pci;
+use ::pci::test_bench::PciBench;
 use device::test_bench::{Bench, Rng, check, scramble};
 
 use super::*;
 
-fn bench() -> (Bench, VgaConfig) {
-    let config = VgaConfig { vgamem_mb: 1 };
+fn bench() -> (Bench, IsaVgaConfig) {
+    let config = IsaVgaConfig { vgamem_mb: 1 };
     (Bench::new(config.clone()), config)
 }
 
@@ -226,12 +228,24 @@ fn vbe_modes_and_banks() {
     vbe(&b, &[(4, 0), (1, 64), (2, 64), (3, 16), (4, 1)]);
     vga(&b, |v| v.frame_buffer().write(0, &0xf81fu16.to_le_bytes()).unwrap());
     assert_eq!(picture(&b).pixels[0], 0x00ff_00ff);
-    // The same registers in the MMIO window.
-    assert_eq!((b.read(3, 0x502, 2), b.read(3, 0x506, 2), b.read(3, 0x604, 4)), (64, 16, 0x1e1e_1e1e));
-    b.write(3, 0x508, 2, 0);
+}
+
+#[test]
+fn the_mmio_window_has_the_same_registers() {
+    let b = PciBench::new(VgaConfig { vgamem_mb: 1 });
+    b.enable();
+    for (register, value) in [(1, 64), (2, 64), (3, 16), (4, 1)] {
+        b.bar_write(2, 0x500 + 2 * register, 2, value);
+    }
+    assert_eq!(
+        (b.bar_read(2, 0x502, 2), b.bar_read(2, 0x506, 2), b.bar_read(2, 0x604, 4)),
+        (64, 16, 0x1e1e_1e1e)
+    );
+    assert!(vga(&b, |v| v.vbe.is_on()));
+    b.bar_write(2, 0x508, 2, 0);
     assert!(!vga(&b, |v| v.vbe.is_on()));
-    b.write(3, 0x408, 1, 7);
-    assert_eq!(b.read(1, 0x18, 1), 7, "the DAC's index");
+    b.bar_write(2, 0x408, 1, 7);
+    assert_eq!(b.bar_read(2, 0x408, 1), 7, "the DAC's index");
 }
 
 #[test]
@@ -248,12 +262,13 @@ fn retrace_follows_the_clock() {
 
 #[test]
 fn passes_the_common_tests() {
-    check(VgaConfig { vgamem_mb: 0 });
+    check(IsaVgaConfig { vgamem_mb: 0 });
+    check(Pci::new(VgaConfig { vgamem_mb: 0 }));
 }
 
 #[test]
 fn any_registers_give_a_picture() {
-    let config = VgaConfig { vgamem_mb: 0 };
+    let config = IsaVgaConfig { vgamem_mb: 0 };
     let b = Bench::new(config.clone());
     let mut rng = Rng::new(11);
     let mut surface = Surface::default();

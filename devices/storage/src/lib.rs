@@ -1,0 +1,16 @@
+//! Disk, CD-ROM and floppy drives and their controllers.
+//!
+//! Commands are decoded in [`ata`] and [`scsi`], which know no controller; the controllers move the data. All work of
+//! disks is done by [`requests`]: a slow or failing image never holds up a vCPU.
+
+mod ata;
+mod ide;
+mod requests;
+mod scsi;
+
+pub use ide::{IDE_IRQS, IDE_PORTS, IdeController, IdeDrive, Piix3IdeConfig, Piix4IdeConfig};
+
+use pci::PciKind;
+
+/// All PCI functions in this crate.
+pub const PCI_KINDS: &[PciKind] = &[PciKind::of::<Piix3IdeConfig>(), PciKind::of::<Piix4IdeConfig>()];
