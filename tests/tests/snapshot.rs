@@ -4,9 +4,10 @@
 use std::{fs, path::Path};
 
 use rhea_tests::{
-    boot::{STEP, Scratch, linux_command, powers_off},
+    boot::{self, STEP, Scratch, linux_command, powers_off},
     process::Process,
     qmp::Qmp,
+    tiny,
 };
 use serde_json::json;
 
@@ -77,6 +78,54 @@ fn a_snapshot_changes_the_back_end_in_mid_boot() {
     let mut guest = start(&scratch, "1", &["-loadvm", "middle"]).expect("it ran before");
     guest.console.expect("GUEST-DONE", STEP).unwrap();
     powers_off(&mut guest).unwrap();
+}
+
+/// `microvm` with a guest that counts timer interrupts is saved under one accelerator and goes on under the other, twice:
+/// the hypervisor's registers, interrupt controllers and timers are the translator's and the other way round.
+#[test]
+fn an_x86_machine_changes_its_accelerator() {
+    if !boot::has_board("x86_64", "microvm") || !boot::has_kvm() {
+        return;
+    }
+    let scratch = Scratch::new("snapshot-accelerators");
+    let (socket, kernel) = (scratch.path("socket"), scratch.path("kernel"));
+    fs::write(&kernel, tiny::x86_pvh(tiny::X86::Ticks)).unwrap();
+    let option = format!("unix:{},server=on,wait=off", socket.display());
+    let exit = format!("isa-debug-exit,iobase={:#x},iosize=4", tiny::DEBUG_EXIT_PORT);
+    let run = |accelerator: &str, extra: &[&str]| {
+        let common = ["-name", "boot", "-m", "64", "-cpu", "qemu64", "-device", &exit, "-qmp", &option];
+        let mut command = boot::command("x86_64", "microvm", &common);
+        command
+            .env("XDG_STATE_HOME", scratch.path("state"))
+            .args(["-accel", accelerator, "-kernel"])
+            .arg(&kernel);
+        Process::piped(command.args(extra)).expect("the binary starts")
+    };
+    // Every placement of the controllers that KVM has, and the translator between them.
+    let kvm = |chips: &str| format!("kvm,kernel-irqchip={chips}");
+    let stages =
+        [kvm("on"), "tcg".into(), kvm("split"), "tcg,backend=interp".into(), kvm("off"), "tcg".into()];
+    let mut seen = b'a';
+    for (stage, accelerator) in stages.iter().enumerate() {
+        let extra: &[&str] = if stage == 0 { &[] } else { &["-loadvm", "middle"] };
+        let mut guest = run(accelerator, extra);
+        seen += 2;
+        guest.console.expect(&format!("TICK {}", seen as char), STEP).unwrap();
+        let mut qmp = Qmp::connect(&socket, STEP).unwrap();
+        qmp.execute("stop", json!(null)).unwrap();
+        let line = json!({ "command-line": "savevm middle" });
+        assert_eq!(qmp.execute("human-monitor-command", line).unwrap(), "", "{accelerator}");
+        qmp.execute("quit", json!(null)).unwrap();
+        powers_off(&mut guest).unwrap();
+        let text = guest.console.text();
+        assert!(!text.contains("BAD"), "{accelerator}: {text}");
+        assert_eq!(text.contains("TICK a"), stage == 0, "{accelerator}: {text}");
+        let last = |line: &str| line.strip_prefix("TICK ").and_then(|letter| letter.bytes().next());
+        seen = text.lines().filter_map(last).next_back().expect("it printed");
+    }
+    let mut guest = run("kvm", &["-loadvm", "middle"]);
+    let (status, _) = guest.wait(STEP).unwrap();
+    assert_eq!(status.code(), Some(i32::from(tiny::DEBUG_EXIT_VALUE) << 1 | 1), "{}", guest.console.text());
 }
 
 /// A saved machine cut short, or with a changed byte, ends in one line and exit code 1.

@@ -70,7 +70,12 @@ impl Clock {
 
     /// The time in ticks of a counter of `hz`.
     pub fn ticks(&self, hz: u64) -> u64 {
-        (u128::from(self.now()) * u128::from(hz) / u128::from(NS_PER_SEC)) as u64
+        Self::ticks_of_ns(self.now(), hz)
+    }
+
+    /// What [`Clock::ticks`] is at nanosecond `ns`.
+    pub fn ticks_of_ns(ns: u64, hz: u64) -> u64 {
+        (u128::from(ns) * u128::from(hz) / u128::from(NS_PER_SEC)) as u64
     }
 
     /// The first nanosecond at which [`Clock::ticks`] has reached `ticks`; `u64::MAX` if that is never.

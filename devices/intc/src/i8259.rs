@@ -307,15 +307,50 @@ impl Device for I8259 {
     }
 
     fn save(&self) -> StateBlob {
-        let chips = self.chips.iter().map(|c| state::Chip {
+        I8259State { chips: self.chips.iter().map(Chip::save).collect() }.to_blob()
+    }
+
+    fn restore(&mut self, state: &StateBlob) -> Result<(), StateError> {
+        self.chips = I8259State::from_blob(state)?.chips()?;
+        self.intr.import(self.output());
+        Ok(())
+    }
+}
+
+impl Chip {
+    fn save(&self) -> I8259ChipState {
+        I8259ChipState {
+            irr: self.irr,
+            imr: self.imr,
+            isr: self.isr,
+            level: self.level,
+            elcr: self.elcr,
+            first: self.first,
+            vector_base: self.vector_base,
+            init: self.init as u8,
+            icw4: self.icw4,
+            single: self.single,
+            auto_eoi: self.auto_eoi,
+            rotate_on_auto_eoi: self.rotate_on_auto_eoi,
+            fully_nested: self.fully_nested,
+            special_mask: self.special_mask,
+            read_isr: self.read_isr,
+            poll: self.poll,
+        }
+    }
+
+    fn restore(c: &I8259ChipState, elcr_mask: u8) -> Result<Self, StateError> {
+        StateError::at_most("chips/first", c.first, 7)?;
+        StateError::at_most("chips/init", c.init, 3)?;
+        Ok(Chip {
             irr: c.irr,
             imr: c.imr,
             isr: c.isr,
             level: c.level,
-            elcr: c.elcr,
+            elcr: c.elcr & elcr_mask,
             first: c.first,
-            vector_base: c.vector_base,
-            init: c.init as u8,
+            vector_base: c.vector_base & 0xf8,
+            init: [Init::Done, Init::Icw2, Init::Icw3, Init::Icw4][usize::from(c.init)],
             icw4: c.icw4,
             single: c.single,
             auto_eoi: c.auto_eoi,
@@ -324,69 +359,58 @@ impl Device for I8259 {
             special_mask: c.special_mask,
             read_isr: c.read_isr,
             poll: c.poll,
-        });
-        StateBlob::new(I8259Config::KIND, 1, &state::V1 { chips: chips.collect() })
-    }
-
-    fn restore(&mut self, state: &StateBlob) -> Result<(), StateError> {
-        let s: state::V1 = state.decode(I8259Config::KIND, 1)?;
-        if s.chips.len() != 2 {
-            return Err(StateError::new("chips", format!("expected 2 chips, found {}", s.chips.len())));
-        }
-        let mut chips: [Chip; 2] = Default::default();
-        for (i, c) in s.chips.into_iter().enumerate() {
-            StateError::at_most("chips/first", c.first, 7)?;
-            StateError::at_most("chips/init", c.init, 3)?;
-            chips[i] = Chip {
-                irr: c.irr,
-                imr: c.imr,
-                isr: c.isr,
-                level: c.level,
-                elcr: c.elcr & ELCR_MASK[i],
-                first: c.first,
-                vector_base: c.vector_base & 0xf8,
-                init: [Init::Done, Init::Icw2, Init::Icw3, Init::Icw4][usize::from(c.init)],
-                icw4: c.icw4,
-                single: c.single,
-                auto_eoi: c.auto_eoi,
-                rotate_on_auto_eoi: c.rotate_on_auto_eoi,
-                fully_nested: c.fully_nested,
-                special_mask: c.special_mask,
-                read_isr: c.read_isr,
-                poll: c.poll,
-            };
-        }
-        self.chips = chips;
-        self.intr.import(self.output());
-        Ok(())
+        })
     }
 }
 
-mod state {
-    device::state! {
-        /// Saved state of one 8259A.
-        pub(super) struct Chip {
-            1 => irr: u8,
-            2 => imr: u8,
-            3 => isr: u8,
-            4 => level: u8,
-            5 => elcr: u8,
-            6 => first: u8,
-            7 => vector_base: u8,
-            8 => init: u8,
-            9 => icw4: bool,
-            10 => single: bool,
-            11 => auto_eoi: bool,
-            12 => rotate_on_auto_eoi: bool,
-            13 => fully_nested: bool,
-            14 => special_mask: bool,
-            15 => read_isr: bool,
-            16 => poll: bool,
-        }
+device::state! {
+    /// Saved state of one 8259A.
+    pub struct I8259ChipState {
+        1 => irr: u8,
+        2 => imr: u8,
+        3 => isr: u8,
+        4 => level: u8,
+        5 => elcr: u8,
+        6 => first: u8,
+        7 => vector_base: u8,
+        8 => init: u8,
+        9 => icw4: bool,
+        10 => single: bool,
+        11 => auto_eoi: bool,
+        12 => rotate_on_auto_eoi: bool,
+        13 => fully_nested: bool,
+        14 => special_mask: bool,
+        15 => read_isr: bool,
+        16 => poll: bool,
     }
-    device::state! {
-        /// Saved state of the pair, version 1.
-        pub(super) struct V1 { 1 => chips: Vec<Chip> }
+}
+device::state! {
+    /// Saved state of the pair, version 1: master, slave.
+    pub struct I8259State { 1 => chips: Vec<I8259ChipState> }
+}
+
+impl I8259State {
+    /// As a device saves it.
+    #[must_use]
+    pub fn to_blob(&self) -> StateBlob {
+        StateBlob::new(I8259Config::KIND, 1, self)
+    }
+
+    /// From what a device has saved.
+    pub fn from_blob(state: &StateBlob) -> Result<Self, StateError> {
+        state.decode(I8259Config::KIND, 1)
+    }
+
+    /// Level of the `intr` output.
+    pub fn output(&self) -> Result<bool, StateError> {
+        Ok(self.chips()?[MASTER].pending(true).is_some())
+    }
+
+    fn chips(&self) -> Result<[Chip; 2], StateError> {
+        let [master, slave] = &self.chips[..] else {
+            return Err(StateError::new("chips", format!("expected 2 chips, found {}", self.chips.len())));
+        };
+        Ok([Chip::restore(master, ELCR_MASK[MASTER])?, Chip::restore(slave, ELCR_MASK[SLAVE])?])
     }
 }
 

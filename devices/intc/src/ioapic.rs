@@ -196,43 +196,65 @@ impl Device for IoApic {
     }
 
     fn save(&self) -> StateBlob {
-        let state = state::V1 {
+        let state = IoApicState {
             id: self.r.id,
             select: self.r.select,
             entries: self.r.entries.to_vec(),
             level: self.r.level,
         };
-        StateBlob::new(IoApicConfig::KIND, 1, &state)
+        state.to_blob()
     }
 
     fn restore(&mut self, state: &StateBlob) -> Result<(), StateError> {
-        let s: state::V1 = state.decode(IoApicConfig::KIND, 1)?;
+        let s = IoApicState::from_blob(state)?;
         StateError::at_most("id", s.id, 15)?;
         StateError::at_most("level", s.level, (1 << PINS) - 1)?;
-        let found = s.entries.len();
-        let entries: [u64; PINS] = s
-            .entries
-            .try_into()
-            .map_err(|_| StateError::new("entries", format!("expected {PINS} entries, found {found}")))?;
         self.r = Registers {
             id: s.id,
             select: s.select,
-            entries: entries.map(|e| e & (entry::WRITABLE | entry::REMOTE_IRR)),
+            entries: s.entries()?.map(|e| e & (entry::WRITABLE | entry::REMOTE_IRR)),
             level: s.level,
         };
         Ok(())
     }
 }
 
-mod state {
-    device::state! {
-        /// Saved state of an I/O APIC, version 1.
-        pub(super) struct V1 {
-            1 => id: u8,
-            2 => select: u8,
-            3 => entries: Vec<u64>,
-            4 => level: u32,
-        }
+device::state! {
+    /// Saved state of an I/O APIC, version 1.
+    pub struct IoApicState {
+        1 => id: u8,
+        2 => select: u8,
+        3 => entries: Vec<u64>,
+        4 => level: u32,
+    }
+}
+
+impl IoApicState {
+    /// As a device saves it.
+    #[must_use]
+    pub fn to_blob(&self) -> StateBlob {
+        StateBlob::new(IoApicConfig::KIND, 1, self)
+    }
+
+    /// From what a device has saved.
+    pub fn from_blob(state: &StateBlob) -> Result<Self, StateError> {
+        state.decode(IoApicConfig::KIND, 1)
+    }
+
+    /// The redirection table, one entry a pin.
+    pub fn entries(&self) -> Result<[u64; PINS], StateError> {
+        let found = self.entries.len();
+        self.entries
+            .as_slice()
+            .try_into()
+            .map_err(|_| StateError::new("entries", format!("expected {PINS} entries, found {found}")))
+    }
+
+    /// The pins that are level-triggered, one bit a pin.
+    #[must_use]
+    pub fn level_triggered(&self) -> u32 {
+        let bit = |(pin, e): (usize, &u64)| if e & entry::LEVEL != 0 { 1 << pin } else { 0 };
+        self.entries.iter().take(PINS).enumerate().map(bit).sum()
     }
 }
 

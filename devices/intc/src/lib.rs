@@ -5,9 +5,9 @@ mod ioapic;
 mod lapic;
 mod plic;
 
-pub use i8259::I8259Config;
-pub use ioapic::IoApicConfig;
-pub use lapic::{ApicBus, Lapics, LapicsConfig, MsrError};
+pub use i8259::{I8259ChipState, I8259Config, I8259State};
+pub use ioapic::{IoApicConfig, IoApicState};
+pub use lapic::{ApicBus, LAPIC_WORDS, LapicState, Lapics, LapicsConfig, LapicsState, MsrError};
 pub use plic::PlicConfig;
 
 use device::DeviceKind;

@@ -378,62 +378,18 @@ impl Device for I8254 {
     }
 
     fn save(&self) -> StateBlob {
-        let counters = self.counters.iter().map(|c| state::Counter {
-            mode: c.mode,
-            bcd: c.bcd,
-            access: c.access,
-            gate: c.gate,
-            reload: c.reload,
-            start: c.start,
-            stopped: c.stopped,
-            write_high: c.write_step == Step::High,
-            write_low: c.write_low,
-            read_high: c.read_step == Step::High,
-            latch: c.latch,
-            status: c.status,
-        });
-        let state = state::V1 {
-            counters: counters.collect(),
+        let state = I8254State {
+            counters: self.counters.iter().map(Counter::save).collect(),
             speaker: self.speaker,
             irq: self.irq.level(),
             deadline: self.timer.deadline(),
         };
-        StateBlob::new(I8254Config::KIND, 1, &state)
+        state.to_blob()
     }
 
     fn restore(&mut self, state: &StateBlob) -> Result<(), StateError> {
-        let s: state::V1 = state.decode(I8254Config::KIND, 1)?;
-        let count = s.counters.len();
-        let mut counters = fresh();
-        if count != counters.len() {
-            return Err(StateError::new("counters", format!("expected 3 counters, found {count}")));
-        }
-        for (to, c) in counters.iter_mut().zip(s.counters) {
-            StateError::at_most("counters/mode", c.mode, 5)?;
-            StateError::at_most("counters/access", c.access, 3)?;
-            StateError::at_most("counters/reload", c.reload, 0x1_0000)?;
-            // Sums of tick numbers must not overflow: no clock reaches this.
-            StateError::at_most("counters/start", c.start, u64::MAX / 4)?;
-            if c.reload == 0 {
-                return Err(StateError::new("counters/reload", "expected at least 1, found 0"));
-            }
-            let step = |high| if high { Step::High } else { Step::Low };
-            *to = Counter {
-                mode: c.mode,
-                bcd: c.bcd,
-                access: c.access,
-                gate: c.gate,
-                reload: c.reload,
-                start: c.start,
-                stopped: c.stopped,
-                write_step: step(c.write_high),
-                write_low: c.write_low,
-                read_step: step(c.read_high),
-                latch: c.latch,
-                status: c.status,
-            };
-        }
-        self.counters = counters;
+        let s = I8254State::from_blob(state)?;
+        self.counters = s.counters()?;
         self.speaker = s.speaker & 3;
         self.irq.import(s.irq);
         self.timer.set(s.deadline);
@@ -441,32 +397,107 @@ impl Device for I8254 {
     }
 }
 
-mod state {
-    device::state! {
-        /// Saved state of a counter.
-        pub(super) struct Counter {
-            1 => mode: u8,
-            2 => bcd: bool,
-            3 => access: u8,
-            4 => gate: bool,
-            5 => reload: u32,
-            6 => start: u64,
-            7 => stopped: bool,
-            8 => write_high: bool,
-            9 => write_low: u8,
-            10 => read_high: bool,
-            11 => latch: Option<u16>,
-            12 => status: Option<u8>,
+impl Counter {
+    fn save(&self) -> I8254CounterState {
+        I8254CounterState {
+            mode: self.mode,
+            bcd: self.bcd,
+            access: self.access,
+            gate: self.gate,
+            reload: self.reload,
+            start: self.start,
+            stopped: self.stopped,
+            write_high: self.write_step == Step::High,
+            write_low: self.write_low,
+            read_high: self.read_step == Step::High,
+            latch: self.latch,
+            status: self.status,
         }
     }
-    device::state! {
-        /// Saved state of an 8254, version 1.
-        pub(super) struct V1 {
-            1 => counters: Vec<Counter>,
-            2 => speaker: u8,
-            3 => irq: bool,
-            4 => deadline: Option<u64>,
+
+    fn restore(c: &I8254CounterState) -> Result<Self, StateError> {
+        StateError::at_most("counters/mode", c.mode, 5)?;
+        StateError::at_most("counters/access", c.access, 3)?;
+        StateError::at_most("counters/reload", c.reload, 0x1_0000)?;
+        // Sums of tick numbers must not overflow: no clock reaches this.
+        StateError::at_most("counters/start", c.start, u64::MAX / 4)?;
+        if c.reload == 0 {
+            return Err(StateError::new("counters/reload", "expected at least 1, found 0"));
         }
+        let step = |high| if high { Step::High } else { Step::Low };
+        Ok(Counter {
+            mode: c.mode,
+            bcd: c.bcd,
+            access: c.access,
+            gate: c.gate,
+            reload: c.reload,
+            start: c.start,
+            stopped: c.stopped,
+            write_step: step(c.write_high),
+            write_low: c.write_low,
+            read_step: step(c.read_high),
+            latch: c.latch,
+            status: c.status,
+        })
+    }
+}
+
+device::state! {
+    /// Saved state of a counter.
+    pub struct I8254CounterState {
+        1 => mode: u8,
+        2 => bcd: bool,
+        3 => access: u8,
+        4 => gate: bool,
+        5 => reload: u32,
+        6 => start: u64,
+        7 => stopped: bool,
+        8 => write_high: bool,
+        9 => write_low: u8,
+        10 => read_high: bool,
+        11 => latch: Option<u16>,
+        12 => status: Option<u8>,
+    }
+}
+device::state! {
+    /// Saved state of an 8254, version 1.
+    pub struct I8254State {
+        1 => counters: Vec<I8254CounterState>,
+        2 => speaker: u8,
+        3 => irq: bool,
+        4 => deadline: Option<u64>,
+    }
+}
+
+impl I8254State {
+    /// As a device saves it.
+    #[must_use]
+    pub fn to_blob(&self) -> StateBlob {
+        StateBlob::new(I8254Config::KIND, 1, self)
+    }
+
+    /// From what a device has saved.
+    pub fn from_blob(state: &StateBlob) -> Result<Self, StateError> {
+        state.decode(I8254Config::KIND, 1)
+    }
+
+    /// Sets what follows from the counters at `now` (virtual nanoseconds, input of `frequency` Hz): the level of the
+    /// interrupt and when it changes.
+    pub fn settle(&mut self, now: u64, frequency: u32) -> Result<(), StateError> {
+        let frequency = frequency.into();
+        let tick = Clock::ticks_of_ns(now, frequency);
+        let [counter, ..] = self.counters()?;
+        self.irq = counter.output(tick);
+        self.deadline = counter.next_change(tick).map(|tick| Clock::ns_of_ticks(tick, frequency));
+        Ok(())
+    }
+
+    fn counters(&self) -> Result<[Counter; 3], StateError> {
+        let [a, b, c] = &self.counters[..] else {
+            let count = self.counters.len();
+            return Err(StateError::new("counters", format!("expected 3 counters, found {count}")));
+        };
+        Ok([Counter::restore(a)?, Counter::restore(b)?, Counter::restore(c)?])
     }
 }
 

@@ -9,6 +9,7 @@ use device::{AnyConfig, CharBackend, DeviceConfig, PropertyError};
 use guest_memory::{RamConfig, Unassigned};
 
 use crate::fdt::Prop;
+use crate::held::HeldState;
 use crate::image::Image;
 
 /// Which address space a region is mapped into.
@@ -95,6 +96,10 @@ pub(crate) struct FdtNode {
     pub(crate) props: Vec<(String, Prop)>,
 }
 
+/// Where a wire to input pin (row, index) of a device leads when the accelerator plays the device; nowhere if the same
+/// signal comes by another wire.
+pub type HeldInput = fn(&str, usize) -> Option<Dest>;
+
 /// One device of the graph.
 pub struct Node {
     pub(crate) name: String,
@@ -106,6 +111,8 @@ pub struct Node {
     pub(crate) fdt: Option<FdtNode>,
     /// Put there by the user, not by the board.
     pub(crate) plugged: bool,
+    /// The accelerator plays it: where what is wired to its inputs leads instead.
+    pub(crate) held: Option<HeldInput>,
 }
 
 impl Node {
@@ -144,6 +151,13 @@ impl Node {
         self
     }
 
+    /// Leaves the device to the accelerator: nothing is built for it, and wires to it lead where `input` says. It stays in
+    /// the graph, as the guest sees the same machine, and in saved machines, by [`Board::held_state`].
+    pub fn held(&mut self, input: HeldInput) -> &mut Self {
+        self.held = Some(input);
+        self
+    }
+
     /// Shows the device in the device tree under `name`; its unit address, `reg` and interrupts come from the graph.
     pub fn fdt(&mut self, name: &str, props: impl IntoIterator<Item = (&'static str, Prop)>) -> &mut Self {
         let props = props.into_iter().map(|(n, p)| (n.to_owned(), p)).collect();
@@ -177,6 +191,7 @@ pub struct Board {
     pub(crate) cpu_init: Option<CpuInit>,
     pub(crate) timebase_hz: u64,
     pub(crate) power_button: Option<Dest>,
+    pub(crate) held_state: Option<Arc<dyn HeldState>>,
 }
 
 impl Board {
@@ -194,6 +209,7 @@ impl Board {
             cpu_init: None,
             timebase_hz: 1_000_000_000,
             power_button: None,
+            held_state: None,
         }
     }
 
@@ -244,6 +260,7 @@ impl Board {
             dma: false,
             fdt: None,
             plugged: false,
+            held: None,
         });
         &mut self.nodes[at]
     }
@@ -280,6 +297,12 @@ impl Board {
     /// The input that a press of the power button pulses.
     pub fn power_button(&mut self, dest: Dest) -> &mut Self {
         self.power_button = Some(dest);
+        self
+    }
+
+    /// Who translates between the accelerator's controllers and the saved devices that they play.
+    pub fn held_state(&mut self, held: Arc<dyn HeldState>) -> &mut Self {
+        self.held_state = Some(held);
         self
     }
 

@@ -9,6 +9,7 @@
 pub mod board;
 mod error;
 pub mod fdt;
+mod held;
 mod image;
 mod io;
 mod machine;
@@ -16,8 +17,9 @@ mod realize;
 pub mod snapshot;
 mod vcpus;
 
-pub use board::{Board, CpuInit, Dest, Node, Space};
+pub use board::{Board, CpuInit, Dest, HeldInput, Node, Space};
 pub use error::MachineError;
+pub use held::{HeldState, NamedState};
 pub use image::{Image, Source};
 pub use machine::{Machine, MachineEvent};
 pub use realize::{Options, WallTime, realize};

@@ -11,6 +11,7 @@ use guest_memory::{AddressSpace, RamBlock};
 use parking_lot::Mutex;
 
 use crate::board::{Board, CpuInit};
+use crate::held::HeldState;
 use crate::image::{Image, OpenImage};
 use crate::io::{CpuIo, MachineIo};
 use crate::vcpus::{ExitHandler, Vcpus};
@@ -37,6 +38,9 @@ pub struct Machine {
     graph: String,
     images: Vec<OpenImage>,
     cpu_init: Option<CpuInit>,
+    /// Names of the devices that the accelerator plays, and who translates their state.
+    pub(crate) held: Vec<String>,
+    pub(crate) held_state: Option<Arc<dyn HeldState>>,
     power_button: Option<Arc<dyn LineSink>>,
     pub(crate) clock: Clock,
     pub(crate) blocks: Vec<Arc<RamBlock>>,
@@ -87,6 +91,7 @@ impl Machine {
         let vcpus = Vcpus::new(partition.take_vcpus(), &io, &on_exit)?;
         let thread = timers.spawn().map_err(|source| MachineError::Host { what: "timer thread", source })?;
         let graph = board.describe();
+        let held = board.nodes.iter().filter(|n| n.held.is_some()).map(|n| n.name.clone()).collect();
         let images = board.images.into_iter().map(Image::open).collect::<Result<_, _>>()?;
         let machine = Arc::new(Self {
             name: board.name,
@@ -94,6 +99,8 @@ impl Machine {
             graph,
             images,
             cpu_init: board.cpu_init,
+            held,
+            held_state: board.held_state,
             power_button,
             clock,
             blocks,

@@ -292,7 +292,7 @@ pub fn realize(
     let mut late: Vec<(Arc<LateLine>, Dest)> = Vec::new();
     // Several pins may lead to one place: they share a wire, which is high while any of them is.
     let mut shared: BTreeMap<String, IrqWire> = BTreeMap::new();
-    for n in &board.nodes {
+    for n in board.nodes.iter().filter(|n| n.held.is_none()) {
         let mut w = WiresBuilder::new(format!("machine/{}", n.name), &timers)
             .system(system.clone())
             .wall_clock(wall.clone())
@@ -336,8 +336,16 @@ pub fn realize(
         }
         cells.push((n.name.clone(), cell));
     }
+    // What leads to a device that the accelerator plays leads to what stands for that input.
+    let held = |dest: &Dest| match dest {
+        Dest::Device { device, pin, index } => {
+            let input = board.nodes.iter().find(|n| n.name == *device).and_then(|n| n.held);
+            input.map_or_else(|| Some(dest.clone()), |input| input(pin, *index))
+        }
+        _ => Some(dest.clone()),
+    };
     let sink = |dest: &Dest| -> Option<Arc<dyn LineSink>> {
-        match dest {
+        match &held(dest)? {
             Dest::Device { device, pin, index } => {
                 cells.iter().find(|(n, _)| n == device).and_then(|(_, c)| c.input(pin, *index))
             }

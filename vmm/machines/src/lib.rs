@@ -5,6 +5,7 @@
 mod kernel;
 pub mod microvm;
 pub mod riscv_virt;
+mod x86_held;
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -90,8 +90,8 @@ cpu_state! {
         11 => pub bcd: u8,
         /// Gate input.
         12 => pub gate: u8,
-        /// Accelerator's time of the last load, in nanoseconds.
-        13 => pub loaded_ns: u64,
+        /// Nanoseconds since it was loaded last.
+        13 => pub since_load_ns: u64,
     }
 }
 

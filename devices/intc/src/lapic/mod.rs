@@ -43,6 +43,9 @@ device_config! {
 
 const PAGE: u64 = 0x1000;
 
+/// Registers of one APIC's page as [`LapicState::from_page`] takes them.
+pub const LAPIC_WORDS: usize = registers::WORDS;
+
 impl DeviceConfig for LapicsConfig {
     const KIND: &'static str = "apic";
     const HELP: &'static str = "local APICs of all vCPUs";
@@ -433,28 +436,21 @@ impl Device for Lapics {
     fn save(&self) -> StateBlob {
         let cpus = self.bus.cpus.iter().map(|cpu| {
             let state = cpu.state.lock();
-            saved::Cpu { registers: state.r.save(), extint: state.extint, deadline: cpu.timer.deadline() }
+            LapicState { registers: state.r.save(), extint: state.extint, deadline: cpu.timer.deadline() }
         });
-        StateBlob::new(LapicsConfig::KIND, 1, &saved::V1 { cpus: cpus.collect() })
+        LapicsState { cpus: cpus.collect() }.to_blob()
     }
 
     fn restore(&mut self, state: &StateBlob) -> Result<(), StateError> {
-        let s: saved::V1 = state.decode(LapicsConfig::KIND, 1)?;
+        let s = LapicsState::from_blob(state)?;
         let (wanted, found) = (self.bus.cpus.len(), s.cpus.len());
         if wanted != found {
             return Err(StateError::new("cpus", format!("expected {wanted} cpus, found {found}")));
         }
-        let restored: Result<Vec<_>, _> = s
-            .cpus
-            .iter()
-            .enumerate()
-            .map(|(id, cpu)| {
-                Registers::restore(&cpu.registers, id as u32).map_err(|e| e.within(&format!("cpus/[{id}]")))
-            })
-            .collect();
-        for ((cpu, saved), r) in self.bus.cpus.iter().zip(s.cpus).zip(restored?) {
+        let restored = s.states()?;
+        for ((cpu, saved), new) in self.bus.cpus.iter().zip(s.cpus).zip(restored) {
             let mut state = cpu.state.lock();
-            *state = State { r, extint: saved.extint };
+            *state = new;
             cpu.timer.set(saved.deadline);
             cpu.intr.import(level(&state));
         }
@@ -462,16 +458,70 @@ impl Device for Lapics {
     }
 }
 
-mod saved {
-    use super::registers::saved::Registers;
-
-    device::state! {
-        /// Saved state of one local APIC.
-        pub(super) struct Cpu { 1 => registers: Registers, 2 => extint: bool, 3 => deadline: Option<u64> }
+device::state! {
+    /// Saved state of one local APIC: its registers, the level of the 8259's output, and when its timer fires.
+    pub struct LapicState {
+        1 => registers: registers::saved::Registers,
+        2 => extint: bool,
+        3 => deadline: Option<u64>,
     }
-    device::state! {
-        /// Saved state of all local APICs, version 1.
-        pub(super) struct V1 { 1 => cpus: Vec<Cpu> }
+}
+device::state! {
+    /// Saved state of all local APICs, version 1, by vCPU.
+    pub struct LapicsState { 1 => cpus: Vec<LapicState> }
+}
+
+impl LapicState {
+    /// The APIC of vCPU `id` that another implementation shows as `page`, at `now` (virtual nanoseconds). `base` is its
+    /// base address MSR, `deadline` when its TSC deadline comes, 0 for never, `extint` the level of the 8259's output.
+    #[must_use]
+    pub fn from_page(
+        id: u32,
+        page: &[u32; LAPIC_WORDS],
+        base: u64,
+        deadline: u64,
+        extint: bool,
+        now: u64,
+    ) -> Self {
+        let config = LapicsConfig::default();
+        let deadline = if deadline == 0 { 0 } else { Clock::ticks_of_ns(deadline, config.tsc_frequency) };
+        let r = Registers::from_page(id, page, base, deadline, now, &config);
+        LapicState { deadline: r.deadline(&config), registers: r.save(), extint }
+    }
+
+    /// The page as another implementation takes it, and when the TSC deadline comes (virtual nanoseconds), 0 for never.
+    pub fn to_page(&self, id: u32, now: u64) -> Result<([u32; LAPIC_WORDS], u64), StateError> {
+        let config = LapicsConfig::default();
+        let r = Registers::restore(&self.registers, id)?;
+        let deadline = if r.tsc_deadline() == 0 { None } else { r.deadline(&config) };
+        Ok((r.to_page(now, &config), deadline.unwrap_or(0)))
+    }
+}
+
+impl LapicsState {
+    /// As a device saves it.
+    #[must_use]
+    pub fn to_blob(&self) -> StateBlob {
+        StateBlob::new(LapicsConfig::KIND, 1, self)
+    }
+
+    /// From what a device has saved.
+    pub fn from_blob(state: &StateBlob) -> Result<Self, StateError> {
+        state.decode(LapicsConfig::KIND, 1)
+    }
+
+    /// Levels of the `intr` outputs.
+    pub fn outputs(&self) -> Result<Vec<bool>, StateError> {
+        Ok(self.states()?.iter().map(level).collect())
+    }
+
+    fn states(&self) -> Result<Vec<State>, StateError> {
+        let state = |(id, cpu): (usize, &LapicState)| {
+            let r = Registers::restore(&cpu.registers, id as u32);
+            let r = r.map_err(|e| e.within(&format!("cpus/[{id}]")))?;
+            Ok(State { r, extint: cpu.extint })
+        };
+        self.cpus.iter().enumerate().map(state).collect()
     }
 }
 

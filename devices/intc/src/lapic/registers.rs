@@ -37,6 +37,9 @@ const CURRENT: u8 = 0x39;
 const DIVIDE: u8 = 0x3e;
 const SELF_IPI: u8 = 0x3f;
 
+/// Registers of the page that [`Registers::from_page`] knows of.
+pub(super) const WORDS: usize = 64;
+
 /// Integrated APIC with six LVT entries.
 const VERSION_VALUE: u64 = 5 << 16 | 0x14;
 const SVR_ENABLE: u32 = 1 << 8;
@@ -468,6 +471,55 @@ impl Registers {
         Effect::Send(message)
     }
 
+    /// The APIC of vCPU `id` whose page another implementation shows as `page`, one word a register; `base` and `deadline`
+    /// (in ticks as in [`saved::Registers`]) are its MSRs.
+    pub(super) fn from_page(
+        id: u32,
+        page: &[u32; WORDS],
+        base: u64,
+        deadline: u64,
+        now: u64,
+        config: &LapicsConfig,
+    ) -> Self {
+        let word = |index: u8| page[usize::from(index)];
+        let vectors = |first: u8| std::array::from_fn(|i| word(first + i as u8));
+        let mut r = Registers {
+            base,
+            tpr: word(TPR) as u8,
+            ldr: word(LDR),
+            dfr: word(DFR),
+            svr: word(SVR) & 0x1ff,
+            isr: vectors(ISR),
+            tmr: vectors(TMR),
+            irr: vectors(IRR),
+            esr: word(ESR),
+            icr: u64::from(word(ICR_HIGH)) << 32 | u64::from(word(ICR)),
+            lvt: std::array::from_fn(|i| word(LVT_TIMER + i as u8)),
+            initial: word(INITIAL),
+            divide: word(DIVIDE) & 0xb,
+            ..Registers::new(id)
+        };
+        if r.timer_mode() < 2 {
+            // Counted down by so much; a one-shot timer that has come to its end does not run.
+            let current = word(CURRENT).min(r.initial);
+            r.start = now.saturating_sub(r.count_ns((r.initial - current).into(), config));
+            if current == 0 && r.timer_mode() == 0 {
+                r.initial = 0;
+            }
+        }
+        r.deadline = deadline;
+        r
+    }
+
+    /// The page as another implementation takes it.
+    pub(super) fn to_page(&self, now: u64, config: &LapicsConfig) -> [u32; WORDS] {
+        let word = |index| self.read(index as u8, now, config).unwrap_or_default() as u32;
+        let mut page = std::array::from_fn(word);
+        // Its high bits whatever the mode.
+        page[usize::from(ID)] = self.id << 24;
+        page
+    }
+
     // Saved state.
 
     pub(super) fn save(&self) -> saved::Registers {
@@ -530,8 +582,8 @@ fn x2_ldr(id: u32) -> u32 {
 
 pub(super) mod saved {
     device::state! {
-        /// Saved registers of one local APIC.
-        pub(in crate::lapic) struct Registers {
+        /// Saved registers of one local APIC. Times are virtual nanoseconds or, the deadline, ticks of the TSC's frequency.
+        pub struct Registers {
             1 => base: u64,
             2 => tpr: u8,
             3 => ldr: u32,

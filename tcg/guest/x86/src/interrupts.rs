@@ -8,7 +8,7 @@ use crate::{
     flags,
     guest::X86,
     smm, snapshot,
-    state::{Run, seg},
+    state::{Injected, Run, seg},
 };
 
 /// Bit of the input lines: INTR.
@@ -38,7 +38,7 @@ fn ready(cx: &Cx<'_, X86>) -> bool {
 
 /// Sees to it that an interrupt that can be taken now is looked at before the next unit.
 pub(crate) fn look(cx: &mut Cx<'_, X86>) {
-    if ready(cx) {
+    if cx.state.injected.is_some() || ready(cx) {
         cx.look_soon();
     }
 }
@@ -47,6 +47,14 @@ pub(crate) fn look(cx: &mut Cx<'_, X86>) {
 pub(crate) fn deliver(cx: &mut Cx<'_, X86>) -> bool {
     follow_a20(cx);
     let woken = std::mem::take(&mut cx.state.woken);
+    if let Some(event) = cx.state.injected.take() {
+        match event {
+            Injected::Exception(trap) => exceptions::raise(cx, trap),
+            Injected::Interrupt(vector) => exceptions::external(cx, vector),
+            Injected::Nmi => exceptions::external(cx, vector::NMI),
+        }
+        return true;
+    }
     if cx.state.run != Run::Running || cx.state.shadow != 0 || !ready(cx) {
         return false;
     }

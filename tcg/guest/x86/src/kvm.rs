@@ -40,10 +40,16 @@ pub(crate) fn set_system_time(cx: &mut Cx<'_, X86>, value: u64) {
         return;
     }
     let gpa = value & !3;
-    // Nanoseconds are (ticks << 1) * 2^31 >> 32 at a rate of one a nanosecond.
-    const { assert!(msr::TSC_HZ == 1_000_000_000) };
+    // Nanoseconds are (ticks << shift) * multiplier >> 32.
+    let (mut multiplier, mut shift) = ((msr::TSC_KHZ << 32) / cx.state.msrs.tsc_khz.max(1), 0u8);
+    while multiplier >> 32 != 0 {
+        (multiplier, shift) = (multiplier >> 1, shift.wrapping_add(1));
+    }
+    while multiplier >> 31 == 0 && multiplier != 0 {
+        (multiplier, shift) = (multiplier << 1, shift.wrapping_sub(1));
+    }
     let (tsc, now) = (msr::tsc(cx), cx.now_ns());
-    let scale = 0x8000_0000 | 1 << 32 | STABLE << 40;
+    let scale = multiplier | u64::from(shift) << 32 | STABLE << 40;
     for (at, v) in [(0, 2), (8, tsc), (16, now), (24, scale)] {
         put(cx, gpa + at, v);
     }

@@ -21,8 +21,9 @@ pub(crate) const EFER_LMA: u64 = 1 << 10;
 /// No-execute pages.
 pub(crate) const EFER_NXE: u64 = 1 << 11;
 
-/// Frequency of the time stamp counter.
-pub(crate) const TSC_HZ: u64 = 1_000_000_000;
+/// Frequency of the time stamp counter after a reset, in kHz: a tick a nanosecond, as the local APIC counts. It becomes another
+/// where a machine comes from an accelerator whose counter is faster: its guest has measured that one.
+pub(crate) const TSC_KHZ: u64 = 1_000_000;
 
 const TSC: u32 = 0x10;
 const APIC_BASE: u32 = 0x1b;
@@ -99,10 +100,29 @@ fn gp() -> Trap {
     exceptions::with_error(vector::GP, 0)
 }
 
+/// Ticks of the time stamp counter in so many nanoseconds.
+fn ticks_of_ns(ns: u64, khz: u64) -> u64 {
+    if khz == TSC_KHZ { ns } else { (u128::from(ns) * u128::from(khz) / u128::from(TSC_KHZ)) as u64 }
+}
+
+/// The way back, rounded up.
+fn ns_of_ticks(ticks: u64, khz: u64) -> u64 {
+    if khz == TSC_KHZ {
+        return ticks;
+    }
+    let ns = (u128::from(ticks) * u128::from(TSC_KHZ)).div_ceil(u128::from(khz.max(1)));
+    u64::try_from(ns).unwrap_or(u64::MAX)
+}
+
 /// The time stamp counter.
 pub(crate) fn tsc(cx: &Cx<'_, X86>) -> u64 {
-    let ticks = u128::from(cx.now_ns()) * u128::from(TSC_HZ) / 1_000_000_000;
-    (ticks as u64).wrapping_add(cx.state.msrs.tsc_offset)
+    let m = &cx.state.msrs;
+    ticks_of_ns(cx.now_ns(), m.tsc_khz).wrapping_add(m.tsc_offset)
+}
+
+/// A deadline in ticks without the offset, as the APIC takes it; one before the counter began has passed.
+fn apic_deadline(ticks: u64, khz: u64) -> u64 {
+    if (ticks as i64) < 0 { 1 } else { ns_of_ticks(ticks, khz).max(1) }
 }
 
 /// Sets the time stamp counter.
@@ -123,9 +143,10 @@ pub(crate) fn read(cx: &mut Cx<'_, X86>, index: u32) -> Result<u64, Trap> {
         && let Some(apics) = cx.local_apics()
     {
         let v = apics.read_msr(cx.index(), index).ok_or_else(gp)?;
-        // The APIC counts without the offset that software has put on the counter.
-        let offset = cx.state.msrs.tsc_offset;
-        return Ok(if index == TSC_DEADLINE && v != 0 { v.wrapping_add(offset) } else { v });
+        // The APIC counts nanoseconds, without the offset that software has put on the counter.
+        let m = &cx.state.msrs;
+        let deadline = index == TSC_DEADLINE && v != 0;
+        return Ok(if deadline { ticks_of_ns(v, m.tsc_khz).wrapping_add(m.tsc_offset) } else { v });
     }
     match index {
         TSC => Ok(tsc(cx)),
@@ -150,7 +171,8 @@ pub(crate) fn write(cx: &mut Cx<'_, X86>, index: u32, value: u64) -> Result<(), 
         && let Some(apics) = cx.local_apics()
     {
         let deadline = index == TSC_DEADLINE && value != 0;
-        let told = if deadline { value.wrapping_sub(cx.state.msrs.tsc_offset) } else { value };
+        let m = &cx.state.msrs;
+        let told = if deadline { apic_deadline(value.wrapping_sub(m.tsc_offset), m.tsc_khz) } else { value };
         if !apics.write_msr(cx.index(), index, told) {
             return Err(gp());
         }

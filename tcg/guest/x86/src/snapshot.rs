@@ -6,18 +6,19 @@ use accel::{
     VcpuError,
     arch::x86_64::{self as neutral, RunState, State},
 };
-use tcg_engine::Cx;
+use tcg_engine::{Cx, Trap};
 use tcg_ir::Exceptions;
 
 use crate::{
     control::{self, CR0_PE, CR0_PG, CR4_PAE},
     cpu::Model,
+    exceptions,
     guest::{X86, space},
     interrupts, msr,
     msr::{EFER_LMA, EFER_LME},
     segment::{P, S},
     smm,
-    state::{Cpu, FLAGS_BITS, Msrs, REG_NAMES, Run, SEG_NAMES, Segment, Table, X87, seg},
+    state::{Cpu, FLAGS_BITS, Injected, Msrs, REG_NAMES, Run, SEG_NAMES, Segment, Table, X87, seg},
 };
 
 /// State of vCPU `index` after RESET (SDM volume 3, table 10-1).
@@ -65,6 +66,7 @@ pub(crate) fn reset(model: &Model, index: u32) -> Cpu {
             sysenter_eip: 0,
             pat: 0x0007_0406_0007_0406,
             apic_base: 0xfee0_0800 | if index == 0 { 0x100 } else { 0 },
+            tsc_khz: msr::TSC_KHZ,
             tsc_aux: 0,
             tsc_offset: 0,
             tsc_adjust: 0,
@@ -81,6 +83,7 @@ pub(crate) fn reset(model: &Model, index: u32) -> Cpu {
         run: if index == 0 { Run::Running } else { Run::WaitForSipi },
         nmi_masked: false,
         nmi_pending: false,
+        injected: None,
         smbase: smm::BASE,
         smm: false,
         smm_in_nmi: false,
@@ -137,7 +140,7 @@ fn system_of(s: Segment) -> neutral::Segment {
 /// Neutral state.
 pub(crate) fn save(cx: &mut Cx<'_, X86>) -> State {
     let tsc = msr::tsc(cx);
-    let tsc_khz = (msr::TSC_HZ / 1000) as u32;
+    let tsc_khz = cx.state.msrs.tsc_khz as u32;
     let (intr, a20_masked) = (cx.lines() & 1 != 0, cx.lines() & interrupts::A20M != 0);
     let exceptions = cx.exceptions().bits();
     let list = msr::save(cx);
@@ -181,6 +184,21 @@ pub(crate) fn save(cx: &mut Cx<'_, X86>) -> State {
     out.events.shadow_mov_ss = s.shadow == 2;
     out.events.nmi_masked = s.nmi_masked;
     out.events.nmi_pending = s.nmi_pending;
+    match s.injected {
+        Some(Injected::Exception(trap)) => {
+            out.events.exception = Some(exceptions::vector_of(trap));
+            out.events.error_code = exceptions::error_of(trap).map(u32::from);
+            // Its side effects come first, so that it needs no more than to be delivered.
+            match exceptions::vector_of(trap) {
+                exceptions::vector::PF => out.cr2 = trap.value,
+                exceptions::vector::DB => out.dr6 |= trap.value,
+                _ => {}
+            }
+        }
+        Some(Injected::Interrupt(vector)) => out.events.interrupt = Some(vector),
+        Some(Injected::Nmi) => out.events.nmi_injected = true,
+        None => {}
+    }
     out.events.triple_fault = s.run == Run::Shutdown;
     out.events.intr = intr;
     out.events.a20_masked = a20_masked;
@@ -223,15 +241,34 @@ fn bad(field: &str, problem: String) -> VcpuError {
     VcpuError::BadState { field: field.to_owned(), problem }
 }
 
+/// What another accelerator has begun to deliver. Memory is not yet that of the saved machine, so it is done later.
+fn injected(n: &State) -> Option<Injected> {
+    let e = &n.events;
+    if let Some(vector) = e.exception {
+        // Side effects that are done already are done again with the value that is there.
+        let value = match (vector, e.payload.filter(|_| e.exception_pending)) {
+            (_, Some(payload)) => payload,
+            (exceptions::vector::PF, None) => n.cr2,
+            _ => 0,
+        };
+        let trap = match e.error_code {
+            Some(error) => exceptions::with_error(vector, error as u16),
+            None => exceptions::plain(vector),
+        };
+        return Some(Injected::Exception(Trap { value, ..trap }));
+    }
+    if e.nmi_injected {
+        return Some(Injected::Nmi);
+    }
+    e.interrupt.map(Injected::Interrupt)
+}
+
 /// Takes over neutral state.
 pub(crate) fn load(cx: &mut Cx<'_, X86>, n: &State) -> Result<(), VcpuError> {
     let index = cx.index();
     let mut s = reset(cx.guest().model(), index);
     if n.lapic.is_some() {
         return Err(bad("lapic", "the translator holds no local APIC".to_owned()));
-    }
-    if n.events.exception.is_some() || n.events.interrupt.is_some() || n.events.nmi_injected {
-        return Err(bad("events", "an exception or interrupt is half delivered".to_owned()));
     }
     let (pe, pg) = (n.cr0 & CR0_PE != 0, n.cr0 & CR0_PG != 0);
     if pg && !pe {
@@ -277,6 +314,9 @@ pub(crate) fn load(cx: &mut Cx<'_, X86>, n: &State) -> Result<(), VcpuError> {
     s.gdt = Table { base: n.gdt.base, limit: n.gdt.limit };
     s.idt = Table { base: n.idt.base, limit: n.idt.limit };
     (s.cr0, s.cr2, s.cr3, s.cr4, s.cr8) = (n.cr0, n.cr2, n.cr3, n.cr4, n.cr8);
+    if n.tsc_khz != 0 {
+        s.msrs.tsc_khz = n.tsc_khz.into();
+    }
     s.msrs.efer = n.efer;
     s.msrs.apic_base = n.apic_base;
     (s.dr, s.dr6, s.dr7) = (n.dr, n.dr6, n.dr7);
@@ -301,6 +341,7 @@ pub(crate) fn load(cx: &mut Cx<'_, X86>, n: &State) -> Result<(), VcpuError> {
     }
     s.shadow = if n.events.shadow_mov_ss { 2 } else { u64::from(n.events.shadow_sti) };
     (s.nmi_masked, s.nmi_pending) = (n.events.nmi_masked, n.events.nmi_pending);
+    s.injected = injected(n);
     (s.smm, s.smi_pending) = (n.events.smm, n.events.smi_pending);
     (s.smm_in_nmi, s.init_latched) = (n.events.smm_inside_nmi, n.events.init_latched);
     let f = &n.fpu;

@@ -100,6 +100,17 @@ pub enum Run {
     Shutdown,
 }
 
+/// An event that is to be delivered before the next instruction, come what may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Injected {
+    /// An exception of the instruction at hand.
+    Exception(tcg_engine::Trap),
+    /// An interrupt that its controller has handed out.
+    Interrupt(u8),
+    /// An NMI, which holds further ones back already.
+    Nmi,
+}
+
 /// Model-specific registers that have no better place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Msrs {
@@ -125,6 +136,8 @@ pub struct Msrs {
     pub pat: u64,
     /// IA32_APIC_BASE.
     pub apic_base: u64,
+    /// Frequency of the time stamp counter in kHz.
+    pub tsc_khz: u64,
     /// IA32_TSC_AUX.
     pub tsc_aux: u64,
     /// IA32_TSC minus what the clock says.
@@ -223,6 +236,8 @@ pub struct Cpu {
     pub nmi_masked: bool,
     /// An NMI waits.
     pub nmi_pending: bool,
+    /// An exception or interrupt whose delivery another accelerator had begun.
+    pub injected: Option<Injected>,
     /// Base of SMRAM.
     pub smbase: u64,
     /// In system management mode.

@@ -341,3 +341,34 @@ fn single_steps_and_breakpoints() {
         assert_eq!((v, stack(rig, &t, 0), t.dr6 & 15), (1, CODE + 1, 1));
     });
 }
+
+#[test]
+fn what_another_accelerator_has_begun_to_deliver_is_delivered() {
+    both(|rig| {
+        // nop: it must not be reached first. A page fault of level 3's, side effects done, then the same with them to come.
+        for pending in [false, true] {
+            let mut s = long(rig, b"\x90\xe6\xf4");
+            s.events.exception = Some(14);
+            s.events.error_code = Some(6);
+            (s.cr2, s.events.exception_pending) = (if pending { 0 } else { 0x1234 }, pending);
+            s.events.payload = pending.then_some(0x1234);
+            rig.set_state(&s);
+            let waits = rig.state();
+            assert_eq!(
+                (waits.events.exception, waits.events.error_code, waits.cr2),
+                (Some(14), Some(6), 0x1234)
+            );
+            assert_eq!(waits.rip, CODE);
+            let (v, t) = handler(rig, &s);
+            assert_eq!((v, stack(rig, &t, 0), stack(rig, &t, 1), t.cr2), (14, 6, CODE, 0x1234));
+        }
+        // An interrupt that its controller has handed out comes although interrupts are off; an NMI although masked.
+        let mut s = long(rig, b"\x90\xe6\xf4");
+        s.events.interrupt = Some(0x31);
+        assert_eq!(handler(rig, &s).0, 0x31);
+        let mut s = long(rig, b"\x90\xe6\xf4");
+        (s.events.nmi_injected, s.events.nmi_masked) = (true, true);
+        let (v, t) = handler(rig, &s);
+        assert_eq!((v, t.events.nmi_masked, t.events.nmi_injected), (2, true, false));
+    });
+}

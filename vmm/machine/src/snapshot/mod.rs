@@ -3,7 +3,8 @@
 //! Format, all numbers little endian: magic `RHEASNAP`, version (u32), then sections until the section `end`. A section is
 //! its name (u8 length and bytes), its payload in chunks (u32 length and bytes, ended by length 0), and the CRC-32 of the
 //! payload; nothing has to be written twice, so a stream is the same as a file. Sections: `board` (graph as text, first),
-//! `state` (run state as text), `clock` (u64 ns), `cpuN` (neutral state), `irqchip`, `device:NAME` (state blob), `ram:NAME`
+//! `state` (run state as text), `clock` (u64 ns), `cpuN` (neutral state), `irqchip` (controllers in the
+//! accelerator that no devices stand for), `device:NAME` (state blob), `ram:NAME`
 //! (size u64, then runs of pages that are not zero: first page u64, count u32, bytes; ended by count 0), and in a migration
 //! `ram+:NAME` (the same, pages written since, zero or not).
 //!

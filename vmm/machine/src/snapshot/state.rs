@@ -21,14 +21,24 @@ pub(super) fn write<W: Write>(
     w: &mut Writer<W>,
     fail: impl Fn(io::Error) -> MachineError,
 ) -> Result<(), MachineError> {
-    let cpus = machine.cpu_states()?;
-    w.section("clock", |p| p.write_all(&machine.clock.now().to_le_bytes())).map_err(&fail)?;
+    let mut cpus = machine.cpu_states()?;
+    let now = machine.clock.now();
+    let chips = machine.partition().irqchip().map(accel::KernelIrqchip::save).transpose()?;
+    let held = match &machine.held_state {
+        Some(held) => held
+            .export(now, chips.as_deref().unwrap_or_default(), &mut cpus)
+            .map_err(|e| bad("machine/irqchip", e.to_string()))?,
+        None => Vec::new(),
+    };
+    w.section("clock", |p| p.write_all(&now.to_le_bytes())).map_err(&fail)?;
     for (i, c) in cpus.iter().enumerate() {
         w.section(&format!("cpu{i}"), |p| p.write_all(&c.save())).map_err(&fail)?;
     }
-    if let Some(chip) = machine.partition().irqchip() {
-        let state = chip.save()?;
+    if let (Some(state), None) = (chips, &machine.held_state) {
         w.section("irqchip", |p| p.write_all(&state)).map_err(&fail)?;
+    }
+    for (name, blob) in &held {
+        w.section(&format!("device:{name}"), |p| p.write_all(&blob.to_bytes())).map_err(&fail)?;
     }
     for (name, cell) in &machine.cells {
         w.section(&format!("device:{name}"), |p| p.write_all(&cell.save().to_bytes())).map_err(&fail)?;
@@ -47,8 +57,9 @@ impl Collected {
     pub(super) fn new(machine: &Machine) -> Self {
         let mut expected = vec!["board".to_owned(), "clock".to_owned()];
         expected.extend((0..machine.vcpu_count()).map(|i| format!("cpu{i}")));
-        expected.extend(machine.partition().irqchip().map(|_| "irqchip".to_owned()));
-        expected.extend(machine.cells.iter().map(|(name, _)| format!("device:{name}")));
+        expected.extend(own_form(machine).then(|| "irqchip".to_owned()));
+        let devices = machine.cells.iter().map(|(name, _)| name).chain(&machine.held);
+        expected.extend(devices.map(|name| format!("device:{name}")));
         Self { expected, found: BTreeMap::new(), rams: Vec::new() }
     }
 
@@ -64,7 +75,6 @@ impl Collected {
             return Err(bad(name, "appears twice"));
         }
         if name != "state" && !self.expected.iter().any(|e| e == name) {
-            // Under another place of the interrupt controllers the rest would not fit either, and it says more.
             return Err(bad(name, self.unexpected(machine, name)));
         }
         let mut data = Vec::new();
@@ -132,18 +142,37 @@ impl Collected {
             let state = CpuState::restore(&take(&name));
             cpus.push(state.map_err(|e| bad(format!("machine/{name}"), e.to_string()))?);
         }
+        let irqchip = own_form(machine).then(|| take("irqchip"));
+        let mut blob = |name: &String| {
+            let blob = StateBlob::from_bytes(&take(&format!("device:{name}")));
+            blob.map_err(|e| bad(format!("machine/{name}"), e.to_string()))
+        };
         let mut devices = Vec::new();
         for (name, cell) in &machine.cells {
-            let blob = StateBlob::from_bytes(&take(&format!("device:{name}")));
-            devices.push((cell, blob.map_err(|e| bad(format!("machine/{name}"), e.to_string()))?));
+            devices.push((cell, blob(name)?));
         }
-        let irqchip = machine.partition().irqchip().map(|_| take("irqchip"));
+        let irqchip = match &machine.held_state {
+            None => irqchip,
+            Some(held) => {
+                let mut states = Vec::new();
+                for name in &machine.held {
+                    states.push((name.clone(), blob(name)?));
+                }
+                let chips = held.import(clock, &states, &mut cpus);
+                Some(chips.map_err(|e| bad("machine", e.to_string()))?)
+            }
+        };
         let run_state = match self.found.remove("state") {
             None => None,
             Some(text) => Some(String::from_utf8(text).map_err(|_| bad("state", "is not text"))?),
         };
         Ok(Whole { clock, cpus, devices, irqchip, run_state })
     }
+}
+
+/// Whether the accelerator's controllers are saved in its own form, as nothing translates it.
+fn own_form(machine: &Machine) -> bool {
+    machine.held_state.is_none() && machine.partition().irqchip().is_some()
 }
 
 fn difference(saved: &[u8], ours: &str) -> String {

@@ -9,6 +9,8 @@
 mod boot;
 mod mptable;
 
+use std::sync::Arc;
+
 use accel::IrqchipMode;
 use accel::arch::x86_64::Table;
 use accel::arch::{CpuState, GuestArch};
@@ -21,7 +23,7 @@ use serial::{DebugConConfig, Ns16550Config};
 use timer::{I8254Config, Mc146818Config};
 
 use self::boot::{Piece, Start};
-use crate::{Bios, BoardConfig, BoardKind, kernel};
+use crate::{Bios, BoardConfig, BoardKind, kernel, x86_held};
 
 /// RAM ends here at the latest below 4 GiB.
 const LOW_MAX: u64 = 3 << 30;
@@ -73,10 +75,6 @@ fn switch(c: &BoardConfig, name: &str, default: bool) -> Result<bool, MachineErr
 
 /// Wires an interrupt output to where legacy interrupt `n` enters: the I/O APIC, and the 8259s for the first 16.
 fn wire(c: &BoardConfig, node: &mut Node, pin: &str, n: usize) -> Result<(), MachineError> {
-    if c.irqchip == IrqchipMode::Kernel {
-        node.irq(pin, Dest::Gsi(n as u32));
-        return Ok(());
-    }
     let chip = |device: &str| Dest::Device { device: device.into(), pin: "irq".into(), index: n };
     node.irq(pin, chip("ioapic"));
     if n < LEGACY_IRQS && switch(c, "pic", true)? {
@@ -139,7 +137,8 @@ pub fn build(c: &BoardConfig) -> Result<Board, MachineError> {
 
 fn add_controllers(b: &mut Board, c: &BoardConfig) -> Result<(), MachineError> {
     let (pic, pit) = (switch(c, "pic", true)?, switch(c, "pit", true)?);
-    if c.irqchip == IrqchipMode::Kernel {
+    let (all, local) = (c.irqchip == IrqchipMode::Kernel, c.irqchip != IrqchipMode::User);
+    if all {
         for (name, there) in [("pic", pic), ("pit", pit)] {
             if !there {
                 return Err(MachineError::Board(format!(
@@ -147,27 +146,36 @@ fn add_controllers(b: &mut Board, c: &BoardConfig) -> Result<(), MachineError> {
                 )));
             }
         }
-        return Ok(());
     }
-    let local = c.irqchip == IrqchipMode::User;
+    let hold = |node: &mut Node, held: bool, input| {
+        if held {
+            node.held(input);
+        }
+    };
     let intr = |cpu| Dest::Cpu { cpu, line: 0 };
     if pic {
-        let pic = b.add("pic", I8259Config::default());
-        pic.pio(0, 0x20).pio(1, 0xa0).pio(2, 0x4d0);
-        // Through the local APICs' LINT0; one in the accelerator has it from the interrupt input.
-        pic.irq("intr", if local { device_pin("apic", "extint") } else { intr(0) });
+        let node = b.add(x86_held::PIC, I8259Config::default());
+        node.pio(0, 0x20).pio(1, 0xa0).pio(2, 0x4d0);
+        // Through the local APICs' LINT0.
+        node.irq("intr", device_pin(x86_held::APIC, "extint"));
+        hold(node, all, x86_held::no_input);
     }
-    b.add("ioapic", IoApicConfig { version: 0x11 }).mmio(0, IOAPIC);
-    if local {
-        let apic = b.add("apic", LapicsConfig { cpus: c.vcpus, ..LapicsConfig::default() });
-        for cpu in 0..c.vcpus {
-            let at = cpu as usize;
-            apic.irq_at("intr", at, intr(cpu));
-            apic.irq_at("nmi", at, Dest::Nmi(cpu)).irq_at("smi", at, Dest::Smi(cpu));
-        }
+    let node = b.add(x86_held::IOAPIC, IoApicConfig { version: 0x11 });
+    hold(node.mmio(0, IOAPIC), all, x86_held::ioapic_input);
+    let node = b.add(x86_held::APIC, LapicsConfig { cpus: c.vcpus, ..LapicsConfig::default() });
+    for cpu in 0..c.vcpus {
+        let at = cpu as usize;
+        node.irq_at("intr", at, intr(cpu));
+        node.irq_at("nmi", at, Dest::Nmi(cpu)).irq_at("smi", at, Dest::Smi(cpu));
     }
+    hold(node, local, x86_held::apic_input);
     if pit {
-        wire(c, b.add("pit", I8254Config::default()).pio(0, 0x40).pio(1, 0x61), "irq", PIT_IRQ)?;
+        let node = b.add(x86_held::PIT, I8254Config::default());
+        wire(c, node.pio(0, 0x40).pio(1, 0x61), "irq", PIT_IRQ)?;
+        hold(node, all, x86_held::no_input);
+    }
+    if local {
+        b.held_state(Arc::new(x86_held::X86Held { all, ioapic: IOAPIC }));
     }
     Ok(())
 }

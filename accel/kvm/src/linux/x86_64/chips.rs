@@ -1,6 +1,6 @@
 //! Saving and restoring the 8259As, the I/O APIC and the 8254 that live in KVM.
 
-#![expect(unsafe_code, reason = "the controllers' state is a union")]
+#![expect(unsafe_code, reason = "the controllers' state is a union; clock_gettime fills a structure")]
 
 use accel::AccelError;
 use accel::arch::irqchip::{Ioapic, Pic, Pit, PitChannel, X86Chips};
@@ -104,8 +104,17 @@ fn set_ioapic(vm: &VmFd, i: &Ioapic) -> Result<(), AccelError> {
     vm.set_irqchip(&chip).map_err(refused("setting an interrupt controller (KVM_SET_IRQCHIP)"))
 }
 
+/// The kernel's clock by which the timer's loads are dated, in nanoseconds.
+fn monotonic_ns() -> i64 {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `now` is a live structure of the type the call fills; the clock exists on every Linux.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
+    now.tv_sec * 1_000_000_000 + now.tv_nsec
+}
+
 fn get_pit(vm: &VmFd) -> Result<Pit, AccelError> {
     let k = vm.get_pit2().map_err(refused("reading the interval timer (KVM_GET_PIT2)"))?;
+    let now = monotonic_ns();
     let channel = |c: &kvm_pit_channel_state| PitChannel {
         count: c.count,
         latched_count: c.latched_count,
@@ -119,12 +128,13 @@ fn get_pit(vm: &VmFd) -> Result<Pit, AccelError> {
         mode: c.mode,
         bcd: c.bcd,
         gate: c.gate,
-        loaded_ns: c.count_load_time as u64,
+        since_load_ns: now.saturating_sub(c.count_load_time).max(0) as u64,
     };
     Ok(Pit { channels: k.channels.each_ref().map(channel), flags: k.flags })
 }
 
 fn set_pit(vm: &VmFd, p: &Pit) -> Result<(), AccelError> {
+    let now = monotonic_ns();
     let channel = |c: &PitChannel| kvm_pit_channel_state {
         count: c.count,
         latched_count: c.latched_count,
@@ -138,7 +148,7 @@ fn set_pit(vm: &VmFd, p: &Pit) -> Result<(), AccelError> {
         mode: c.mode,
         bcd: c.bcd,
         gate: c.gate,
-        count_load_time: c.loaded_ns as i64,
+        count_load_time: now.saturating_sub_unsigned(c.since_load_ns),
     };
     let k =
         kvm_pit_state2 { channels: p.channels.each_ref().map(channel), flags: p.flags, ..Default::default() };

@@ -428,7 +428,7 @@ mod tests {
         let error = |r: Result<Template, AccelError>| r.err().unwrap().to_string();
         assert!(error(build("host", &[("avx3", "on")])).contains("did you mean 'avx"));
         assert!(error(build("host", &[("smep", "perhaps")])).contains("neither on nor off"));
-        assert!(error(build("Pentium", &[])).contains("model 'Pentium' does not exist, expected host, max"));
+        assert!(error(build("Elbrus", &[])).contains("model 'Elbrus' does not exist, expected host, max"));
         assert!(error(build("EPIC", &[])).contains("did you mean 'EPYC'? expected host, max"));
         assert!(
             error(build("host", &[("svm", "on")])).contains("feature 'svm': SVM guests inside of a guest")

@@ -1,20 +1,13 @@
-//! Guests of a few instructions, assembled here, for measuring what surrounds a guest.
+//! RISC-V guests for the `virt` board.
 //!
 //! Sources: "The RISC-V Instruction Set Manual, Volume I" (encodings, chapters RV32I, RV64I, M and C); the `virt`
-//! board's test finisher (0x5555 at 0x10_0000 powers off); "x86/HVM direct boot ABI" (PVH) with ELF note 18 for
-//! the 32-bit entry; `isa-debug-exit`, which ends the run with the byte written to its port.
+//! board's test finisher (0x5555 at 0x10_0000 powers off).
 
 /// Where the `virt` board's RAM begins and its firmware is put.
 const RISCV_RAM: u64 = 0x8000_0000;
 
 /// Where some of them store something.
 pub const RISCV_STORE: u64 = RISCV_RAM + 0x10_0000;
-
-/// Where `microvm`'s tiny guests tell the emulator to end.
-pub const DEBUG_EXIT_PORT: u16 = 0xf4;
-
-/// What they write there; the exit code `value << 1 | 1` is then not that of an error.
-pub const DEBUG_EXIT_VALUE: u8 = 0x2a;
 
 /// RISC-V code under construction.
 #[derive(Default)]
@@ -138,67 +131,6 @@ pub fn riscv_cold(size: usize) -> Vec<u8> {
     }
     guest.power_off();
     guest.code
-}
-
-/// What a tiny x86 guest does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum X86 {
-    /// Writes [`DEBUG_EXIT_VALUE`] to [`DEBUG_EXIT_PORT`].
-    Exit,
-    /// Prints `READY` on the first serial port and halts for good.
-    ReadyThenHalt,
-}
-
-/// An ELF file that a PVH loader starts in 32-bit protected mode.
-pub fn x86_pvh(what: X86) -> Vec<u8> {
-    const BASE: u64 = 0x10_0000;
-    let mut code = vec![0xfa]; // cli
-    match what {
-        X86::Exit => {
-            code.extend([0x66, 0xba]); // mov dx, port
-            code.extend(DEBUG_EXIT_PORT.to_le_bytes());
-            code.extend([0xb0, DEBUG_EXIT_VALUE, 0xee]); // mov al, value; out dx, al
-        }
-        X86::ReadyThenHalt => {
-            code.extend([0x66, 0xba, 0xf8, 0x03]); // mov dx, 0x3f8
-            for byte in b"READY\r\n" {
-                code.extend([0xb0, *byte, 0xee]); // mov al, byte; out dx, al
-            }
-        }
-    }
-    code.extend([0xf4, 0xeb, 0xfd]); // hlt; jmp to it
-    let mut note = Vec::new();
-    for word in [4u32, 4, 18] {
-        note.extend(word.to_le_bytes()); // name size, value size, XEN_ELFNOTE_PHYS32_ENTRY
-    }
-    note.extend(b"Xen\0");
-    note.extend((BASE as u32).to_le_bytes());
-
-    let (code_at, note_at) = (0x1000u64, 0x200u64);
-    let mut file = vec![0u8; 0x1000];
-    let mut put = |at: usize, bytes: &[u8]| file[at..at + bytes.len()].copy_from_slice(bytes);
-    put(0, &[0x7f, b'E', b'L', b'F', 2, 1, 1]);
-    put(16, &2u16.to_le_bytes()); // executable
-    put(18, &62u16.to_le_bytes()); // x86-64
-    put(20, &1u32.to_le_bytes());
-    put(24, &BASE.to_le_bytes());
-    put(32, &64u64.to_le_bytes()); // program headers right after this one
-    put(52, &64u16.to_le_bytes());
-    put(54, &56u16.to_le_bytes());
-    put(56, &2u16.to_le_bytes());
-    let mut segment = |index: usize, kind: u32, flags: u32, at: u64, address: u64, size: u64| {
-        let base = 64 + index * 56;
-        put(base, &kind.to_le_bytes());
-        put(base + 4, &flags.to_le_bytes());
-        for (field, value) in [at, address, address, size, size, 4].into_iter().enumerate() {
-            put(base + 8 + field * 8, &value.to_le_bytes());
-        }
-    };
-    segment(0, 1, 5, code_at, BASE, code.len() as u64);
-    segment(1, 4, 4, note_at, 0, note.len() as u64);
-    put(note_at as usize, &note);
-    file.extend(code);
-    file
 }
 
 #[cfg(test)]

@@ -1,0 +1,7 @@
+//! Guests of a few instructions, assembled here, for testing and measuring what surrounds a guest.
+
+mod riscv;
+mod x86;
+
+pub use riscv::{RISCV_STORE, riscv_cold, riscv_count, riscv_power_off, riscv_store};
+pub use x86::{DEBUG_EXIT_PORT, DEBUG_EXIT_VALUE, X86, x86_pvh};
