@@ -4,13 +4,21 @@
 //! disks is done by [`requests`]: a slow or failing image never holds up a vCPU.
 
 mod ata;
+mod floppy;
+mod i8257;
 mod ide;
 mod requests;
 mod scsi;
 
+pub use floppy::{FloppyConfig, FloppyController, FloppyDrive};
+pub use i8257::{IsaDma, IsaDmaConfig};
 pub use ide::{IDE_IRQS, IDE_PORTS, IdeController, IdeDrive, Piix3IdeConfig, Piix4IdeConfig};
 
+use device::DeviceKind;
 use pci::PciKind;
+
+/// All kinds of device in this crate, but for PCI functions.
+pub const KINDS: &[DeviceKind] = &[DeviceKind::of::<FloppyConfig>(), DeviceKind::of::<IsaDmaConfig>()];
 
 /// All PCI functions in this crate.
 pub const PCI_KINDS: &[PciKind] = &[PciKind::of::<Piix3IdeConfig>(), PciKind::of::<Piix4IdeConfig>()];
