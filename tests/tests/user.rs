@@ -1,5 +1,5 @@
-//! User mode: programs compiled from `tests/programs/user` that check themselves, and Debian's own, held against
-//! qemu-riscv64 where both do the same.
+//! User mode: programs compiled from `tests/programs/user` that check themselves, Debian's own, held against qemu-riscv64 where
+//! both do the same, and the host's own, held against the host.
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
 
 use std::path::PathBuf;
@@ -9,31 +9,32 @@ use std::{fs, io::Write};
 
 use rhea_tests::{boot, skip, workspace};
 
-const COMPILER: &str = "riscv64-linux-gnu-gcc";
+/// Architectures of the test programs, with what compiles for them.
+const COMPILERS: [(&str, &[&str]); 2] = [("riscv64", &["riscv64-linux-gnu-gcc"]), ("x86_64", &["gcc"])];
 
 /// A static program, compiled once; `None` (said once) without a compiler.
-fn program(name: &str) -> Option<PathBuf> {
-    static DIR: OnceLock<Option<PathBuf>> = OnceLock::new();
-    let dir = DIR.get_or_init(|| {
-        if Command::new(COMPILER).arg("--version").stdout(Stdio::null()).status().is_err() {
-            return None;
-        }
-        let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("user");
-        fs::create_dir_all(&dir).expect("a folder");
-        Some(dir)
-    });
-    let Some(dir) = dir else {
-        skip(&format!("{name} of user mode: no {COMPILER}"));
+fn program(arch: &str, name: &str) -> Option<PathBuf> {
+    static MISSING: OnceLock<Vec<&str>> = OnceLock::new();
+    let without = |c: &[&str]| Command::new(c[0]).arg("--version").stdout(Stdio::null()).status().is_err();
+    let missing =
+        MISSING.get_or_init(|| COMPILERS.iter().filter(|(_, c)| without(c)).map(|(a, _)| *a).collect());
+    if missing.contains(&arch) {
+        skip(&format!("{name} of user mode: no compiler for {arch}"));
         return None;
-    };
-    let source = workspace::root().join(format!("tests/programs/user/{name}.c"));
+    }
+    let (_, compiler) = COMPILERS.iter().find(|(a, _)| *a == arch).expect("a known architecture");
+    let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("user").join(arch);
+    fs::create_dir_all(&dir).expect("a folder");
+    let sources = workspace::root().join("tests/programs/user");
+    let source = sources.join(format!("{name}.c"));
     let out = dir.join(name);
     let newer = |a: &PathBuf, b: &PathBuf| {
         let time = |p: &PathBuf| fs::metadata(p).and_then(|m| m.modified()).ok();
         time(a) > time(b)
     };
-    if !newer(&out, &source) {
-        let done = Command::new(COMPILER)
+    if !newer(&out, &source) || !newer(&out, &sources.join("arch.h")) {
+        let done = Command::new(compiler[0])
+            .args(&compiler[1..])
             .args(["-O1", "-static", "-pthread", "-w", "-o"])
             .args([&out, &source])
             .output()
@@ -54,9 +55,12 @@ fn said(o: &Output) -> String {
 }
 
 fn checks_itself(name: &str, options: &[&str], arguments: &[&str]) {
-    let Some(path) = program(name) else { return };
-    let out = rhea(options).arg(&path).args(arguments).output().expect("a program that runs");
-    assert!(out.status.success() && out.stdout == format!("{name} ok\n").as_bytes(), "{}", said(&out));
+    for (arch, _) in COMPILERS {
+        let Some(path) = program(arch, name) else { continue };
+        let out = rhea(options).arg(&path).args(arguments).output().expect("a program that runs");
+        let ok = out.status.success() && out.stdout == format!("{name} ok\n").as_bytes();
+        assert!(ok, "{arch}: {}", said(&out));
+    }
 }
 
 #[test]
@@ -94,6 +98,48 @@ fn the_interpreter_does_the_same() {
 fn fuzz_of_system_calls() {
     let cases = std::env::var("RHEA_FUZZ_CASES").unwrap_or_else(|_| "2000".into());
     checks_itself("fuzz", &["-D", "/dev/null"], &["1", &cases]);
+}
+
+/// The host's own programs, natively and as a guest's.
+#[test]
+fn programs_of_the_host_do_the_same_as_guests() {
+    let same = |command: &[&str], input: &str| {
+        let mut native = Command::new(command[0]);
+        native.args(&command[1..]).env("LC_ALL", "C");
+        if !std::path::Path::new(command[0]).exists() {
+            skip(&format!("comparison of user mode with the host: no {}", command[0]));
+            return;
+        }
+        let native = run(native, input);
+        let guest = run(rhea(command), input);
+        let out = |o: &Output| String::from_utf8_lossy(&o.stdout).into_owned();
+        assert_eq!(
+            (out(&guest), guest.status),
+            (out(&native), native.status),
+            "{command:?}: {}",
+            said(&guest)
+        );
+    };
+    let bash = "trap 'echo got it' USR1; kill -USR1 $$; for i in {1..20}; do echo $((i * i % 7)); done | sort -rn | uniq -c; \
+        echo $BASH_VERSION $(ls /usr | head -3); (exit 3); echo $?; printf '%.3f\\n' 2.5; kill -9 $$";
+    same(&["/bin/bash", "-c", bash], "");
+    same(&["/bin/sed", "-E", "s/(a+)b/<\\1>/g"], "aab ab b\n");
+    same(&["/usr/bin/sha512sum"], "some text\n");
+    same(&["/usr/bin/factor", "18446744073709551557", "1234567890123456789"], "");
+    same(
+        &[
+            "/usr/bin/perl",
+            "-e",
+            "print map { sprintf('%.10g ', sin($_ ** 1.5)) } 1..20; print fork ? wait && $? : exit 5",
+        ],
+        "",
+    );
+    let python = "import json, struct, hashlib, threading, subprocess, decimal, math\n\
+        print(hashlib.sha256(b'x' * 99999).hexdigest(), json.dumps([1.5, None]), 3 ** 200, math.gamma(4.5))\n\
+        r = []\nt = [threading.Thread(target=lambda: r.append(sum(range(5000)))) for _ in range(4)]\n\
+        [x.start() for x in t]; [x.join() for x in t]\n\
+        print(r, subprocess.run(['/bin/echo', 'hi'], capture_output=True).stdout, decimal.Decimal(2).sqrt())\n";
+    same(&["/usr/bin/python3", "-c", python], "");
 }
 
 /// The smallest program: writes its first argument's first bytes and ends with 7.

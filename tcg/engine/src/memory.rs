@@ -612,6 +612,9 @@ pub(crate) fn cas_wide<G: Guest>(
     if gva & 15 != 0 {
         return Err(cx.guest.fault(BusFault::Misaligned, gva, Access::Store));
     }
+    if cx.core.direct.is_some() {
+        return direct::cas_wide(cx, gva, expected, new);
+    }
     cx.core.check_watch(gva, 16, true);
     let p = place(cx, gva, Access::Store, m.mmu())?;
     match p {
@@ -737,6 +740,9 @@ pub(crate) fn read_run<G: Guest>(
     out: &mut [u8],
 ) -> Result<Option<usize>, Trap> {
     let n = run_length(gva, out.len());
+    if cx.core.direct.is_some() {
+        return direct::read(cx, gva, &mut out[..n]).map(|()| Some(n));
+    }
     if cx.core.page_watched(gva & !(PAGE - 1)) {
         return Ok(None);
     }
@@ -753,6 +759,9 @@ pub(crate) fn write_run<G: Guest>(
     data: &[u8],
 ) -> Result<Option<usize>, Trap> {
     let n = run_length(gva, data.len());
+    if cx.core.direct.is_some() {
+        return direct::write(cx, gva, &data[..n]).map(|()| Some(n));
+    }
     if cx.core.page_watched(gva & !(PAGE - 1)) {
         return Ok(None);
     }

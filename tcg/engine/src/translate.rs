@@ -50,6 +50,8 @@ struct Reader<'a, 'b, G: Guest> {
     stops: &'a [u16],
     /// Some of it may be changed by stores that nobody watches.
     volatile: bool,
+    /// The unit is for the cache.
+    keep: bool,
 }
 
 impl<G: Guest> Reader<'_, '_, G> {
@@ -61,10 +63,14 @@ impl<G: Guest> Reader<'_, '_, G> {
         if let Some(direct) = &self.cx.core.direct {
             match direct.code_page(gva) {
                 CodePage::None => return Err(self.no_code(pc)),
-                CodePage::Fixed => {}
-                CodePage::Volatile => self.volatile = true,
+                CodePage::Fixed => self.cache.reads(DIRECT, gva),
+                CodePage::Volatile => {
+                    self.cache.reads(DIRECT, gva);
+                    // Code that is executed alone is not kept.
+                    let watched = G::CODE_COHERENT && self.keep && direct.watch(gva);
+                    self.volatile |= !watched;
+                }
             }
-            self.cache.reads(DIRECT, gva);
             let p = Page { gva, place: Place::Bus(0, tcg_ir::abi::PAGE_BITS), at: Some((DIRECT, gva)) };
             self.pages.push(p);
             return Ok(p);
@@ -228,6 +234,7 @@ pub(crate) fn translate<G: Guest>(
             first: key.pc,
             stops,
             volatile: false,
+            keep: at.is_some(),
         };
         let mut b = Builder::new(region, key.pc);
         g.translate(guest_key, limits, &mut reader, &mut b)?;

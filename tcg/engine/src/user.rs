@@ -3,7 +3,8 @@
 //! Guest memory is host memory here ([`DirectMemory`]): an access is the host's own instruction, and one that the host
 //! refuses comes back as [`UserExit::Fault`] with the guest's state exact at the instruction. Units are keyed by guest
 //! virtual address. Who maps, unmaps or reprotects guest memory says so with [`UserMachine::invalidate`]; changed code is
-//! found by the guest's own rule ([`UserExit::CodeChanged`]), not by watching stores.
+//! found by the guest's own rule: at a fence ([`UserExit::CodeChanged`]), or, where there is none
+//! ([`Guest::CODE_COHERENT`]), by taking the right to store to pages with code ([`DirectMemory::watch`]).
 //!
 //! One [`UserMachine`] is a process, one [`UserCpu`] a thread; threads come and go.
 
@@ -30,6 +31,14 @@ pub trait DirectMemory: Send + Sync {
     fn base(&self) -> u64;
     /// What the page at `gva` allows.
     fn code_page(&self, gva: u64) -> CodePage;
+    /// Has the host refuse stores to the page at `gva` from now on. False if it cannot, or if stores elsewhere change it.
+    fn watch(&self, _gva: u64) -> bool {
+        false
+    }
+    /// Ends that, and drops the translations of the page. False if the page was not watched.
+    fn unwatch(&self, _gva: u64) -> bool {
+        false
+    }
 }
 
 /// What a [`Guest::run_exit`] code means to a program's environment.
@@ -39,6 +48,8 @@ pub enum UserEvent {
     Syscall,
     /// The program has changed code somewhere.
     CodeChanged,
+    /// An exception; the program counter is where the architecture reports it.
+    Trap(Trap),
 }
 
 /// A host signal that an access to guest memory raised.
@@ -84,8 +95,8 @@ pub trait UserGuest: Guest {
     /// Other threads share memory from now on.
     fn set_parallel(&self, state: &mut Self::State);
     /// What an exit code means.
-    fn user_event(&self, code: u32) -> Option<UserEvent>;
-    /// General register `n`.
+    fn user_event(&self, state: &mut Self::State, code: u32) -> Option<UserEvent>;
+    /// General register `n`, or another one by a number the architecture has for it.
     fn reg(&self, state: &Self::State, n: usize) -> u64;
     /// Sets general register `n`.
     fn set_reg(&self, state: &mut Self::State, n: usize, value: u64);

@@ -32,6 +32,14 @@ static const short left_out[] = {
     SYS_process_mrelease, SYS_splice, SYS_tee, SYS_vmsplice, SYS_copy_file_range, SYS_sendfile, SYS_read, SYS_readv,
     SYS_pread64, SYS_preadv, SYS_preadv2, SYS_rt_sigprocmask, SYS_rt_sigaction, SYS_sigaltstack, SYS_close, SYS_dup3,
     SYS_write, SYS_writev, SYS_pwrite64, SYS_pwritev, SYS_pwritev2, SYS_shutdown,
+#ifdef SYS_fork
+    SYS_fork, SYS_vfork, SYS_open, SYS_creat, SYS_unlink, SYS_rmdir, SYS_rename, SYS_renameat, SYS_mkdir, SYS_mknod, SYS_link,
+    SYS_symlink, SYS_chmod, SYS_chown, SYS_lchown, SYS_utime, SYS_utimes, SYS_futimesat, SYS_poll, SYS_select, SYS_pause,
+    SYS_alarm, SYS_epoll_wait, SYS_dup2, SYS_inotify_init,
+#endif
+#ifdef SYS_arch_prctl
+    SYS_arch_prctl, SYS_modify_ldt,
+#endif
 };
 
 static uint64_t x;

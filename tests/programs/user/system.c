@@ -1,5 +1,6 @@
 /* Processes, files, sockets and what waits for them. */
 #define _GNU_SOURCE
+#include "arch.h"
 #include "check.h"
 #include <dirent.h>
 #include <fcntl.h>
@@ -183,7 +184,7 @@ int main(int argc, char **argv)
     if (argc > 1 && !strcmp(argv[1], "child"))
         return argc == 3 && !strcmp(argv[2], "an arg") && getenv("X") && !strcmp(getenv("X"), "y z") ? 42 : 1;
     struct utsname u;
-    CHECK(uname(&u) == 0 && !strcmp(u.machine, "riscv64"));
+    CHECK(uname(&u) == 0 && !strcmp(u.machine, MACHINE));
     struct sysinfo info;
     CHECK(sysinfo(&info) == 0 && info.totalram > 0);
     struct timespec ts, then;

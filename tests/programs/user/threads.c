@@ -1,5 +1,6 @@
 /* Threads: start and end, mutexes and conditions, atomics of every kind, load-reserved and store-conditional, robust mutexes. */
 #define _GNU_SOURCE
+#include "arch.h"
 #include "check.h"
 #include <pthread.h>
 #include <semaphore.h>
@@ -27,6 +28,7 @@ struct node {
     struct node *next;
     long busy;
 };
+#ifdef __riscv
 static struct node *top;
 
 static struct node *pop(void)
@@ -58,6 +60,50 @@ static void push(struct node *n)
                  : "memory");
 }
 
+#else
+/* Top and a count of changes, swapped together. */
+static struct {
+    struct node *top;
+    long changes;
+} versioned __attribute__((aligned(2 * sizeof(long))));
+
+static int swap_both(struct node *old, long changes, struct node *new)
+{
+    char done;
+#ifdef __x86_64__
+    asm volatile("lock cmpxchg16b %1"
+#else
+    asm volatile("lock cmpxchg8b %1"
+#endif
+                 "; sete %0"
+                 : "=q"(done), "+m"(versioned), "+a"(old), "+d"(changes)
+                 : "b"(new), "c"(changes + 1)
+                 : "memory", "cc");
+    return done;
+}
+
+static struct node *pop(void)
+{
+    for (;;) {
+        long changes = *(volatile long *)&versioned.changes;
+        struct node *n = *(struct node *volatile *)&versioned.top;
+        if (!n || swap_both(n, changes, n->next))
+            return n;
+    }
+}
+
+static void push(struct node *n)
+{
+    for (;;) {
+        long changes = *(volatile long *)&versioned.changes;
+        struct node *old = *(struct node *volatile *)&versioned.top;
+        n->next = old;
+        if (swap_both(old, changes, n))
+            return;
+    }
+}
+#endif
+
 static void *work(void *arg)
 {
     long id = (long)arg;
@@ -72,6 +118,7 @@ static void *work(void *arg)
         uint32_t w = atomic_load(&word);
         while (!atomic_compare_exchange_weak(&word, &w, w + 1))
             ;
+#ifdef __riscv
         long v, failed;
         do {
             asm volatile("lr.d.aqrl %0, (%2)\n addi %0, %0, 1\n sc.d.rl %1, %0, (%2)\n"
@@ -82,6 +129,15 @@ static void *work(void *arg)
         int x = (int)(id * ROUNDS + i);
         asm volatile("amomin.w zero, %0, (%1)" : : "r"(x), "r"(&smallest) : "memory");
         asm volatile("amomax.w zero, %0, (%1)" : : "r"(x), "r"(&largest) : "memory");
+#else
+        asm volatile("lock incl %0" : "+m"(reserved) : : "memory");
+        int x = (int)(id * ROUNDS + i), seen = smallest;
+        while (x < seen && !atomic_compare_exchange_weak(&smallest, &seen, x))
+            ;
+        seen = largest;
+        while (x > seen && !atomic_compare_exchange_weak(&largest, &seen, x))
+            ;
+#endif
         struct node *n = pop();
         if (n) {
             CHECK(__sync_lock_test_and_set(&n->busy, 1) == 0);

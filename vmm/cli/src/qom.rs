@@ -45,6 +45,7 @@ fn cpu_base(arch: GuestArch) -> &'static str {
     match arch {
         GuestArch::Riscv32 | GuestArch::Riscv64 => "riscv-cpu",
         GuestArch::X86_64 => "x86_64-cpu",
+        GuestArch::I386 => "i386-cpu",
         GuestArch::Aarch64 => "arm-cpu",
         _ => "guest-cpu",
     }

@@ -14,10 +14,11 @@ fn entry(name: &str) -> String {
 
 /// The line for `register`. Flags: P keeps the name the program was called by, O and C take file and rights from the
 /// program, F opens Rhea now, so that it is found inside of containers.
-fn line(name: &str, machine: u16, exe: &str) -> String {
+fn line(name: &str, machine: u16, wide: bool, exe: &str) -> String {
     let [low, high] = machine.to_le_bytes();
     let hex = |b: &[u8]| b.iter().map(|b| format!("\\x{b:02x}")).collect::<String>();
     let mut magic = *b"\x7fELF\x02\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\x00\x00";
+    magic[4] = if wide { 2 } else { 1 };
     magic[18] = low;
     magic[19] = high;
     // Any OS ABI and padding; executables and shared objects (2 and 3).
@@ -38,7 +39,11 @@ pub fn binfmt(args: &[String], guests: &[Guest]) -> u8 {
 
 fn try_binfmt(args: &[String], guests: &[Guest]) -> Result<(), String> {
     let Some((command, names)) = args.split_first() else { return Err(USAGE.into()) };
-    let known: Vec<_> = guests.iter().filter_map(|g| abi::of(g.arch)).collect();
+    // What the host's own processor runs must stay the host's.
+    let known: Vec<_> = guests.iter().filter_map(|g| abi::of(g.arch)).filter(|a| !a.is_hosts()).collect();
+    if let Some(own) = names.iter().find(|n| abi::ALL.iter().any(|a| a.name == **n && a.is_hosts())) {
+        return Err(format!("{own} programs are the host's own; start them with 'rhea user --arch {own}'"));
+    }
     if let Some(bad) = names.iter().find(|n| !known.iter().any(|a| a.name == **n)) {
         let all: Vec<_> = known.iter().map(|a| a.name).collect();
         return Err(format!("no user mode for architecture '{bad}', expected one of {}", all.join(", ")));
@@ -57,7 +62,7 @@ fn try_binfmt(args: &[String], guests: &[Guest]) -> Result<(), String> {
                 }
                 let exe = std::fs::read_link("/proc/self/exe").map_err(fail)?;
                 let register = Path::new(DIR).join("register");
-                std::fs::write(&register, line(a.name, a.machine, &exe.to_string_lossy()))
+                std::fs::write(&register, line(a.name, a.machine, a.wide, &exe.to_string_lossy()))
                     .map_err(|e| format!("{}: {e}", register.display()))?;
                 println!("{}: installed", a.name);
             }
@@ -86,10 +91,11 @@ mod tests {
 
     #[test]
     fn the_line_is_short_enough_and_names_the_machine() {
-        let l = line("riscv64", 243, "/usr/bin/rhea");
+        let l = line("riscv64", 243, true, "/usr/bin/rhea");
         assert!(l.len() < 256 * 4, "{}", l.len());
         assert!(l.starts_with(":rhea-riscv64:M::\\x7f\\x45\\x4c\\x46"));
         assert!(l.contains("\\x02\\x00\\xf3\\x00:"));
         assert!(l.ends_with(":/usr/bin/rhea:POCF\n"));
+        assert!(line("riscv32", 243, false, "/r").starts_with(":rhea-riscv32:M::\\x7f\\x45\\x4c\\x46\\x01"));
     }
 }

@@ -1,4 +1,4 @@
-//! ELF headers of executables (System V gABI, "Object files"), 64-bit little-endian, from the first bytes of a file.
+//! ELF headers of executables (System V gABI, "Object files"), little-endian, of 32 and 64 bits, from the first bytes of a file.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -12,7 +12,6 @@ const PT_INTERP: u32 = 3;
 const PT_PHDR: u32 = 6;
 const PT_GNU_STACK: u32 = 0x6474_e551;
 const HEADER: usize = 64;
-const PROGRAM_HEADER: usize = 56;
 /// More program headers than any program has.
 const MOST_HEADERS: u16 = 512;
 
@@ -31,6 +30,8 @@ pub(crate) struct Segment {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Elf {
     pub(crate) machine: u16,
+    /// 64-bit.
+    pub(crate) wide: bool,
     pub(crate) kind: u16,
     pub(crate) entry: u64,
     pub(crate) segments: Vec<Segment>,
@@ -111,22 +112,31 @@ pub(crate) fn parse(file: &File) -> Result<Elf, String> {
     if h.len() < HEADER || !h.starts_with(b"\x7fELF") {
         return Err("not an ELF file".into());
     }
-    if h[4] != 2 || h[5] != 1 {
-        return Err("not a 64-bit little-endian ELF file".into());
+    if !matches!(h[4], 1 | 2) || h[5] != 1 {
+        return Err("not a little-endian ELF file".into());
     }
+    let wide = h[4] == 2;
     let kind = u16_at(&h, 16);
     if kind != EXEC && kind != DYN {
         return Err("an ELF file, but not an executable".into());
     }
-    let (at, size, count) = (u64_at(&h, 32), u16_at(&h, 54), u16_at(&h, 56));
-    if usize::from(size) != PROGRAM_HEADER || count == 0 || count > MOST_HEADERS {
-        return Err(format!("{count} program headers of {size} bytes, expected 1 to {MOST_HEADERS} of 56"));
+    let word = |b: &[u8], at: usize| if wide { u64_at(b, at) } else { u64::from(u32_at(b, at)) };
+    // Offsets in the header, and in a program header.
+    let (at, sizes, expected) = if wide { (32, 54, 56) } else { (28, 42, 32) };
+    let (at, size, count) = (word(&h, at), u16_at(&h, sizes), u16_at(&h, sizes + 2));
+    if size != expected || count == 0 || count > MOST_HEADERS {
+        return Err(format!(
+            "{count} program headers of {size} bytes, expected 1 to {MOST_HEADERS} of {expected}"
+        ));
     }
-    let table = read_at(file, at, usize::from(count) * PROGRAM_HEADER);
+    let [p_flags, p_offset, p_vaddr, p_filesz, p_memsz] =
+        if wide { [4, 8, 16, 32, 40] } else { [24, 4, 8, 16, 20] };
+    let table = read_at(file, at, usize::from(count) * usize::from(size));
     let mut elf = Elf {
         machine: u16_at(&h, 18),
+        wide,
         kind,
-        entry: u64_at(&h, 24),
+        entry: word(&h, 24),
         segments: Vec::new(),
         interp: None,
         headers: 0,
@@ -134,13 +144,14 @@ pub(crate) fn parse(file: &File) -> Result<Elf, String> {
         exec_stack: false,
     };
     let mut phdr = None;
-    for p in table.chunks_exact(PROGRAM_HEADER) {
-        let (flags, offset, vaddr) = (u32_at(p, 4), u64_at(p, 8), u64_at(p, 16));
-        let (file_size, mem_size) = (u64_at(p, 32), u64_at(p, 40));
+    for p in table.chunks_exact(usize::from(size)) {
+        let (flags, offset, vaddr) = (u32_at(p, p_flags), word(p, p_offset), word(p, p_vaddr));
+        let (file_size, mem_size) = (word(p, p_filesz), word(p, p_memsz));
         match u32_at(p, 0) {
             PT_LOAD if mem_size != 0 => {
+                let most = if wide { u64::MAX } else { 1 << 32 };
                 let fits = mem_size >= file_size
-                    && vaddr.checked_add(mem_size).is_some()
+                    && vaddr.checked_add(mem_size).is_some_and(|end| end <= most)
                     && offset.checked_add(file_size).is_some();
                 if !fits {
                     return Err(format!("a segment at {vaddr:#x} that ends outside the address space"));

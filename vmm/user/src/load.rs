@@ -11,8 +11,6 @@ use crate::host;
 use crate::mm::{Mm, PAGE, prot};
 use crate::process::Paths;
 
-/// Where position-independent programs go, as on RISC-V with Sv39: two thirds of the address space.
-const PIE_BASE: u64 = 0x2a_aaaa_a000;
 /// Most interpreters of interpreters.
 const SCRIPT_DEPTH: usize = 5;
 
@@ -108,7 +106,7 @@ fn os(e: host::Errno) -> std::io::Error {
 }
 
 /// Maps the segments of `elf`; the load bias.
-fn map_elf(mm: &Mm, path: &str, file: &File, elf: &Elf, interp: bool) -> Result<u64, LoadError> {
+fn map_elf(mm: &Mm, path: &str, file: &File, elf: &Elf, hint: u64) -> Result<u64, LoadError> {
     let fail = |at: u64, e| LoadError::Map {
         path: path.to_owned(),
         what: format!("the segment at {at:#x}"),
@@ -118,7 +116,6 @@ fn map_elf(mm: &Mm, path: &str, file: &File, elf: &Elf, interp: bool) -> Result<
     let high = elf.segments.iter().map(|s| s.vaddr + s.mem_size).max().unwrap_or(0);
     let span = high - low;
     let bias = if elf.kind == elf::DYN {
-        let hint = if interp { 0 } else { PIE_BASE };
         let at = mm.mmap(hint, span, 0, ANON | libc::MAP_NORESERVE, -1, 0).map_err(|e| fail(low, e))?;
         at.wrapping_sub(low)
     } else {
@@ -174,14 +171,14 @@ pub(crate) fn load(
     let bad = |problem| LoadError::Bad { path: path.clone(), problem };
     let parse = |path: &str, file: &File| {
         let elf = elf::parse(file).map_err(|problem| LoadError::Bad { path: path.to_owned(), problem })?;
-        if elf.machine != abi.machine {
+        if !abi.fits(elf.machine, elf.wide) {
             let (path, machine) = (path.to_owned(), elf.machine);
             return Err(LoadError::Machine { path, machine, expected: abi.name });
         }
         Ok(elf)
     };
     let elf = parse(path, &program.file)?;
-    let bias = map_elf(mm, path, &program.file, &elf, false)?;
+    let bias = map_elf(mm, path, &program.file, &elf, abi.pie_base)?;
     let end = elf.segments.iter().map(|s| s.vaddr + s.mem_size).max().unwrap_or(0) + bias;
     let code = elf.segments.iter().find(|s| s.prot & prot::EXEC != 0);
     let code = code.map_or(0..0, |s| s.vaddr + bias..s.vaddr + bias + s.mem_size);
@@ -194,7 +191,7 @@ pub(crate) fn load(
         let missing = || LoadError::Interp { path: path.clone(), interp: interp.clone() };
         let file = File::open(&real).map_err(|_| missing())?;
         let linker = parse(&interp, &file)?;
-        interp_base = map_elf(mm, &interp, &file, &linker, true)?;
+        interp_base = map_elf(mm, &interp, &file, &linker, 0)?;
         entry = linker.entry.wrapping_add(interp_base);
     }
     let map = |len, p, what: &str| {
@@ -215,7 +212,7 @@ pub(crate) fn load(
     let stack = bottom + PAGE..bottom + PAGE + size;
     let aux = [
         (libc::AT_PHDR, elf.headers.wrapping_add(bias)),
-        (libc::AT_PHENT, 56),
+        (libc::AT_PHENT, if abi.wide { 56 } else { 32 }),
         (libc::AT_PHNUM, elf.header_count.into()),
         (libc::AT_PAGESZ, PAGE),
         (libc::AT_BASE, interp_base),
@@ -224,7 +221,7 @@ pub(crate) fn load(
         (libc::AT_HWCAP, start.hwcap),
         (libc::AT_CLKTCK, 100),
     ];
-    let (sp, auxv) = make_stack(mm, &stack, start, &aux)
+    let (sp, auxv) = make_stack(mm, abi, &stack, start, &aux)
         .ok_or_else(|| bad("arguments and environment do not fit on the stack; see -s".into()))?;
     Ok(Image { entry, sp, sigreturn, auxv, stack, code })
 }
@@ -232,6 +229,7 @@ pub(crate) fn load(
 /// Strings at the top, then `argc`, `argv`, `envp` and the auxiliary vector at the stack pointer.
 fn make_stack(
     mm: &Mm,
+    abi: &Abi,
     stack: &std::ops::Range<u64>,
     start: &Start<'_>,
     aux: &[(u64, u64)],
@@ -245,6 +243,8 @@ fn make_stack(
     let execfn = push(cstring(start.execfn).as_bytes_with_nul())?;
     let envp: Option<Vec<u64>> = start.envp.iter().rev().map(|s| push(s.as_bytes_with_nul())).collect();
     let argv: Option<Vec<u64>> = start.argv.iter().rev().map(|s| push(s.as_bytes_with_nul())).collect();
+    let platform =
+        if abi.platform { Some(push(cstring(abi.machine_name).as_bytes_with_nul())?) } else { None };
     let random = push(&start.random)?;
     let (envp, argv) = (envp?, argv?);
     let id = |n| host::call(n, &[]).unwrap_or(0);
@@ -260,15 +260,20 @@ fn make_stack(
         (libc::AT_SECURE, secure),
         (libc::AT_RANDOM, random),
         (libc::AT_EXECFN, execfn),
-        (libc::AT_NULL, 0),
     ]);
-    let auxv: Vec<u8> = auxv.iter().flat_map(|(k, v)| [k.to_le_bytes(), v.to_le_bytes()].concat()).collect();
+    auxv.extend(platform.map(|p| (libc::AT_PLATFORM, p)));
+    auxv.extend(abi.hwcap2.map(|h| (libc::AT_HWCAP2, h)));
+    auxv.extend(abi.signal_stack.map(|s| (libc::AT_MINSIGSTKSZ, s)));
+    auxv.push((libc::AT_NULL, 0));
+    let width = if abi.wide { 8 } else { 4 };
+    let bytes = |w: &u64| w.to_le_bytes()[..width].to_vec();
+    let auxv: Vec<u8> = auxv.iter().flat_map(|(k, v)| [bytes(k), bytes(v)].concat()).collect();
     let mut words: Vec<u64> = vec![argv.len() as u64];
     words.extend(argv.iter().rev());
     words.push(0);
     words.extend(envp.iter().rev());
     words.push(0);
-    let mut block: Vec<u8> = words.iter().flat_map(|w| w.to_le_bytes()).collect();
+    let mut block: Vec<u8> = words.iter().flat_map(bytes).collect();
     block.extend_from_slice(&auxv);
     let sp = at.checked_sub(block.len() as u64)? & !15;
     if sp < stack.start + PAGE {

@@ -4,10 +4,14 @@
 //! only between [`LOWEST`] and the limit, where Rhea has nothing of its own. Pages a guest may execute are readable to the
 //! host, never executable.
 //!
+//! Pages whose code has been translated may be *watched* (see [`DirectMemory::watch`]): the host refuses stores to them until
+//! one comes. They are in the map while that holds; whoever changes their mapping ends it.
+//!
 //! Lock order: `Mm`'s lock is the last one taken, but for those of the engine.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use tcg_engine::direct::{read_guest, write_guest};
@@ -48,6 +52,8 @@ pub(crate) struct Map {
     next: u64,
     /// Start and end of the heap that `brk` moves.
     pub(crate) heap: Range<u64>,
+    /// Pages with translated code that stores are kept from.
+    watched: BTreeSet<u64>,
 }
 
 impl Map {
@@ -90,6 +96,15 @@ impl Map {
             at = p.end;
         }
         at >= range.end
+    }
+
+    /// Forgets that pages are watched; those that were.
+    fn take_watched(&mut self, range: &Range<u64>) -> Vec<u64> {
+        let pages: Vec<u64> = self.watched.range(range.clone()).copied().collect();
+        for p in &pages {
+            self.watched.remove(p);
+        }
+        pages
     }
 
     fn remove(&mut self, range: &Range<u64>) {
@@ -152,6 +167,8 @@ pub(crate) struct Mm {
     top: u64,
     map: Mutex<Map>,
     machine: OnceLock<Arc<dyn UserMachine>>,
+    /// Pages have been watched: system calls look before they write.
+    watching: AtomicBool,
 }
 
 impl DirectMemory for Mm {
@@ -171,6 +188,29 @@ impl DirectMemory for Mm {
             _ => CodePage::None,
         }
     }
+
+    fn watch(&self, gva: u64) -> bool {
+        let page = gva / PAGE * PAGE;
+        let mut map = self.lock();
+        let Some((_, r)) = map.find(page) else { return false };
+        if r.shared {
+            return false;
+        }
+        let p = host_prot(r.prot & !prot::WRITE);
+        if map.watched.contains(&page) {
+            return true;
+        }
+        if host::call(libc::SYS_mprotect, &[self.host(page), PAGE, p]).is_err() {
+            return false;
+        }
+        map.watched.insert(page);
+        self.watching.store(true, Ordering::Relaxed);
+        true
+    }
+
+    fn unwatch(&self, gva: u64) -> bool {
+        self.allow(&(gva..gva.saturating_add(1)))
+    }
 }
 
 /// Rights of the host for those of the guest.
@@ -187,7 +227,39 @@ impl Mm {
     /// An empty space; `top` is where searches for room start.
     pub(crate) fn new(base: u64, top: u64, limit: u64) -> Self {
         let map = Map { next: top, ..Map::default() };
-        Self { base, limit, top, map: Mutex::new(map), machine: OnceLock::new() }
+        Self {
+            base,
+            limit,
+            top,
+            map: Mutex::new(map),
+            machine: OnceLock::new(),
+            watching: AtomicBool::new(false),
+        }
+    }
+
+    /// Gives stores back to the watched pages in a range, and drops their translations. True if there were any.
+    pub(crate) fn allow(&self, range: &Range<u64>) -> bool {
+        if !self.watching() || range.is_empty() {
+            return false;
+        }
+        let range = range.start / PAGE * PAGE..range.end;
+        let mut map = self.lock();
+        let pages = map.take_watched(&range);
+        for page in &pages {
+            if let Some((_, r)) = map.find(*page) {
+                let _ = host::call(libc::SYS_mprotect, &[self.host(*page), PAGE, host_prot(r.prot)]);
+            }
+        }
+        drop(map);
+        for page in &pages {
+            self.changed(&(*page..page + PAGE));
+        }
+        !pages.is_empty()
+    }
+
+    /// True if pages may be watched.
+    pub(crate) fn watching(&self) -> bool {
+        self.watching.load(Ordering::Relaxed)
     }
 
     /// Says who has translations to drop.
@@ -282,6 +354,7 @@ impl Mm {
             return Err(ENOMEM);
         }
         let shared = flags & libc::MAP_TYPE != libc::MAP_PRIVATE;
+        map.take_watched(&range);
         map.insert(&range, p & 7, shared);
         drop(map);
         if Self::executable(&old) {
@@ -301,6 +374,7 @@ impl Mm {
         for (p, _) in &parts {
             self.unmap_host(p)?;
         }
+        map.take_watched(&range);
         map.remove(&range);
         if range.end > map.next {
             map.next = self.top.min(range.end.max(map.next));
@@ -338,6 +412,7 @@ impl Mm {
         }
         let args = [self.host(range.start), range.end - range.start, host_prot(p)];
         host::call(libc::SYS_mprotect, &args)?;
+        map.take_watched(&range);
         let parts = map.parts(&range);
         for (part, r) in &parts {
             map.insert(part, p, r.shared);
@@ -360,6 +435,7 @@ impl Mm {
         {
             return Err(EINVAL);
         }
+        self.allow(&old);
         let mut map = self.lock();
         let Some(r) = map.find(addr).map(|(_, r)| *r) else { return Err(EFAULT) };
         if !map.covers(&old) {
@@ -377,6 +453,7 @@ impl Mm {
             if new_len < old_bytes {
                 let tail = old.start + new_len..old.end;
                 self.unmap_host(&tail)?;
+                map.take_watched(&tail);
                 map.remove(&tail);
                 drop(map);
                 self.changed(&tail);
@@ -400,6 +477,8 @@ impl Mm {
         let args = [self.host(addr), old_bytes, new_len, host_flags as u32 as u64, self.host(target.start)];
         host::call(libc::SYS_mremap, &args)?;
         let parts = map.parts(&target);
+        map.take_watched(&target);
+        map.take_watched(&old);
         if !keep {
             map.remove(&old);
             if self.base != 0 {
@@ -467,6 +546,11 @@ impl Mm {
         self.room(&mut self.lock(), len)
     }
 
+    /// Room in the low 2 GiB, where `MAP_32BIT` has it.
+    pub(crate) fn find_low_room(&self, len: u64) -> Result<u64, Errno> {
+        self.lock().room_below(1 << 31, align_up(len.max(1))?).ok_or(ENOMEM)
+    }
+
     /// Reads guest memory.
     pub(crate) fn read(&self, gva: u64, out: &mut [u8]) -> Result<(), Errno> {
         read_guest(self.host(gva), out).map_err(|_| EFAULT)
@@ -474,7 +558,13 @@ impl Mm {
 
     /// Writes guest memory.
     pub(crate) fn write(&self, gva: u64, data: &[u8]) -> Result<(), Errno> {
-        write_guest(self.host(gva), data).map_err(|_| EFAULT)
+        loop {
+            match write_guest(self.host(gva), data) {
+                Ok(()) => return Ok(()),
+                Err(_) if self.allow(&(gva..gva.saturating_add(data.len() as u64))) => {}
+                Err(_) => return Err(EFAULT),
+            }
+        }
     }
 
     /// Reads a number of 8 bytes.

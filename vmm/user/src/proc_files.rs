@@ -135,12 +135,5 @@ fn stat(t: &Thread) -> String {
 fn cpuinfo(t: &Thread) -> String {
     let isa = t.process.machine.isa();
     let count = std::thread::available_parallelism().map_or(1, usize::from);
-    let mut out = String::new();
-    for n in 0..count {
-        let _ = write!(
-            out,
-            "processor\t: {n}\nhart\t\t: {n}\nisa\t\t: {isa}\nmmu\t\t: sv39\nmvendorid\t: 0x0\nmarchid\t\t: 0x0\nmimpid\t\t: 0x0\nhart isa\t: {isa}\n\n",
-        );
-    }
-    out
+    (0..count).map(|n| (t.process.abi.cpuinfo)(&isa, n)).collect()
 }

@@ -49,6 +49,8 @@ pub(crate) struct Action {
     pub(crate) handler: u64,
     pub(crate) flags: u64,
     pub(crate) mask: u64,
+    /// Where the handler returns to, where programs say that.
+    pub(crate) restorer: Option<u64>,
 }
 
 /// `siginfo_t`, as guest and host have it alike.

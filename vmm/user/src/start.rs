@@ -6,17 +6,16 @@ use std::sync::Arc;
 
 use tcg_engine::user::UserOptions;
 
+use crate::abi::{self, Abi};
 use crate::load::{self, Start};
 use crate::mm::{Mm, PAGE};
 use crate::options::{self, Invocation, Options};
 use crate::process::{Parts, Paths, Process};
 use crate::thread::Thread;
-use crate::{Guest, abi, elf, host, signal};
+use crate::{Guest, elf, host, signal};
 
 pub use crate::binfmt::binfmt;
 
-/// Where searches for room start: the top of a RISC-V address space with Sv39.
-const TOP: u64 = 0x3f_ffff_f000;
 /// First address a guest may never have: below all that the host's kernel gives Rhea.
 const LIMIT: u64 = 0x5000_0000_0000;
 
@@ -81,7 +80,7 @@ fn try_run(name: &str, args: &[String], arch: Option<&str>, guests: &[Guest]) ->
     };
     let Some(abi) = abi::of(guest.arch) else { return Err(format!("{} has no user mode", guest.arch)) };
     let limit = o.reserved.map_or(LIMIT, |r| r.min(LIMIT));
-    let mm = Arc::new(Mm::new(o.base, TOP.min(limit - PAGE), limit));
+    let mm = Arc::new(Mm::new(o.base, abi.top.min(limit - PAGE), limit));
     reserve(&o, limit)?;
     let engine = UserOptions { interp: o.interp, code_size: 0, perfmap: o.perfmap };
     let machine =
@@ -128,11 +127,11 @@ fn find<'a>(guests: &'a [Guest], arch: &str) -> Result<&'a Guest, String> {
 
 /// The guest a program is for, by its header.
 fn by_file<'a>(guests: &'a [Guest], p: &load::Program) -> Result<&'a Guest, String> {
-    let elf::Kind::Elf(machine, wide) = elf::kind(&p.file) else {
+    let kind = elf::kind(&p.file);
+    let elf::Kind::Elf(machine, _) = kind else {
         return Err(format!("{}: not an ELF program", p.path));
     };
-    let abi = abi::ALL.iter().find(|a| wide && a.machine == machine);
-    let abi = abi.ok_or_else(|| {
+    let abi = Abi::of_file(&kind).ok_or_else(|| {
         let names: Vec<_> = abi::ALL.iter().map(|a| a.name).collect();
         format!("{}: ELF machine {machine} is none of {}", p.path, names.join(", "))
     })?;

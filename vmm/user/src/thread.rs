@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tcg_engine::user::{HostFault, UserCpu, UserExit};
 
-use crate::abi::{Frame, Popped};
+use crate::abi::{Exception, Frame, Popped};
 use crate::host::{self, Errno, KEEP, RESTART, RESTART_ONCE};
 use crate::process::Process;
 use crate::signal::{self, DFL, Default, IGN, OPEN, SigInfo, Slot, UNBLOCKABLE, bit, flag};
@@ -28,6 +28,8 @@ pub(crate) struct Thread {
     /// Where a zero is written when the thread ends.
     pub(crate) clear_tid: u64,
     pub(crate) robust: [u64; 2],
+    /// The last exception, as a frame tells it.
+    trap: [u64; 3],
     /// A system call that was interrupted: its first argument, and whether it may be made again behind a handler.
     interrupted: Option<(u64, bool)>,
     pub(crate) tid: i32,
@@ -49,6 +51,7 @@ impl Thread {
             alt_stack: [0, SS_DISABLE, 0],
             clear_tid: 0,
             robust: [0; 2],
+            trap: [0; 3],
             interrupted: None,
             tid: 0,
             first,
@@ -68,16 +71,16 @@ impl Thread {
             match self.cpu.run() {
                 UserExit::Syscall => self.system_call(),
                 UserExit::Kicked | UserExit::CodeChanged => {}
-                UserExit::Fault(f) => self.memory_fault(&f),
-                UserExit::Fetch(pc) => self.memory_fault(&HostFault {
-                    address: pc,
-                    signal: libc::SIGSEGV,
-                    code: 1,
-                    write: false,
-                }),
+                UserExit::Fault(f) => self.memory_fault(&f, false),
+                UserExit::Fetch(pc) => {
+                    if !(self.process.abi.kernel_code)(self, pc) {
+                        let f = HostFault { address: pc, signal: libc::SIGSEGV, code: 1, write: false };
+                        self.memory_fault(&f, true);
+                    }
+                }
                 UserExit::Trap(t) => {
-                    let (signal, code, address) = (self.process.abi.exception)(t, self.cpu.pc());
-                    self.force(signal, &SigInfo::fault(signal, code, address));
+                    let e = (self.process.abi.exception)(&mut *self.cpu, t);
+                    self.raise(&e);
                 }
             }
             if let Some(code) = self.ended {
@@ -137,16 +140,15 @@ impl Thread {
     }
 
     /// A fault of a load, store or fetch: what is mapped there decides what it was.
-    fn memory_fault(&mut self, f: &HostFault) {
-        const SEGV_MAPERR: i32 = 1;
-        const SEGV_ACCERR: i32 = 2;
+    fn memory_fault(&mut self, f: &HostFault, fetch: bool) {
         let mapped = self.process.mm.lock().find(f.address).is_some();
-        let code = match f.signal {
-            libc::SIGSEGV if mapped => SEGV_ACCERR,
-            libc::SIGSEGV => SEGV_MAPERR,
-            _ => f.code,
-        };
-        self.force(f.signal, &SigInfo::fault(f.signal, code, f.address));
+        let e = (self.process.abi.fault)(f, mapped, fetch);
+        self.raise(&e);
+    }
+
+    fn raise(&mut self, e: &Exception) {
+        self.trap = e.trap;
+        self.force(e.signal, &SigInfo::fault(e.signal, e.code, e.address));
     }
 
     /// Delivers an exception's signal, which cannot be blocked or ignored.
@@ -234,9 +236,12 @@ impl Thread {
     fn start_handler(&mut self, number: i32, info: &SigInfo) {
         let abi = self.process.abi;
         let action = self.process.actions()[number as usize];
-        let mut top = self.cpu.reg(abi.sp);
+        let mut top = self.cpu.reg(abi.sp).wrapping_sub(abi.red_zone);
         let [start, flags, size] = self.alt_stack;
-        if action.flags & flag::ONSTACK != 0 && flags & SS_DISABLE == 0 && !self.on_alt_stack(top) {
+        if action.flags & flag::ONSTACK != 0
+            && flags & SS_DISABLE == 0
+            && !self.on_alt_stack(self.cpu.reg(abi.sp))
+        {
             top = start.wrapping_add(size);
         }
         let frame = Frame {
@@ -246,11 +251,16 @@ impl Thread {
             mask: self.mask,
             stack: self.alt_stack_now(),
             handler: action.handler,
-            return_to: self.process.sigreturn,
+            return_to: match action.restorer {
+                Some(at) if action.flags & flag::RESTORER != 0 => at,
+                _ => self.process.sigreturn,
+            },
+            trap: self.trap,
         };
-        let (at, bytes) = (abi.push_frame)(&mut *self.cpu, &frame);
-        if self.process.mm.write(at, &bytes).is_err() {
-            signal::die(libc::SIGSEGV);
+        for (at, bytes) in (abi.push_frame)(&mut *self.cpu, &frame) {
+            if self.process.mm.write(at, &bytes).is_err() {
+                signal::die(libc::SIGSEGV);
+            }
         }
         let mut mask = self.suspended.take().unwrap_or(self.mask) | action.mask;
         if action.flags & flag::NODEFER == 0 {
@@ -267,11 +277,9 @@ impl Thread {
     /// `rt_sigreturn`.
     pub(crate) fn return_from_handler(&mut self) {
         let abi = self.process.abi;
-        let mut frame = vec![0; abi.frame_len];
-        if self.process.mm.read(self.cpu.reg(abi.sp), &mut frame).is_err() {
+        let Some(Popped { mask, stack }) = (abi.pop_frame)(&mut *self.cpu, &self.process.mm) else {
             signal::die(libc::SIGSEGV);
-        }
-        let Popped { mask, stack } = (abi.pop_frame)(&mut *self.cpu, &frame);
+        };
         self.mask = mask & !UNBLOCKABLE;
         self.alt_stack = [stack[0], stack[1] & !SS_ONSTACK, stack[2]];
         self.set_host_mask();

@@ -22,12 +22,14 @@ pub enum GuestArch {
     Riscv64,
     /// x86 in all its modes, starting in real mode.
     X86_64,
+    /// 32-bit x86, of programs.
+    I386,
     /// 64-bit ARM.
     Aarch64,
 }
 
 impl GuestArch {
-    /// All of them.
+    /// Those of machines.
     pub const ALL: [Self; 4] = [Self::Riscv32, Self::Riscv64, Self::X86_64, Self::Aarch64];
 
     /// Name as in `qemu-system-NAME`.
@@ -37,6 +39,7 @@ impl GuestArch {
             Self::Riscv32 => "riscv32",
             Self::Riscv64 => "riscv64",
             Self::X86_64 => "x86_64",
+            Self::I386 => "i386",
             Self::Aarch64 => "aarch64",
         }
     }

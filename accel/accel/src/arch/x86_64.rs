@@ -9,6 +9,32 @@ use super::table::{Vector, cpu_enum, cpu_state};
 /// Registers in a local APIC page: 32 bits each, 16 bytes apart, from offset 0 to 0x3F0.
 pub const LAPIC_REGISTERS: usize = 64;
 
+/// Numbers of the registers of a program, beyond the general ones (0 to 15 in encoding order).
+pub mod program {
+    /// RFLAGS.
+    pub const FLAGS: usize = 16;
+    /// Selector of ES; CS, SS, DS, FS and GS follow. Setting one loads the segment.
+    pub const SELECTOR: usize = 17;
+    /// Base of ES; the others follow.
+    pub const BASE: usize = 23;
+    /// Descriptors of the thread's own segments, [`TLS_COUNT`] of them.
+    pub const TLS: usize = 29;
+    /// How many there are.
+    pub const TLS_COUNT: usize = 3;
+    /// Index of the first of them in the global descriptor table.
+    pub const TLS_FIRST: u16 = 12;
+    /// Descriptors of the local table, which all threads share; [`LDT_COUNT`] of them.
+    pub const LDT: usize = 1 << 16;
+    /// How many there are.
+    pub const LDT_COUNT: usize = 8192;
+    /// Selector of 32-bit code.
+    pub const CODE32: u16 = 0x23;
+    /// Selector of data.
+    pub const DATA: u16 = 0x2b;
+    /// Selector of 64-bit code.
+    pub const CODE64: u16 = 0x33;
+}
+
 /// Bits of [`Segment::access`].
 pub mod access {
     /// Mask of the type field.

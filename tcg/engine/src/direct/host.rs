@@ -102,6 +102,22 @@ global_asm!(
     "lock cmpxchg qword ptr [rdi], rcx",
     "xor edx, edx",
     "ret",
+    // at, expected, new, where to put what was there
+    ".globl rhea_try_cas16",
+    "rhea_try_cas16:",
+    "mov r8, rbx",
+    "mov r9, rdx",
+    "mov r10, rcx",
+    "mov rax, qword ptr [rsi]",
+    "mov rdx, qword ptr [rsi + 8]",
+    "mov rbx, qword ptr [r9]",
+    "mov rcx, qword ptr [r9 + 8]",
+    "lock cmpxchg16b xmmword ptr [rdi]",
+    "mov qword ptr [r10], rax",
+    "mov qword ptr [r10 + 8], rdx",
+    "mov rbx, r8",
+    "xor edx, edx",
+    "ret",
     ".globl rhea_try_failed",
     "rhea_try_failed:",
     "cld",
@@ -131,6 +147,7 @@ unsafe extern "C" {
     fn rhea_try_cas2(at: u64, expected: u64, new: u64) -> Tried;
     fn rhea_try_cas4(at: u64, expected: u64, new: u64) -> Tried;
     fn rhea_try_cas8(at: u64, expected: u64, new: u64) -> Tried;
+    fn rhea_try_cas16(at: u64, expected: *const u128, new: *const u128, seen: *mut u128) -> Tried;
 }
 
 /// Marks a fault whose address the host does not tell: a non-canonical one.
@@ -200,6 +217,14 @@ pub(crate) fn cas(at: u64, n: usize, expected: u64, new: u64) -> Result<u64, Hos
         }
     };
     result(&t)
+}
+
+/// Compares and swaps 16 bytes at an aligned host address; what was there.
+pub(crate) fn cas_wide(at: u64, expected: u128, new: u128) -> Result<u128, HostFault> {
+    let mut seen = 0;
+    // SAFETY: as in `write`; the other three are ours.
+    let t = unsafe { rhea_try_cas16(at, &raw const expected, &raw const new, &raw mut seen) };
+    result(&t).map(|_| seen)
 }
 
 /// Reads guest memory at a host address.
@@ -288,6 +313,10 @@ pub unsafe fn handle_host_fault(signal: i32, info: *mut libc::siginfo_t, context
     if tries.contains(&rip) {
         // Only addresses the guest named are touched there; without an address, it is in `rdi`, or `rsi` of a copy.
         let guessed = if known { address } else { reg(libc::REG_RDI) };
+        if rip >= rhea_try_cas16 as *const () as u64 {
+            // The caller's register, which that routine keeps there.
+            regs[libc::REG_RBX as usize] = regs[libc::REG_R8 as usize];
+        }
         regs[libc::REG_RAX as usize] = guessed as i64;
         regs[libc::REG_RDX as usize] = fault as i64;
         regs[libc::REG_RIP as usize] = tries.end as i64;

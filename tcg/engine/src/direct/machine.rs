@@ -16,9 +16,10 @@ use super::host;
 use crate::{
     Trap,
     backend::Backend,
-    code::{CodeCache, Unit},
+    code::{CodeCache, Tier, Unit},
     engine::Engine,
     env::EnvBox,
+    memory::ALONE,
     profile::Profile,
     shared::VcpuShared,
     stats::Stats,
@@ -316,6 +317,7 @@ impl<G: UserGuest> Vcpu<G> {
     /// Runs units until one leaves for a reason that is not the engine's.
     fn run_user(&mut self) -> UserExit {
         let mut from: Option<(Arc<Unit>, u32)> = None;
+        let mut alone = false;
         loop {
             if self.core.header().exit_request.load(std::sync::atomic::Ordering::Relaxed) != 0 {
                 self.core.header().exit_request.store(0, std::sync::atomic::Ordering::SeqCst);
@@ -325,7 +327,14 @@ impl<G: UserGuest> Vcpu<G> {
             let cold = from.as_ref().is_some_and(|(f, i)| {
                 f.links.get(*i as usize).is_some_and(|l| Engine::<G>::chains_cold(f, l))
             });
-            let unit = match self.find_unit(false, cold) {
+            let single = std::mem::take(&mut alone);
+            let found = if single {
+                let key = self.engine.guest.key(self.env.state());
+                crate::translate::translate(self, key, None, Tier::Second, false)
+            } else {
+                self.find_unit(false, cold)
+            };
+            let unit = match found {
                 Ok(u) => u,
                 Err(trap) => {
                     let pc = self.engine.guest.pc(self.env.state());
@@ -341,12 +350,17 @@ impl<G: UserGuest> Vcpu<G> {
             {
                 self.engine.chain(&f, index, &unit);
             }
+            self.core.in_unit = !single;
             let (exit, source) = self.execute(&unit);
+            self.core.in_unit = false;
             match exit {
                 Some(UnitExit::Link { .. }) => from = source,
                 None | Some(UnitExit::Lookup | UnitExit::HelperExit | UnitExit::Budget) => {}
-                Some(UnitExit::Fault) => return self.user_fault(),
-                Some(UnitExit::Code(code)) => match self.engine.guest.user_event(code) {
+                Some(UnitExit::Fault) => match self.user_fault() {
+                    Some(exit) => return exit,
+                    None => alone = true,
+                },
+                Some(UnitExit::Code(code)) => match self.user_event(code) {
                     Some(UserEvent::Syscall) => return UserExit::Syscall,
                     Some(UserEvent::CodeChanged) => {
                         let base = self.core.direct_base;
@@ -354,14 +368,21 @@ impl<G: UserGuest> Vcpu<G> {
                         engine.cache.recheck(|gva, out| host::read(base.wrapping_add(gva), out).is_ok());
                         return UserExit::CodeChanged;
                     }
+                    Some(UserEvent::Trap(trap)) => return UserExit::Trap(trap),
                     None => {}
                 },
             }
         }
     }
 
-    /// What a unit left for that could not go on; the state is exact.
-    fn user_fault(&mut self) -> UserExit {
+    fn user_event(&mut self, code: u32) -> Option<UserEvent> {
+        let guest = self.engine.guest.clone();
+        guest.user_event(self.env.state_mut(), code)
+    }
+
+    /// What a unit left for that could not go on; the state is exact. `None`: a store to translated code, whose instruction is
+    /// to be executed alone.
+    fn user_fault(&mut self) -> Option<UserExit> {
         if let Some((fault, unknown)) = host::take_fault(self.core.header_mut()) {
             self.core.trap = None;
             let base = self.core.direct_base;
@@ -375,12 +396,16 @@ impl<G: UserGuest> Vcpu<G> {
             } else {
                 fault.address.wrapping_sub(base)
             };
-            return UserExit::Fault(HostFault { address, ..fault });
+            if fault.write && self.core.direct.as_ref().is_some_and(|d| d.unwatch(address)) {
+                return None;
+            }
+            return Some(UserExit::Fault(HostFault { address, ..fault }));
         }
         if let Some(fault) = self.core.host_fault.take() {
             self.core.trap = None;
-            return UserExit::Fault(fault);
+            return Some(UserExit::Fault(fault));
         }
-        UserExit::Trap(self.core.trap.take().unwrap_or(Trap { code: 0, value: 0 }))
+        let trap = self.core.trap.take().unwrap_or(Trap { code: 0, value: 0 });
+        (trap != ALONE).then_some(UserExit::Trap(trap))
     }
 }

@@ -22,6 +22,17 @@ pub use machine::new_machine;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 pub(crate) use machine::remake_rwlock;
 
+/// True if a store was refused because its page holds translated code, which has been dropped: it may be made again. `Err` if the
+/// unit at hand may be of that code: its instruction is to be executed alone.
+fn was_code<G: Guest>(cx: &Cx<'_, G>, fault: &HostFault) -> Result<bool, Trap> {
+    if !G::CODE_COHERENT {
+        return Ok(false);
+    }
+    let address = fault.address.wrapping_sub(cx.core.direct_base);
+    let was = cx.core.direct.as_ref().is_some_and(|d| d.unwatch(address));
+    if was && cx.core.in_unit { Err(memory::ALONE) } else { Ok(was) }
+}
+
 /// Reports a refused access: the trap only marks it, [`crate::user::UserExit::Fault`] carries it.
 fn refuse<G: Guest, T>(cx: &mut Cx<'_, G>, fault: HostFault) -> Result<T, Trap> {
     let base = cx.core.direct_base;
@@ -41,9 +52,29 @@ pub(crate) fn read<G: Guest>(cx: &mut Cx<'_, G>, gva: u64, out: &mut [u8]) -> Re
 /// Writes bytes.
 pub(crate) fn write<G: Guest>(cx: &mut Cx<'_, G>, gva: u64, data: &[u8]) -> Result<(), Trap> {
     let at = cx.core.direct_base.wrapping_add(gva);
-    match host::write(at, data) {
-        Ok(()) => Ok(()),
-        Err(f) => refuse(cx, f),
+    loop {
+        match host::write(at, data) {
+            Ok(()) => return Ok(()),
+            Err(f) if f.write && was_code(cx, &f)? => {}
+            Err(f) => return refuse(cx, f),
+        }
+    }
+}
+
+/// Compares and swaps 16 bytes at an aligned address; what was there.
+pub(crate) fn cas_wide<G: Guest>(
+    cx: &mut Cx<'_, G>,
+    gva: u64,
+    expected: u128,
+    new: u128,
+) -> Result<u128, Trap> {
+    let at = cx.core.direct_base.wrapping_add(gva);
+    loop {
+        match host::cas_wide(at, expected, new) {
+            Ok(seen) => return Ok(seen),
+            Err(f) if f.write && was_code(cx, &f)? => {}
+            Err(f) => return refuse(cx, f),
+        }
     }
 }
 
@@ -85,6 +116,7 @@ pub(crate) fn atomic<G: Guest>(
         match host::cas(at, n, old, new) {
             Ok(seen) if seen == old => return Ok(memory::extend(m, old)),
             Ok(seen) => old = seen,
+            Err(f) if f.write && was_code(cx, &f)? => {}
             Err(f) => return refuse(cx, f),
         }
     }

@@ -12,6 +12,10 @@ pub(crate) fn write(_: u64, _: &[u8]) -> Result<(), HostFault> {
     Err(NONE)
 }
 
+pub(crate) fn cas_wide(_: u64, _: u128, _: u128) -> Result<u128, HostFault> {
+    Err(NONE)
+}
+
 pub(crate) fn cas(_: u64, _: usize, _: u64, _: u64) -> Result<u64, HostFault> {
     Err(NONE)
 }

@@ -40,7 +40,7 @@ impl UserGuest for Riscv {
         hart.parallel = true;
     }
 
-    fn user_event(&self, code: u32) -> Option<UserEvent> {
+    fn user_event(&self, _: &mut Hart, code: u32) -> Option<UserEvent> {
         match code {
             EXIT_ECALL => Some(UserEvent::Syscall),
             EXIT_FENCE_I => Some(UserEvent::CodeChanged),

@@ -17,6 +17,7 @@ use crate::{
     snapshot,
     state::{self, Cpu, Run},
     translate,
+    user::Program,
 };
 
 /// `Terminator::Exit` code of HLT.
@@ -25,6 +26,10 @@ pub const EXIT_HLT: u32 = 1;
 pub const EXIT_STEP: u32 = 2;
 /// The same with breakpoints in debug registers.
 pub const EXIT_DEBUG: u32 = 3;
+/// A system call of a program.
+pub const EXIT_SYSCALL: u32 = 4;
+/// A software interrupt of a program: this plus the vector, with the program counter behind it.
+pub const EXIT_INT: u32 = 0x100;
 
 /// x86, one CPU model.
 #[derive(Debug)]
@@ -32,13 +37,21 @@ pub struct X86 {
     model: Model,
     slots: SlotTable,
     helpers: Vec<HelperDesc>,
+    /// What takes the place of a kernel's tables, for programs.
+    pub(crate) program: Option<Program>,
 }
 
 impl X86 {
     /// A guest with this CPU.
     #[must_use]
     pub fn with_model(model: Model) -> Self {
-        Self { model, slots: state::slots(), helpers: helpers::all() }
+        Self { model, slots: state::slots(), helpers: helpers::all(), program: None }
+    }
+
+    /// A guest with this CPU that runs programs.
+    #[must_use]
+    pub fn for_program(model: Model, program: Program) -> Self {
+        Self { program: Some(program), ..Self::with_model(model) }
     }
 
     /// The CPU model.
@@ -63,7 +76,7 @@ impl Guest for X86 {
     const CODE_COHERENT: bool = true;
 
     fn cpu_models(arch: GuestArch) -> Vec<(String, String)> {
-        if arch == GuestArch::X86_64 { cpu::models() } else { Vec::new() }
+        if matches!(arch, GuestArch::X86_64 | GuestArch::I386) { cpu::models() } else { Vec::new() }
     }
 
     fn new(config: &PartitionConfig) -> Result<Self, AccelError> {

@@ -8,6 +8,7 @@
 //! - `segment`, `far`, `exceptions`, `interrupts`: protection, control transfers between segments, delivery;
 //! - `control`, `msr`, `system`, `debug`, `cpuid`: system registers and instructions;
 //! - `smm`: system management mode; `kvm`: the paravirtual clock; `mmu`: paging; `strings`, `wide`, `port`: string operations, wide arithmetic, ports;
+//! - `user`: programs, without a kernel's tables;
 //! - `fpu`, `sse`: x87 and what vector instructions cannot say in IR.
 
 mod control;
@@ -38,6 +39,7 @@ mod system;
 mod task;
 mod text;
 mod translate;
+mod user;
 mod wide;
 mod x87;
 mod xsave;

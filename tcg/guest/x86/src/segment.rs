@@ -166,6 +166,11 @@ pub(crate) fn linear(s: &Cpu, at: u64) -> u64 {
 
 /// Reads the descriptor of a selector that is not null. Beyond the table's limit: `vector` with the selector.
 pub(crate) fn read(cx: &mut Cx<'_, X86>, selector: u16, vector: u8) -> Result<Descriptor, Trap> {
+    if let Some(p) = &cx.guest().program {
+        let raw = p.descriptor(cx.state, selector);
+        let raw = raw.ok_or(exceptions::with_error(vector, selector & !3))?;
+        return Ok(Descriptor { at: 0, raw, high: 0 });
+    }
     let (base, limit, usable) = if selector & 4 != 0 {
         let l = cx.state.ldt;
         (l.base, u64::from(l.limit), u64::from(l.access) & P != 0)
@@ -198,7 +203,7 @@ pub(crate) fn read_system(cx: &mut Cx<'_, X86>, selector: u16, vector: u8) -> Re
 
 /// Sets the accessed bit of a code or data descriptor.
 pub(crate) fn mark_accessed(cx: &mut Cx<'_, X86>, d: Descriptor) -> Result<u64, Trap> {
-    if d.kind() & ACCESSED == 0 {
+    if d.kind() & ACCESSED == 0 && cx.guest().program.is_none() {
         let word = (d.raw >> 32 | 1 << 8) & 0xffff_ffff;
         sys_store(cx, d.at, 2, word)?;
     }

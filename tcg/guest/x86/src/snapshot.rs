@@ -93,6 +93,7 @@ pub(crate) fn reset(model: &Model, index: u32) -> Cpu {
         a20: u64::MAX,
         dr_hit: 0,
         index,
+        tls: [0; 3],
     };
     s.regs[2] = u64::from(crate::cpuid::signature(model));
     s.seg_sel[seg::CS] = 0xf000;

@@ -256,6 +256,8 @@ pub struct Cpu {
     pub dr_hit: u64,
     /// Number of the vCPU.
     pub index: u32,
+    /// Descriptors of a program's thread.
+    pub tls: [u64; 3],
 }
 
 impl Cpu {

@@ -211,6 +211,43 @@ fn set_component(s: &mut Cpu, n: u32, image: &[u8]) {
     }
 }
 
+/// The standard form of all components, but for the flags of MXCSR.
+pub(crate) fn image(s: &Cpu) -> Vec<u8> {
+    let mut image = vec![0; cpuid::xsave_size(s.xcr0) as usize];
+    put_x87(&s.x87, &mut image, s.code64());
+    put(&mut image, 24, s.mxcsr, 4);
+    put(&mut image, 28, u64::from(MXCSR_MASK), 4);
+    put_xmm(s, &mut image);
+    put(&mut image, LEGACY, s.xcr0, 8);
+    for n in 2..10 {
+        if s.xcr0 >> n & 1 != 0
+            && let Some((at, len)) = cpuid::xsave_component(n)
+        {
+            component(s, n, &mut image[at as usize..(at + len) as usize]);
+        }
+    }
+    image
+}
+
+/// Takes components back from an image of at least the legacy area.
+pub(crate) fn set_image(s: &mut Cpu, image: &[u8]) {
+    if image.len() < LEGACY {
+        return;
+    }
+    let wide = s.code64();
+    take_x87(&mut s.x87, image, wide);
+    take_xmm(s, image);
+    let present = if image.len() >= LEGACY + 64 { take(image, LEGACY, 8) & s.xcr0 } else { 0 };
+    for n in 2..10 {
+        if present >> n & 1 != 0
+            && let Some((at, len)) = cpuid::xsave_component(n)
+            && let Some(part) = image.get(at as usize..(at + len) as usize)
+        {
+            set_component(s, n, part);
+        }
+    }
+}
+
 /// Where components go, and whether those in their initial state are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Form {

@@ -2,22 +2,46 @@
 
 pub(crate) mod generic;
 pub(crate) mod riscv;
+pub(crate) mod x86_64;
 
 use accel::arch::GuestArch;
-use tcg_engine::{Trap, user::UserCpu};
+use tcg_engine::{
+    Trap,
+    user::{HostFault, UserCpu},
+};
 
+use crate::elf::Kind;
+use crate::host::Errno;
+use crate::mm::Mm;
 use crate::signal::SigInfo;
+use crate::thread::Thread;
 
 /// How a program of an architecture sees Linux.
 pub(crate) struct Abi {
-    /// Name as in `--arch`, `qemu-NAME` and `uname -m`.
+    /// Name as in `--arch` and `qemu-NAME`.
     pub(crate) name: &'static str,
+    /// Name as in `uname -m`, and `AT_PLATFORM` where there is one.
+    pub(crate) machine_name: &'static str,
+    /// The auxiliary vector has `AT_PLATFORM`.
+    pub(crate) platform: bool,
+    /// `AT_HWCAP2`.
+    pub(crate) hwcap2: Option<u64>,
+    /// `AT_MINSIGSTKSZ`.
+    pub(crate) signal_stack: Option<u64>,
     /// Architecture.
     pub(crate) arch: GuestArch,
     /// `e_machine`.
     pub(crate) machine: u16,
+    /// 64-bit.
+    pub(crate) wide: bool,
+    /// Where searches for room start.
+    pub(crate) top: u64,
+    /// Where position-independent programs go.
+    pub(crate) pie_base: u64,
     /// Name and number of each system call, sorted by name.
     pub(crate) numbers: &'static [(&'static str, u16)],
+    /// Structures are those of the host.
+    pub(crate) host_layout: bool,
     /// Register with the number of a system call, and later its result.
     pub(crate) number_reg: usize,
     /// Register of the result.
@@ -26,20 +50,43 @@ pub(crate) struct Abi {
     pub(crate) arg_regs: [usize; 6],
     /// Stack pointer.
     pub(crate) sp: usize,
-    /// Thread pointer.
-    pub(crate) tp: usize,
     /// Bytes of the system call instruction.
     pub(crate) call_len: u64,
+    /// Which arguments of `clone` are the parent's id, the child's id and the thread pointer.
+    pub(crate) clone_order: [usize; 3],
+    /// `sigaction` says where handlers return to.
+    pub(crate) restorer: bool,
+    /// Bytes below the stack pointer that belong to the program.
+    pub(crate) red_zone: u64,
     /// Code that makes the system call `rt_sigreturn`, where a handler returns to.
     pub(crate) sigreturn_code: &'static [u8],
-    /// Signal, `si_code` and address of an exception.
-    pub(crate) exception: fn(Trap, pc: u64) -> (i32, i32, u64),
-    /// Lays out a signal's frame below `sp` and sets registers for the handler: the frame's bytes and address.
-    pub(crate) push_frame: fn(&mut dyn UserCpu, &Frame<'_>) -> (u64, Vec<u8>),
-    /// Bytes from the stack pointer at `rt_sigreturn` that `pop_frame` needs.
-    pub(crate) frame_len: usize,
-    /// Takes registers back from a frame.
-    pub(crate) pop_frame: fn(&mut dyn UserCpu, &[u8]) -> Popped,
+    /// Signal of an exception.
+    pub(crate) exception: fn(&mut dyn UserCpu, Trap) -> Exception,
+    /// Signal of an access that the host refused; `mapped` if there is something, `fetch` if it was for code.
+    pub(crate) fault: fn(&HostFault, mapped: bool, fetch: bool) -> Exception,
+    /// Lays out a signal's frame and sets registers for the handler: pieces of memory to be written.
+    pub(crate) push_frame: fn(&mut dyn UserCpu, &Frame<'_>) -> Pieces,
+    /// Takes registers back from the frame of `rt_sigreturn`; `None` if it cannot be read.
+    pub(crate) pop_frame: fn(&mut dyn UserCpu, &Mm) -> Option<Popped>,
+    /// Sets the thread pointer as `CLONE_SETTLS` has it.
+    pub(crate) set_tls: fn(&mut dyn UserCpu, &Mm, u64) -> Result<(), Errno>,
+    /// Does what code of the kernel's at an address would do. False if there is none.
+    pub(crate) kernel_code: fn(&mut Thread, u64) -> bool,
+    /// What `/proc/cpuinfo` says of processor `n`, from the machine's text.
+    pub(crate) cpuinfo: fn(isa: &str, n: usize) -> String,
+}
+
+/// What is to be written to memory: address and bytes.
+pub(crate) type Pieces = Vec<(u64, Vec<u8>)>;
+
+/// An exception as Linux tells it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Exception {
+    pub(crate) signal: i32,
+    pub(crate) code: i32,
+    pub(crate) address: u64,
+    /// What a frame says of it, if it says anything: number, error code, address.
+    pub(crate) trap: [u64; 3],
 }
 
 /// What a frame gives back besides registers: signal mask, alternate stack (address, flags, size).
@@ -59,14 +106,51 @@ pub(crate) struct Frame<'a> {
     /// Alternate stack: address, flags, size.
     pub(crate) stack: [u64; 3],
     pub(crate) handler: u64,
-    /// Address of the code of [`Abi::sigreturn_code`].
+    /// Where the handler returns to.
     pub(crate) return_to: u64,
+    /// The last exception: [`Exception::trap`].
+    pub(crate) trap: [u64; 3],
 }
 
 /// All of them.
-pub(crate) const ALL: &[&Abi] = &[&riscv::RISCV64];
+pub(crate) const ALL: &[&Abi] = &[&riscv::RISCV64, &x86_64::X86_64];
 
 /// The ABI of an architecture.
 pub(crate) fn of(arch: GuestArch) -> Option<&'static Abi> {
     ALL.iter().copied().find(|a| a.arch == arch)
+}
+
+impl Abi {
+    /// True if programs of this kind are the architecture's.
+    pub(crate) fn fits(&self, machine: u16, wide: bool) -> bool {
+        (self.machine, self.wide) == (machine, wide)
+    }
+
+    /// The architecture a file is for.
+    pub(crate) fn of_file(kind: &Kind) -> Option<&'static Self> {
+        let Kind::Elf(machine, wide) = kind else { return None };
+        ALL.iter().copied().find(|a| a.fits(*machine, *wide))
+    }
+
+    /// True if the host's processor runs such programs.
+    pub(crate) fn is_hosts(&self) -> bool {
+        matches!(self.arch, GuestArch::X86_64 | GuestArch::I386)
+    }
+}
+
+/// No code of a kernel's.
+pub(super) fn no_code(_: &mut Thread, _: u64) -> bool {
+    false
+}
+
+/// Puts 8 bytes into a frame.
+pub(super) fn put(b: &mut [u8], at: usize, v: u64) {
+    b[at..at + 8].copy_from_slice(&v.to_le_bytes());
+}
+
+/// Takes 8 bytes out of a frame.
+pub(super) fn get(b: &[u8], at: usize) -> u64 {
+    let mut v = [0; 8];
+    v.copy_from_slice(&b[at..at + 8]);
+    u64::from_le_bytes(v)
 }

@@ -2,9 +2,14 @@
 //! `arch/riscv/kernel/{signal,traps}.c` of Linux 6.12.
 
 use accel::arch::GuestArch;
-use tcg_engine::{Trap, user::UserCpu};
+use tcg_engine::{
+    Trap,
+    user::{HostFault, UserCpu},
+};
 
-use super::{Abi, Frame, Popped, generic};
+use super::{Abi, Exception, Frame, Pieces, Popped, generic, get, no_code, put};
+use crate::host::Errno;
+use crate::mm::Mm;
 
 const RA: usize = 1;
 const SP: usize = 2;
@@ -15,34 +20,72 @@ const A7: usize = 17;
 /// 64-bit.
 pub(crate) const RISCV64: Abi = Abi {
     name: "riscv64",
+    machine_name: "riscv64",
+    platform: false,
+    hwcap2: None,
+    signal_stack: None,
     arch: GuestArch::Riscv64,
     machine: 243,
+    wide: true,
+    // As with Sv39: the top, and two thirds of the address space.
+    top: 0x3f_ffff_f000,
+    pie_base: 0x2a_aaaa_a000,
     numbers: generic::NUMBERS,
+    host_layout: false,
     number_reg: A7,
     result_reg: A0,
     arg_regs: [10, 11, 12, 13, 14, 15],
     sp: SP,
-    tp: TP,
     call_len: 4,
+    clone_order: [2, 4, 3],
+    restorer: false,
+    red_zone: 0,
     // li a7, 139; ecall
     sigreturn_code: &[0x93, 0x08, 0xb0, 0x08, 0x73, 0x00, 0x00, 0x00],
     exception,
+    fault,
     push_frame,
-    frame_len: FRAME,
     pop_frame,
+    set_tls,
+    kernel_code: no_code,
+    cpuinfo,
 };
 
-fn exception(t: Trap, pc: u64) -> (i32, i32, u64) {
+fn exception(cpu: &mut dyn UserCpu, t: Trap) -> Exception {
     const ILL_ILLOPC: i32 = 1;
     const TRAP_BRKPT: i32 = 1;
     const BUS_ADRALN: i32 = 1;
     const SEGV_ACCERR: i32 = 2;
-    match t.code {
-        2 => (libc::SIGILL, ILL_ILLOPC, pc),
-        3 => (libc::SIGTRAP, TRAP_BRKPT, pc),
+    let (signal, code, address) = match t.code {
+        2 => (libc::SIGILL, ILL_ILLOPC, cpu.pc()),
+        3 => (libc::SIGTRAP, TRAP_BRKPT, cpu.pc()),
         0 | 4 | 6 => (libc::SIGBUS, BUS_ADRALN, t.value),
         _ => (libc::SIGSEGV, SEGV_ACCERR, t.value),
-    }
+    };
+    Exception { signal, code, address, trap: [0; 3] }
+}
+
+fn fault(f: &HostFault, mapped: bool, _: bool) -> Exception {
+    const SEGV_MAPERR: i32 = 1;
+    const SEGV_ACCERR: i32 = 2;
+    let code = match f.signal {
+        libc::SIGSEGV if mapped => SEGV_ACCERR,
+        libc::SIGSEGV => SEGV_MAPERR,
+        _ => f.code,
+    };
+    Exception { signal: f.signal, code, address: f.address, trap: [0; 3] }
+}
+
+fn set_tls(cpu: &mut dyn UserCpu, _: &Mm, tls: u64) -> Result<(), Errno> {
+    cpu.set_reg(TP, tls);
+    Ok(())
+}
+
+fn cpuinfo(isa: &str, n: usize) -> String {
+    let mmu = if isa.starts_with("rv32") { "sv32" } else { "sv39" };
+    format!(
+        "processor\t: {n}\nhart\t\t: {n}\nisa\t\t: {isa}\nmmu\t\t: {mmu}\nmvendorid\t: 0x0\nmarchid\t\t: 0x0\nmimpid\t\t: 0x0\nhart isa\t: {isa}\n\n"
+    )
 }
 
 /// `struct rt_sigframe`: `siginfo`, then `ucontext`.
@@ -57,17 +100,7 @@ const FCSR: usize = FP + 32 * 8;
 /// The floating-point part has room for quad precision.
 const FRAME: usize = FP + 528;
 
-fn put(b: &mut [u8], at: usize, v: u64) {
-    b[at..at + 8].copy_from_slice(&v.to_le_bytes());
-}
-
-fn get(b: &[u8], at: usize) -> u64 {
-    let mut v = [0; 8];
-    v.copy_from_slice(&b[at..at + 8]);
-    u64::from_le_bytes(v)
-}
-
-fn push_frame(cpu: &mut dyn UserCpu, f: &Frame<'_>) -> (u64, Vec<u8>) {
+fn push_frame(cpu: &mut dyn UserCpu, f: &Frame<'_>) -> Pieces {
     let mut b = vec![0; FRAME];
     b[INFO..INFO + 128].copy_from_slice(&f.info.0);
     for (i, v) in f.stack.iter().enumerate() {
@@ -90,10 +123,12 @@ fn push_frame(cpu: &mut dyn UserCpu, f: &Frame<'_>) -> (u64, Vec<u8>) {
     cpu.set_reg(A0 + 1, at + INFO as u64);
     cpu.set_reg(A0 + 2, at + UC as u64);
     cpu.set_pc(f.handler);
-    (at, b)
+    vec![(at, b)]
 }
 
-fn pop_frame(cpu: &mut dyn UserCpu, b: &[u8]) -> Popped {
+fn pop_frame(cpu: &mut dyn UserCpu, mm: &Mm) -> Option<Popped> {
+    let b = &mut [0; FRAME];
+    mm.read(cpu.reg(SP), b).ok()?;
     cpu.set_pc(get(b, REGS) & !1);
     for n in 1..32 {
         cpu.set_reg(n, get(b, REGS + 8 * n));
@@ -103,5 +138,5 @@ fn pop_frame(cpu: &mut dyn UserCpu, b: &[u8]) -> Popped {
     }
     cpu.set_fp_status(get(b, FCSR) & 0xff);
     let stack = [get(b, UC_STACK), get(b, UC_STACK + 8) & 0xffff_ffff, get(b, UC_STACK + 16)];
-    Popped { mask: get(b, UC_MASK), stack }
+    Some(Popped { mask: get(b, UC_MASK), stack })
 }

@@ -9,6 +9,8 @@ use super::{Run::*, again, calls, host_by_name, path};
 calls! {
     "openat" [Dir, Path, Open, Mode] Do(openat);
     "openat2" [Dir, Path, Ptr, Int] Host;
+    "open" [Path, Open, Mode] Do(open);
+    "creat" [Path, Mode] Host;
     "close" [Fd] Do(close);
     "close_range" [Fd, Fd, Hex] Do(close_range);
     "read" [Fd, Out, Int] Host;
@@ -29,17 +31,35 @@ calls! {
     "lseek" [Fd, Int, Int] Host;
     "fstat" [Fd, Ptr] Do(fstat);
     "newfstatat" [Dir, Path, Ptr, Hex] Do(newfstatat);
+    "stat" [Path, Ptr] Do(stat);
+    "lstat" [Path, Ptr] Do(lstat);
     "statx" [Dir, Path, Hex, Hex, Ptr] Do(statx);
     "statfs" [Path, Ptr] Host;
     "fstatfs" [Fd, Ptr] Host;
+    "access" [Path, Int] Host;
     "faccessat" [Dir, Path, Int] Host;
     "faccessat2" [Dir, Path, Int, Hex] Host;
+    "readlink" [Path, Out, Int] Do(readlink);
     "readlinkat" [Dir, Path, Out, Int] Do(readlinkat);
     "getdents64" [Fd, Out, Int] Host;
+    "getdents" [Fd, Out, Int] Host;
     "getcwd" [Out, Int] Host;
     "chdir" [Path] Host;
     "fchdir" [Fd] Host;
     "chroot" [Path] Host;
+    "mkdir" [Path, Mode] Host;
+    "rmdir" [Path] Host;
+    "mknod" [Path, Mode, Hex] Host;
+    "unlink" [Path] Host;
+    "symlink" [Str, Path] Host;
+    "link" [Path, Path] Host;
+    "rename" [Path, Path] Host;
+    "chmod" [Path, Mode] Host;
+    "chown" [Path, Int, Int] Host;
+    "lchown" [Path, Int, Int] Host;
+    "utime" [Path, Ptr] Host;
+    "utimes" [Path, Ptr] Host;
+    "futimesat" [Dir, Path, Ptr] Host;
     "mkdirat" [Dir, Path, Mode] Host;
     "mknodat" [Dir, Path, Mode, Hex] Host;
     "unlinkat" [Dir, Path, Hex] Host;
@@ -60,9 +80,11 @@ calls! {
     "utimensat" [Dir, Path, Ptr, Hex] Host;
     "umask" [Mode] Host;
     "dup" [Fd] Host;
+    "dup2" [Fd, Fd] Do(dup2);
     "dup3" [Fd, Fd, Hex] Do(dup3);
     "fcntl" [Fd, Int, Hex] Do(fcntl);
     "flock" [Fd, Int] Host;
+    "pipe" [Ptr] Host;
     "pipe2" [Ptr, Open] Host;
     "sync" [] Host;
     "syncfs" [Fd] Host;
@@ -95,6 +117,7 @@ calls! {
     "mount_setattr" [Dir, Path, Hex, Ptr, Int] Host;
     "name_to_handle_at" [Dir, Path, Ptr, Ptr, Hex] Host;
     "open_by_handle_at" [Fd, Ptr, Hex] Host;
+    "inotify_init" [] Host;
     "inotify_init1" [Hex] Host;
     "inotify_add_watch" [Fd, Path, Hex] Host;
     "inotify_rm_watch" [Fd, Int] Host;
@@ -104,6 +127,13 @@ calls! {
     "quotactl_fd" [Fd, Hex, Int, Ptr] Host;
     "cachestat" [Fd, Ptr, Ptr, Hex] Host;
     "vhangup" [] Host;
+}
+
+/// This directory, as an argument.
+const HERE: u64 = libc::AT_FDCWD as u64;
+
+fn open(t: &mut Thread, a: &[u64; 6]) -> Sys {
+    openat(t, &[HERE, a[0], a[1], a[2], 0, 0])
 }
 
 fn openat(t: &mut Thread, a: &[u64; 6]) -> Sys {
@@ -133,6 +163,14 @@ fn dup3(t: &mut Thread, a: &[u64; 6]) -> Sys {
         own.store(moved as i32, std::sync::atomic::Ordering::Relaxed);
     }
     host::call(libc::SYS_dup3, a)
+}
+
+fn dup2(t: &mut Thread, a: &[u64; 6]) -> Sys {
+    if a[0] as i32 == a[1] as i32 {
+        // Says only whether it is open.
+        return host::call(libc::SYS_fcntl, &[a[0], libc::F_GETFD as u64]).map(|_| u64::from(a[1] as u32));
+    }
+    dup3(t, &[a[0], a[1], 0, 0, 0, 0])
 }
 
 fn close_range(t: &mut Thread, a: &[u64; 6]) -> Sys {
@@ -194,15 +232,30 @@ fn generic_stat(s: &libc::stat) -> Vec<u8> {
     b
 }
 
-fn stat_at(dir: u64, path: u64, flags: u64) -> Result<Vec<u8>, Errno> {
+fn stat_at(t: &Thread, dir: u64, path: u64, flags: u64) -> Result<Vec<u8>, Errno> {
     let mut buf = [0u64; size_of::<libc::stat>().div_ceil(8)];
     host::call(libc::SYS_newfstatat, &[dir, path, buf.as_mut_ptr() as u64, flags])?;
+    if t.process.abi.host_layout {
+        return Ok(buf.iter().flat_map(|w| w.to_le_bytes()).collect());
+    }
     Ok(generic_stat(&host::as_stat(&buf)))
+}
+
+fn stat(t: &mut Thread, a: &[u64; 6]) -> Sys {
+    newfstatat(t, &[HERE, a[0], a[1], 0, 0, 0])
+}
+
+fn lstat(t: &mut Thread, a: &[u64; 6]) -> Sys {
+    newfstatat(t, &[HERE, a[0], a[1], libc::AT_SYMLINK_NOFOLLOW as u64, 0, 0])
+}
+
+fn readlink(t: &mut Thread, a: &[u64; 6]) -> Sys {
+    readlinkat(t, &[HERE, a[0], a[1], a[2], 0, 0])
 }
 
 fn fstat(t: &mut Thread, a: &[u64; 6]) -> Sys {
     let empty = c"";
-    let s = stat_at(a[0] as i32 as i64 as u64, host::arg(empty), libc::AT_EMPTY_PATH as u64)?;
+    let s = stat_at(t, a[0] as i32 as i64 as u64, host::arg(empty), libc::AT_EMPTY_PATH as u64)?;
     t.process.mm.write(a[1], &s)?;
     Ok(0)
 }
@@ -210,10 +263,10 @@ fn fstat(t: &mut Thread, a: &[u64; 6]) -> Sys {
 fn newfstatat(t: &mut Thread, a: &[u64; 6]) -> Sys {
     let name = t.process.mm.read_str(a[1], libc::PATH_MAX as usize)?;
     let s = match proc_files::exe_path(t, &name, a[3] as i32) {
-        Some(p) => stat_at(a[0], host::arg(&p), a[3])?,
+        Some(p) => stat_at(t, a[0], host::arg(&p), a[3])?,
         None => {
             let p = path(t, a[1])?;
-            stat_at(a[0], host::arg(&p), a[3])?
+            stat_at(t, a[0], host::arg(&p), a[3])?
         }
     };
     t.process.mm.write(a[2], &s)?;

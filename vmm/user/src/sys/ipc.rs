@@ -79,7 +79,7 @@ fn semctl(t: &mut Thread, a: &[u64; 6]) -> Sys {
     let mm = &t.process.mm;
     match command {
         SETVAL => host::call(libc::SYS_semctl, a),
-        IPC_STAT | IPC_SET | SEM_STAT | SEM_STAT_ANY => {
+        IPC_STAT | IPC_SET | SEM_STAT | SEM_STAT_ANY if !t.process.abi.host_layout => {
             // `semid64_ds`: `ipc64_perm`, then the times, which x86-64 alone keeps two words apart.
             let mut there = [0u64; 16];
             let mut here = [0u8; 88];

@@ -37,7 +37,12 @@ calls! {
 }
 
 fn mmap(t: &mut Thread, a: &[u64; 6]) -> Sys {
-    t.process.mm.mmap(a[0], a[1], a[2] as u32, a[3] as i32, a[4] as i32, a[5])
+    let mm = &t.process.mm;
+    let (len, flags) = (a[1], a[3] as i32);
+    let fixed = flags & (libc::MAP_FIXED | libc::MAP_FIXED_NOREPLACE) != 0;
+    let low = t.process.abi.host_layout && flags & libc::MAP_32BIT != 0 && !fixed;
+    let hint = if low { mm.find_low_room(len)? } else { a[0] };
+    mm.mmap(hint, len, a[2] as u32, flags, a[4] as i32, a[5])
 }
 
 fn munmap(t: &mut Thread, a: &[u64; 6]) -> Sys {

@@ -1,5 +1,6 @@
 //! Identity, limits, the system, and what else there is.
 
+use crate::abi::x86_64;
 use crate::host::{self, Errno, Sys};
 use crate::thread::Thread;
 
@@ -25,6 +26,23 @@ calls! {
     "getgroups" [Int, Ptr] Host;
     "setgroups" [Int, Ptr] Host;
     "getpgid" [Int] Host;
+    "getpgrp" [] Host;
+    "iopl" [Int] No(libc::EPERM);
+    "ioperm" [Int, Int, Int] No(libc::EPERM);
+    "arch_prctl" [Hex, Addr] Do(arch_prctl);
+    "sysfs" [Int, Hex, Ptr] Host;
+    "ustat" [Hex, Ptr] Host;
+    "uselib" [Path] No(libc::ENOSYS);
+    "_sysctl" [Ptr] No(libc::ENOSYS);
+    "create_module" [Str, Int] No(libc::ENOSYS);
+    "get_kernel_syms" [Ptr] No(libc::ENOSYS);
+    "query_module" [Str, Int, Ptr, Int, Ptr] No(libc::ENOSYS);
+    "getpmsg" [Int, Ptr, Ptr, Ptr, Ptr] No(libc::ENOSYS);
+    "putpmsg" [Int, Ptr, Ptr, Int, Int] No(libc::ENOSYS);
+    "afs_syscall" [] No(libc::ENOSYS);
+    "tuxcall" [] No(libc::ENOSYS);
+    "security" [] No(libc::ENOSYS);
+    "vserver" [] No(libc::ENOSYS);
     "setpgid" [Int, Int] Host;
     "getsid" [Int] Host;
     "setsid" [] Host;
@@ -77,12 +95,37 @@ fn uname(t: &mut Thread, a: &[u64; 6]) -> Sys {
         let len = s.len().min(UTS_LEN - 1);
         field[..len].copy_from_slice(&s.as_bytes()[..len]);
     };
-    put(4, t.process.abi.name);
+    put(4, t.process.abi.machine_name);
     if let Some(release) = &t.process.options.release {
         put(2, release);
     }
     t.process.mm.write(a[0], &b)?;
     Ok(0)
+}
+
+/// Segment bases of a 64-bit x86 program.
+fn arch_prctl(t: &mut Thread, a: &[u64; 6]) -> Sys {
+    const SET_GS: u64 = 0x1001;
+    const SET_FS: u64 = 0x1002;
+    const GET_FS: u64 = 0x1003;
+    const GET_GS: u64 = 0x1004;
+    const GET_CPUID: u64 = 0x1011;
+    let reg = if matches!(a[0], SET_GS | GET_GS) { x86_64::GS_BASE } else { x86_64::FS_BASE };
+    match a[0] {
+        SET_FS | SET_GS if a[1] >> 47 != 0 => Err(Errno(libc::EPERM)),
+        SET_FS | SET_GS => {
+            t.cpu.set_reg(reg, a[1]);
+            Ok(0)
+        }
+        GET_FS | GET_GS => {
+            let base = t.cpu.reg(reg);
+            t.process.mm.write_u64(a[1], base)?;
+            Ok(0)
+        }
+        // CPUID works.
+        GET_CPUID => Ok(1),
+        _ => Err(Errno(libc::EINVAL)),
+    }
 }
 
 fn personality(_: &mut Thread, a: &[u64; 6]) -> Sys {

@@ -11,6 +11,7 @@ mod misc;
 mod net;
 mod poll;
 mod procs;
+mod segments;
 mod signals;
 mod threads;
 mod time;
@@ -93,7 +94,7 @@ macro_rules! calls {
 use calls;
 
 /// All tables.
-const TABLES: [&[Call]; 11] = [
+const TABLES: [&[Call]; 12] = [
     files::CALLS,
     ioctl::CALLS,
     ipc::CALLS,
@@ -102,6 +103,7 @@ const TABLES: [&[Call]; 11] = [
     net::CALLS,
     poll::CALLS,
     procs::CALLS,
+    segments::CALLS,
     signals::CALLS,
     threads::CALLS,
     time::CALLS,
@@ -178,6 +180,9 @@ fn host_call(t: &Thread, c: &Call, number: u16, args: &[u64; 6]) -> Sys {
         return Err(Errno(libc::ENOSYS));
     }
     let mm = &t.process.mm;
+    if mm.watching() {
+        allow_writes(t, c, args);
+    }
     if !t.process.paths.any() && mm.host(0) == 0 {
         return host::interruptible(t.slot.flag(), number, args);
     }
@@ -202,6 +207,31 @@ fn host_call(t: &Thread, c: &Call, number: u16, args: &[u64; 6]) -> Sys {
     let r = host::interruptible(t.slot.flag(), number, &host_args);
     drop(vectors);
     r
+}
+
+/// Gives the host back the right to write to pages with translated code that a call may write to.
+fn allow_writes(t: &Thread, c: &Call, args: &[u64; 6]) {
+    /// More than most structures.
+    const STRUCTURE: u64 = 4096;
+    let mm = &t.process.mm;
+    for (i, (a, kind)) in args.iter().zip(c.args).enumerate() {
+        let next = args.get(i + 1).copied().unwrap_or(0);
+        match kind {
+            Kind::Out => {
+                mm.allow(&(*a..a.saturating_add(next)));
+            }
+            Kind::Ptr => {
+                mm.allow(&(*a..a.saturating_add(STRUCTURE)));
+            }
+            Kind::Iov => {
+                for pair in iovecs(t, *a, next).unwrap_or_default().chunks_exact(2) {
+                    let start = pair[0].wrapping_sub(mm.host(0));
+                    mm.allow(&(start..start.saturating_add(pair[1])));
+                }
+            }
+            _ => {}
+        }
+    }
 }
 
 /// Guest `iovec`s as the host's: address and length by turns.

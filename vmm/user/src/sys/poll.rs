@@ -7,6 +7,13 @@ use crate::thread::Thread;
 use super::{Run::*, calls, host_by_name, once};
 
 calls! {
+    "poll" [Ptr, Int, Int] Once;
+    "select" [Int, Ptr, Ptr, Ptr, Ptr] Once;
+    "epoll_create" [Int] Host;
+    "epoll_wait" [Fd, Out, Int, Int] Do(epoll_wait);
+    "epoll_ctl_old" [] No(libc::ENOSYS);
+    "epoll_wait_old" [] No(libc::ENOSYS);
+    "eventfd" [Int] Host;
     "ppoll" [Ptr, Int, Ptr, Ptr, Int] Do(ppoll);
     "pselect6" [Int, Ptr, Ptr, Ptr, Ptr, Ptr] Do(pselect6);
     "epoll_create1" [Hex] Host;
@@ -72,7 +79,9 @@ fn pselect6(t: &mut Thread, a: &[u64; 6]) -> Sys {
 fn epoll_ctl(t: &mut Thread, a: &[u64; 6]) -> Sys {
     let mm = &t.process.mm;
     let mut event = [0u8; 12];
-    if a[3] != 0 {
+    if a[3] != 0 && t.process.abi.host_layout {
+        mm.read(a[3], &mut event)?;
+    } else if a[3] != 0 {
         mm.read(a[3], &mut event[..4])?;
         mm.read(a[3] + 8, &mut event[4..])?;
     } else if a[1] as i32 != libc::EPOLL_CTL_DEL {
@@ -92,6 +101,10 @@ fn wait(t: &mut Thread, name: &str, a: &[u64; 6], timeout: u64) -> Sys {
     let mut events = vec![0u8; count as usize * 12];
     let r = host_by_name(t, name, [a[0], events.as_mut_ptr() as u64, count, timeout, at, 8]);
     let n = under(t, r)?;
+    if t.process.abi.host_layout {
+        t.process.mm.write(a[1], &events[..n as usize * 12])?;
+        return Ok(n);
+    }
     let mut out = Vec::with_capacity(n as usize * 16);
     for e in events.chunks_exact(12).take(n as usize) {
         out.extend_from_slice(&e[..4]);
@@ -100,6 +113,10 @@ fn wait(t: &mut Thread, name: &str, a: &[u64; 6], timeout: u64) -> Sys {
     }
     t.process.mm.write(a[1], &out)?;
     Ok(n)
+}
+
+fn epoll_wait(t: &mut Thread, a: &[u64; 6]) -> Sys {
+    wait(t, "epoll_pwait", &[a[0], a[1], a[2], a[3], 0, 0], a[3])
 }
 
 fn epoll_pwait(t: &mut Thread, a: &[u64; 6]) -> Sys {

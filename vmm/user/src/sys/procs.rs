@@ -4,6 +4,7 @@ use std::ffi::CString;
 use std::fs::File;
 use std::sync::{Arc, mpsc};
 
+use crate::abi::Abi;
 use crate::elf::{self, Kind};
 use crate::host::{self, Errno, Sys};
 use crate::signal::{self, OPEN};
@@ -13,6 +14,8 @@ use super::{Run::*, calls, path};
 
 calls! {
     "clone" [Clone, Addr, Ptr, Addr, Ptr] Do(clone);
+    "fork" [] Do(fork);
+    "vfork" [] Do(vfork);
     "clone3" [Ptr, Int] Do(clone3);
     "execve" [Path, Ptr, Ptr] Do(execve);
     "execveat" [Dir, Path, Ptr, Ptr, Hex] Do(execveat);
@@ -49,6 +52,7 @@ const NAMESPACES: u64 = (libc::CLONE_NEWNS
     | libc::CLONE_NEWCGROUP) as u64;
 
 /// What `clone` and `clone3` ask for.
+#[derive(Default)]
 struct Request {
     flags: u64,
     stack: u64,
@@ -58,11 +62,19 @@ struct Request {
     pidfd: u64,
 }
 
-/// The order of arguments is that of architectures with `CLONE_BACKWARDS`.
 fn clone(t: &mut Thread, a: &[u64; 6]) -> Sys {
     const CSIGNAL: u64 = 0xff;
     let flags = a[0] & 0xffff_ffff & !CSIGNAL;
-    make(t, &Request { flags, stack: a[1], parent_tid: a[2], tls: a[3], child_tid: a[4], pidfd: a[2] })
+    let [parent_tid, child_tid, tls] = t.process.abi.clone_order.map(|n| a[n]);
+    make(t, &Request { flags, stack: a[1], parent_tid, child_tid, tls, pidfd: parent_tid })
+}
+
+fn fork(t: &mut Thread, _: &[u64; 6]) -> Sys {
+    make(t, &Request::default())
+}
+
+fn vfork(t: &mut Thread, _: &[u64; 6]) -> Sys {
+    make(t, &Request { flags: CLONE_VM | CLONE_VFORK, ..Request::default() })
 }
 
 fn clone3(t: &mut Thread, a: &[u64; 6]) -> Sys {
@@ -107,7 +119,7 @@ fn new_thread(t: &mut Thread, r: &Request) -> Sys {
         cpu.set_reg(abi.sp, r.stack);
     }
     if r.flags & CLONE_SETTLS != 0 {
-        cpu.set_reg(abi.tp, r.tls);
+        (abi.set_tls)(&mut *cpu, &t.process.mm, r.tls)?;
     }
     let process = t.process.clone();
     let mask = t.mask;
@@ -162,7 +174,7 @@ fn new_process(t: &mut Thread, r: &Request) -> Sys {
             t.cpu.set_reg(abi.sp, r.stack);
         }
         if r.flags & CLONE_SETTLS != 0 {
-            t.cpu.set_reg(abi.tp, r.tls);
+            (abi.set_tls)(&mut *t.cpu, mm, r.tls)?;
         }
         if r.flags & CLONE_CHILD_SETTID != 0 {
             let _ = mm.write_u32(r.child_tid, t.tid as u32);
@@ -261,21 +273,21 @@ fn exec(t: &mut Thread, dir: u64, p: &CString, name: &[u8], (argv, envp): (u64, 
     } else {
         host::call(libc::SYS_openat, &[dir, host::arg(p), open])
     };
-    let guest = match fd {
+    let abi = match fd {
         Ok(fd) => {
             let file = host::own(fd);
             if file.metadata().is_ok_and(|m| !m.is_file()) {
                 return Err(Errno(libc::EACCES));
             }
-            is_guest(t, &file)
+            guest_of(t, &file)
         }
         // Executable, but not readable: the host can tell.
-        Err(_) => false,
+        Err(_) => None,
     };
-    if !guest {
+    let Some(abi) = abi else {
         let (argv, envp) = (pointers(&argv), pointers(&envp));
         return exec_host(t, dir, p, &argv, &envp, flags);
-    }
+    };
     let path = if dir as i32 == libc::AT_FDCWD || name.first() == Some(&b'/') {
         name.to_vec()
     } else {
@@ -286,7 +298,7 @@ fn exec(t: &mut Thread, dir: u64, p: &CString, name: &[u8], (argv, envp): (u64, 
         }
         full
     };
-    let mut args: Vec<CString> = t.process.options.for_exec(t.process.abi.name, &argv[0]);
+    let mut args: Vec<CString> = t.process.options.for_exec(abi.name, &argv[0]);
     args.push(CString::new(path).map_err(|_| EINVAL)?);
     args.extend(argv.into_iter().skip(1));
     let (argv, envp) = (pointers(&args), pointers(&envp));
@@ -317,20 +329,21 @@ fn exec_host(t: &mut Thread, dir: u64, p: &CString, argv: &[u64], envp: &[u64], 
     r
 }
 
-/// True if Rhea runs the file for this guest: an ELF file for its machine, or a script whose interpreter is one.
-fn is_guest(t: &Thread, file: &File) -> bool {
+/// The guest architecture as which Rhea runs a file: an ELF file for one, or a script whose interpreter is. What the host runs
+/// itself is left to it, unless the program at hand could not tell the difference either.
+fn guest_of(t: &Thread, file: &File) -> Option<&'static Abi> {
+    let own = t.process.abi;
+    let known = |kind: &Kind| Abi::of_file(kind).filter(|a| own.is_hosts() || !a.is_hosts());
     match elf::kind(file) {
-        Kind::Elf(machine, wide) => wide && machine == t.process.abi.machine,
         Kind::Script(interp, _) => {
             let real = t.process.paths.host_bytes(&interp);
             let name = String::from_utf8_lossy(&real).into_owned();
-            File::open(name).is_ok_and(|f| match elf::kind(&f) {
-                Kind::Elf(machine, wide) => wide && machine == t.process.abi.machine,
-                Kind::Script(..) => true,
-                Kind::Other => false,
-            })
+            match elf::kind(&File::open(name).ok()?) {
+                Kind::Script(..) => Some(own),
+                kind => known(&kind),
+            }
         }
-        Kind::Other => false,
+        kind => known(&kind),
     }
 }
 

@@ -20,34 +20,42 @@ calls! {
     "tkill" [Int, Sig] Host;
     "tgkill" [Int, Int, Sig] Host;
     "pidfd_send_signal" [Fd, Sig, Ptr, Hex] Host;
+    "pause" [] Once;
+    "signalfd" [Fd, Ptr, Int] Host;
     "signalfd4" [Fd, Ptr, Int, Hex] Host;
     "restart_syscall" [] No(libc::EINTR);
 }
 
 const EINVAL: Errno = Errno(libc::EINVAL);
 
-/// `struct sigaction` of architectures without a restorer: handler, flags, mask.
+/// `struct sigaction`: handler, flags, the restorer where there is one, mask.
 fn rt_sigaction(t: &mut Thread, a: &[u64; 6]) -> Sys {
     let number = a[0] as i32;
     if !(1..=MAX).contains(&number) || a[3] != 8 {
         return Err(EINVAL);
     }
     let mm = &t.process.mm;
+    let restorer = t.process.abi.restorer;
     let new = if a[1] == 0 {
         None
     } else {
         if bit(number) & UNBLOCKABLE != 0 {
             return Err(EINVAL);
         }
-        let mut b = [0; 24];
-        mm.read(a[1], &mut b)?;
+        let mut b = [0; 32];
+        mm.read(a[1], &mut b[..if restorer { 32 } else { 24 }])?;
         let word = |n: usize| u64::from_le_bytes(b[n * 8..n * 8 + 8].try_into().unwrap_or_default());
-        Some(Action { handler: word(0), flags: word(1), mask: word(2) & !UNBLOCKABLE })
+        let (mask, restorer) = if restorer { (word(3), Some(word(2))) } else { (word(2), None) };
+        Some(Action { handler: word(0), flags: word(1), mask: mask & !UNBLOCKABLE, restorer })
     };
     let mut actions = t.process.actions();
     let old = actions[number as usize];
     if a[2] != 0 {
-        let bytes = [old.handler, old.flags, old.mask].map(u64::to_le_bytes).concat();
+        let mut words = vec![old.handler, old.flags, old.mask];
+        if restorer {
+            words.insert(2, old.restorer.unwrap_or(0));
+        }
+        let bytes: Vec<u8> = words.into_iter().flat_map(u64::to_le_bytes).collect();
         mm.write(a[2], &bytes)?;
     }
     if let Some(new) = new {

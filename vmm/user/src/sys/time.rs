@@ -23,4 +23,6 @@ calls! {
     "timerfd_settime" [Fd, Hex, Ptr, Ptr] Host;
     "timerfd_gettime" [Fd, Ptr] Host;
     "times" [Ptr] Host;
+    "time" [Ptr] Host;
+    "alarm" [Int] Host;
 }

@@ -40,6 +40,7 @@ impl Translator<'_, '_> {
                 self.soft_int(n, true);
             }
             M::Int3 => self.soft_int(u64::from(vector::BP), false),
+            M::Int1 if self.guest.program.is_some() => self.soft_int(u64::from(vector::DB), false),
             M::Int1 => {
                 self.set_next_pc();
                 self.call::<Int1>(&[]);
@@ -74,6 +75,13 @@ impl Translator<'_, '_> {
 
     /// INT n and its short forms.
     fn soft_int(&mut self, n: u64, general: bool) {
+        if let Some(p) = &self.guest.program {
+            match p.interrupt(n, general) {
+                Ok(code) => self.program_exit(code),
+                Err(trap) => self.raise(trap),
+            }
+            return;
+        }
         self.set_next_pc();
         let n = self.b.iconst(Type::I64, n);
         let general = self.b.iconst(Type::I64, u64::from(general));

@@ -10,7 +10,7 @@ use crate::{
     exceptions::{self, vector},
     far::{Syscall, Sysenter, Sysexit, Sysret},
     flags,
-    guest::EXIT_HLT,
+    guest::{EXIT_HLT, EXIT_SYSCALL},
     helpers::{Look, Numbered},
     port::{CheckPort, PortIn, PortOut},
     smm::Rsm,
@@ -120,6 +120,13 @@ impl Translator<'_, '_> {
                     self.call::<Swapgs>(&[]);
                 }
             }
+            M::Syscall | M::Sysenter if self.guest.program.is_some() => {
+                if m == M::Syscall && self.mode.code64 {
+                    self.program_exit(EXIT_SYSCALL);
+                } else {
+                    self.undefined();
+                }
+            }
             M::Syscall => {
                 self.set_next_pc();
                 self.call::<Syscall>(&[]);
@@ -223,6 +230,14 @@ impl Translator<'_, '_> {
             _ => return false,
         }
         true
+    }
+
+    /// Leaves to a program's environment, behind the instruction.
+    pub(super) fn program_exit(&mut self, code: u32) {
+        self.flush_flags();
+        self.set_next_pc();
+        self.b.exit(code);
+        self.flow = Flow::End;
     }
 
     /// #GP under UMIP if the privilege level is not 0.
