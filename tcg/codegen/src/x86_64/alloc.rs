@@ -76,6 +76,8 @@ pub(super) struct Val {
     pub(super) home: u16,
     /// Slot it is set to next.
     pub(super) hint: u16,
+    /// Root of a vector whose bits its register holds above it; then `ty` is that of the vector.
+    pub(super) upper: u32,
     /// Slots bound to it.
     pub(super) bound: u16,
     /// Register: 0 to 15 general, 16 to 31 vector.
@@ -95,6 +97,7 @@ impl Val {
             frame: 0,
             home: NO_SLOT,
             hint: NO_SLOT,
+            upper: NONE,
             bound: 0,
             reg: NO_REG,
             zx: 64,

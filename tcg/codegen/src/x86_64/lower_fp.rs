@@ -6,7 +6,7 @@
 
 use tcg_ir::{FCond, FpAttr, Inst, IntConv, MinMax, NanPolicy, Op, Rounding, Type, Value};
 
-use super::alloc::{Class, NO_REG, class};
+use super::alloc::{Class, NO_REG, class, fl};
 use super::asm::{Alu, Cc, Mem, Shift, V};
 use super::regs::*;
 use super::{Gen, Too};
@@ -108,9 +108,11 @@ impl Gen<'_> {
                     Op::Fmul => 0x59,
                     _ => 0x5e,
                 };
+                let root = self.root(inst.a);
                 let xa = self.use_xmm(inst.a)?;
                 let xb = self.use_xmm(inst.b)?;
                 self.rounded(v, &inst, attr, 2, |g, d| g.asm.vop(scalar(ty == Type::F64, op), d, xa, xb))?;
+                self.note_upper(v, attr, root);
             }
             Op::Fsqrt => {
                 let xa = self.use_xmm(inst.a)?;
@@ -143,6 +145,16 @@ impl Gen<'_> {
             _ => return Ok(false),
         }
         Ok(true)
+    }
+
+    /// The host's instruction has copied what stands above its first operand: if that is a vector, putting the result into it
+    /// needs no code.
+    fn note_upper(&mut self, v: Value, attr: FpAttr, root: u32) {
+        let of_vector = matches!(self.vals[root as usize].ty, Type::V128 | Type::V256);
+        let x = &mut self.vals[v.index()];
+        if of_vector && attr.nan() == NanPolicy::X86 && x.alias == v.0 && !x.is(fl::GLOBAL) {
+            (x.ty, x.upper) = (Type::V128, root);
+        }
     }
 
     /// The sign bit of each lane in `xmm15`; all others with `rest`.
@@ -382,9 +394,31 @@ impl Gen<'_> {
             (true, false) => 0xbd,
             (true, true) => 0xbf,
         };
+        let v3 = V::new(1, 2, op).w(double);
+        if attr.nan() == NanPolicy::X86 {
+            // No operand is needed again, so the sum is built where it stays.
+            let root = self.root(inst.c);
+            for a in [inst.a, inst.b, inst.c] {
+                self.done(a);
+            }
+            let d = self.define_xmm(v, xc, 1 << (xa.0 + 16) | 1 << (xb.0 + 16))?;
+            let own = attr.rounding() != self.rounding;
+            if own {
+                self.set_rounding(attr.rounding());
+            }
+            if d != xc {
+                self.asm.vmov(false, d, xc);
+            }
+            self.asm.vop(v3, d, xa, xb);
+            if own {
+                self.reset_rounding();
+            }
+            self.note_upper(v, attr, root);
+            return Ok(());
+        }
         self.rounded(v, inst, attr, 3, |g, d| {
             g.asm.vmov(false, X15, xc);
-            g.asm.vop(V::new(1, 2, op).w(double), X15, xa, xb);
+            g.asm.vop(v3, X15, xa, xb);
             g.asm.vmov(false, d, X15);
         })
     }
@@ -398,8 +432,10 @@ impl Gen<'_> {
         if MinMax::from_bits(attr.variant()) == MinMax::X86 {
             self.done(inst.a);
             self.done(inst.b);
+            let root = self.root(inst.a);
             let d = self.define_xmm(v, xa, 0)?;
             self.asm.vop(scalar(double, op), d, xa, xb);
+            self.note_upper(v, attr, root);
             return Ok(());
         }
         let (odd, back) = (self.asm.label(), self.asm.label());

@@ -69,8 +69,15 @@ impl Gen<'_> {
         for &a in args {
             self.done(a);
         }
-        // The cold path computes again from the operands.
-        let d = if soft { self.define_xmm(v, ANY, avoid)? } else { self.define_xmm(v, regs[0], 0)? };
+        // The cold path computes again from the operands. A sum is built over its addend.
+        let fused = inst.op == Op::Vfma && exact;
+        let d = if soft {
+            self.define_xmm(v, ANY, avoid)?
+        } else if fused {
+            self.define_xmm(v, regs[2], 1 << (regs[0].0 + 16) | 1 << (regs[1].0 + 16))?
+        } else {
+            self.define_xmm(v, regs[0], 0)?
+        };
         if s.half {
             // `xmm15` takes the addend or the first operand: see below.
             let to = [X15, X14, third.unwrap_or(X14)];
@@ -187,14 +194,20 @@ impl Gen<'_> {
                     (true, false) => 0xbc,
                     (true, true) => 0xbe,
                 };
+                let in_place = attr.nan() == NanPolicy::X86 && d != a && d != b;
                 let sum = if s.half {
                     c
                 } else {
-                    self.asm.vmov(s.y, X15, c);
-                    X15
+                    let sum = if in_place { d } else { X15 };
+                    if sum != c {
+                        self.asm.vmov(s.y, sum, c);
+                    }
+                    sum
                 };
                 self.asm.vop(V::new(1, 2, op).w(s.log2 == 3).l(s.y), sum, a, b);
-                self.asm.vmov(s.y, d, sum);
+                if d != sum {
+                    self.asm.vmov(s.y, d, sum);
+                }
                 return;
             }
         };

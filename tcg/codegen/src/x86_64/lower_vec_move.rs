@@ -2,7 +2,7 @@
 
 use tcg_ir::{Inst, Op, RmwOp, Value};
 
-use super::alloc::{Class, NO_REG, class};
+use super::alloc::{Class, NO_REG, class, fl};
 use super::asm::V;
 use super::lower_vec::{ANY, LOAD, Shape, p0f, p3a, p38};
 use super::regs::*;
@@ -55,6 +55,9 @@ impl Gen<'_> {
     }
 
     pub(super) fn vextract(&mut self, v: Value, inst: &Inst, s: Shape) -> Result<(), Too> {
+        if inst.imm == 0 && class(inst.ty) == Class::Xmm {
+            return self.same(v, inst.a);
+        }
         let mut a = self.use_xmm(inst.a)?;
         let per_half = 16 >> s.log2;
         let mut n = inst.imm as u8;
@@ -94,7 +97,67 @@ impl Gen<'_> {
         Ok(())
     }
 
+    /// The lowest lane replaced, or one that has an instruction of its own.
+    fn vinsert_simply(&mut self, v: Value, inst: &Inst, s: Shape) -> Result<bool, Too> {
+        let n = inst.imm as u8;
+        let scalar = self.r.inst(inst.b).ty;
+        let in_xmm = class(scalar) == Class::Xmm;
+        let (into, root) = (self.root(inst.a), self.root(inst.b));
+        if n == 0
+            && !s.y
+            && in_xmm
+            && self.vals[root as usize].upper == into
+            && !self.vals[v.index()].is(fl::GLOBAL)
+        {
+            self.done(inst.a);
+            self.same(v, inst.b)?;
+            return Ok(true);
+        }
+        let def = self.r.inst(inst.a);
+        let over_zeros = def.op == Op::Vsplat && self.r.as_const(def.a) == Some(0);
+        if n == 0 && over_zeros && (s.log2 == 3 || !in_xmm) {
+            self.done(inst.a);
+            if in_xmm {
+                let b = self.use_xmm(inst.b)?;
+                self.done(inst.b);
+                let d = self.define_xmm(v, b, 0)?;
+                self.asm.vop(V::new(2, 1, 0x7e), d, Xmm(0), b);
+            } else {
+                let b = self.use_gpr(inst.b)?;
+                self.done(inst.b);
+                let d = self.define_xmm(v, ANY, 0)?;
+                self.asm.gpr_to_xmm(s.log2 == 3, d, b);
+            }
+            return Ok(true);
+        }
+        if !in_xmm && !s.y {
+            let a = self.use_xmm(inst.a)?;
+            let b = self.use_gpr(inst.b)?;
+            self.done(inst.a);
+            self.done(inst.b);
+            let d = self.define_xmm(v, a, 0)?;
+            self.asm.vop_imm(p3a(0x22).w(s.log2 == 3), d, a, b, n);
+            return Ok(true);
+        }
+        if !in_xmm || n != 0 && (s.y || s.log2 != 3) {
+            return Ok(false);
+        }
+        let a = self.use_xmm(inst.a)?;
+        let b = self.use_xmm(inst.b)?;
+        self.done(inst.a);
+        self.done(inst.b);
+        let d = self.define_xmm(v, a, 0)?;
+        match n {
+            0 => self.asm.vop_imm(p3a(if s.log2 == 3 { 0x0d } else { 0x0c }).l(s.y), d, a, b, 1),
+            _ => self.asm.vop(p0f(0x6c), d, a, b),
+        }
+        Ok(true)
+    }
+
     pub(super) fn vinsert(&mut self, v: Value, inst: &Inst, s: Shape) -> Result<(), Too> {
+        if s.log2 >= 2 && self.vinsert_simply(v, inst, s)? {
+            return Ok(());
+        }
         let a = self.use_xmm(inst.a)?;
         let n = inst.imm as u8;
         if s.log2 >= 2 {

@@ -2,7 +2,7 @@
 //! GF(2^8) and carry-less products need their extensions, SHA's have no form with VEX and stay soft, as all do on 512
 //! bits.
 
-use tcg_ir::{Inst, Lane, Scope, Type, Value, VecFn};
+use tcg_ir::{Inst, Lane, Op, Scope, Type, Value, VecFn};
 
 use super::alloc::{Class, class};
 use super::asm::V;
@@ -196,6 +196,17 @@ impl Gen<'_> {
     pub(super) fn vjoin(&mut self, v: Value, inst: &Inst) -> Result<bool, Too> {
         if class(inst.ty) != Class::Xmm {
             return Ok(false);
+        }
+        // Both halves of a vector that is still there.
+        let (low, high) = (self.root(inst.a), self.root(inst.b));
+        if self.vals[low as usize].ty == inst.ty
+            && self.r.insts.get(high as usize).is_some_and(|i| {
+                i.op == Op::Vpart && i.imm == 1 && i.ty == self.r.inst(inst.b).ty && self.root(i.a) == low
+            })
+        {
+            self.done(inst.b);
+            self.same(v, inst.a)?;
+            return Ok(true);
         }
         let a = self.use_xmm(inst.a)?;
         let b = self.use_xmm(inst.b)?;

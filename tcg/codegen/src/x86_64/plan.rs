@@ -297,6 +297,14 @@ impl Gen<'_> {
                     }
                     self.get_pos[inst.sub as usize] = pos;
                 }
+                Op::Vinsert if inst.imm == 0 && class(r.inst(inst.b).ty) == Class::Xmm => {
+                    // The scalar's register may become the vector's.
+                    let (hint, set) = (self.vals[v.index()].hint, self.vals[v.index()].imm);
+                    let x = &mut self.vals[inst.b.index()];
+                    if hint != NO_SLOT && x.hint == NO_SLOT && !x.is(fl::CONST) {
+                        (x.hint, x.imm) = (hint, set);
+                    }
+                }
                 _ => {}
             }
             let x = &mut self.vals[v.index()];

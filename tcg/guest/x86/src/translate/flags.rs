@@ -24,6 +24,21 @@ pub(crate) struct Record {
     result: Value,
     /// The carry flag as i8, if at hand.
     carry: Value,
+    /// The numbers compared, if they were floats.
+    floats: Option<Floats>,
+}
+
+/// Operands of a comparison of floats.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Floats {
+    /// The first.
+    pub(crate) a: Value,
+    /// The second.
+    pub(crate) b: Value,
+    /// 1 if the first is greater.
+    pub(crate) greater: Value,
+    /// Quiet NaNs raise "invalid".
+    pub(crate) signalling: bool,
 }
 
 const fn some(v: Value) -> Option<Value> {
@@ -61,8 +76,17 @@ impl Translator<'_, '_> {
         let [a, b, c] = ops;
         let ty = self.b.ty(a);
         let carry = if matches!(kind, FlagKind::Inc | FlagKind::Dec) { c } else { Value::NONE };
-        self.record = Some(Record { kind: Some(kind), ty, word: Value::NONE, a, b, c, result, carry });
+        let word = Value::NONE;
+        self.record = Some(Record { kind: Some(kind), ty, word, a, b, c, result, carry, floats: None });
         self.record_dirty = true;
+    }
+
+    /// Flags of floats compared; `ops` are their bits, and whether denormals count as zeros.
+    pub(crate) fn set_flags_floats(&mut self, ops: [Value; 3], floats: Floats) {
+        self.set_flags(FlagKind::Compare, ops, Value::NONE);
+        if let Some(r) = &mut self.record {
+            r.floats = Some(floats);
+        }
     }
 
     /// Flags of a logical result.
@@ -107,7 +131,7 @@ impl Translator<'_, '_> {
         }
         let [word, a, b, c] = w;
         let (result, carry) = (Value::NONE, Value::NONE);
-        self.record = Some(Record { kind: None, ty: Type::I64, word, a, b, c, result, carry });
+        self.record = Some(Record { kind: None, ty: Type::I64, word, a, b, c, result, carry, floats: None });
         self.record_dirty = true;
     }
 
@@ -171,6 +195,7 @@ impl Translator<'_, '_> {
             c: Value::NONE,
             result,
             carry,
+            floats: None,
         });
         bits
     }
@@ -276,7 +301,7 @@ impl Translator<'_, '_> {
                 Some(self.b.setcc(Type::I8, c, r.b, neutral))
             }
             FlagKind::Bits => Some(self.cond_of_bits(r.a, cond)),
-            FlagKind::Compare => self.compared_floats(cond, [r.a, r.b, r.c]),
+            FlagKind::Compare => self.compared_floats(cond, r.floats?),
             _ => None,
         }
     }

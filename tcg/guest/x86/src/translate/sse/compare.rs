@@ -1,9 +1,9 @@
 //! Comparisons of floating-point numbers, and tests (SDM volume 1, 5.5.1.3, 5.6.1.3, 5.10.4).
 
 use iced_x86::Mnemonic;
-use tcg_ir::{Cond, FCond, FlagKind, FpAttr, Lane, Op, Type, Value};
+use tcg_ir::{Cond, FCond, FpAttr, Lane, Op, Type, Value};
 
-use super::super::Translator;
+use super::super::{Translator, flags::Floats};
 use super::float::Shape;
 
 impl Translator<'_, '_> {
@@ -69,23 +69,20 @@ impl Translator<'_, '_> {
         let b = self.scalar_at(1, shape);
         let a = self.scalar_at(0, shape);
         // For what it raises; the same question is what is asked most.
-        self.b.fcmp(Type::I8, attr, FCond::Lt, b, a);
+        let greater = self.b.fcmp(Type::I8, attr, FCond::Lt, b, a);
         self.end_float(saved);
         let int = if shape.lane() == Lane::F32 { Type::I32 } else { Type::I64 };
-        let (a, b) = (self.b.bitcast(int, a), self.b.bitcast(int, b));
-        let how = self.b.iconst(int, u64::from(attr.daz()) | u64::from(signalling) << 1);
-        self.set_flags(FlagKind::Compare, [a, b, how], Value::NONE);
+        let ops = [self.b.bitcast(int, a), self.b.bitcast(int, b), self.b.iconst(int, attr.daz().into())];
+        self.set_flags_floats(ops, Floats { a, b, greater, signalling });
     }
 
-    /// A condition of numbers compared before, whose bits are `a` and `b`: as in the record.
-    pub(crate) fn compared_floats(&mut self, cond: Cond, [a, b, how]: [Value; 3]) -> Option<Value> {
-        let signalling = self.b.region().as_const(how)? & 2 != 0;
+    /// A condition of numbers compared before.
+    pub(crate) fn compared_floats(&mut self, cond: Cond, floats: Floats) -> Option<Value> {
+        let Floats { a, b, greater, signalling } = floats;
         let attr = self.sse_attr().with_flag(signalling);
-        let ty = if self.b.ty(a) == Type::I32 { Type::F32 } else { Type::F64 };
-        let (a, b) = (self.b.bitcast(ty, a), self.b.bitcast(ty, b));
         let mut ask = |cond: FCond, x, y| self.b.fcmp(Type::I8, attr, cond, x, y);
         let (holds, negated) = match cond {
-            Cond::Gtu | Cond::Leu => (ask(FCond::Lt, b, a), cond == Cond::Leu),
+            Cond::Gtu | Cond::Leu => (greater, cond == Cond::Leu),
             Cond::Geu | Cond::Ltu => (ask(FCond::Le, b, a), cond == Cond::Ltu),
             Cond::ParE | Cond::ParO => (ask(FCond::Un, a, b), cond == Cond::ParO),
             Cond::Eq | Cond::Ne => {

@@ -276,13 +276,14 @@ impl Translator<'_, '_> {
             let (a, b) =
                 (self.lanes(Op::Vand, Lane::I8, a, picked), self.lanes(Op::Vand, Lane::I8, b, picked));
             let mut sum = self.packed_float(Op::Vfmul, lane, attr, a, b);
-            let steps: &[(u64, u64)] =
-                if lane == Lane::F32 { &[(0xa0, 0xf5), (0x00, 0xaa)] } else { &[(0x44, 0xee)] };
-            for (x, y) in steps {
-                let x = self.function1(VecFn::Pick32, sum, *x);
-                let y = self.function1(VecFn::Pick32, sum, *y);
-                sum = self.packed_float(Op::Vfadd, lane, attr, x, y);
+            // Pairs, in both their lanes; then each lane plus that of the other pair.
+            if lane == Lane::F32 {
+                let even = self.function1(VecFn::Pick32, sum, 0xa0);
+                let odd = self.function1(VecFn::Pick32, sum, 0xf5);
+                sum = self.packed_float(Op::Vfadd, lane, attr, even, odd);
             }
+            let other = self.function1(VecFn::Pick32, sum, 0x4e);
+            sum = self.packed_float(Op::Vfadd, lane, attr, sum, other);
             self.end_float(saved);
             let picked = self.bytes(ty, mask(0));
             let r = self.lanes(Op::Vand, Lane::I8, sum, picked);
