@@ -3,6 +3,7 @@
 //! Commands are decoded in [`ata`] and [`scsi`], which know no controller; the controllers move the data. All work of
 //! disks is done by [`requests`]: a slow or failing image never holds up a vCPU.
 
+mod ahci;
 mod ata;
 mod floppy;
 mod i8257;
@@ -10,6 +11,7 @@ mod ide;
 mod requests;
 mod scsi;
 
+pub use ahci::{AHCI_PORTS, AhciConfig, AhciController};
 pub use floppy::{FloppyConfig, FloppyController, FloppyDrive};
 pub use i8257::{IsaDma, IsaDmaConfig};
 pub use ide::{IDE_IRQS, IDE_PORTS, IdeController, IdeDrive, Piix3IdeConfig, Piix4IdeConfig};
@@ -21,4 +23,5 @@ use pci::PciKind;
 pub const KINDS: &[DeviceKind] = &[DeviceKind::of::<FloppyConfig>(), DeviceKind::of::<IsaDmaConfig>()];
 
 /// All PCI functions in this crate.
-pub const PCI_KINDS: &[PciKind] = &[PciKind::of::<Piix3IdeConfig>(), PciKind::of::<Piix4IdeConfig>()];
+pub const PCI_KINDS: &[PciKind] =
+    &[PciKind::of::<AhciConfig>(), PciKind::of::<Piix3IdeConfig>(), PciKind::of::<Piix4IdeConfig>()];

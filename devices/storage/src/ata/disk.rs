@@ -2,7 +2,7 @@
 
 use block::Disk;
 
-use super::{Action, DEVICE_LBA, Identity, SECTOR, Sent, TaskFile, error, identify, smart};
+use super::{Action, DEVICE_LBA, Identity, SECTOR, Sent, TaskFile, error, identify, smart, status};
 
 /// Most sectors that the host fetches or brings at a time.
 pub(crate) const MAX_MULTIPLE: u8 = 16;
@@ -62,7 +62,12 @@ pub(crate) struct AtaDisk {
     pub(crate) smart: bool,
     /// The transfer mode set: its kind in the high 5 bits, its number below.
     pub(crate) mode: u8,
+    /// Slot and error bits of the queued command that failed last, until the host has read of it.
+    pub(crate) queue_error: Option<(u8, u8)>,
 }
+
+/// The log of what went wrong in a queue.
+const QUEUE_ERRORS: u8 = 0x10;
 
 impl AtaDisk {
     pub(crate) fn new(disk: Disk, identity: Identity) -> Self {
@@ -75,6 +80,7 @@ impl AtaDisk {
             write_cache: true,
             smart: true,
             mode: 0x45,
+            queue_error: None,
         }
     }
 
@@ -220,14 +226,27 @@ impl AtaDisk {
         Some(ranges)
     }
 
-    /// Logs have a directory and nothing else.
-    fn read_log(&self, tf: &TaskFile) -> Action {
+    /// The directory of logs, and that of queued commands that failed.
+    fn read_log(&mut self, tf: &TaskFile) -> Action {
         let pages = usize::from(tf.count[0]);
-        if tf.lba[0][0] != 0 || pages == 0 {
-            return Action::Failed(error::ABORTED);
-        }
         let mut data = vec![0; pages * SECTOR as usize];
-        data[0] = 1;
+        match tf.lba[0][0] {
+            _ if pages == 0 => return Action::Failed(error::ABORTED),
+            0 => {
+                data[0] = 1;
+                data[2 * usize::from(QUEUE_ERRORS)] = 1;
+            }
+            QUEUE_ERRORS => {
+                // Without a slot: no queued command has failed.
+                data[0] = 0x80;
+                if let Some((slot, bits)) = self.queue_error.take() {
+                    (data[0], data[2], data[3]) = (slot, status::IDLE | status::ERROR, bits);
+                }
+                let sum = data[..511].iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte));
+                data[511] = sum.wrapping_neg();
+            }
+            _ => return Action::Failed(error::ABORTED),
+        }
         Action::In(data)
     }
 

@@ -758,7 +758,7 @@ impl Channel {
 }
 
 /// What a packet device makes of a command.
-fn packet_device(command: u8, identity: &Identity, mode: &mut u8, file: &mut TaskFile) -> Action {
+pub(crate) fn packet_device(command: u8, identity: &Identity, mode: &mut u8, file: &mut TaskFile) -> Action {
     match command {
         PACKET_COMMAND => {
             // How much the host takes at a time is kept beside what it is told each time.

@@ -22,7 +22,8 @@ use pci::{BarKind, ConfigSpace, FIXED, Function, FunctionSpec, INTEL, PciConfig,
 use crate::ata::{AtaDisk, Identity};
 use crate::requests::Requests;
 use crate::scsi::{Cd, Medium, Sense};
-pub(crate) use channel::{Channel, Drive};
+pub(crate) use channel::{Channel, Drive, packet_device};
+pub(crate) use state::{DriveV1, restore_drive, save_drive};
 
 /// Device ids.
 const PIIX3: u16 = 0x7010;

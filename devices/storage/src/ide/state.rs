@@ -10,7 +10,7 @@ use crate::scsi::Sense;
 
 device::state! {
     /// A drive: its registers, and what commands have set.
-    struct DriveV1 {
+    pub(crate) struct DriveV1 {
         1 => feature: [u8; 2],
         2 => count: [u8; 2],
         3 => lba: [u8; 6],
@@ -29,6 +29,7 @@ device::state! {
         16 => event: u8,
         17 => sense: [u8; 3],
         18 => was_reset: bool,
+        19 => queue_error: Option<u16>,
     }
 }
 
@@ -57,7 +58,7 @@ device::state! {
     struct V1 { 1 => channels: Vec<ChannelV1> }
 }
 
-fn save_drive(drive: &Drive, file: &TaskFile) -> DriveV1 {
+pub(crate) fn save_drive(drive: &Drive, file: &TaskFile) -> DriveV1 {
     let [low, mid, high] = file.lba;
     let mut s = DriveV1 {
         feature: file.feature,
@@ -73,6 +74,7 @@ fn save_drive(drive: &Drive, file: &TaskFile) -> DriveV1 {
         Drive::Disk(d) => {
             (s.multiple, s.heads, s.track) = (d.multiple, d.heads, d.track);
             (s.write_cache, s.smart, s.mode) = (d.write_cache, d.smart, d.mode);
+            s.queue_error = d.queue_error.map(|(slot, bits)| u16::from_le_bytes([slot, bits]));
         }
         Drive::Cd { cd, mode, .. } => {
             let m = &cd.medium;
@@ -84,7 +86,7 @@ fn save_drive(drive: &Drive, file: &TaskFile) -> DriveV1 {
     s
 }
 
-fn restore_drive(drive: &mut Drive, file: &mut TaskFile, s: &DriveV1) {
+pub(crate) fn restore_drive(drive: &mut Drive, file: &mut TaskFile, s: &DriveV1) {
     let l = s.lba;
     *file = TaskFile {
         feature: s.feature,
@@ -99,6 +101,7 @@ fn restore_drive(drive: &mut Drive, file: &mut TaskFile, s: &DriveV1) {
         Drive::Disk(d) => {
             (d.multiple, d.heads, d.track) = (s.multiple, s.heads, s.track);
             (d.write_cache, d.smart, d.mode) = (s.write_cache, s.smart, s.mode);
+            d.queue_error = s.queue_error.map(|word| word.to_le_bytes().into());
         }
         Drive::Cd { cd, mode, .. } => {
             let m = &mut cd.medium;
