@@ -3,7 +3,7 @@
 use tcg_engine::{Access, Cx, Mapping, Trap};
 
 use crate::{
-    control::{CR0_PG, CR0_WP, CR4_LA57, CR4_PAE, CR4_PKE, CR4_PSE, CR4_SMEP},
+    control::{CR0_PG, CR0_WP, CR4_LA57, CR4_PAE, CR4_PGE, CR4_PKE, CR4_PSE, CR4_SMEP},
     exceptions::{self, vector},
     guest::X86,
     mode::{MMU_SMAP, MMU_USER},
@@ -17,6 +17,7 @@ const U: u64 = 1 << 2;
 const A: u64 = 1 << 5;
 const D: u64 = 1 << 6;
 const PS: u64 = 1 << 7;
+const G: u64 = 1 << 8;
 const NX: u64 = 1 << 63;
 
 /// Bits of a page fault's error code.
@@ -181,7 +182,7 @@ fn legacy(cx: &mut Cx<'_, X86>, w: &Walk) -> Result<Mapping, Trap> {
             if pde & 1 << 21 != 0 {
                 return Err(w.fault(cx.state, error::PRESENT | error::RESERVED));
             }
-            let m = check(cx.state, w, pde & (U | W), false, 0, 22)?;
+            let m = check(cx.state, w, pde & (U | W), false, pde & G, 22)?;
             let wanted = A | if w.access == Access::Store { D } else { 0 };
             if !update(cx, dir, 4, &mut pde, wanted, w)? {
                 continue;
@@ -201,7 +202,7 @@ fn legacy(cx: &mut Cx<'_, X86>, w: &Walk) -> Result<Mapping, Trap> {
         if pte & P == 0 {
             return Err(w.fault(cx.state, 0));
         }
-        let m = check(cx.state, w, pde & pte & (U | W), false, 0, 12)?;
+        let m = check(cx.state, w, pde & pte & (U | W), false, pte & G, 12)?;
         let wanted = A | if w.access == Access::Store { D } else { 0 };
         if update(cx, at, 4, &mut pte, wanted, w)? {
             let gpa = pte & 0xffff_f000 | w.gva & 0xfff;
@@ -237,18 +238,20 @@ fn update(
     }
 }
 
-/// Rights of a leaf (4.6): `rights` is what U and W of all levels come to.
+/// Rights of a leaf (4.6): `rights` is what U and W of all levels come to, `pte` has its protection key and G.
 fn check(s: &Cpu, w: &Walk, rights: u64, nx: bool, pte: u64, shift: u32) -> Result<Mapping, Trap> {
     let user_page = rights & U != 0;
     let writable = rights & W != 0;
     let nx = w.nx && nx;
+    // A walk that sees other memory than its space's others is of no use to them.
+    let global = pte & G != 0 && s.cr4 & CR4_PGE != 0 && !s.smm;
     let mut m = if w.user {
         Mapping {
             gpa: 0,
             read: user_page,
             write: user_page && writable,
             exec: user_page && !nx,
-            global: false,
+            global,
             page_bits: shift,
         }
     } else {
@@ -258,7 +261,7 @@ fn check(s: &Cpu, w: &Walk, rights: u64, nx: bool, pte: u64, shift: u32) -> Resu
             read: reach,
             write: reach && (writable || s.cr0 & CR0_WP == 0),
             exec: !nx && (!user_page || s.cr4 & CR4_SMEP == 0),
-            global: false,
+            global,
             page_bits: shift,
         }
     };

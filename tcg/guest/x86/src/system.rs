@@ -115,6 +115,9 @@ fn examine(cx: &mut Cx<'_, X86>, which: u64, selector: u16) -> Result<u64, Trap>
     Ok(GOOD | if which == 0 { d.raw >> 32 & 0x00ff_ff00 } else { u64::from(d.limit()) })
 }
 
+/// What all address spaces share, for `Cx::flush_tlb`.
+const GLOBAL: u64 = u64::MAX;
+
 fn invpcid(cx: &mut Cx<'_, X86>, kind: u64, at: u64) -> Result<(), Trap> {
     let low = sys_load(cx, at, 3)?;
     let high = sys_load(cx, at.wrapping_add(8), 3)?;
@@ -125,9 +128,10 @@ fn invpcid(cx: &mut Cx<'_, X86>, kind: u64, at: u64) -> Result<(), Trap> {
     }
     match kind {
         0 if !mmu::canonical(cx.state, high) => return gp(0),
-        0 => cx.flush_tlb(Some(high), |t| t == pcid || !enabled),
-        1 => cx.flush_tlb(None, |t| t == pcid || !enabled),
-        _ => cx.flush_tlb(None, |_| true),
+        0 => cx.flush_tlb(Some(high), |t| t != GLOBAL && (t == pcid || !enabled)),
+        1 => cx.flush_tlb(None, |t| t != GLOBAL && (t == pcid || !enabled)),
+        2 => cx.flush_tlb(None, |_| true),
+        _ => cx.flush_tlb(None, |t| t != GLOBAL),
     }
     Ok(())
 }
