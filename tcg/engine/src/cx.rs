@@ -8,6 +8,7 @@ use tcg_ir::{Exceptions, MemOp, RmwOp};
 use crate::{
     Guest, Trap,
     memory::{self, Wide},
+    runs,
     vcpu::Core,
 };
 
@@ -182,12 +183,23 @@ impl<'a, G: Guest> Cx<'a, G> {
     /// Reads bytes at `gva` up to the end of its page, at the speed of host memory; how many there were, at least one.
     /// `None` if the place is not plain memory: then accesses go one by one.
     pub fn read_run(&mut self, gva: u64, mmu: usize, out: &mut [u8]) -> Result<Option<usize>, Trap> {
-        memory::read_run(self, gva, mmu, out)
+        runs::read_run(self, gva, mmu, out)
     }
 
     /// Writes bytes at `gva` up to the end of its page, in the same way.
     pub fn write_run(&mut self, gva: u64, mmu: usize, data: &[u8]) -> Result<Option<usize>, Trap> {
-        memory::write_run(self, gva, mmu, data)
+        runs::write_run(self, gva, mmu, data)
+    }
+
+    /// Copies forward up to `len` bytes, as far as both pages reach, in the same way. The places must not be such that a byte
+    /// would be read after it was written, unless that is meant.
+    pub fn copy_run(&mut self, from: u64, to: u64, mmu: usize, len: usize) -> Result<Option<usize>, Trap> {
+        runs::copy_run(self, from, to, mmu, len)
+    }
+
+    /// Fills up to `len` bytes with repetitions of `pattern`, in the same way.
+    pub fn fill_run(&mut self, to: u64, mmu: usize, pattern: u64, len: usize) -> Result<Option<usize>, Trap> {
+        runs::fill_run(self, to, mmu, pattern, len)
     }
 
     /// Checks that a store of `len` bytes at `gva` would succeed, without doing it.

@@ -27,6 +27,7 @@ mod interp;
 mod jumps;
 mod memory;
 mod profile;
+mod runs;
 mod runtime;
 mod shared;
 mod stats;

@@ -6,7 +6,7 @@
 
 use std::sync::atomic::{
     AtomicU8, AtomicU16, AtomicU32, AtomicU64,
-    Ordering::{Relaxed, SeqCst},
+    Ordering::SeqCst,
 };
 
 use accel::IoResult;
@@ -20,7 +20,7 @@ use crate::{
     tlb::{Backing, Entry, NO_RANGE},
 };
 
-const PAGE: u64 = 1 << PAGE_BITS;
+pub(crate) const PAGE: u64 = 1 << PAGE_BITS;
 
 /// Not an exception: the instruction is to be executed again, in a unit of its own.
 pub(crate) const ALONE: Trap = Trap { code: u64::MAX, value: u64::MAX };
@@ -198,7 +198,7 @@ fn write_place<G: Guest>(
 
 /// Where the guest's code must change at once ([`Guest::CODE_COHERENT`]) and a unit runs that may be of what a store is about
 /// to overwrite, the store is not done: `Err` has its instruction executed alone.
-fn before_store<G: Guest>(cx: &mut Cx<'_, G>, range: u32, offset: u64, len: u64) -> Result<(), Trap> {
+pub(crate) fn before_store<G: Guest>(cx: &mut Cx<'_, G>, range: u32, offset: u64, len: u64) -> Result<(), Trap> {
     if !G::CODE_COHERENT || !cx.core.in_unit {
         return Ok(());
     }
@@ -214,7 +214,7 @@ fn before_store<G: Guest>(cx: &mut Cx<'_, G>, range: u32, offset: u64, len: u64)
 
 /// Drops the translations of code that a store has overwritten, records the store, and takes the page off the slow path
 /// if nothing is left to record.
-fn after_store<G: Guest>(cx: &mut Cx<'_, G>, gva: u64, mmu: usize, range: u32, offset: u64, len: u64) {
+pub(crate) fn after_store<G: Guest>(cx: &mut Cx<'_, G>, gva: u64, mmu: usize, range: u32, offset: u64, len: u64) {
     let view = cx.core.view.clone();
     if let Some(block) = view.ranges().get(range as usize).and_then(|r| r.writable_ram()) {
         let dirty = block.dirty();
@@ -245,7 +245,7 @@ const fn unit(at: usize, len: usize) -> usize {
 ///
 /// # Safety
 /// `host` must be valid for `out.len()` bytes.
-unsafe fn ram_read(host: *mut u8, out: &mut [u8]) {
+pub(crate) unsafe fn ram_read(host: *mut u8, out: &mut [u8]) {
     let at = host as usize;
     // SAFETY: valid by the caller's promise, aligned where a wider type is used.
     unsafe {
@@ -272,7 +272,7 @@ unsafe fn ram_read(host: *mut u8, out: &mut [u8]) {
 ///
 /// # Safety
 /// `host` must be valid for `data.len()` bytes.
-unsafe fn ram_write(host: *mut u8, data: &[u8]) {
+pub(crate) unsafe fn ram_write(host: *mut u8, data: &[u8]) {
     let at = host as usize;
     // SAFETY: valid by the caller's promise, aligned where a wider type is used.
     unsafe {
@@ -725,98 +725,5 @@ mod wide {
             halves[1].store((new >> 64) as u64, SeqCst);
         }
         old
-    }
-}
-
-/// Bytes at `gva` that one access may take: up to the end of the page.
-fn run_length(gva: u64, wanted: usize) -> usize {
-    wanted.min((PAGE - (gva & (PAGE - 1))) as usize)
-}
-
-pub(crate) fn read_run<G: Guest>(
-    cx: &mut Cx<'_, G>,
-    gva: u64,
-    mmu: usize,
-    out: &mut [u8],
-) -> Result<Option<usize>, Trap> {
-    let n = run_length(gva, out.len());
-    if cx.core.direct.is_some() {
-        return direct::read(cx, gva, &mut out[..n]).map(|()| Some(n));
-    }
-    if cx.core.page_watched(gva & !(PAGE - 1)) {
-        return Ok(None);
-    }
-    let Place::Ram { host, .. } = place(cx, gva, Access::Load, mmu)? else { return Ok(None) };
-    // SAFETY: as in `read_place`.
-    unsafe { ram_read_long(host, &mut out[..n]) };
-    Ok(Some(n))
-}
-
-pub(crate) fn write_run<G: Guest>(
-    cx: &mut Cx<'_, G>,
-    gva: u64,
-    mmu: usize,
-    data: &[u8],
-) -> Result<Option<usize>, Trap> {
-    let n = run_length(gva, data.len());
-    if cx.core.direct.is_some() {
-        return direct::write(cx, gva, &data[..n]).map(|()| Some(n));
-    }
-    if cx.core.page_watched(gva & !(PAGE - 1)) {
-        return Ok(None);
-    }
-    let Place::Ram { host, range, offset, slow } = place(cx, gva, Access::Store, mmu)? else {
-        return Ok(None);
-    };
-    if slow {
-        before_store(cx, range, offset, n as u64)?;
-    }
-    // SAFETY: as in `read_place`.
-    unsafe { ram_write_long(host, &data[..n]) };
-    if slow {
-        after_store(cx, gva, mmu, range, offset, n as u64);
-    }
-    Ok(Some(n))
-}
-
-/// Copies out of guest RAM, eight bytes at a time where the place is aligned.
-///
-/// # Safety
-/// `host` must be valid for `out.len()` bytes.
-unsafe fn ram_read_long(host: *mut u8, out: &mut [u8]) {
-    let head = host.align_offset(8).min(out.len());
-    let (first, rest) = out.split_at_mut(head);
-    let words = rest.len() / 8;
-    let (middle, last) = rest.split_at_mut(words * 8);
-    // SAFETY: three parts of what the caller promises; the middle one is aligned.
-    unsafe {
-        ram_read(host, first);
-        let at = host.add(head).cast::<AtomicU64>();
-        for (i, w) in middle.chunks_exact_mut(8).enumerate() {
-            w.copy_from_slice(&(*at.add(i)).load(Relaxed).to_le_bytes());
-        }
-        ram_read(host.add(head + words * 8), last);
-    }
-}
-
-/// Copies into guest RAM in the same way.
-///
-/// # Safety
-/// `host` must be valid for `data.len()` bytes.
-unsafe fn ram_write_long(host: *mut u8, data: &[u8]) {
-    let head = host.align_offset(8).min(data.len());
-    let (first, rest) = data.split_at(head);
-    let words = rest.len() / 8;
-    let (middle, last) = rest.split_at(words * 8);
-    // SAFETY: three parts of what the caller promises; the middle one is aligned.
-    unsafe {
-        ram_write(host, first);
-        let at = host.add(head).cast::<AtomicU64>();
-        for (i, w) in middle.chunks_exact(8).enumerate() {
-            let mut b = [0; 8];
-            b.copy_from_slice(w);
-            (*at.add(i)).store(u64::from_le_bytes(b), Relaxed);
-        }
-        ram_write(host.add(head + words * 8), last);
     }
 }

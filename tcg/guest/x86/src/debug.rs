@@ -34,6 +34,11 @@ fn hits(s: &Cpu, at: u64, len: u64, wanted: impl Fn(u64) -> bool) -> u64 {
     hit
 }
 
+/// Data breakpoints that an access of `len` bytes at `at` hits.
+pub(crate) fn data_hits(s: &Cpu, at: u64, len: u64, write: bool) -> u64 {
+    hits(s, at, len, |c| c == 3 || write && c == WRITE)
+}
+
 /// What is reported behind an instruction: a single step if TF was set before it, and data breakpoints it has hit.
 pub(crate) fn step_trap(s: &mut Cpu, single_step: bool) -> Option<Trap> {
     let value = std::mem::take(&mut s.dr_hit) | if single_step { DR6_BS } else { 0 };
@@ -72,7 +77,7 @@ helpers! {
         reads SlotSet::None, writes SlotSet::None, effects Effects::empty();
         |cx| {
             let write = how & 1 != 0;
-            let hit = hits(cx.state, at, how >> 1, |c| c == 3 || write && c == WRITE);
+            let hit = data_hits(cx.state, at, how >> 1, write);
             cx.state.dr_hit |= hit;
             Ok(0)
         }

@@ -126,6 +126,8 @@ pub(crate) fn raise(cx: &mut Cx<'_, X86>, trap: Trap) {
                 cx.state.cpl
             ));
         }
+        // What the instruction would have hit did not happen.
+        cx.state.dr_hit = 0;
         let mut fault = true;
         match v {
             vector::PF => cx.state.cr2 = trap.value,

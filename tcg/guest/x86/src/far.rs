@@ -153,10 +153,11 @@ fn call_gate(cx: &mut Cx<'_, X86>, selector: u16, gate: Descriptor) -> Result<()
         (_, 12) => 2,
         _ => 1,
     };
+    let offset = if log2 == 1 { gate.gate_offset() & 0xffff } else { gate.gate_offset() };
     let inner = code.access() & CONFORMING == 0 && code.dpl() < cx.state.cpl;
     if !inner {
         check_code(cx, target, code, false)?;
-        let offset = check_offset(cx.state, code, gate.gate_offset(), 3)?;
+        let offset = check_offset(cx.state, code, offset, 3)?;
         let mut stack = Stack::current(cx.state);
         stack.push(cx, log2, cs)?;
         stack.push(cx, log2, rip)?;
@@ -167,7 +168,7 @@ fn call_gate(cx: &mut Cx<'_, X86>, selector: u16, gate: Descriptor) -> Result<()
     if !code.present() {
         return Err(exceptions::with_error(vector::NP, target & !3));
     }
-    let offset = check_offset(cx.state, code, gate.gate_offset(), 3)?;
+    let offset = check_offset(cx.state, code, offset, 3)?;
     let old = Stack::current(cx.state);
     let (ss, sp) = (cx.state.seg_sel[seg::SS], cx.state.regs[4]);
     let mut stack = exceptions::new_stack(cx, code.dpl(), 0, 0)?;
@@ -313,7 +314,9 @@ fn return_flags(s: &Cpu, new: u64, log2: u32) -> u64 {
             which |= flags::VIF | flags::VIP;
         }
     }
-    s.rflags() & !which | new & which
+    let all = s.rflags() & !which | new & which;
+    // RF shields from instruction breakpoints alone, and the next instruction clears it.
+    if s.dr7 & 0xff == 0 { all & !flags::RF } else { all }
 }
 
 /// IRET.

@@ -4,9 +4,10 @@ use tcg_engine::{Cx, Trap};
 use tcg_ir::MemOp;
 
 use crate::{
+    control::CR4_SMAP,
     exceptions::{self, vector},
     guest::X86,
-    mode::MMU_KERNEL,
+    mode::{MMU_KERNEL, MMU_SMAP},
     state::{Cpu, Segment, seg},
 };
 
@@ -149,14 +150,21 @@ impl Descriptor {
     }
 }
 
+/// MMU index of accesses to tables that the processor makes by itself: SMAP holds for them whatever AC says.
+pub(crate) const fn sys_mmu(s: &Cpu) -> usize {
+    if s.cr4 & CR4_SMAP != 0 { MMU_SMAP } else { MMU_KERNEL }
+}
+
 /// Loads as the processor itself does: with supervisor rights, whatever the privilege.
 pub(crate) fn sys_load(cx: &mut Cx<'_, X86>, at: u64, log2: u32) -> Result<u64, Trap> {
-    cx.load(at, MemOp::new(log2).with_mmu(MMU_KERNEL))
+    let mmu = sys_mmu(cx.state);
+    cx.load(at, MemOp::new(log2).with_mmu(mmu))
 }
 
 /// Stores in the same way.
 pub(crate) fn sys_store(cx: &mut Cx<'_, X86>, at: u64, log2: u32, v: u64) -> Result<(), Trap> {
-    cx.store(at, MemOp::new(log2).with_mmu(MMU_KERNEL), v)
+    let mmu = sys_mmu(cx.state);
+    cx.store(at, MemOp::new(log2).with_mmu(mmu), v)
 }
 
 /// A linear address in the width of the mode.

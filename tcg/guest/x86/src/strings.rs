@@ -7,7 +7,7 @@ use tcg_engine::{Cx, Trap};
 use tcg_ir::{FlagKind, MemOp, SlotSet, Type};
 
 use crate::{
-    flags,
+    debug, flags,
     guest::X86,
     helpers::{RAISES_EXITS, helpers},
     mode, port, segment,
@@ -165,6 +165,14 @@ impl Run<'_, '_> {
         place(self.cx.state, self.op, DI, seg::ES, self.op.size(), write)
     }
 
+    /// Data breakpoints that this element hits. Nothing of it may fault any more.
+    fn watch(&mut self, at: u64, write: bool) {
+        if self.cx.state.dr7 & 0xff != 0 {
+            let hit = debug::data_hits(self.cx.state, at, self.op.size(), write);
+            self.cx.state.dr_hit |= hit;
+        }
+    }
+
     /// One element; true if a comparison ends the repetition.
     fn one(&mut self) -> Result<bool, Trap> {
         let (op, m) = (self.op, self.mem());
@@ -176,15 +184,19 @@ impl Run<'_, '_> {
                 let (from, to) = (self.source()?, self.destination(true)?);
                 let v = self.cx.load(from, m)?;
                 self.cx.store(to, m, v)?;
+                self.watch(from, false);
+                self.watch(to, true);
             }
             kind::STOS => {
                 let to = self.destination(true)?;
                 let v = self.cx.state.regs[0];
                 self.cx.store(to, m, v)?;
+                self.watch(to, true);
             }
             kind::LODS => {
                 let from = self.source()?;
                 let v = self.cx.load(from, m)?;
+                self.watch(from, false);
                 let r = &mut self.cx.state.regs[0];
                 *r = match op.log2 {
                     0 => *r & !0xff | v,
@@ -195,12 +207,15 @@ impl Run<'_, '_> {
             kind::SCAS | kind::CMPS => {
                 let a = if op.kind == kind::CMPS {
                     let from = self.source()?;
-                    self.cx.load(from, m)?
+                    let v = self.cx.load(from, m)?;
+                    self.watch(from, false);
+                    v
                 } else {
                     self.cx.state.regs[0]
                 };
                 let to = self.destination(false)?;
                 let b = self.cx.load(to, m)?;
+                self.watch(to, false);
                 end = self.compare(a, b);
             }
             kind::INS => {
@@ -209,10 +224,12 @@ impl Run<'_, '_> {
                 self.cx.probe(to, op.size(), tcg_engine::Access::Store, self.mmu)?;
                 let v = self.cx.pio_read(port, bytes);
                 self.cx.store(to, m, u64::from(v))?;
+                self.watch(to, true);
             }
             _ => {
                 let from = self.source()?;
                 let v = self.cx.load(from, m)?;
+                self.watch(from, false);
                 self.cx.pio_write(port, bytes, v as u32);
             }
         }
@@ -263,7 +280,6 @@ impl Run<'_, '_> {
         if n < 4 {
             return Ok(false);
         }
-        let mut buf = [0; 4096];
         let to = self.destination(true)?;
         if op.kind == kind::MOVS {
             let from = self.source()?;
@@ -276,20 +292,21 @@ impl Run<'_, '_> {
                 }
             }
             let len = (n << op.log2) as usize;
-            match self.cx.read_run(from, self.mmu, &mut buf[..len])? {
-                Some(got) if got == len => {}
-                _ => return Ok(false),
+            if self.cx.copy_run(from, to, self.mmu, len)? != Some(len) {
+                return Ok(false);
             }
         } else {
-            let v = self.cx.state.regs[0].to_le_bytes();
-            let size = op.size() as usize;
-            for c in buf[..(n << op.log2) as usize].chunks_exact_mut(size) {
-                c.copy_from_slice(&v[..size]);
+            let v = self.cx.state.regs[0];
+            let pattern = match op.log2 {
+                0 => (v & 0xff) * 0x0101_0101_0101_0101,
+                1 => (v & 0xffff) * 0x0001_0001_0001_0001,
+                2 => (v & 0xffff_ffff) * 0x0000_0001_0000_0001,
+                _ => v,
+            };
+            let len = (n << op.log2) as usize;
+            if self.cx.fill_run(to, self.mmu, pattern, len)? != Some(len) {
+                return Ok(false);
             }
-        }
-        let len = (n << op.log2) as usize;
-        if self.cx.write_run(to, self.mmu, &buf[..len])? != Some(len) {
-            return Ok(false);
         }
         self.advance(n);
         Ok(true)

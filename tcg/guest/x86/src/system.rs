@@ -3,7 +3,7 @@
 use std::{collections::hash_map::RandomState, hash::BuildHasher};
 
 use tcg_engine::{Cx, Trap};
-use tcg_ir::{Effects, SlotId, SlotSet};
+use tcg_ir::{Effects, MemOp, SlotId, SlotSet};
 
 use crate::{
     control::{self, CR4_DE, CR4_PCIDE, CR4_TSD, write_cr0},
@@ -11,8 +11,8 @@ use crate::{
     exceptions::{self, vector},
     guest::X86,
     helpers::{RAISES, RAISES_MEMORY, helpers},
-    mmu, msr,
-    segment::{self, CODE, CONFORMING, RW, sys_load, sys_store},
+    mmu, mode, msr,
+    segment::{self, CODE, CONFORMING, RW, sys_store},
     state::{self, Table, seg},
     xsave,
 };
@@ -119,8 +119,9 @@ fn examine(cx: &mut Cx<'_, X86>, which: u64, selector: u16) -> Result<u64, Trap>
 const GLOBAL: u64 = u64::MAX;
 
 fn invpcid(cx: &mut Cx<'_, X86>, kind: u64, at: u64) -> Result<(), Trap> {
-    let low = sys_load(cx, at, 3)?;
-    let high = sys_load(cx, at.wrapping_add(8), 3)?;
+    let m = MemOp::new(3).with_mmu(mode::data_mmu(cx.state));
+    let low = cx.load(at, m)?;
+    let high = cx.load(at.wrapping_add(8), m)?;
     let pcid = low & 0xfff;
     let enabled = cx.state.cr4 & CR4_PCIDE != 0;
     if kind > 3 || low >> 12 != 0 || kind < 2 && !enabled && pcid != 0 {

@@ -7,7 +7,6 @@ use crate::{
     exceptions::{self, vector},
     flags,
     guest::X86,
-    mode::MMU_KERNEL,
     segment::{self, CODE, CONFORMING, Descriptor, P, RW, S, sys_load, sys_store},
     stack::Stack,
     state::{Segment, seg},
@@ -191,7 +190,8 @@ fn switch(cx: &mut Cx<'_, X86>, selector: u16, d: Descriptor, cause: Cause, ext:
     let old_tr = cx.state.tr;
     let old = layout(old_tr.access & 8 != 0);
     let old_base = old_tr.base & 0xffff_ffff;
-    cx.probe(old_base, old.last + 1, Access::Store, MMU_KERNEL)?;
+    let mmu = segment::sys_mmu(cx.state);
+    cx.probe(old_base, old.last + 1, Access::Store, mmu)?;
     if cause != Cause::Call {
         set_busy(cx, old_tr.selector, false)?;
     }

@@ -435,6 +435,11 @@ impl Translator<'_, '_> {
 
     /// The end of a block that has set the program counter.
     fn finish_lookup(&mut self) {
+        if self.shield == 2 {
+            // MOV SS holds back debug exceptions, too: they come behind the next instruction.
+            self.b.lookup();
+            return;
+        }
         match (self.mode.tf, self.mode.debug) {
             (true, _) => self.b.exit(EXIT_STEP),
             (_, true) => self.b.exit(EXIT_DEBUG),

@@ -60,6 +60,8 @@ impl Translator<'_, '_> {
             M::Lss => self.load_far_pointer(seg::SS),
             M::Jmp => {
                 let (selector, offset, log2) = self.far_target();
+                // A task switch saves where the old task goes on.
+                self.set_next_pc();
                 self.call::<FarJump>(&[selector, offset, log2]);
                 self.leave();
             }
@@ -88,6 +90,7 @@ impl Translator<'_, '_> {
                     _ => 3,
                 };
                 let log2 = self.b.iconst(Type::I64, log2);
+                self.set_next_pc();
                 self.call::<Iret>(&[log2]);
                 self.leave();
             }
