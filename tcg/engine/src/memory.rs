@@ -4,10 +4,7 @@
 //! faults on its second page has written nothing.
 #![expect(unsafe_code, reason = "reads and writes guest RAM through the host addresses the TLB caches")]
 
-use std::sync::atomic::{
-    AtomicU8, AtomicU16, AtomicU32, AtomicU64,
-    Ordering::SeqCst,
-};
+use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::SeqCst};
 
 use accel::IoResult;
 use tcg_ir::{
@@ -198,7 +195,12 @@ fn write_place<G: Guest>(
 
 /// Where the guest's code must change at once ([`Guest::CODE_COHERENT`]) and a unit runs that may be of what a store is about
 /// to overwrite, the store is not done: `Err` has its instruction executed alone.
-pub(crate) fn before_store<G: Guest>(cx: &mut Cx<'_, G>, range: u32, offset: u64, len: u64) -> Result<(), Trap> {
+pub(crate) fn before_store<G: Guest>(
+    cx: &mut Cx<'_, G>,
+    range: u32,
+    offset: u64,
+    len: u64,
+) -> Result<(), Trap> {
     if !G::CODE_COHERENT || !cx.core.in_unit {
         return Ok(());
     }
@@ -214,7 +216,14 @@ pub(crate) fn before_store<G: Guest>(cx: &mut Cx<'_, G>, range: u32, offset: u64
 
 /// Drops the translations of code that a store has overwritten, records the store, and takes the page off the slow path
 /// if nothing is left to record.
-pub(crate) fn after_store<G: Guest>(cx: &mut Cx<'_, G>, gva: u64, mmu: usize, range: u32, offset: u64, len: u64) {
+pub(crate) fn after_store<G: Guest>(
+    cx: &mut Cx<'_, G>,
+    gva: u64,
+    mmu: usize,
+    range: u32,
+    offset: u64,
+    len: u64,
+) {
     let view = cx.core.view.clone();
     if let Some(block) = view.ranges().get(range as usize).and_then(|r| r.writable_ram()) {
         let dirty = block.dirty();

@@ -149,6 +149,9 @@ pub(crate) fn raise(cx: &mut Cx<'_, X86>, trap: Trap) {
             cx.state.run = Run::Shutdown;
             return;
         }
+        if vector_of(second) == vector::PF {
+            cx.state.cr2 = second.value;
+        }
         trap = if makes_double_fault(v, vector_of(second)) { with_error(vector::DF, 0) } else { second };
     }
 }

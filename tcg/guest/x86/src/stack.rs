@@ -7,7 +7,7 @@ use crate::{
     exceptions::{self, vector},
     guest::X86,
     mode,
-    segment::{self, CONFORMING, DB, Descriptor},
+    segment::{self, CONFORMING, DB, Descriptor, P},
     state::{Cpu, seg},
 };
 
@@ -86,7 +86,8 @@ impl Stack {
         } else {
             last <= self.limit
         };
-        if !inside {
+        // A task switch may have left SS without a segment.
+        if !inside || self.access & P == 0 {
             let selector = self.segment.map_or(0, |(s, ..)| s & !3);
             return Err(exceptions::with_error(vector::SS, selector));
         }
