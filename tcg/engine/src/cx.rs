@@ -180,19 +180,9 @@ impl<'a, G: Guest> Cx<'a, G> {
         memory::cas_wide(self, gva, m, expected, new)
     }
 
-    /// Reads bytes at `gva` up to the end of its page, at the speed of host memory; how many there were, at least one.
-    /// `None` if the place is not plain memory: then accesses go one by one.
-    pub fn read_run(&mut self, gva: u64, mmu: usize, out: &mut [u8]) -> Result<Option<usize>, Trap> {
-        runs::read_run(self, gva, mmu, out)
-    }
-
-    /// Writes bytes at `gva` up to the end of its page, in the same way.
-    pub fn write_run(&mut self, gva: u64, mmu: usize, data: &[u8]) -> Result<Option<usize>, Trap> {
-        runs::write_run(self, gva, mmu, data)
-    }
-
-    /// Copies forward up to `len` bytes, as far as both pages reach, in the same way. The places must not be such that a byte
-    /// would be read after it was written, unless that is meant.
+    /// Copies forward up to `len` bytes, as far as both pages reach, at the speed of host memory; how many there were, at
+    /// least one. `None` if a place is not plain memory: then accesses go one by one. No byte may be one that has been
+    /// written before.
     pub fn copy_run(&mut self, from: u64, to: u64, mmu: usize, len: usize) -> Result<Option<usize>, Trap> {
         runs::copy_run(self, from, to, mmu, len)
     }

@@ -4,62 +4,14 @@
 //! atomic accesses elsewhere.
 #![expect(unsafe_code, reason = "copies and fills guest RAM through the host addresses the TLB caches")]
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-
 use crate::{
     Access, Cx, Guest, Trap, direct,
-    memory::{PAGE, Place, after_store, before_store, place, ram_read, ram_write},
+    memory::{PAGE, Place, after_store, before_store, place},
 };
 
 /// Bytes at `gva` that one access may take: up to the end of the page.
 fn run_length(gva: u64, wanted: usize) -> usize {
     wanted.min((PAGE - (gva & (PAGE - 1))) as usize)
-}
-
-pub(crate) fn read_run<G: Guest>(
-    cx: &mut Cx<'_, G>,
-    gva: u64,
-    mmu: usize,
-    out: &mut [u8],
-) -> Result<Option<usize>, Trap> {
-    let n = run_length(gva, out.len());
-    if cx.core.direct.is_some() {
-        return direct::read(cx, gva, &mut out[..n]).map(|()| Some(n));
-    }
-    if cx.core.page_watched(gva & !(PAGE - 1)) {
-        return Ok(None);
-    }
-    let Place::Ram { host, .. } = place(cx, gva, Access::Load, mmu)? else { return Ok(None) };
-    // SAFETY: a page of RAM in the vCPU's view, of which `n` bytes are left.
-    unsafe { ram_read_long(host, &mut out[..n]) };
-    Ok(Some(n))
-}
-
-pub(crate) fn write_run<G: Guest>(
-    cx: &mut Cx<'_, G>,
-    gva: u64,
-    mmu: usize,
-    data: &[u8],
-) -> Result<Option<usize>, Trap> {
-    let n = run_length(gva, data.len());
-    if cx.core.direct.is_some() {
-        return direct::write(cx, gva, &data[..n]).map(|()| Some(n));
-    }
-    if cx.core.page_watched(gva & !(PAGE - 1)) {
-        return Ok(None);
-    }
-    let Place::Ram { host, range, offset, slow } = place(cx, gva, Access::Store, mmu)? else {
-        return Ok(None);
-    };
-    if slow {
-        before_store(cx, range, offset, n as u64)?;
-    }
-    // SAFETY: as in `read_run`.
-    unsafe { ram_write_long(host, &data[..n]) };
-    if slow {
-        after_store(cx, gva, mmu, range, offset, n as u64);
-    }
-    Ok(Some(n))
 }
 
 /// Copies forward up to `len` bytes, as far as both pages reach; how many there were. `None` if a place is not plain memory.
@@ -147,7 +99,7 @@ mod host {
         unsafe {
             std::arch::asm!("rep stosq", inout("rdi") to => _, inout("rcx") n / 8 => _, in("rax") pattern,
                 options(nostack, preserves_flags));
-            super::ram_write(to.add(n & !7), &pattern.to_le_bytes()[..n & 7]);
+            crate::memory::ram_write(to.add(n & !7), &pattern.to_le_bytes()[..n & 7]);
         }
     }
 }
@@ -155,6 +107,10 @@ mod host {
 /// The same by loops.
 #[cfg(not(target_arch = "x86_64"))]
 mod host {
+    use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+    use crate::memory::{ram_read, ram_write};
+
     /// # Safety
     /// Both places must be valid for `n` bytes.
     pub(super) unsafe fn copy(from: *mut u8, to: *mut u8, n: usize) {
@@ -164,8 +120,8 @@ mod host {
             let step = (n - done).min(buf.len());
             // SAFETY: valid by the caller's promise.
             unsafe {
-                super::ram_read_long(from.add(done), &mut buf[..step]);
-                super::ram_write_long(to.add(done), &buf[..step]);
+                ram_read_long(from.add(done), &mut buf[..step]);
+                ram_write_long(to.add(done), &buf[..step]);
             }
             done += step;
         }
@@ -177,49 +133,49 @@ mod host {
         for at in (0..n).step_by(8) {
             let step = (n - at).min(8);
             // SAFETY: valid by the caller's promise.
-            unsafe { super::ram_write(to.add(at), &pattern.to_le_bytes()[..step]) };
+            unsafe { ram_write(to.add(at), &pattern.to_le_bytes()[..step]) };
         }
     }
-}
 
-/// Copies out of guest RAM, eight bytes at a time where the place is aligned.
-///
-/// # Safety
-/// `host` must be valid for `out.len()` bytes.
-unsafe fn ram_read_long(host: *mut u8, out: &mut [u8]) {
-    let head = host.align_offset(8).min(out.len());
-    let (first, rest) = out.split_at_mut(head);
-    let words = rest.len() / 8;
-    let (middle, last) = rest.split_at_mut(words * 8);
-    // SAFETY: three parts of what the caller promises; the middle one is aligned.
-    unsafe {
-        ram_read(host, first);
-        let at = host.add(head).cast::<AtomicU64>();
-        for (i, w) in middle.chunks_exact_mut(8).enumerate() {
-            w.copy_from_slice(&(*at.add(i)).load(Relaxed).to_le_bytes());
+    /// Copies out of guest RAM, eight bytes at a time where the place is aligned.
+    ///
+    /// # Safety
+    /// `host` must be valid for `out.len()` bytes.
+    unsafe fn ram_read_long(host: *mut u8, out: &mut [u8]) {
+        let head = host.align_offset(8).min(out.len());
+        let (first, rest) = out.split_at_mut(head);
+        let words = rest.len() / 8;
+        let (middle, last) = rest.split_at_mut(words * 8);
+        // SAFETY: three parts of what the caller promises; the middle one is aligned.
+        unsafe {
+            ram_read(host, first);
+            let at = host.add(head).cast::<AtomicU64>();
+            for (i, w) in middle.chunks_exact_mut(8).enumerate() {
+                w.copy_from_slice(&(*at.add(i)).load(Relaxed).to_le_bytes());
+            }
+            ram_read(host.add(head + words * 8), last);
         }
-        ram_read(host.add(head + words * 8), last);
     }
-}
 
-/// Copies into guest RAM in the same way.
-///
-/// # Safety
-/// `host` must be valid for `data.len()` bytes.
-unsafe fn ram_write_long(host: *mut u8, data: &[u8]) {
-    let head = host.align_offset(8).min(data.len());
-    let (first, rest) = data.split_at(head);
-    let words = rest.len() / 8;
-    let (middle, last) = rest.split_at(words * 8);
-    // SAFETY: three parts of what the caller promises; the middle one is aligned.
-    unsafe {
-        ram_write(host, first);
-        let at = host.add(head).cast::<AtomicU64>();
-        for (i, w) in middle.chunks_exact(8).enumerate() {
-            let mut b = [0; 8];
-            b.copy_from_slice(w);
-            (*at.add(i)).store(u64::from_le_bytes(b), Relaxed);
+    /// Copies into guest RAM in the same way.
+    ///
+    /// # Safety
+    /// `host` must be valid for `data.len()` bytes.
+    unsafe fn ram_write_long(host: *mut u8, data: &[u8]) {
+        let head = host.align_offset(8).min(data.len());
+        let (first, rest) = data.split_at(head);
+        let words = rest.len() / 8;
+        let (middle, last) = rest.split_at(words * 8);
+        // SAFETY: three parts of what the caller promises; the middle one is aligned.
+        unsafe {
+            ram_write(host, first);
+            let at = host.add(head).cast::<AtomicU64>();
+            for (i, w) in middle.chunks_exact(8).enumerate() {
+                let mut b = [0; 8];
+                b.copy_from_slice(w);
+                (*at.add(i)).store(u64::from_le_bytes(b), Relaxed);
+            }
+            ram_write(host.add(head + words * 8), last);
         }
-        ram_write(host.add(head + words * 8), last);
     }
 }
