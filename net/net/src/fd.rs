@@ -1,22 +1,42 @@
-//! A backend around a descriptor that carries one frame a read or write: tap devices, datagram sockets.
+//! A back end around a descriptor that carries one frame a read or write: tap devices, datagram sockets.
 //!
-//! A thread waits in `poll` for the descriptor or for the wake-up pipe, so it neither spins nor outlives the
-//! endpoint.
-#![expect(unsafe_code, reason = "poll, and writev on a descriptor we own")]
+//! A thread waits for the descriptor or to be woken, so it neither spins nor outlives the endpoint. What a peer on the
+//! network can cause (a refused datagram, an unreachable host) ends nothing.
 
-use std::io::{self, IoSlice, Read, Write};
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::net::UnixStream;
+use std::io::{self, IoSlice};
+use std::ops::Range;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use parking_lot::Mutex;
+use rustix::event::PollFlags;
+use smallvec::SmallVec;
 
-use crate::{MAX_FRAME, NetError, NetReceiver, ReceiverSlot};
+use crate::wake::{self, Wake, Woken};
+use crate::{MAX_FRAME, NetError, ReceiverSlot};
 
-struct Shared {
-    fd: OwnedFd,
-    receiver: ReceiverSlot,
+/// Room for a frame and what a tunnel puts before it.
+const BUFFER: usize = MAX_FRAME + 1024;
+/// Pieces of a frame that are sent as they are.
+const PIECES: usize = 62;
+/// Errors in a row after which the thread rests before it reads again.
+const PATIENCE: u32 = 16;
+/// How long it rests.
+const REST: Duration = Duration::from_millis(200);
+
+/// A descriptor that carries frames. It does not block.
+pub(crate) trait Carrier: AsFd + Send + Sync + 'static {
+    /// Sends a frame given in at most 62 pieces.
+    fn send(&self, frame: &[IoSlice<'_>]) -> io::Result<()>;
+
+    /// Receives into `buffer`; where the frame lies in it, if what came was one.
+    fn receive(&self, buffer: &mut [u8]) -> io::Result<Option<Range<usize>>>;
+}
+
+struct Shared<C> {
+    carrier: C,
     state: Mutex<State>,
 }
 
@@ -27,122 +47,73 @@ struct State {
     closed: bool,
 }
 
-/// The endpoint's engine; wrapped by each kind of backend.
-pub(crate) struct FdEndpoint {
-    shared: Arc<Shared>,
-    /// One byte wakes the thread.
-    wake: UnixStream,
+/// The endpoint's engine; wrapped by each kind of back end.
+pub(crate) struct FdEndpoint<C: Carrier> {
+    shared: Arc<Shared<C>>,
+    wake: Wake,
     thread: Option<JoinHandle<()>>,
 }
 
-/// Waits until one of the descriptors is readable; `(first, second)`.
-fn wait(first: Option<i32>, second: i32) -> io::Result<(bool, bool)> {
-    // A negative descriptor is skipped by poll.
-    let entry = |fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
-    let mut fds = [entry(first.unwrap_or(-1)), entry(second)];
-    loop {
-        // SAFETY: `fds` is an array of two pollfds that the call may write to.
-        if unsafe { libc::poll(fds.as_mut_ptr(), 2, -1) } >= 0 {
-            return Ok((fds[0].revents != 0, fds[1].revents != 0));
-        }
-        let error = io::Error::last_os_error();
-        if error.kind() != io::ErrorKind::Interrupted {
-            return Err(error);
-        }
-    }
-}
-
-fn read(fd: &OwnedFd, buf: &mut [u8]) -> io::Result<usize> {
-    // SAFETY: `buf` is writable for its length.
-    let n = unsafe { libc::read(fd.as_raw_fd(), buf.as_mut_ptr().cast(), buf.len()) };
-    usize::try_from(n).map_err(|_| io::Error::last_os_error())
-}
-
-fn set_nonblocking(fd: &OwnedFd) -> io::Result<()> {
-    // SAFETY: no pointers.
-    let done = unsafe {
-        let flags = libc::fcntl(fd.as_raw_fd(), libc::F_GETFL);
-        flags >= 0 && libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, flags | libc::O_NONBLOCK) >= 0
-    };
-    if done { Ok(()) } else { Err(io::Error::last_os_error()) }
-}
-
-impl FdEndpoint {
-    pub(crate) fn new(name: &str, fd: OwnedFd) -> Result<Self, NetError> {
+impl<C: Carrier> FdEndpoint<C> {
+    /// Frames that come go to the receiver in `slot`, which several of these may share.
+    pub(crate) fn new(name: &str, carrier: C, slot: Arc<ReceiverSlot>) -> Result<Self, NetError> {
         let failed = |e| NetError::host(name, e);
-        set_nonblocking(&fd).map_err(failed)?;
-        let (wake, woken) = UnixStream::pair().map_err(failed)?;
-        wake.set_nonblocking(true).map_err(failed)?;
-        woken.set_nonblocking(true).map_err(failed)?;
-        let shared = Arc::new(Shared { fd, receiver: ReceiverSlot::default(), state: Mutex::default() });
+        rustix::io::ioctl_fionbio(&carrier, true).map_err(|e| failed(e.into()))?;
+        let (wake, woken) = wake::pair().map_err(failed)?;
+        let shared = Arc::new(Shared { carrier, state: Mutex::default() });
         let reader = shared.clone();
         let thread = std::thread::Builder::new()
             .name(format!("net-{name}").chars().take(15).collect())
-            .spawn(move || reader.run(woken))
+            .spawn(move || reader.run(woken, &slot))
             .map_err(failed)?;
         Ok(FdEndpoint { shared, wake, thread: Some(thread) })
     }
 
-    #[cfg(target_os = "linux")]
-    pub(crate) fn fd(&self) -> &OwnedFd {
-        &self.shared.fd
+    pub(crate) fn carrier(&self) -> &C {
+        &self.shared.carrier
     }
 
     pub(crate) fn send(&self, frame: &[&[u8]]) -> bool {
-        let len: usize = frame.iter().map(|p| p.len()).sum();
-        if len > MAX_FRAME || frame.len() > 64 {
-            return len <= MAX_FRAME && self.send(&[&frame.concat()]);
+        let length: usize = frame.iter().map(|p| p.len()).sum();
+        if length > MAX_FRAME || frame.len() > PIECES {
+            return length <= MAX_FRAME && self.send(&[&frame.concat()]);
         }
-        let parts: Vec<_> = frame.iter().map(|p| IoSlice::new(p)).collect();
+        let pieces: SmallVec<[IoSlice<'_>; 8]> = frame.iter().map(|p| IoSlice::new(p)).collect();
         loop {
-            // SAFETY: IoSlice has iovec's layout, and `parts` has the number of entries given.
-            let n = unsafe {
-                libc::writev(self.shared.fd.as_raw_fd(), parts.as_ptr().cast(), parts.len() as libc::c_int)
-            };
-            if n >= 0 {
-                return n as usize == len;
-            }
-            if io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
-                return false;
+            match self.shared.carrier.send(&pieces) {
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                done => return done.is_ok(),
             }
         }
-    }
-
-    pub(crate) fn set_receiver(&self, receiver: Option<Box<dyn NetReceiver>>) {
-        self.shared.receiver.set(receiver);
-        self.accept_input();
     }
 
     pub(crate) fn accept_input(&self) {
         self.shared.state.lock().retry = true;
-        self.wake();
-    }
-
-    fn wake(&self) {
-        // A full pipe means that a wake-up is pending already.
-        let _ = (&self.wake).write(&[1]);
+        self.wake.wake();
     }
 }
 
-impl Drop for FdEndpoint {
+impl<C: Carrier> Drop for FdEndpoint<C> {
     fn drop(&mut self) {
         self.shared.state.lock().closed = true;
-        self.wake();
+        self.wake.wake();
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
     }
 }
 
-impl Shared {
-    fn run(&self, mut woken: UnixStream) {
-        let mut buf = vec![0; MAX_FRAME];
-        let mut held: Option<usize> = None;
+impl<C: Carrier> Shared<C> {
+    fn run(&self, mut woken: Woken, receiver: &ReceiverSlot) {
+        let mut buffer = vec![0; BUFFER];
+        let mut held: Option<Range<usize>> = None;
+        let mut errors = 0;
         loop {
-            let listen = held.is_none().then_some(self.fd.as_raw_fd());
-            let Ok((readable, wake)) = wait(listen, woken.as_raw_fd()) else { return };
-            if wake {
-                let _ = woken.read(&mut [0; 64]);
+            let resting = errors >= PATIENCE;
+            let listen = (held.is_none() && !resting).then_some((self.carrier.as_fd(), PollFlags::IN));
+            let Ok(ready) = woken.wait(listen, resting.then_some(REST)) else { return };
+            if resting {
+                errors = 0;
             }
             let mut state = self.state.lock();
             if state.closed {
@@ -150,17 +121,18 @@ impl Shared {
             }
             let retry = std::mem::take(&mut state.retry);
             drop(state);
-            if readable && held.is_none() {
-                match read(&self.fd, &mut buf) {
-                    Ok(n) => held = Some(n),
+            if !ready.is_empty() && held.is_none() {
+                match self.carrier.receive(&mut buffer) {
+                    Ok(frame) => (held, errors) = (frame, 0),
                     Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
-                    Err(_) => return self.receiver.link(false),
+                    Err(e) if e.raw_os_error() == Some(libc::EBADFD) => return receiver.link(false),
+                    Err(_) => errors += 1,
                 }
             } else if !retry {
                 continue;
             }
-            if let Some(n) = held {
-                held = (!self.receiver.offer(&buf[..n])).then_some(n);
+            if let Some(frame) = held.take() {
+                held = (!receiver.offer(&buffer[frame.clone()])).then_some(frame);
             }
         }
     }

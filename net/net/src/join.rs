@@ -9,7 +9,7 @@ pub struct Join(Arc<dyn Endpoint>, Arc<dyn Endpoint>);
 
 struct Passer {
     to: Weak<dyn Endpoint>,
-    /// Bytes of virtio-net header on either side. Nobody has asked for offloads, so all of them are zero.
+    /// Bytes of virtio-net header on either side. No offloads are asked for, so all of them are zero.
     headers: (usize, usize),
 }
 
@@ -28,6 +28,12 @@ impl NetReceiver for Passer {
 impl Join {
     /// Joins two endpoints that have no receiver yet.
     pub fn new(a: Arc<dyn Endpoint>, b: Arc<dyn Endpoint>) -> Self {
+        for end in [&a, &b] {
+            let header = end.vnet_header();
+            if header != 0 {
+                end.set_offload(header, 0);
+            }
+        }
         let passer = |from: &Arc<dyn Endpoint>, to: &Arc<dyn Endpoint>| {
             let headers = (from.vnet_header(), to.vnet_header());
             from.set_receiver(Some(Box::new(Passer { to: Arc::downgrade(to), headers })));
@@ -59,12 +65,12 @@ impl Endpoint for Join {
 #[cfg(all(test, unix))]
 mod tests {
     use super::*;
-    use crate::{Hub, UnixDgram, testing::Sink};
+    use crate::{Dgram, Hub, testing::Sink};
 
     #[test]
     fn a_back_end_on_a_hub() {
         let hub = Hub::new();
-        let (near, far) = UnixDgram::pair().unwrap();
+        let (near, far) = Dgram::pair().unwrap();
         let join = Join::new(Arc::new(near), hub.port().unwrap());
         let port = hub.port().unwrap();
         let (sink, _, there) = Sink::new();

@@ -6,27 +6,50 @@
 //! Delivery is on the backend's own thread, never inside somebody's `send`: two NICs on one hub can thus send to
 //! each other while each is locked. A backend holds back what its NIC has no room for, and drops beyond a bound.
 
+#[cfg(unix)]
+mod address;
+mod cable;
+#[cfg(unix)]
+mod dgram;
 mod error;
 #[cfg(unix)]
 mod fd;
+pub mod filter;
+mod flow;
 mod hub;
 mod join;
 #[cfg(target_os = "linux")]
-mod tap;
+mod l2tpv3;
 #[cfg(unix)]
-mod unix;
+mod stream;
+#[cfg(target_os = "linux")]
+mod tap;
+#[cfg(target_os = "linux")]
+mod vde;
+#[cfg(unix)]
+mod wake;
 
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+#[cfg(unix)]
+pub use address::{Address, is_socket};
+pub use cable::{Cable, Position, Reentry};
+#[cfg(unix)]
+pub use dgram::Dgram;
 pub use error::NetError;
+pub use flow::flow_hash;
 pub use hub::{Hub, HubPort};
 pub use join::Join;
 #[cfg(target_os = "linux")]
-pub use tap::{Tap, TapOptions};
+pub use l2tpv3::{L2tpv3, L2tpv3Options};
 #[cfg(unix)]
-pub use unix::UnixDgram;
+pub use stream::{Stream, StreamEvent, StreamPeer};
+#[cfg(target_os = "linux")]
+pub use tap::{Tap, TapOptions, TapSource};
+#[cfg(target_os = "linux")]
+pub use vde::{Vde, VdeOptions};
 
 /// Longest frame in bytes: 64 KiB of segmentation offload, with headers.
 pub const MAX_FRAME: usize = 65550 + 256;

@@ -3,8 +3,11 @@
 use anyhow::{Result, bail};
 use block::{Disk, IoPool};
 use control::VmConfig;
+use control::config::ObjectConfig;
 use control::vm::{BlockInfo, BlockStats};
 
+use crate::chardevs::Chars;
+use crate::filters::{Filters, is_filter};
 use crate::netdevs::Nets;
 use crate::nodes::Graph;
 use crate::objects::Objects;
@@ -37,6 +40,7 @@ pub(crate) struct Backends {
     pub(crate) graph: Graph,
     pub(crate) nets: Nets,
     pub(crate) objects: Objects,
+    pub(crate) filters: Filters,
     pub(crate) peripherals: Vec<Peripheral>,
     pool: IoPool,
     disks: Vec<DiskOf>,
@@ -46,18 +50,41 @@ pub(crate) struct Backends {
 
 impl Backends {
     /// Opens what the configuration names.
-    pub(crate) fn open(config: &VmConfig) -> Result<Self> {
+    pub(crate) fn open(config: &VmConfig, chars: &Chars) -> Result<Self> {
         let mut graph = Graph::new(config.incoming.is_none());
         config.blockdevs.iter().try_for_each(|b| graph.add(b))?;
-        Ok(Self {
+        let mut all = Self {
             graph,
             nets: Nets::open(config)?,
-            objects: Objects::new(&config.objects)?,
+            objects: Objects::default(),
+            filters: Filters::default(),
             peripherals: Vec::new(),
             pool: IoPool::new(IO_THREADS),
             disks: Vec::new(),
             drives: Vec::new(),
-        })
+        };
+        // RAM back ends that the machine does not use are nothing to make.
+        let mut objects = config.objects.iter().filter(|o| !o.qom_type.starts_with("memory-backend-"));
+        objects.try_for_each(|o| all.add_object(o, chars))?;
+        Ok(all)
+    }
+
+    /// Makes an object.
+    pub(crate) fn add_object(&mut self, o: &ObjectConfig, chars: &Chars) -> Result<()> {
+        if self.all_objects().any(|other| other.id == o.id) {
+            bail!("attempt to add duplicate property '{}' to object (type 'container')", o.id);
+        }
+        if is_filter(o) { self.filters.add(o, &self.nets, chars) } else { self.objects.add(o) }
+    }
+
+    /// Ids and types of all objects.
+    pub(crate) fn all_objects(&self) -> impl Iterator<Item = &ObjectConfig> {
+        self.objects.list().chain(self.filters.list())
+    }
+
+    /// Takes an object away.
+    pub(crate) fn remove_object(&mut self, id: &str) -> Result<()> {
+        if self.filters.remove(id) { Ok(()) } else { self.objects.remove(id) }
     }
 
     /// Opens a drive; its disk is taken by [`Backends::disk`].

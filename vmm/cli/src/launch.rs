@@ -156,7 +156,7 @@ pub(crate) fn launch(
     check_globals(config)?;
     let empty = board.name == none::NONE.name;
     let wall_clock = wall_time(config)?;
-    let mut backends = Backends::open(config)?;
+    let mut backends = Backends::open(config, chars)?;
     let plugs = plug::plug(config, chars, &mut backends)?;
     let backends = Arc::new(Mutex::new(backends));
     let mut board_config = BoardConfig {

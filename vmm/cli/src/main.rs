@@ -10,16 +10,16 @@ mod balloon;
 mod chardevs;
 mod console;
 mod devices;
+#[cfg_attr(not(unix), expect(dead_code, reason = "what plugs devices is for Unix hosts"))]
+mod filters;
 mod firmware;
 mod guests;
 mod handover;
 mod host;
 mod launch;
-mod links;
 mod list;
 mod log;
 mod migration;
-#[cfg_attr(not(unix), expect(dead_code, reason = "what plugs devices is for Unix hosts"))]
 mod netdevs;
 mod nodes;
 mod none;

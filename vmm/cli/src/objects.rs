@@ -30,20 +30,8 @@ pub(crate) struct Objects {
 }
 
 impl Objects {
-    /// Makes all that a configuration names. RAM back ends that the machine does not use are nothing to make.
-    pub(crate) fn new(list: &[ObjectConfig]) -> Result<Self> {
-        let mut objects = Self::default();
-        for o in list.iter().filter(|o| !o.qom_type.starts_with("memory-backend-")) {
-            objects.add(o)?;
-        }
-        Ok(objects)
-    }
-
-    /// Makes one more.
+    /// Makes one more, under an id that is free.
     pub(crate) fn add(&mut self, o: &ObjectConfig) -> Result<()> {
-        if self.all.contains_key(&o.id) {
-            bail!("attempt to add duplicate property '{}' to object (type 'container')", o.id);
-        }
         let object = make(o).with_context(|| format!("object '{}'", o.id))?;
         self.all.insert(o.id.clone(), (o.clone(), object, 0));
         Ok(())

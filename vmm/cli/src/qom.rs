@@ -99,8 +99,8 @@ fn find(vm: &RheaVm, path: &str) -> Option<Object> {
                 Object::new(cell.kind())
             }
         }
-        ["objects"] => backends.objects.list().fold(container(), |o, x| o.child(&x.id, &x.qom_type)),
-        ["objects", id] => Object::new(&backends.objects.list().find(|o| o.id == id)?.qom_type),
+        ["objects"] => backends.all_objects().fold(container(), |o, x| o.child(&x.id, &x.qom_type)),
+        ["objects", id] => Object::new(&backends.all_objects().find(|o| o.id == id)?.qom_type),
         ["chardevs"] => vm.chardev_kinds().into_iter().fold(container(), |o, (id, kind)| o.child(id, kind)),
         ["chardevs", id] => Object::new(vm.chardev_kinds().into_iter().find(|(i, _)| i == id)?.1),
         _ => return None,

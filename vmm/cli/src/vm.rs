@@ -121,7 +121,7 @@ impl RheaVm {
             merge: launched.merge,
             dump: launched.dump,
         };
-        Arc::new_cyclic(|me| Self {
+        let vm = Arc::new_cyclic(|me| Self {
             machine: launched.machine.clone(),
             info,
             arch,
@@ -142,7 +142,15 @@ impl RheaVm {
             chars,
             quitting: AtomicBool::new(false),
             stop_listener: Mutex::default(),
-        })
+        });
+        let heard = Arc::downgrade(&vm);
+        let announce = move |event: &Event| {
+            if let Some(vm) = heard.upgrade() {
+                vm.events.emit(event);
+            }
+        };
+        vm.backends.lock().nets.announcer.set(Arc::new(announce));
+        vm
     }
 
     pub(crate) fn info_ref(&self) -> &VmInfo {
@@ -435,7 +443,18 @@ impl Vm for RheaVm {
         qom::get(self, path, property)
     }
 
-    fn qom_set(&self, path: &str, property: &str, _: &Value) -> Answer<()> {
+    fn qom_set(&self, path: &str, property: &str, value: &Value) -> Answer<()> {
+        // The one property that can be changed: whether a filter is on.
+        if let (Some(id), "status") = (path.strip_prefix("/objects/"), property) {
+            let on = match value.as_str() {
+                Some("on") => true,
+                Some("off") => false,
+                _ => return Err(failed("status expects on or off")),
+            };
+            if self.backends.lock().filters.switch(id, on) {
+                return Ok(());
+            }
+        }
         qom::set(self, path, property)
     }
 
@@ -539,11 +558,11 @@ impl Vm for RheaVm {
     }
 
     fn object_add(&self, object: &ObjectConfig) -> Answer<()> {
-        self.backends.lock().objects.add(object).map_err(|e| failed(format!("{e:#}")))
+        self.backends.lock().add_object(object, &self.chars).map_err(|e| failed(format!("{e:#}")))
     }
 
     fn object_del(&self, id: &str) -> Answer<()> {
-        self.backends.lock().objects.remove(id).map_err(failed)
+        self.backends.lock().remove_object(id).map_err(failed)
     }
 
     fn send_keys(&self, keys: &[KeyId], hold_ms: u64) -> Answer<()> {

@@ -19,6 +19,8 @@ mod telnet;
 mod tests;
 
 pub use error::ChardevError;
+#[cfg(unix)]
+pub use host::duplicate as inherited;
 pub use host::restore_terminal;
 pub use mux::{Mux, PortKind};
 pub use ringbuf::Ringbuf;

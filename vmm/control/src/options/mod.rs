@@ -148,13 +148,19 @@ fn apply_alone(group: &'static group::Group, values: &mut group::Values) -> Resu
 }
 
 /// Types of `-object`.
-pub const OBJECT_TYPES: [&str; 6] = [
+pub const OBJECT_TYPES: [&str; 12] = [
     "memory-backend-ram",
     "memory-backend-memfd",
     "memory-backend-file",
     "rng-random",
     "rng-builtin",
     "iothread",
+    "filter-dump",
+    "filter-buffer",
+    "filter-mirror",
+    "filter-redirector",
+    "filter-rewriter",
+    "filter-impair",
 ];
 
 /// Keys of one of these types, with their types in the words of QMP.

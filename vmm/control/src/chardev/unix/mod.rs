@@ -7,7 +7,7 @@ mod socket;
 mod stream;
 mod tty;
 
-pub(crate) use inherit::duplicate;
+pub use inherit::duplicate;
 pub(crate) use socket::remove_stale;
 pub use tty::restore_terminal;
 

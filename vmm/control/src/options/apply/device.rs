@@ -90,6 +90,16 @@ macro_rules! ram_keys {
     };
 }
 
+/// Keys that all network filters have.
+macro_rules! filter_keys {
+    ($($more:expr),*) => {
+        &[
+            text("netdev"), word("queue", &["all", "rx", "tx"]), switch("status"), text("position"),
+            word("insert", &["before", "behind"]), $($more),*
+        ]
+    };
+}
+
 pub(crate) static OBJECTS: Family = Family {
     what: "object",
     members: &[
@@ -111,6 +121,22 @@ pub(crate) static OBJECTS: Family = Family {
         (
             "iothread",
             &[number("poll-max-ns"), number("poll-grow"), number("poll-shrink"), number("aio-max-batch")],
+        ),
+        ("filter-dump", filter_keys!(text("file"), size("maxlen"))),
+        ("filter-buffer", filter_keys!(number("interval"))),
+        ("filter-mirror", filter_keys!(text("outdev"), switch("vnet_hdr_support"))),
+        ("filter-redirector", filter_keys!(text("indev"), text("outdev"), switch("vnet_hdr_support"))),
+        ("filter-rewriter", filter_keys!(switch("vnet_hdr_support"))),
+        (
+            "filter-impair",
+            filter_keys!(
+                text("loss"),
+                text("duplicate"),
+                text("reorder"),
+                number("delay"),
+                number("jitter"),
+                number("seed")
+            ),
         ),
     ],
 };

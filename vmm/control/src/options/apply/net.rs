@@ -2,7 +2,7 @@
 
 use super::super::ListOf;
 use super::super::build::Builder;
-use super::super::group::{Group, Key, Values, number, switch, text, word};
+use super::super::group::{Group, Key, Values, number, size, switch, text, word};
 use super::device::check_id;
 use super::{Done, Family};
 use crate::config::{ConfigError, Netdev, Nic};
@@ -50,7 +50,8 @@ pub(crate) static NETDEVS: Family = Family {
                 number("queues"),
                 switch("vnet_hdr"),
                 switch("vhost"),
-                number("sndbuf"),
+                switch("vhostforce"),
+                size("sndbuf"),
             ],
         ),
         ("bridge", &[text("br"), text("helper")]),
@@ -68,6 +69,7 @@ pub(crate) static NETDEVS: Family = Family {
                 text("addr.str"),
                 switch("addr.abstract"),
                 switch("server"),
+                number("reconnect"),
                 number("reconnect-ms"),
             ],
         ),
@@ -83,8 +85,30 @@ pub(crate) static NETDEVS: Family = Family {
                 text("remote.host"),
                 text("remote.port"),
                 text("remote.path"),
+                switch("local.abstract"),
+                switch("remote.abstract"),
             ],
         ),
+        (
+            "l2tpv3",
+            &[
+                text("src"),
+                text("dst"),
+                text("srcport"),
+                text("dstport"),
+                switch("ipv6"),
+                switch("udp"),
+                number("txsession"),
+                number("rxsession"),
+                number("txcookie"),
+                number("rxcookie"),
+                switch("cookie64"),
+                switch("counter"),
+                switch("pincounter"),
+                number("offset"),
+            ],
+        ),
+        ("vde", &[text("sock"), number("port"), text("mode")]),
         ("hubport", &[number("hubid"), text("netdev")]),
     ],
 };

@@ -1,19 +1,51 @@
 //! Network back ends of a configuration.
 
+#[cfg(target_os = "linux")]
+mod linux;
+#[cfg(unix)]
+mod sockets;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use control::VmConfig;
 use control::config::{Netdev, Props};
-use net::{Endpoint, Hub, Join};
+use control::vm::Event;
+use net::{Cable, Endpoint, Hub, Join};
 use net_user::{Options, UserNet};
+use parking_lot::Mutex;
 use serde_json::Value;
 
-use crate::links::Cable;
+/// Kinds of back ends there are on this host.
+const KINDS: &[&str] = if cfg!(target_os = "linux") {
+    &["bridge", "dgram", "hubport", "l2tpv3", "socket", "stream", "tap", "user", "vde"]
+} else if cfg!(unix) {
+    &["dgram", "hubport", "socket", "stream", "user"]
+} else {
+    &["hubport", "user"]
+};
 
-/// Kinds of back ends there are.
-const KINDS: &[&str] = &["dgram", "hubport", "tap", "user"];
+/// Where back ends announce what users hear of as events. Nothing hears before there is a machine.
+#[derive(Clone, Default)]
+pub(crate) struct Announcer(Arc<Mutex<Option<EventSink>>>);
+
+type EventSink = Arc<dyn Fn(&Event) + Send + Sync>;
+
+impl Announcer {
+    /// Sets who hears.
+    pub(crate) fn set(&self, sink: EventSink) {
+        *self.0.lock() = Some(sink);
+    }
+
+    #[cfg(unix)]
+    fn emit(&self, event: &Event) {
+        let sink = self.0.lock().clone();
+        if let Some(sink) = sink {
+            sink(event);
+        }
+    }
+}
 
 /// One back end.
 struct Net {
@@ -32,6 +64,8 @@ pub(crate) struct Nets {
     hubs: BTreeMap<u64, Hub>,
     /// Cards by the names that users know them by, with their back ends.
     cards: Vec<(String, String)>,
+    /// Where events go.
+    pub(crate) announcer: Announcer,
 }
 
 impl Nets {
@@ -53,9 +87,6 @@ impl Nets {
             Some(peer) => {
                 // The port belongs to its peer, and the peer to the port.
                 let other = self.take(&peer, &format!("hub port '{}'", n.id))?;
-                if other.vnet_header() != 0 {
-                    bail!("netdev '{}': netdev={peer} is joined to a hub; give it vnet_hdr=off", n.id);
-                }
                 let cable = Cable::new(Arc::new(Join::new(other, end)));
                 let user = Some(format!("netdev '{peer}'"));
                 Net { kind: n.kind.clone(), cable, user, joined: Some(peer) }
@@ -73,10 +104,22 @@ impl Nets {
                 let port = self.hubs.entry(id).or_default().port()?;
                 return Ok((port, n.props.text("netdev")?.map(std::borrow::Cow::into_owned)));
             }
-            "tap" => tap(&n.props)?,
-            "dgram" => dgram(&n.props)?,
             "user" => user(&n.props)?,
-            other => bail!("type '{other}' is not supported; there are: {}", KINDS.join(", ")),
+            #[cfg(unix)]
+            "dgram" => sockets::dgram(&n.props)?,
+            #[cfg(unix)]
+            "stream" => sockets::stream(&n.id, &n.props, &self.announcer)?,
+            #[cfg(unix)]
+            "socket" => sockets::socket(&n.id, &n.props, &self.announcer)?,
+            #[cfg(target_os = "linux")]
+            "tap" => linux::tap(&n.props)?,
+            #[cfg(target_os = "linux")]
+            "bridge" => linux::bridge(&n.props)?,
+            #[cfg(target_os = "linux")]
+            "l2tpv3" => linux::l2tpv3(&n.props)?,
+            #[cfg(target_os = "linux")]
+            "vde" => linux::vde(&n.props)?,
+            other => bail!("type '{other}' is not supported here; there are: {}", KINDS.join(", ")),
         };
         Ok((end, None))
     }
@@ -99,14 +142,16 @@ impl Nets {
         self.cards.push((name.to_owned(), id.to_owned()));
     }
 
-    /// Closes one that nobody uses.
+    /// Closes one. A card that has it keeps a cable that leads nowhere, as on QEMU.
     pub(crate) fn remove(&mut self, id: &str) -> Result<bool> {
         let Some(net) = self.all.get(id) else { return Ok(false) };
         let peer = net.joined.clone();
-        if let Some(user) = net.user.as_ref().filter(|_| peer.is_none()) {
+        if let Some(user) = net.user.as_ref().filter(|_| peer.is_none() && !net.cable.has_card()) {
             bail!("netdev '{id}' is in use by {user}");
         }
+        net.cable.cut();
         self.all.remove(id);
+        self.cards.retain(|(_, of)| of != id);
         if let Some(peer) = peer.and_then(|p| self.all.get_mut(&p)) {
             peer.user = None;
         }
@@ -120,6 +165,20 @@ impl Nets {
         net.inspect(|n| n.cable.set(up)).is_some()
     }
 
+    /// The cable of a back end, for filters.
+    pub(crate) fn cable(&self, id: &str) -> Result<&Arc<Cable>> {
+        let known = || {
+            if self.all.is_empty() {
+                "none".to_owned()
+            } else {
+                Vec::from_iter(self.all.keys().map(String::as_str)).join(", ")
+            }
+        };
+        let net = self.all.get(id);
+        net.map(|n| &n.cable)
+            .ok_or_else(|| anyhow::anyhow!("netdev '{id}' does not exist; there are: {}", known()))
+    }
+
     /// For `info network`.
     pub(crate) fn report(&self) -> String {
         let mut out = String::new();
@@ -127,6 +186,9 @@ impl Nets {
             let link = if n.cable.is_up() { "up" } else { "down" };
             let user = n.user.as_deref().unwrap_or("nobody");
             out.push_str(&format!("{id}: type={},link={link},used by {user}\n", n.kind));
+            for (filter, on) in n.cable.filters() {
+                out.push_str(&format!("  filter {filter}: {}\n", if on { "on" } else { "off" }));
+            }
         }
         out
     }
@@ -147,45 +209,4 @@ fn user(props: &Props) -> Result<Arc<dyn Endpoint>> {
         }
     }
     Ok(Arc::new(UserNet::new(options.finish()?)?))
-}
-
-#[cfg(target_os = "linux")]
-fn tap(props: &Props) -> Result<Arc<dyn Endpoint>> {
-    props.check_keys("tap", &["ifname", "script", "downscript", "vnet_hdr", "vhost"])?;
-    for key in ["script", "downscript"] {
-        if props.text(key)?.is_some_and(|v| v != "no") {
-            bail!("{key}: scripts are not run; expected {key}=no");
-        }
-    }
-    if props.bool("vhost")? == Some(true) {
-        bail!("vhost=on is not supported");
-    }
-    let name = props.text("ifname")?.unwrap_or_default().into_owned();
-    let vnet_header = props.bool("vnet_hdr")?.unwrap_or(true);
-    Ok(Arc::new(net::Tap::open(&net::TapOptions { name, vnet_header })?))
-}
-
-#[cfg(not(target_os = "linux"))]
-fn tap(_: &Props) -> Result<Arc<dyn Endpoint>> {
-    bail!("tap devices are for Linux hosts")
-}
-
-#[cfg(unix)]
-fn dgram(props: &Props) -> Result<Arc<dyn Endpoint>> {
-    props.check_keys("dgram", &["local.type", "local.path", "remote.type", "remote.path"])?;
-    for key in ["local.type", "remote.type"] {
-        if props.text(key)?.is_some_and(|t| t != "unix") {
-            bail!("{key}: expected unix");
-        }
-    }
-    let path = |key: &str| -> Result<String> {
-        Ok(props.text(key)?.ok_or_else(|| anyhow::anyhow!("needs {key}=PATH"))?.into_owned())
-    };
-    let (local, remote) = (path("local.path")?, path("remote.path")?);
-    Ok(Arc::new(net::UnixDgram::bind(local.as_ref(), remote.as_ref())?))
-}
-
-#[cfg(not(unix))]
-fn dgram(_: &Props) -> Result<Arc<dyn Endpoint>> {
-    bail!("datagram sockets are for Unix hosts")
 }

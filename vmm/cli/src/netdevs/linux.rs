@@ -1,0 +1,132 @@
+//! `-netdev tap`, `bridge`, `l2tpv3` and `vde`, which are for Linux hosts.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Result, anyhow, bail};
+use control::config::Props;
+use net::{Endpoint, L2tpv3, L2tpv3Options, Tap, TapOptions, TapSource, Vde, VdeOptions};
+
+use super::sockets::{descriptor, needed};
+
+/// The script that is run if it is there and nothing else is said, as QEMU's.
+const UP: &str = "/etc/qemu-ifup";
+/// The same for the end.
+const DOWN: &str = "/etc/qemu-ifdown";
+/// The bridge a helper uses unless told otherwise.
+const BRIDGE: &str = "br0";
+
+fn script(props: &Props, key: &str, default: &str) -> Result<Option<PathBuf>> {
+    Ok(match props.text(key)?.as_deref() {
+        Some("no" | "") => None,
+        Some(path) => Some(path.into()),
+        None => Some(PathBuf::from(default)).filter(|p| p.exists()),
+    })
+}
+
+/// `tap`.
+pub(super) fn tap(props: &Props) -> Result<Arc<dyn Endpoint>> {
+    let vhost = props.bool("vhost")? == Some(true) || props.bool("vhostforce")? == Some(true);
+    if vhost {
+        let there = Path::new("/dev/vhost-net").exists();
+        let why = if there { "is not supported" } else { "needs /dev/vhost-net (load the module vhost_net)" };
+        bail!("vhost=on {why}; leave it out: the tap device works without");
+    }
+    let has = |key: &str| props.get(key).is_some();
+    let only = |main: &str, others: &[&str]| match others.iter().find(|k| has(k)) {
+        Some(other) => Err(anyhow!("{other}: not together with {main}")),
+        None => Ok(()),
+    };
+    let source = if has("fd") || has("fds") {
+        let main = if has("fd") { "fd" } else { "fds" };
+        only(main, &["ifname", "script", "downscript", "helper", "br", "queues"])?;
+        only(main, if has("fd") { &["fds"] } else { &[] })?;
+        let text = needed(props, main)?;
+        let numbers = text.split(':').filter(|_| main == "fds").collect::<Vec<_>>();
+        let numbers = if main == "fd" { vec![text.as_str()] } else { numbers };
+        TapSource::Inherited(numbers.into_iter().map(descriptor).collect::<Result<_>>()?)
+    } else if has("helper") {
+        only("helper", &["ifname", "script", "downscript", "queues"])?;
+        bridge_source(props)?
+    } else {
+        only("ifname (a bridge needs helper=)", &["br"])?;
+        let queues = props.u64("queues")?.unwrap_or(1);
+        TapSource::Open {
+            name: props.text("ifname")?.unwrap_or_default().into_owned(),
+            queues: usize::try_from(queues).unwrap_or(usize::MAX),
+            scripts: (script(props, "script", UP)?, script(props, "downscript", DOWN)?),
+        }
+    };
+    let send_buffer = match props.size("sndbuf")? {
+        None | Some(0) => None,
+        Some(n) => Some(u32::try_from(n).unwrap_or(u32::MAX)),
+    };
+    Ok(Arc::new(Tap::open(TapOptions { source, vnet_header: props.bool("vnet_hdr")?, send_buffer })?))
+}
+
+fn bridge_source(props: &Props) -> Result<TapSource> {
+    Ok(TapSource::Bridge {
+        helper: props.text("helper")?.map(std::borrow::Cow::into_owned),
+        bridge: props.text("br")?.map_or_else(|| BRIDGE.to_owned(), std::borrow::Cow::into_owned),
+    })
+}
+
+/// `bridge`.
+pub(super) fn bridge(props: &Props) -> Result<Arc<dyn Endpoint>> {
+    let source = bridge_source(props)?;
+    Ok(Arc::new(Tap::open(TapOptions { source, vnet_header: None, send_buffer: None })?))
+}
+
+/// A 32-bit number of a key.
+fn word(props: &Props, key: &str) -> Result<Option<u32>> {
+    let narrow = |n: u64| u32::try_from(n).map_err(|_| anyhow!("{key}={n}: expected at most 32 bits"));
+    props.u64(key)?.map(narrow).transpose()
+}
+
+/// `l2tpv3`.
+pub(super) fn l2tpv3(props: &Props) -> Result<Arc<dyn Endpoint>> {
+    let on = |key: &str| Ok::<_, anyhow::Error>(props.bool(key)?.unwrap_or(false));
+    let ports = if on("udp")? {
+        Some((needed(props, "srcport")?, needed(props, "dstport")?))
+    } else if props.get("srcport").is_some() || props.get("dstport").is_some() {
+        bail!("srcport and dstport: expected with udp=on only");
+    } else {
+        None
+    };
+    let cookies = match (props.u64("txcookie")?, props.u64("rxcookie")?) {
+        (Some(tx), Some(rx)) => Some((tx, rx)),
+        (None, None) => None,
+        _ => bail!("txcookie and rxcookie: expected both or neither"),
+    };
+    let options = L2tpv3Options {
+        src: needed(props, "src")?,
+        dst: needed(props, "dst")?,
+        ports,
+        ipv6: on("ipv6")?,
+        tx_session: word(props, "txsession")?.ok_or_else(|| anyhow!("needs txsession=NUMBER"))?,
+        rx_session: word(props, "rxsession")?,
+        cookies,
+        cookie64: on("cookie64")?,
+        counter: on("counter")?,
+        pin_counter: on("pincounter")?,
+        offset: word(props, "offset")?.unwrap_or(0),
+    };
+    Ok(Arc::new(L2tpv3::new(&options)?))
+}
+
+/// `vde`.
+pub(super) fn vde(props: &Props) -> Result<Arc<dyn Endpoint>> {
+    let mode = match props.text("mode")?.as_deref() {
+        None => None,
+        Some(text) => {
+            let bad = || anyhow!("mode={text}: expected an octal number such as 0600");
+            Some(u32::from_str_radix(text, 8).ok().filter(|m| *m <= 0o7777).ok_or_else(bad)?)
+        }
+    };
+    let options = VdeOptions {
+        sock: props.text("sock")?.map(|s| PathBuf::from(s.as_ref())),
+        port: word(props, "port")?.unwrap_or(0),
+        mode,
+    };
+    Ok(Arc::new(Vde::new(&options)?))
+}
