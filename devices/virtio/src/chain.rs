@@ -33,6 +33,8 @@ pub struct Chain {
     readable: u64,
     writable: u64,
     written: u32,
+    /// Descriptors of the ring that it takes.
+    descriptors: u16,
 }
 
 impl Chain {
@@ -41,10 +43,21 @@ impl Chain {
         let sum = |part: &[Segment]| part.iter().map(|s| u64::from(s.len)).sum();
         let (readable, writable) = (sum(&segments[..split]), sum(&segments[split..]));
         let (read, write) = (Cursor::default(), Cursor { segment: split, offset: 0 });
-        Chain { head, segments, memory, split, read, write, readable, writable, written: 0 }
+        Chain { head, segments, memory, split, read, write, readable, writable, written: 0, descriptors: 1 }
     }
 
-    /// Index of the first descriptor.
+    /// The same buffer, which takes this many descriptors of its ring.
+    pub(crate) fn taking(mut self, descriptors: u16) -> Self {
+        self.descriptors = descriptors;
+        self
+    }
+
+    /// Descriptors of the ring that it takes; of a packed ring they must be passed over.
+    pub(crate) fn descriptors(&self) -> u16 {
+        self.descriptors
+    }
+
+    /// Index of the first descriptor, or (in a packed ring) the number the driver gave the buffer.
     pub fn head(&self) -> u16 {
         self.head
     }

@@ -2,9 +2,9 @@
 //!
 //! A [`VirtioDevice`] does the work of one device type on the [`Virtqueue`]s it is given; a transport finds it,
 //! negotiates for it and owns the registers. [`Mmio`] makes a [`device::DeviceConfig`] of any [`VirtioConfig`].
-//! Only split rings and version 1 drivers are supported.
+//! Rings are split or packed; drivers of before version 1 are not supported.
 //!
-//! The rings are virtio-queue's, which builds on Unix hosts only; elsewhere this crate is empty.
+//! Split rings are virtio-queue's, which builds on Unix hosts only; elsewhere this crate is empty.
 #![cfg(unix)]
 
 mod balloon;
@@ -25,7 +25,7 @@ pub use blk::{Blk, BlkConfig};
 pub use chain::Chain;
 pub use console::{Console, ConsoleConfig};
 pub use net::{NetBackend, NetConfig};
-pub use queue::{MAX_CHAIN, QueueLayout, QueueState, Virtqueue};
+pub use queue::{MAX_CHAIN, QueueLayout, QueueState, RingKind, Virtqueue};
 pub use rng::{RngConfig, RngSource};
 pub use transport::mmio::{COMPATIBLE, EmptySlot, IRQ_PIN, Mmio, MmioOptions, REGION_SIZE};
 

@@ -5,24 +5,28 @@
 //! of buffers and nothing piles up here. Offloads are offered only if the backend carries their header through.
 
 mod control;
+mod rss;
 
 use std::any::Any;
 use std::fmt;
 use std::sync::{Arc, Weak};
 
 use ::device::{BuildError, Bytes, GuestLog, StateBlob, StateError, Wires, device_config};
-use ::net::{Endpoint, MAX_FRAME, MacAddr, NetReceiver};
+use ::net::{Endpoint, MAX_FRAME, MacAddr, NetReceiver, flow_hash};
 use parking_lot::Mutex;
 
 use self::control::Filter;
+use self::rss::{Hash, Rss};
 use crate::chain::Chain;
 use crate::device::{Notifier, Progress, VirtioConfig, VirtioDevice, config_bytes};
 use crate::queue::{QueueState, Virtqueue};
 
 const DEVICE_TYPE: u32 = 1;
 const KIND: &str = "virtio-net";
-/// Length of the header before each frame.
+/// Length of the header before each frame, without the hash.
 const HEADER: usize = 12;
+/// Length of hash, its type and padding, which follow if hashes are reported.
+const HASH: usize = 8;
 /// Shortest frame: an Ethernet header.
 const MIN_FRAME: usize = 14;
 /// The link is up, in the status of the config space.
@@ -51,6 +55,8 @@ mod feature {
     pub(super) const GUEST_ANNOUNCE: u64 = 1 << 21;
     pub(super) const MQ: u64 = 1 << 22;
     pub(super) const CTRL_MAC_ADDR: u64 = 1 << 23;
+    pub(super) const HASH_REPORT: u64 = 1 << 57;
+    pub(super) const RSS: u64 = 1 << 60;
     /// What the guest takes from the host.
     pub(super) const GUEST: u64 = GUEST_CSUM | GUEST_TSO4 | GUEST_TSO6 | GUEST_ECN;
     /// What the host takes from the guest.
@@ -62,7 +68,15 @@ mod feature {
         (HOST_TSO4 | HOST_TSO6, CSUM),
         (HOST_ECN, HOST_TSO4 | HOST_TSO6),
         (
-            CTRL_RX | CTRL_VLAN | CTRL_RX_EXTRA | GUEST_ANNOUNCE | MQ | CTRL_MAC_ADDR | CTRL_GUEST_OFFLOADS,
+            CTRL_RX
+                | CTRL_VLAN
+                | CTRL_RX_EXTRA
+                | GUEST_ANNOUNCE
+                | MQ
+                | CTRL_MAC_ADDR
+                | CTRL_GUEST_OFFLOADS
+                | HASH_REPORT
+                | RSS,
             CTRL_VQ,
         ),
     ];
@@ -88,6 +102,10 @@ device_config! {
         pub ctrl_vq: bool = true,
         /// Offer checksum and segmentation offload, if the backend has it.
         pub offloads: bool = true,
+        /// Spread received frames over queues by a hash, as the driver says.
+        pub rss: bool = false,
+        /// Report that hash.
+        pub hash: bool = false,
     }
 }
 
@@ -124,6 +142,9 @@ impl VirtioConfig for NetConfig {
         }
         if !(1..=64).contains(&self.queue_pairs) || self.queue_pairs > 1 && !self.ctrl_vq {
             return Err(wires.bad_property("queue_pairs", "expected 1 to 64, and ctrl_vq if above 1"));
+        }
+        if (self.rss || self.hash) && !self.ctrl_vq {
+            return Err(wires.bad_property("rss", "expected ctrl_vq=on with rss or hash"));
         }
         if self.host_mtu != 0 && self.host_mtu < 68 {
             return Err(wires.bad_property("host_mtu", "expected 0 or at least 68"));
@@ -181,6 +202,8 @@ struct Rx {
     /// Pairs of queues in use.
     pairs: u16,
     filter: Filter,
+    /// How the driver wants frames to be hashed and spread.
+    rss: Option<Rss>,
     /// Offloads the guest takes, if it has changed them since it negotiated.
     offloads: Option<u64>,
     /// A frame with its header for which there were no buffers.
@@ -237,6 +260,7 @@ impl Rx {
             paused: false,
             pairs: 1,
             filter: Filter::new(mac),
+            rss: None,
             offloads: None,
             held: None,
             blocked: false,
@@ -261,14 +285,23 @@ impl Rx {
     }
 
     /// The queue for a frame: one flow stays on one queue.
-    fn queue_for(&self, payload: &[u8]) -> Option<Arc<Virtqueue>> {
+    fn queue_for(&self, payload: &[u8], hash: Hash) -> Option<Arc<Virtqueue>> {
+        if let Some(index) = self.rss.as_ref().and_then(|r| r.queue(hash)) {
+            return self.queues.get(usize::from(index))?.clone();
+        }
         let pairs = usize::from(self.pairs.max(1));
         let index = if pairs == 1 { 0 } else { flow_hash(payload) as usize % pairs };
         self.queues.get(index)?.clone()
     }
 
     fn deliver(&self, header: &[u8; HEADER], payload: &[u8], log: &GuestLog) -> Fate {
-        let Some(queue) = self.queue_for(payload) else { return Fate::Dropped };
+        let hash = self.rss.as_ref().map(|r| r.hash(payload)).unwrap_or_default();
+        let Some(queue) = self.queue_for(payload, hash) else { return Fate::Dropped };
+        let mut whole = [0; HEADER + HASH];
+        whole[..HEADER].copy_from_slice(header);
+        whole[HEADER..HEADER + 4].copy_from_slice(&hash.value.to_le_bytes());
+        whole[HEADER + 4..HEADER + 6].copy_from_slice(&hash.report.to_le_bytes());
+        let header = &whole[..header_length(self.features)];
         match self.fill(&queue, header, payload, log) {
             // The driver may have added buffers before it saw that it is to tell.
             Fate::NoRoom if queue.enable_notification() => self.fill(&queue, header, payload, log),
@@ -276,14 +309,14 @@ impl Rx {
         }
     }
 
-    fn fill(&self, queue: &Virtqueue, header: &[u8; HEADER], payload: &[u8], log: &GuestLog) -> Fate {
-        let needed = (HEADER + payload.len()) as u64;
+    fn fill(&self, queue: &Virtqueue, header: &[u8], payload: &[u8], log: &GuestLog) -> Fate {
+        let needed = (header.len() + payload.len()) as u64;
         let most = if self.features & feature::MRG_RXBUF != 0 { queue.layout().size.into() } else { 1 };
         let mut chains: Vec<Chain> = Vec::new();
         let mut room = 0;
         while room < needed && chains.len() < most {
             let Some(chain) = queue.pop() else { break };
-            if chain.writable() < HEADER as u64 {
+            if chain.writable() < header.len() as u64 {
                 queue.fail("a receive buffer without room for a header");
                 return Fate::Dropped;
             }
@@ -302,12 +335,16 @@ impl Rx {
             }
             return if queue.is_broken() { Fate::Dropped } else { Fate::NoRoom };
         }
-        let mut header = *header;
-        header[HEADER - 2..].copy_from_slice(&(chains.len() as u16).to_le_bytes());
+        let mut whole = [0; HEADER + HASH];
+        let header = {
+            whole[..header.len()].copy_from_slice(header);
+            whole[HEADER - 2..HEADER].copy_from_slice(&(chains.len() as u16).to_le_bytes());
+            &whole[..header.len()]
+        };
         let mut rest = payload;
         for (i, chain) in chains.iter_mut().enumerate() {
             if i == 0 {
-                chain.write(&header);
+                chain.write(header);
             }
             let n = chain.write(rest);
             rest = &rest[n..];
@@ -336,33 +373,9 @@ impl Rx {
     }
 }
 
-/// A number that is the same for all frames of a flow: addresses of Ethernet and IP, ports of TCP and UDP.
-fn flow_hash(frame: &[u8]) -> u32 {
-    let mut hash = 0x811c_9dc5u32;
-    let mut add = |bytes: Option<&[u8]>| {
-        for &byte in bytes.unwrap_or_default() {
-            hash = (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193);
-        }
-    };
-    add(frame.get(..12));
-    match frame.get(12..14) {
-        Some([0x08, 0x00]) => {
-            add(frame.get(26..34));
-            let length = frame.get(14).map_or(0, |b| usize::from(b & 0xf) * 4);
-            let whole = frame.get(20..22).is_some_and(|f| f[0] & 0x3f == 0 && f[1] == 0);
-            if whole && matches!(frame.get(23), Some(6 | 17)) {
-                add(frame.get(14 + length..14 + length + 4));
-            }
-        }
-        Some([0x86, 0xdd]) => {
-            add(frame.get(22..54));
-            if matches!(frame.get(20), Some(6 | 17)) {
-                add(frame.get(54..58));
-            }
-        }
-        _ => {}
-    }
-    hash
+/// Length of the header with these features.
+fn header_length(features: u64) -> usize {
+    if features & feature::HASH_REPORT != 0 { HEADER + HASH } else { HEADER }
 }
 
 impl Shared {
@@ -381,6 +394,10 @@ impl Net {
         let Some(mut header) = chain.read_array::<HEADER>() else {
             return self.shared.log.guest_error(format_args!("a frame without header"));
         };
+        let hash = header_length(self.features) - HEADER;
+        if chain.skip(hash as u64) != hash as u64 {
+            return self.shared.log.guest_error(format_args!("a frame without header"));
+        }
         let length = chain.readable();
         if !(MIN_FRAME as u64..=MAX_FRAME as u64).contains(&length) {
             return self.shared.log.guest_error(format_args!("a frame of {length} bytes"));
@@ -398,7 +415,7 @@ impl Net {
 
     /// Index of the control queue: after all pairs the driver knows of (virtio 1.2, 5.1.2).
     fn control_index(&self) -> usize {
-        if self.features & feature::MQ != 0 { 2 * self.tx.len() } else { 2 }
+        if self.features & (feature::MQ | feature::RSS) != 0 { 2 * self.tx.len() } else { 2 }
     }
 
     fn set_offloads(&self, offloads: u64) {
@@ -418,6 +435,7 @@ impl Drop for Net {
     /// State of the card, version 1.
     struct V1 {
         1 => pairs: u16, 2 => filter: control::SavedFilter, 3 => offloads: Option<u64>, 4 => held: Option<Bytes>,
+        5 => rss: Option<rss::SavedRss>,
     }
 }
 
@@ -439,6 +457,8 @@ impl VirtioDevice for Net {
             (c.ctrl_vq, control),
             (c.queue_pairs > 1, feature::MQ),
             (c.host_mtu != 0, feature::MTU),
+            (c.rss, feature::RSS),
+            (c.hash, feature::HASH_REPORT),
             (self.offload, feature::GUEST | feature::HOST),
             (self.offload && c.ctrl_vq, feature::CTRL_GUEST_OFFLOADS),
         ];
@@ -460,7 +480,7 @@ impl VirtioDevice for Net {
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
-        let mut space = [0; 12];
+        let mut space = [0; 24];
         space[..6].copy_from_slice(&self.shared.rx.lock().filter.mac.0);
         let mut status = if self.shared.endpoint.is_up() { LINK_UP } else { 0 };
         if self.shared.rx.lock().announce {
@@ -468,7 +488,13 @@ impl VirtioDevice for Net {
         }
         space[6..8].copy_from_slice(&status.to_le_bytes());
         space[8..10].copy_from_slice(&self.config.queue_pairs.to_le_bytes());
-        space[10..].copy_from_slice(&self.config.host_mtu.to_le_bytes());
+        space[10..12].copy_from_slice(&self.config.host_mtu.to_le_bytes());
+        if self.config.rss || self.config.hash {
+            // Speed and duplex (12 to 16) are not offered.
+            space[17] = rss::KEY as u8;
+            space[18..20].copy_from_slice(&(rss::TABLE as u16).to_le_bytes());
+            space[20..].copy_from_slice(&rss::TYPES.to_le_bytes());
+        }
         config_bytes(&space, offset, data);
     }
 
@@ -557,6 +583,7 @@ impl VirtioDevice for Net {
             filter: rx.filter.save(),
             offloads: rx.offloads,
             held: rx.held.clone().map(Bytes),
+            rss: rx.rss.as_ref().map(Rss::save),
         };
         StateBlob::new(KIND, 1, &state)
     }
@@ -575,7 +602,11 @@ impl VirtioDevice for Net {
         if state.offloads.is_some_and(|o| o & !feature::GUEST != 0) {
             return Err(StateError::new("offloads", "expected offloads that are offered"));
         }
+        let pairs = self.config.queue_pairs;
+        let rss = state.rss.as_ref().map(|r| Rss::restore(r, pairs)).transpose();
+        let rss = rss.map_err(|e| e.within("rss"))?;
         let mut rx = self.shared.rx.lock();
+        rx.rss = rss;
         rx.pairs = state.pairs;
         rx.filter = filter;
         rx.offloads = state.offloads;

@@ -17,6 +17,9 @@ const BUFFERS: u64 = RAM_BASE + 0x4_0000;
 const NEXT: u16 = 1;
 const WRITE: u16 = 2;
 const INDIRECT: u16 = 4;
+/// In packed rings: these two say in which turn a descriptor was made available or used.
+const AVAIL: u16 = 1 << 7;
+const USED: u16 = 1 << 15;
 
 /// Address, length and flags of each.
 type Descriptors = Vec<(u64, u32, u16)>;
@@ -44,6 +47,9 @@ struct Ring {
     next_desc: u16,
     avail: u16,
     used: u16,
+    /// Of a packed ring: the turns of `next_desc` and of `used`, and how many descriptors each buffer takes.
+    turns: Option<(bool, bool)>,
+    lengths: Vec<u16>,
 }
 
 /// What a driver knows, apart from where its device is.
@@ -142,7 +148,9 @@ impl<'a> Driver<'a> {
         }
         self.set(0x44, 1);
         assert_eq!(self.reg(0x44), 1, "queue {index} is ready");
-        self.rings[index as usize] = Some(Ring { size, next_desc: 0, avail: 0, used: 0 });
+        let turns = (self.features & feature::RING_PACKED != 0).then_some((true, true));
+        let lengths = vec![0; size.into()];
+        self.rings[index as usize] = Some(Ring { size, next_desc: 0, avail: 0, used: 0, turns, lengths });
     }
 
     pub(crate) fn driver_ok(&self) {
@@ -229,9 +237,37 @@ impl<'a> Driver<'a> {
         self.write_ram(base + 0x1002, &avail.to_le_bytes());
     }
 
+    /// Puts descriptors on a packed ring, the first one last; returns their number.
+    fn put(&mut self, queue: usize, descriptors: &[(u64, u32, u16)]) -> u16 {
+        let ring = self.rings[queue].as_mut().unwrap();
+        let (size, id) = (ring.size, ring.next_desc);
+        let (mut turn, used) = ring.turns.unwrap();
+        let mut places = Vec::new();
+        let mut at = id;
+        for (i, &(addr, len, flags)) in descriptors.iter().enumerate() {
+            let more = if i + 1 < descriptors.len() { NEXT } else { 0 };
+            places.push((at, addr, len, flags | more | if turn { AVAIL } else { USED }));
+            at += 1;
+            if at == size {
+                (at, turn) = (0, !turn);
+            }
+        }
+        ring.next_desc = at;
+        ring.turns = Some((turn, used));
+        ring.lengths[usize::from(id)] = descriptors.len() as u16;
+        for (at, addr, len, flags) in places.into_iter().rev() {
+            self.descriptor(Self::base(queue) + u64::from(at) * 16, addr, len, id, flags);
+        }
+        id
+    }
+
     /// Makes a buffer available, without telling the device.
     pub(crate) fn add(&mut self, queue: usize, pieces: &[Piece<'_>]) -> Token {
         let (descriptors, inputs) = self.descriptors(pieces);
+        if self.is_packed(queue) {
+            let head = self.put(queue, &descriptors);
+            return Token { head, inputs };
+        }
         let ring = self.rings[queue].as_mut().unwrap();
         let (size, head) = (ring.size, ring.next_desc);
         ring.next_desc = (head + descriptors.len() as u16) % size;
@@ -244,6 +280,10 @@ impl<'a> Driver<'a> {
         Token { head, inputs }
     }
 
+    fn is_packed(&self, queue: usize) -> bool {
+        self.rings[queue].as_ref().unwrap().turns.is_some()
+    }
+
     /// The same through an indirect table.
     pub(crate) fn add_indirect(&mut self, queue: usize, pieces: &[Piece<'_>]) -> Token {
         let (descriptors, inputs) = self.descriptors(pieces);
@@ -253,10 +293,18 @@ impl<'a> Driver<'a> {
             let more = if i + 1 < descriptors.len() { NEXT } else { 0 };
             self.descriptor(table + i as u64 * 16, addr, len, flags | more, i as u16 + 1);
         }
+        let len = descriptors.len() as u32 * 16;
+        if self.is_packed(queue) {
+            // The order in the table is that of the buffer: nothing chains.
+            for (i, &(addr, len, flags)) in descriptors.iter().enumerate() {
+                self.descriptor(table + i as u64 * 16, addr, len, 0, flags);
+            }
+            let head = self.put(queue, &[(table, len, INDIRECT)]);
+            return Token { head, inputs };
+        }
         let ring = self.rings[queue].as_mut().unwrap();
         let head = ring.next_desc;
         ring.next_desc = (head + 1) % ring.size;
-        let len = descriptors.len() as u32 * 16;
         self.descriptor(Self::base(queue) + u64::from(head) * 16, table, len, INDIRECT, 0);
         self.publish(queue, head);
         Token { head, inputs }
@@ -288,6 +336,19 @@ impl<'a> Driver<'a> {
         self.write_ram(Self::base(queue) + 0x1004 + u64::from(size) * 2, &event.to_le_bytes());
     }
 
+    /// Says, on a packed ring, when to interrupt: always (0), never (1), or once the place `at` (with the turn in the
+    /// top bit) was passed (2).
+    pub(crate) fn set_driver_event(&self, queue: usize, at: u16, flags: u16) {
+        let bytes = [at.to_le_bytes(), flags.to_le_bytes()].concat();
+        self.write_ram(Self::base(queue) + 0x1000, &bytes);
+    }
+
+    /// What the device says of when it wants to be notified, on a packed ring.
+    pub(crate) fn device_event(&self, queue: usize) -> (u16, u16) {
+        let base = Self::base(queue) + 0x2000;
+        (self.read_u16(base), self.read_u16(base + 2))
+    }
+
     pub(crate) fn set_avail_flags(&self, queue: usize, flags: u16) {
         self.write_ram(Self::base(queue) + 0x1000, &flags.to_le_bytes());
     }
@@ -295,6 +356,19 @@ impl<'a> Driver<'a> {
     /// Takes the next used buffer, if there is one: head and written length.
     pub(crate) fn poll(&mut self, queue: usize) -> Option<(u16, u32)> {
         let ring = self.rings[queue].clone().unwrap();
+        if let Some((ahead, turn)) = ring.turns {
+            let bytes = self.read_ram(Self::base(queue) + u64::from(ring.used) * 16, 16);
+            let half = |i: usize| u16::from_le_bytes([bytes[i], bytes[i + 1]]);
+            let (id, flags) = (half(12), half(14));
+            if (flags & AVAIL != 0) != turn || (flags & USED != 0) != turn {
+                return None;
+            }
+            let ring = self.rings[queue].as_mut().unwrap();
+            let next = ring.used + ring.lengths[usize::from(id)];
+            ring.turns = Some((ahead, turn ^ (next >= ring.size)));
+            ring.used = next % ring.size;
+            return Some((id, u32::from_le_bytes([bytes[8], bytes[9], bytes[10], bytes[11]])));
+        }
         if self.used_idx(queue) == ring.used {
             return None;
         }
@@ -424,7 +498,13 @@ pub(crate) fn hostile_rings<C: DeviceConfig>(
                     };
                     let next =
                         if rng.below(sane) == 0 { rng.next_u64() } else { (i + 1) % u64::from(size) } as u16;
-                    driver.descriptor(table + i * 16, addr, len, flags, next);
+                    if driver.features & feature::RING_PACKED == 0 {
+                        driver.descriptor(table + i * 16, addr, len, flags, next);
+                        continue;
+                    }
+                    // Mostly new in the first turn; those after it take what is left.
+                    let turn = if rng.below(4) == 0 { rng.next_u64() as u16 & (AVAIL | USED) } else { AVAIL };
+                    driver.descriptor(table + i * 16, addr, len, next, flags & !(AVAIL | USED) | turn);
                 }
             }
             let ahead = if rng.below(2 * sane) == 0 { rng.next_u64() } else { rng.below(5) } as u16;

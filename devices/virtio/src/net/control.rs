@@ -3,6 +3,7 @@
 use ::device::{StateError, le_value};
 use ::net::MacAddr;
 
+use super::rss::Rss;
 use super::{Net, feature};
 use crate::chain::Chain;
 use crate::queue::Virtqueue;
@@ -215,6 +216,12 @@ impl Net {
                 let pairs = u16::from_le_bytes(chain.read_array()?);
                 rx.pairs = Some(pairs).filter(|p| (1..=self.config.queue_pairs).contains(p))?;
             }
+            (class::MQ, 1) if agreed(feature::RSS) => {
+                let (rss, pairs) = Rss::read(chain, self.config.queue_pairs)?;
+                rx.rss = Some(rss);
+                rx.pairs = pairs;
+            }
+            (class::MQ, 2) if agreed(feature::HASH_REPORT) => rx.rss = Some(Rss::read_hash(chain)?),
             (class::GUEST_OFFLOADS, 0) if agreed(feature::CTRL_GUEST_OFFLOADS) => {
                 let offloads = u64::from_le_bytes(chain.read_array()?);
                 if offloads & !(self.features & feature::GUEST) != 0 {

@@ -98,9 +98,20 @@ fn config_space() {
     }
 }
 
+/// The same with packed rings on offer.
+fn packed(config: Mmio<NetConfig>) -> Mmio<NetConfig> {
+    let options = crate::MmioOptions { packed: true, ..config.options };
+    Mmio { options, ..config }
+}
+
 #[test]
 fn sends() {
     let (cable, config) = card(NetConfig::default());
+    sends_on(&cable, config.clone());
+    sends_on(&cable, packed(config));
+}
+
+fn sends_on(cable: &Cable, config: Mmio<NetConfig>) {
     let bench = Bench::new(config);
     let mut driver = start(&bench, 0, 3);
     let packet = frame([0xff; 6], b"hello");
@@ -157,10 +168,10 @@ fn receives_and_waits_for_buffers() {
 
 #[test]
 fn frames_span_mergeable_buffers() {
-    for features in [0, EVENT_IDX] {
+    for case in 0..4 {
         let (cable, config) = card(NetConfig::default());
-        let bench = Bench::new(config);
-        let mut driver = start(&bench, EVENT_IDX & !features, 3);
+        let bench = Bench::new(if case & 1 != 0 { packed(config) } else { config });
+        let mut driver = start(&bench, if case & 2 != 0 { EVENT_IDX } else { 0 }, 3);
         let tokens: Vec<_> = (0..3).map(|_| driver.add(0, &[Piece::In(512)])).collect();
         driver.kick(0);
         let packet = frame(ME, &[7; 1200]);
@@ -338,7 +349,13 @@ fn a_guest_that_has_moved_announces_itself() {
 /// Frames come while the card is saved and moved again and again: all arrive, in order.
 #[test]
 fn moves_in_mid_traffic() {
+    moves_on(|config| config);
+    moves_on(packed);
+}
+
+fn moves_on(kind: impl Fn(Mmio<NetConfig>) -> Mmio<NetConfig>) {
     let (cable, config) = card(NetConfig::default());
+    let config = kind(config);
     let mut bench = Bench::new(config.clone());
     let mut rng = Rng::new(3);
     let mut state = start(&bench, INDIRECT_DESC, 3).state();
@@ -371,7 +388,7 @@ fn moves_in_mid_traffic() {
         assert!(!cable.offer(&frame(ME, b"while it stands still")));
         let saved = bench.cell().save();
         let (_, fresh) = card(NetConfig::default());
-        let twin = Bench::new(Mmio { backend: NetBackend(Some(cable.clone())), ..fresh });
+        let twin = Bench::new(kind(Mmio { backend: NetBackend(Some(cable.clone())), ..fresh }));
         let moved = driver.moved(&twin);
         twin.cell().restore(&saved).unwrap();
         assert_eq!(twin.cell().save(), saved);
@@ -389,6 +406,7 @@ fn moves_in_mid_traffic() {
 #[test]
 fn passes_the_common_tests() {
     check(card(NetConfig { queue_pairs: 2, ..NetConfig::default() }).1);
+    check(packed(card(NetConfig { queue_pairs: 2, rss: true, hash: true, ..NetConfig::default() }).1));
 }
 
 #[test]
@@ -399,4 +417,115 @@ fn fuzz_hostile_rings() {
         cable.offer(&frame(ME, &[1; 300]));
         cable.sent.lock().clear();
     });
+}
+
+#[test]
+fn fuzz_hostile_packed_rings() {
+    let all = NetConfig { queue_pairs: 2, rss: true, hash: true, ..NetConfig::default() };
+    let (cable, config) = card(all.clone());
+    let fresh = || packed(card(all.clone()).1);
+    hostile_rings(&packed(config), 5, fresh, |_| {
+        cable.offer(&frame(ME, &[1; 300]));
+        cable.sent.lock().clear();
+    });
+}
+
+#[test]
+fn packed_rings_turn_with_buffers_of_any_length() {
+    for not in [0, INDIRECT_DESC, EVENT_IDX] {
+        let (cable, config) = card(NetConfig::default());
+        let bench = Bench::new(packed(config));
+        let mut driver = start(&bench, not, 3);
+        let mut rng = Rng::new(5);
+        for round in 0..500u32 {
+            let packet = frame([0xff; 6], &round.to_le_bytes());
+            let mut tokens = Vec::new();
+            for _ in 0..1 + rng.below(3) {
+                let cut = 1 + rng.below(40) as usize;
+                let pieces = [Piece::Out(&[0; 12]), Piece::Out(&packet[..cut]), Piece::Out(&packet[cut..])];
+                let token = match rng.below(2) {
+                    0 if not != INDIRECT_DESC => driver.add_indirect(1, &pieces),
+                    _ => driver.add(1, &pieces),
+                };
+                tokens.push(token.head);
+            }
+            driver.kick(1);
+            let used: Vec<u16> = tokens.iter().map(|_| driver.poll(1).unwrap().0).collect();
+            assert_eq!((used, driver.poll(1)), (tokens, None), "round {round}");
+            assert!(std::mem::take(&mut *cable.sent.lock()).iter().all(|f| *f == packet));
+        }
+        assert!(!driver.needs_reset());
+    }
+}
+
+#[test]
+fn packed_rings_say_when_to_tell() {
+    let (_cable, config) = card(NetConfig::default());
+    let bench = Bench::new(packed(config));
+    let mut driver = start(&bench, 0, 3);
+    let packet = frame([0xff; 6], b"x");
+    let send = |driver: &mut Driver<'_>| {
+        driver.ask(1, &[Piece::Out(&[0; 12]), Piece::Out(&packet)]);
+        driver.take_interrupt()
+    };
+    assert_eq!(driver.device_event(1), (1 << 15, 2), "at the first place, in the first turn");
+    driver.set_driver_event(1, 0, 1);
+    assert_eq!(send(&mut driver), 0, "never");
+    assert_eq!(driver.device_event(1), (1 << 15 | 2, 2));
+    driver.set_driver_event(1, 0, 0);
+    assert_eq!(send(&mut driver), 1, "always");
+    // Places 4 and 5 are next; tell when 8 is passed.
+    driver.set_driver_event(1, 1 << 15 | 8, 2);
+    assert_eq!([0; 4].map(|_| send(&mut driver)), [0, 0, 1, 0]);
+    // The next turn's place 1.
+    driver.set_driver_event(1, 1, 2);
+    assert_eq!([0; 4].map(|_| send(&mut driver)), [0, 0, 1, 0]);
+    assert!(driver.device_event(1).0 < 16);
+}
+
+#[test]
+fn frames_are_spread_by_their_hash() {
+    let (cable, config) = card(NetConfig { queue_pairs: 2, rss: true, hash: true, ..NetConfig::default() });
+    let bench = Bench::new(config);
+    let mut driver = start(&bench, 0, 5);
+    assert_eq!((bench.read(0, 0x111, 1), bench.read(0, 0x112, 2), bench.read(0, 0x114, 4)), (40, 128, 0x3f));
+    let setup = |types: u32, mask: u16, table: &[u16], key: usize| {
+        let mut data = types.to_le_bytes().to_vec();
+        data.extend(mask.to_le_bytes());
+        data.extend(1u16.to_le_bytes());
+        data.extend(table.iter().flat_map(|q| q.to_le_bytes()));
+        data.extend(2u16.to_le_bytes());
+        data.push(key as u8);
+        data.extend(std::iter::repeat_n(0x6d, key));
+        data
+    };
+    let command = |driver: &mut Driver<'_>, data: &[u8]| {
+        driver.ask(4, &[Piece::Out(&[4, 1]), Piece::Out(data), Piece::In(1)]).0[0]
+    };
+    for bad in [
+        setup(0x40, 1, &[0, 1], 40),
+        setup(1, 2, &[0; 3], 40),
+        setup(1, 1, &[0, 2], 40),
+        setup(1, 1, &[0, 1], 41),
+    ] {
+        assert_eq!(command(&mut driver, &bad), 1);
+    }
+    assert_eq!(command(&mut driver, &setup(0x3f, 1, &[0, 0], 40)), 0);
+    let tokens = [driver.add(0, &[Piece::In(200)]), driver.add(2, &[Piece::In(200)])];
+    let mut packet = frame(ME, &[0; 40]);
+    packet[14..38]
+        .copy_from_slice(&[0x45, 0, 0, 40, 0, 0, 0, 0, 64, 6, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 0, 9, 0, 10]);
+    assert!(cable.offer(&packet));
+    assert_eq!(driver.poll(0), Some((tokens[0].head, 20 + packet.len() as u32)));
+    let got = driver.written(&tokens[0]);
+    assert_ne!(got[12..16], [0; 4], "a hash");
+    assert_eq!((&got[16..20], &got[20..20 + packet.len()]), (&[2, 0, 0, 0][..], &packet[..]));
+    // ARP has no hash: the queue for those.
+    packet[12..14].copy_from_slice(&[8, 6]);
+    assert!(cable.offer(&packet));
+    assert_eq!(driver.poll(2), Some((tokens[1].head, 20 + packet.len() as u32)));
+    assert_eq!(driver.written(&tokens[1])[12..20], [0; 8]);
+    // And the driver's own frames have a header of that length.
+    driver.ask(1, &[Piece::Out(&[0; 20]), Piece::Out(&packet)]);
+    assert_eq!(cable.sent.lock().pop(), Some(packet));
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use ::device::{Clock, Dma, GuestLog, State, StateBlob, StateError, Timer, Wires};
 
 use crate::device::{Notifier, Progress, VirtioDevice, feature};
-use crate::queue::{QueueLayout, QueueState, Virtqueue};
+use crate::queue::{QueueLayout, QueueState, RingKind, Virtqueue};
 
 /// Bits of the status register (virtio 1.2, 2.1).
 pub(crate) mod status {
@@ -25,6 +25,7 @@ pub(crate) mod status {
 pub(crate) struct RingOptions {
     pub(crate) indirect_desc: bool,
     pub(crate) event_idx: bool,
+    pub(crate) packed: bool,
 }
 
 /// One of the three addresses of a ring.
@@ -99,6 +100,7 @@ impl Core {
         let mut offered = device.features() | feature::VERSION_1 | feature::RING_RESET;
         offered |= if options.indirect_desc { feature::INDIRECT_DESC } else { 0 };
         offered |= if options.event_idx { feature::EVENT_IDX } else { 0 };
+        offered |= if options.packed { feature::RING_PACKED } else { 0 };
         let sizes = device.queue_sizes();
         Ok(Core {
             device,
@@ -127,8 +129,15 @@ impl Core {
         self.log.guest_error(what);
     }
 
-    fn event_idx(&self) -> bool {
-        self.driver_features & feature::EVENT_IDX != 0
+    /// What was agreed on for the rings.
+    fn rings(&self) -> RingKind {
+        let agreed = |bit| self.driver_features & bit != 0;
+        RingKind { event_idx: agreed(feature::EVENT_IDX), packed: agreed(feature::RING_PACKED) }
+    }
+
+    /// Where a queue begins.
+    fn origin(&self) -> QueueState {
+        QueueState::start(self.rings())
     }
 
     fn driver_ok(&self) -> bool {
@@ -190,7 +199,7 @@ impl Core {
             self.status |= status::DRIVER_OK;
             self.device.activate(self.driver_features);
             for index in 0..self.queues.len() {
-                self.start(index, QueueState::default());
+                self.start(index, self.origin());
             }
             // Some drivers fill a queue and notify of it before they are ready.
             self.run_all();
@@ -266,10 +275,10 @@ impl Core {
             return;
         }
         if ready {
-            match self.make(index, QueueState::default()) {
+            match self.make(index, self.origin()) {
                 Ok(made) if made.is_mapped() => {
                     self.queues[index].ready = true;
-                    self.start(index, QueueState::default());
+                    self.start(index, self.origin());
                 }
                 Ok(_) => self.fail(format_args!("queue {index}: the ring is not in memory")),
                 Err(e) => self.fail(format_args!("queue {index}: {e}")),
@@ -303,11 +312,12 @@ impl Core {
 
     fn make(&self, index: usize, state: QueueState) -> Result<Virtqueue, virtio_queue::Error> {
         let q = &self.queues[index];
-        let size = u16::try_from(q.size).ok().filter(|&s| s.is_power_of_two() && s <= q.max);
+        let shaped = |s: u16| self.rings().packed && s != 0 || s.is_power_of_two();
+        let size = u16::try_from(q.size).ok().filter(|&s| shaped(s) && s <= q.max);
         let size = size.ok_or(virtio_queue::Error::InvalidSize)?;
         let layout = QueueLayout { size, desc: q.desc, driver: q.driver, device: q.device };
         let (dma, notifier) = (self.dma.clone(), self.notifier.clone());
-        Virtqueue::new(index as u16, layout, self.event_idx(), state, dma, notifier)
+        Virtqueue::new(index as u16, layout, self.rings(), state, dma, notifier)
     }
 
     /// Hands a ready queue to the device, if the driver is ready too.
@@ -373,8 +383,9 @@ impl Core {
     pub(crate) fn save(&self) -> CoreState {
         // First the device: it finishes what is in flight, which moves the queues.
         let device = ::device::Bytes(self.device.save().to_bytes());
+        let origin = self.origin();
         let queue = |(q, running): (&QueueRegs, &Option<Arc<Virtqueue>>)| {
-            let at = running.as_ref().map(|r| r.state()).unwrap_or_default();
+            let at = running.as_ref().map_or(origin, |r| r.state());
             SavedQueue {
                 size: q.size,
                 desc: q.desc,
@@ -421,9 +432,14 @@ impl Core {
             let found = state.driver_features;
             return bad("driver_features", format!("expected some of {offered:#x}, found {found:#x}"));
         }
+        let packed = state.driver_features & feature::RING_PACKED != 0;
         for (index, (saved, regs)) in state.queues.iter().zip(&self.queues).enumerate() {
-            let aligned = saved.desc % 16 == 0 && saved.driver % 2 == 0 && saved.device % 4 == 0;
-            let fits = saved.size.is_power_of_two() && saved.size <= regs.max.into() && aligned;
+            let driver = if packed { 4 } else { 2 };
+            let aligned = saved.desc % 16 == 0 && saved.driver % driver == 0 && saved.device % 4 == 0;
+            let shaped = packed && saved.size != 0 || saved.size.is_power_of_two();
+            let within = |at: u16| !packed || u32::from(at & 0x7fff) < saved.size;
+            let placed = within(saved.next_avail) && within(saved.next_used);
+            let fits = shaped && saved.size <= regs.max.into() && aligned && placed;
             if saved.ready && !fits {
                 return bad(&format!("queues/[{index}]"), "expected a valid size and addresses".into());
             }

@@ -75,6 +75,8 @@ device_config! {
         pub indirect_desc: bool = true,
         /// Offer event indices in place of interrupt and notification flags.
         pub event_idx: bool = true,
+        /// Offer packed rings.
+        pub packed: bool = false,
     }
 }
 
@@ -153,8 +155,8 @@ impl<C: VirtioConfig> DeviceConfig for Mmio<C> {
             broken: AtomicBool::new(false),
             log: wires.log(),
         });
-        let MmioOptions { indirect_desc, event_idx } = self.options;
-        let core = Core::new(device, RingOptions { indirect_desc, event_idx }, irq.clone(), wires)?;
+        let MmioOptions { indirect_desc, event_idx, packed } = self.options;
+        let core = Core::new(device, RingOptions { indirect_desc, event_idx, packed }, irq.clone(), wires)?;
         Ok(Box::new(MmioDevice { kind: C::MMIO_KIND, core, irq }))
     }
 }
