@@ -8,6 +8,7 @@ mod ata;
 mod floppy;
 mod i8257;
 mod ide;
+mod nvme;
 mod requests;
 mod scsi;
 
@@ -16,6 +17,8 @@ pub use floppy::{FloppyConfig, FloppyController, FloppyDrive};
 pub use i8257::{IsaDma, IsaDmaConfig};
 pub use ide::{IDE_IRQS, IDE_PORTS, IdeController, IdeDrive, Piix3IdeConfig, Piix4IdeConfig};
 
+pub use nvme::NvmeConfig;
+
 use device::DeviceKind;
 use pci::PciKind;
 
@@ -23,5 +26,9 @@ use pci::PciKind;
 pub const KINDS: &[DeviceKind] = &[DeviceKind::of::<FloppyConfig>(), DeviceKind::of::<IsaDmaConfig>()];
 
 /// All PCI functions in this crate.
-pub const PCI_KINDS: &[PciKind] =
-    &[PciKind::of::<AhciConfig>(), PciKind::of::<Piix3IdeConfig>(), PciKind::of::<Piix4IdeConfig>()];
+pub const PCI_KINDS: &[PciKind] = &[
+    PciKind::of::<NvmeConfig>(),
+    PciKind::of::<AhciConfig>(),
+    PciKind::of::<Piix3IdeConfig>(),
+    PciKind::of::<Piix4IdeConfig>(),
+];

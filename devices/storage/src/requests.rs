@@ -21,6 +21,7 @@ pub(crate) enum Op {
     Write { offset: u64, data: Vec<u8>, fua: bool },
     Flush,
     Discard(Vec<Range>),
+    Zero { ranges: Vec<Range>, unmap: bool },
 }
 
 /// What has become of it; a read brings its data.
@@ -71,6 +72,9 @@ fn run(disk: &Disk, op: Op) -> Result<Vec<u8>, BlockError> {
         Op::Flush => disk.flush().map(none),
         Op::Discard(ranges) => {
             ranges.iter().try_for_each(|(offset, len)| disk.discard(*offset, *len)).map(none)
+        }
+        Op::Zero { ranges, unmap } => {
+            ranges.iter().try_for_each(|(offset, len)| disk.write_zeroes(*offset, *len, unmap)).map(none)
         }
     }
 }
