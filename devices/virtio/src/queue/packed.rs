@@ -304,7 +304,17 @@ impl PackedRing {
 
     pub(super) fn enable_notification(&mut self, memory: &DmaGuard) -> Option<bool> {
         if self.event_idx {
-            let bits = self.next_avail.bits();
+            // The first place that the driver has not filled: those before it may be too few for what is to be done.
+            let size = self.layout.size;
+            let free = size - self.outstanding.1;
+            let mut place = self.next_avail;
+            for _ in 0..free {
+                if !Self::is_new(self.flags(memory, place.index)?, place) {
+                    break;
+                }
+                place = place.after(1, size);
+            }
+            let bits = place.bits();
             memory.store(bits.to_le(), GuestAddress(self.layout.device), Ordering::Relaxed).ok()?;
             self.tell(memory, event::AT)?;
         } else {

@@ -73,7 +73,19 @@ impl SplitRing {
     }
 
     pub(super) fn enable_notification(&mut self, memory: &DmaGuard) -> Option<bool> {
-        self.queue.enable_notification(&**memory).ok()
+        if !self.queue.event_idx_enabled() {
+            return self.queue.enable_notification(&**memory).ok();
+        }
+        // The crate asks to be told of the next buffer to pop. That one may be there already, with too few behind it
+        // for what is to be done; the driver, which is past it, would never tell. So ask for the next it will add.
+        let seen = self.queue.avail_idx(&**memory, Ordering::Acquire).ok()?.0;
+        let event = USED_HEADER + u64::from(self.queue.size()) * USED_ELEMENT;
+        let at = self.queue.used_ring().checked_add(event)?;
+        memory.store(seen.to_le(), GuestAddress(at), Ordering::Relaxed).ok()?;
+        // The wish must be visible before new buffers are looked for.
+        fence(Ordering::SeqCst);
+        let now = self.queue.avail_idx(&**memory, Ordering::Acquire).ok()?.0;
+        Some(now != self.queue.next_avail())
     }
 
     pub(super) fn pop(&mut self, memory: &DmaGuard) -> Result<Option<Popped>, &'static str> {
