@@ -203,6 +203,11 @@ pub trait Image: BlockNode {
         Err(BlockError::Unsupported("writing compressed data"))
     }
 
+    /// Whether a new image reads as zero where nothing was written.
+    fn starts_zero(&self) -> bool {
+        true
+    }
+
     /// Changes the name of the backing file, not what is read.
     fn set_backing(&self, backing: Option<&BackingName>) -> Result<(), BlockError> {
         let _ = backing;

@@ -6,7 +6,9 @@
 
 mod bytes;
 pub mod chain;
+mod crypto;
 mod image;
+mod luks;
 mod mapped;
 mod name;
 mod options;
@@ -23,6 +25,7 @@ mod vmdk;
 mod vpc;
 
 pub use bytes::is_zero;
+pub use crypto::Secrets;
 pub use image::{
     BackingName, BitmapChange, BitmapInfo, CheckReport, Details, Image, Preallocation, Repair, Snapshot,
 };

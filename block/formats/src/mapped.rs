@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use block::{BlockError, BlockNode, Extent, NodeInfo};
 use parking_lot::{Mutex, RwLock};
 
+use crate::crypto::{SectorCipher, gather};
 use crate::image::{BackingName, CheckReport, Details, Image, Repair};
 
 /// Where a block is.
@@ -124,6 +125,12 @@ pub(crate) struct Mapped<L: Layout> {
     read_only: bool,
     begun: Mutex<bool>,
     backing: RwLock<Option<Arc<dyn Image>>>,
+    /// Encrypts what is stored; sectors are numbered by their place on the disk.
+    cipher: Option<SectorCipher>,
+    /// It is encrypted, even if there is no cipher because it was opened to be looked at only.
+    encrypted: bool,
+    /// Held for writing by writes of parts of encrypted sectors.
+    gate: RwLock<()>,
 }
 
 impl<L: Layout> fmt::Debug for Mapped<L> {
@@ -149,12 +156,48 @@ impl<L: Layout> Mapped<L> {
             read_only,
             begun: Mutex::new(false),
             backing: RwLock::new(None),
+            cipher: None,
+            encrypted: false,
+            gate: RwLock::new(()),
         }
     }
 
     pub(crate) fn back(self, backing: Option<Arc<dyn Image>>) -> Self {
         *self.backing.write() = backing;
         self
+    }
+
+    /// Encrypts it.
+    pub(crate) fn encrypt(mut self, cipher: Option<SectorCipher>) -> Self {
+        self.encrypted = true;
+        self.cipher = cipher;
+        self
+    }
+
+    fn check_unlocked(&self) -> Result<(), BlockError> {
+        if self.encrypted && self.cipher.is_none() {
+            let what = "the image is locked: no encrypt.key-secret was given".into();
+            return Err(BlockError::Format { path: self.filename.clone(), what });
+        }
+        Ok(())
+    }
+
+    /// Reads what is stored at `at` for `offset` of the disk.
+    fn load(&self, at: u64, offset: u64, buf: &mut [u8]) -> Result<(), BlockError> {
+        match &self.cipher {
+            Some(cipher) => cipher.read(&*self.file, at, offset, buf),
+            None => self.file.read(at, &mut [IoSliceMut::new(buf)]),
+        }
+    }
+
+    /// Stores data at `at` for `offset` of the disk.
+    fn store(&self, at: u64, offset: u64, data: &[u8]) -> Result<(), BlockError> {
+        match &self.cipher {
+            Some(cipher) => {
+                cipher.write(&*self.file, at, offset, data.len() as u64, gather(&[IoSlice::new(data)]))
+            }
+            None => self.file.write(at, &[IoSlice::new(data)], false),
+        }
     }
 
     /// Cuts a range at blocks: (block, offset in it, length).
@@ -192,7 +235,7 @@ impl<L: Layout> Mapped<L> {
         match layout.place(&*self.file, block)? {
             Place::At(at) => {
                 drop(layout);
-                self.file.read(at + within, &mut [IoSliceMut::new(buf)])
+                self.load(at + within, block * self.unit + within, buf)
             }
             Place::Hole => {
                 drop(layout);
@@ -216,7 +259,7 @@ impl<L: Layout> Mapped<L> {
         let old = layout.place(&*self.file, block)?;
         if let Place::At(at) = old {
             drop(layout);
-            return self.file.write(at + within, &[IoSlice::new(data)], false);
+            return self.store(at + within, block * self.unit + within, data);
         }
         if layout.only_packed() {
             if old != Place::Hole || within != 0 || data.len() as u64 != self.block_len(block) {
@@ -226,7 +269,8 @@ impl<L: Layout> Mapped<L> {
             whole.resize(self.unit as usize, 0);
             return layout.pack(&*self.file, block, &whole);
         }
-        let plain = old == Place::Zero || (old == Place::Hole && self.backing.read().is_none());
+        let zero = old == Place::Zero || (old == Place::Hole && self.backing.read().is_none());
+        let plain = zero && self.cipher.is_none();
         let at = layout.take(&*self.file, block)?;
         if self.file.grows() && self.file.size() < at + self.unit {
             self.file.resize(at + self.unit)?;
@@ -241,7 +285,7 @@ impl<L: Layout> Mapped<L> {
                 _ => {}
             }
             whole[within as usize..within as usize + data.len()].copy_from_slice(data);
-            self.file.write(at, &[IoSlice::new(&whole)], false)?;
+            self.store(at, block * self.unit, &whole)?;
         }
         layout.link(&*self.file, block, at)
     }
@@ -250,6 +294,7 @@ impl<L: Layout> Mapped<L> {
         if self.read_only {
             return Err(BlockError::ReadOnly);
         }
+        self.check_unlocked()?;
         let mut begun = self.begun.lock();
         if !*begun {
             self.layout.lock().begin(&*self.file)?;
@@ -275,6 +320,7 @@ impl<L: Layout> BlockNode for Mapped<L> {
     }
 
     fn read(&self, mut offset: u64, bufs: &mut [IoSliceMut<'_>]) -> Result<(), BlockError> {
+        self.check_unlocked()?;
         for buf in bufs {
             let mut done = 0;
             for (block, within, n) in self.blocks(offset, buf.len() as u64) {
@@ -288,6 +334,12 @@ impl<L: Layout> BlockNode for Mapped<L> {
 
     fn write(&self, mut offset: u64, bufs: &[IoSlice<'_>], fua: bool) -> Result<(), BlockError> {
         self.change()?;
+        let whole = |c: &SectorCipher| bufs.iter().all(|b| c.whole(offset, b.len() as u64));
+        let alone = self.cipher.as_ref().is_some_and(|c| !whole(c));
+        let (_gate, _others) = match alone {
+            true => (None, Some(self.gate.write())),
+            false => (Some(self.gate.read()), None),
+        };
         for buf in bufs {
             let mut done = 0;
             for (block, within, n) in self.blocks(offset, buf.len() as u64) {
@@ -306,6 +358,7 @@ impl<L: Layout> BlockNode for Mapped<L> {
     fn write_zeroes(&self, offset: u64, len: u64, unmap: bool) -> Result<(), BlockError> {
         let _ = unmap;
         self.change()?;
+        let _gate = self.gate.write();
         let zeroes = vec![0; self.unit.min(len).min(1 << 20) as usize];
         for (block, within, n) in self.blocks(offset, len) {
             let below = self.backing.read().as_ref().is_some_and(|b| b.size() > block * self.unit);
@@ -341,7 +394,10 @@ impl<L: Layout> BlockNode for Mapped<L> {
             let extent = match layout.place(&*self.file, block)? {
                 Place::Hole => Extent::new(range, false, !below),
                 Place::Zero => Extent::new(range, true, true),
-                Place::At(at) => Extent { offset: Some(at + within), ..Extent::new(range, true, false) },
+                Place::At(at) => Extent {
+                    offset: (!self.encrypted).then_some(at + within),
+                    ..Extent::new(range, true, false)
+                },
                 Place::Packed(_) => Extent { compressed: true, ..Extent::new(range, true, false) },
             };
             Extent::push(&mut out, extent);
@@ -381,7 +437,7 @@ impl<L: Layout> Image for Mapped<L> {
     }
 
     fn details(&self) -> Details {
-        self.layout.lock().details()
+        Details { encrypted: self.encrypted, ..self.layout.lock().details() }
     }
 
     fn backing(&self) -> Option<Arc<dyn Image>> {
@@ -399,6 +455,9 @@ impl<L: Layout> Image for Mapped<L> {
 
     fn write_compressed(&self, offset: u64, data: &[u8]) -> Result<(), BlockError> {
         self.change()?;
+        if self.encrypted {
+            return Err(BlockError::Unsupported("compressed data in an encrypted image"));
+        }
         let block = offset / self.unit;
         if !offset.is_multiple_of(self.unit) || data.len() as u64 != self.block_len(block) {
             return Err(BlockError::Unsupported("compressed data that is not a whole cluster"));

@@ -20,6 +20,8 @@ pub struct Name {
     pub offset: Option<u64>,
     /// Size of a raw image in the file.
     pub size: Option<u64>,
+    /// What else there is for the format: `key-secret` and the like, held against what it knows when it opens.
+    pub keys: Vec<(String, String)>,
 }
 
 fn bad(name: &str, what: String) -> BlockError {
@@ -82,8 +84,13 @@ impl Name {
                 "filename" | "file.filename" | "file" => out.path = value.clone(),
                 "offset" => out.offset = Some(number()?),
                 "size" => out.size = Some(number()?),
+                "encrypt.format" | "encrypt.key-secret" | "key-secret" | "header" | "header.filename" => {
+                    out.keys.push((key.clone(), value.clone()));
+                }
+                "header.driver" if value == "file" => {}
+                _ if key.starts_with("backing.") => out.keys.push((key.clone(), value.clone())),
                 _ => {
-                    let known = "driver, file.driver, file.filename, offset, size, node-name, read-only";
+                    let known = "driver, file.driver, file.filename, offset, size, node-name, read-only, and for encrypted images key-secret, encrypt.format, encrypt.key-secret, header.filename";
                     return Err(bad(name, format!("unknown key '{key}'; there are: {known}")));
                 }
             }

@@ -5,6 +5,7 @@ use std::fmt::Display;
 
 use block::BlockError;
 
+use crate::crypto::Secrets;
 use crate::image::Preallocation;
 
 /// What an option takes.
@@ -38,7 +39,12 @@ pub(crate) const fn opt(name: &'static str, kind: Kind, help: &'static str) -> O
 
 /// Options that were given.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Options(BTreeMap<String, String>);
+pub struct Options {
+    map: BTreeMap<String, String>,
+    secrets: Secrets,
+    /// Do what loses data too.
+    pub force: bool,
+}
 
 /// An error in an option.
 pub fn bad_option(name: &str, value: impl Display, expected: impl Display) -> BlockError {
@@ -74,34 +80,44 @@ impl Options {
             if name.is_empty() {
                 return Err(bad_option(name, value, "a name before ="));
             }
-            self.0.insert(name.into(), value.into());
+            self.map.insert(name.into(), value.into());
         }
         Ok(())
     }
 
+    /// Gives the secrets that options name by id.
+    pub fn set_secrets(&mut self, secrets: &Secrets) {
+        self.secrets = secrets.clone();
+    }
+
+    /// The secrets that options name by id.
+    pub fn secrets(&self) -> &Secrets {
+        &self.secrets
+    }
+
     /// Sets an option.
     pub fn set(&mut self, name: &str, value: impl Display) {
-        self.0.insert(name.into(), value.to_string());
+        self.map.insert(name.into(), value.to_string());
     }
 
     /// Sets an option unless it is there.
     pub fn set_default(&mut self, name: &str, value: impl Display) {
-        self.0.entry(name.into()).or_insert_with(|| value.to_string());
+        self.map.entry(name.into()).or_insert_with(|| value.to_string());
     }
 
     /// Takes an option out.
     pub fn take(&mut self, name: &str) -> Option<String> {
-        self.0.remove(name)
+        self.map.remove(name)
     }
 
     /// Whether no option was given.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.map.is_empty()
     }
 
     /// Names and values in order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0.iter().map(|(k, v)| (k.as_str(), v.as_str()))
+        self.map.iter().map(|(k, v)| (k.as_str(), v.as_str()))
     }
 
     /// Refuses names that are not in `table`, and values of the wrong kind.
@@ -127,7 +143,7 @@ impl Options {
 
     /// A text.
     pub fn text(&self, name: &str) -> Option<&str> {
-        self.0.get(name).map(String::as_str)
+        self.map.get(name).map(String::as_str)
     }
 
     /// A size in bytes.

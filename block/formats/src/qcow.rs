@@ -1,5 +1,5 @@
 //! qcow, version 1 (Mark McLoughlin, "The QCOW Image Format"): two levels of tables of 64-bit places, clusters that
-//! may be compressed. Encrypted images are refused.
+//! may be compressed. Encrypted images have AES in the way of encrypted qcow2 images of old.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use crate::bytes::{be32, be64, put};
 use crate::image::{BackingName, Details, Image};
 use crate::mapped::{Layout, Mapped, Place, head, read_table};
 use crate::options::{Kind, OptionSpec, bad_option, opt};
+use crate::qcow2::aes;
 use crate::registry::{CreateContext, OpenContext};
 
 const MAGIC: u32 = 0x5146_49fb;
@@ -26,6 +27,13 @@ const MEMORY: usize = 16 << 20;
 pub(crate) const CREATE_OPTIONS: &[OptionSpec] = &[
     opt("backing_file", Kind::Text, "File name of a base image"),
     opt("backing_fmt", Kind::Text, "Format of the backing image"),
+    opt("encrypt.format", Kind::Text, "Encrypt the image, format choices: 'aes'"),
+    opt("encrypt.key-secret", Kind::Text, "ID of the secret that provides the AES encryption key"),
+    opt(
+        "encryption",
+        Kind::Bool,
+        "Encrypt the image with format 'aes'. (Deprecated in favor of encrypt.format=aes)",
+    ),
     opt("size", Kind::Size, "Virtual disk size"),
 ];
 
@@ -55,11 +63,15 @@ pub(crate) fn open(context: &OpenContext<'_>) -> Result<Arc<dyn Image>, BlockErr
         return bad(format!("qcow magic or version {} unknown, expected version 1", be32(&h, 4)));
     }
     let (size, cluster_bits, l2_bits) = (be64(&h, 24), u32::from(h[32]), u32::from(h[33]));
-    if be32(&h, 36) != 0 {
-        return bad(format!(
-            "qcow crypt_method {}: encrypted images are not supported, expected 0",
-            be32(&h, 36)
-        ));
+    let crypt = be32(&h, 36);
+    if crypt > 1 {
+        return bad(format!("qcow crypt_method {crypt}, expected 0 (none) or 1 (AES)"));
+    }
+    if let Some(said) = context.key("encrypt.format")
+        && (crypt == 0 || !["aes", "qcow"].contains(&said))
+    {
+        let is = if crypt == 0 { "none" } else { "aes" };
+        return bad(format!("encrypt.format={said}: the image's encryption is {is}"));
     }
     if !(9..=16).contains(&cluster_bits) || !(6..=13).contains(&l2_bits) {
         return bad(format!(
@@ -96,7 +108,14 @@ pub(crate) fn open(context: &OpenContext<'_>) -> Result<Arc<dyn Image>, BlockErr
         backing,
     };
     let size = size / 512 * 512;
-    Ok(Arc::new(Mapped::new(path, context.file.clone(), layout, size, context.options.read_only).back(below)))
+    let image = Mapped::new(path, context.file.clone(), layout, size, context.options.read_only).back(below);
+    Ok(match crypt {
+        0 => Arc::new(image),
+        _ if context.options.no_io && context.key("encrypt.key-secret").is_none() => {
+            Arc::new(image.encrypt(None))
+        }
+        _ => Arc::new(image.encrypt(Some(aes(context.secret("encrypt.key-secret")?, path)?))),
+    })
 }
 
 impl Qcow {
@@ -234,6 +253,15 @@ pub(crate) fn create(context: &CreateContext<'_>) -> Result<(), BlockError> {
     if name.len() > 1023 || entries * 8 > MAX_L1 {
         return Err(bad_option("size", size, "a disk and a backing file name that the tables can hold"));
     }
+    let old = context.options.switch("encryption")?.unwrap_or(false);
+    let format = context.options.choice("encrypt.format", &[("aes", ())])?;
+    let crypt = u32::from(old || format.is_some());
+    if crypt != 0 {
+        match context.options.text("encrypt.key-secret") {
+            Some(id) => context.options.secrets().get(id).map(drop)?,
+            None => return Err(bad_option("encrypt.key-secret", "", "the id of a secret")),
+        }
+    }
     let l1_offset = (HEADER + name.len()).next_multiple_of(8) as u64;
     let mut h = vec![0; HEADER];
     put(&mut h, 0, &MAGIC.to_be_bytes());
@@ -244,6 +272,7 @@ pub(crate) fn create(context: &CreateContext<'_>) -> Result<(), BlockError> {
     }
     put(&mut h, 24, &size.to_be_bytes());
     put(&mut h, 32, &[cluster_bits as u8, l2_bits as u8]);
+    put(&mut h, 36, &crypt.to_be_bytes());
     put(&mut h, 40, &l1_offset.to_be_bytes());
     h.extend_from_slice(name.as_bytes());
     let file = context.file()?;

@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use block::{BlockError, BlockNode, FileNode, FileOptions, Sharing};
 
+use crate::crypto::Secrets;
 use crate::image::{BackingName, Image};
 use crate::name::{Name, resolve};
 use crate::options::{Kind, OptionSpec, Options, bad_option};
-use crate::{parallels, qcow, qcow2, qed, raw, vdi, vhdx, vmdk, vpc};
+use crate::{luks, parallels, qcow, qcow2, qed, raw, vdi, vhdx, vmdk, vpc};
 
 /// Bytes at the start of a file that tell its format.
 pub(crate) const PROBE_LEN: usize = 2048;
@@ -45,10 +46,26 @@ pub struct Format {
     measure: Option<MeasureFn>,
     /// Whole clusters can be stored compressed.
     pub compresses: bool,
+    /// What an image's name may say to open it, beside the file.
+    keys: &'static [&'static str],
 }
+
+/// Keys of formats that can be encrypted.
+const ENCRYPT_KEYS: &[&str] = &["encrypt.format", "encrypt.key-secret"];
 
 /// All formats, in order of name.
 const FORMATS: &[Format] = &[
+    Format {
+        name: "luks",
+        probe: luks::probe,
+        open: luks::open,
+        create: Some(luks::create),
+        create_options: luks::CREATE_OPTIONS,
+        amend_options: luks::AMEND_OPTIONS,
+        measure: Some(luks::measure),
+        compresses: false,
+        keys: &["header", "header.filename", "key-secret"],
+    },
     Format {
         name: "parallels",
         probe: parallels::probe,
@@ -58,6 +75,7 @@ const FORMATS: &[Format] = &[
         amend_options: &[],
         measure: None,
         compresses: false,
+        keys: &[],
     },
     Format {
         name: "qcow",
@@ -68,6 +86,7 @@ const FORMATS: &[Format] = &[
         amend_options: &[],
         measure: None,
         compresses: true,
+        keys: ENCRYPT_KEYS,
     },
     Format {
         name: "qcow2",
@@ -78,6 +97,7 @@ const FORMATS: &[Format] = &[
         amend_options: qcow2::AMEND_OPTIONS,
         measure: Some(qcow2::measure),
         compresses: true,
+        keys: ENCRYPT_KEYS,
     },
     Format {
         name: "qed",
@@ -88,6 +108,7 @@ const FORMATS: &[Format] = &[
         amend_options: &[],
         measure: None,
         compresses: false,
+        keys: &[],
     },
     Format {
         name: "raw",
@@ -98,6 +119,7 @@ const FORMATS: &[Format] = &[
         amend_options: &[],
         measure: Some(raw::measure),
         compresses: false,
+        keys: &[],
     },
     Format {
         name: "vdi",
@@ -108,6 +130,7 @@ const FORMATS: &[Format] = &[
         amend_options: &[],
         measure: None,
         compresses: false,
+        keys: &[],
     },
     Format {
         name: "vhdx",
@@ -118,6 +141,7 @@ const FORMATS: &[Format] = &[
         amend_options: &[],
         measure: None,
         compresses: false,
+        keys: &[],
     },
     Format {
         name: "vmdk",
@@ -128,6 +152,7 @@ const FORMATS: &[Format] = &[
         amend_options: &[],
         measure: None,
         compresses: true,
+        keys: &[],
     },
     Format {
         name: "vpc",
@@ -138,6 +163,7 @@ const FORMATS: &[Format] = &[
         amend_options: &[],
         measure: None,
         compresses: false,
+        keys: &[],
     },
 ];
 
@@ -196,12 +222,6 @@ pub(crate) fn probe_data(data: &[u8], path: &str) -> &'static Format {
 pub fn probe(file: &dyn BlockNode, path: &str) -> Result<&'static Format, BlockError> {
     let mut data = vec![0; file.size().min(PROBE_LEN as u64) as usize];
     file.read(0, &mut [IoSliceMut::new(&mut data)])?;
-    if data.starts_with(b"LUKS\xba\xbe") {
-        return Err(BlockError::Format {
-            path: path.into(),
-            what: "LUKS images are not supported; format=raw opens what is encrypted as it is".into(),
-        });
-    }
     Ok(probe_data(&data, path))
 }
 
@@ -222,6 +242,12 @@ pub struct OpenOptions {
     pub repairing: bool,
     /// Credentials for TLS, by id.
     pub tls: Vec<(String, block_nbd::TlsClient)>,
+    /// Only look at what the image says of itself: what is encrypted may stay locked.
+    pub no_io: bool,
+    /// Secrets that keys name by id.
+    pub secrets: Secrets,
+    /// Keys as in the image's name, such as `encrypt.key-secret`; those of its backing file start with `backing.`.
+    pub keys: Vec<(String, String)>,
 }
 
 impl OpenOptions {
@@ -251,6 +277,39 @@ pub struct OpenContext<'a> {
 }
 
 impl OpenContext<'_> {
+    /// What the image's name, or else the options, say under a key.
+    pub(crate) fn key(&self, name: &str) -> Option<&str> {
+        let all = self.name.keys.iter().chain(&self.options.keys);
+        all.into_iter().find(|(k, _)| k == name).map(|(_, v)| v.as_str())
+    }
+
+    /// The secret whose id is under a key.
+    pub(crate) fn secret(&self, key: &str) -> Result<&[u8], BlockError> {
+        match self.key(key) {
+            Some(id) => self.options.secrets.get(id),
+            None => Err(BlockError::Format {
+                path: self.filename.clone(),
+                what: format!("the image is encrypted: {key}=ID is needed, and --object secret,id=ID,..."),
+            }),
+        }
+    }
+
+    /// Refuses keys that the format does not have.
+    fn check_keys(&self, format: &Format) -> Result<(), BlockError> {
+        let bad = self
+            .name
+            .keys
+            .iter()
+            .find(|(k, _)| !format.keys.contains(&k.as_str()) && !k.starts_with("backing."));
+        match bad {
+            None => Ok(()),
+            Some((key, _)) => Err(BlockError::Format {
+                path: self.filename.clone(),
+                what: format!("format {} has no option '{key}' to open it", format.name),
+            }),
+        }
+    }
+
     /// Opens the backing file this image names.
     pub fn open_backing(&self, name: &BackingName) -> Result<Arc<dyn Image>, BlockError> {
         let file = resolve(&self.filename, &name.file);
@@ -258,7 +317,10 @@ impl OpenContext<'_> {
             let what = format!("the chain of backing files is longer than {MAX_DEPTH} or ends in itself");
             return Err(BlockError::Format { path: self.filename.clone(), what });
         }
-        let options = OpenOptions { read_only: true, repairing: false, ..self.options.clone() };
+        let all = self.name.keys.iter().chain(&self.options.keys);
+        let below = all.filter_map(|(k, v)| Some((k.strip_prefix("backing.")?.to_owned(), v.clone())));
+        let keys = below.collect();
+        let options = OpenOptions { read_only: true, repairing: false, keys, ..self.options.clone() };
         open_at(&file, name.format.as_deref(), &options, self.depth + 1).map_err(|e| BlockError::Format {
             path: self.filename.clone(),
             what: format!("backing file: {e}"),
@@ -325,6 +387,7 @@ fn open_file(
         None => probe(&*file, &name.path)?,
     };
     let context = OpenContext { file, filename: name.path.clone(), name, options, probed, depth };
+    context.check_keys(format)?;
     (format.open)(&context)
 }
 
@@ -359,7 +422,10 @@ impl CreateContext<'_> {
 
     /// Opens what was made.
     pub fn reopen(&self) -> Result<Arc<dyn Image>, BlockError> {
-        let options = OpenOptions { no_backing: true, ..OpenOptions::default() };
+        let keys = self.options.iter().filter(|(k, _)| k.ends_with("key-secret"));
+        let keys = keys.map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
+        let secrets = self.options.secrets().clone();
+        let options = OpenOptions { no_backing: true, keys, secrets, ..OpenOptions::default() };
         open(&format!("file:{}", self.path.display()), Some(self.format.name), &options)
     }
 }

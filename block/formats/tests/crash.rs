@@ -3,103 +3,16 @@
 #![expect(clippy::unwrap_used, reason = "a panic in a test is its report")]
 
 mod common;
+#[path = "common/recorder.rs"]
+mod recorder;
 
-use std::io::{IoSlice, IoSliceMut};
+use std::io::IoSlice;
 use std::ops::Range;
 use std::sync::Arc;
 
-use block::{BlockError, BlockNode, NodeInfo};
-use block_formats::{OpenOptions, Repair, Snapshot};
+use block_formats::{Repair, Snapshot};
 use common::*;
-use parking_lot::Mutex;
-
-#[derive(Clone, Debug)]
-enum Op {
-    Write(u64, Vec<u8>),
-    Size(u64),
-    Barrier,
-}
-
-/// A file in memory that remembers what was done to it, and can fail.
-#[derive(Debug, Default)]
-struct Recorder {
-    data: Mutex<Vec<u8>>,
-    log: Mutex<Vec<Op>>,
-    /// Writes left until one fails; `None` for never.
-    fail_in: Mutex<Option<u64>>,
-}
-
-impl Recorder {
-    fn apply(data: &mut Vec<u8>, op: &Op) {
-        match op {
-            Op::Write(at, bytes) => {
-                let end = *at as usize + bytes.len();
-                if data.len() < end {
-                    data.resize(end, 0);
-                }
-                data[*at as usize..end].copy_from_slice(bytes);
-            }
-            Op::Size(size) => data.resize(*size as usize, 0),
-            Op::Barrier => {}
-        }
-    }
-
-    fn push(&self, op: Op) -> Result<(), BlockError> {
-        if let Some(left) = &mut *self.fail_in.lock() {
-            if *left == 0 {
-                return Err(std::io::Error::other("injected").into());
-            }
-            *left -= 1;
-        }
-        Self::apply(&mut self.data.lock(), &op);
-        self.log.lock().push(op);
-        Ok(())
-    }
-}
-
-impl BlockNode for Recorder {
-    fn info(&self) -> NodeInfo {
-        NodeInfo {
-            name: "recorder:".into(),
-            size: self.size(),
-            read_only: false,
-            granularity: 512,
-            can_discard: false,
-        }
-    }
-
-    fn size(&self) -> u64 {
-        self.data.lock().len() as u64
-    }
-
-    fn read(&self, offset: u64, bufs: &mut [IoSliceMut<'_>]) -> Result<(), BlockError> {
-        let data = self.data.lock();
-        let mut at = offset as usize;
-        for buf in bufs {
-            for b in buf.iter_mut() {
-                *b = data.get(at).copied().unwrap_or(0);
-                at += 1;
-            }
-        }
-        Ok(())
-    }
-
-    fn write(&self, offset: u64, bufs: &[IoSlice<'_>], _: bool) -> Result<(), BlockError> {
-        self.push(Op::Write(offset, bufs.iter().flat_map(|b| b.iter().copied()).collect()))
-    }
-
-    fn flush(&self) -> Result<(), BlockError> {
-        self.push(Op::Barrier)
-    }
-
-    fn resize(&self, size: u64) -> Result<(), BlockError> {
-        self.push(Op::Size(size))
-    }
-
-    fn grows(&self) -> bool {
-        true
-    }
-}
+use recorder::{Op, Recorder};
 
 const SECTOR: usize = 512;
 const SIZE: usize = 1 << 20;
@@ -135,8 +48,7 @@ fn start(options: &str) -> Arc<Recorder> {
 fn power_cuts(options: &str, seed: u64) {
     let recorder = start(options);
     let before = recorder.data.lock().clone();
-    let image =
-        block_formats::open_node(recorder.clone(), "c", Some("qcow2"), &OpenOptions::default()).unwrap();
+    let image = block_formats::open_node(recorder.clone(), "c", Some("qcow2"), &open_options()).unwrap();
     let mut random = Random::new(seed);
     let mut model = vec![0u8; SIZE];
     let mut allowed = Allowed(vec![vec![[0; SECTOR]]; SIZE / SECTOR]);
@@ -158,7 +70,7 @@ fn power_cuts(options: &str, seed: u64) {
                 allowed.add(at..at + len, &model);
                 image.write_zeroes(at as u64, len as u64, true).unwrap();
             }
-            6 => {
+            6 if !options.contains("encrypt") => {
                 let cluster = image.details().cluster_size.unwrap() as usize;
                 let at = at / cluster * cluster;
                 let data = random.data(cluster);
@@ -193,7 +105,7 @@ fn power_cuts(options: &str, seed: u64) {
         *survivor.data.lock() = data;
         let what = format!("options {options:?}, seed {seed}, cut {cut} of {}", log.len());
         // A crash leaves lost clusters at most, except where flags of a snapshot being made were on their way.
-        let image = block_formats::open_node(survivor, "c", Some("qcow2"), &OpenOptions::default());
+        let image = block_formats::open_node(survivor, "c", Some("qcow2"), &open_options());
         let image = image.unwrap_or_else(|e| panic!("{what}: {e}"));
         let report = image.check(Repair::No).unwrap();
         let fatal = report.messages.iter().filter(|m| m.starts_with("ERROR") && !m.contains("OFLAG_COPIED"));
@@ -222,6 +134,7 @@ fn flushed_data_outlives_a_power_cut() {
             "extended_l2=on",
             "lazy_refcounts=on,cluster_size=8k",
             "refcount_bits=1,cluster_size=512",
+            "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=1,cluster_size=4k",
         ] {
             power_cuts(options, seed + 1);
         }
@@ -235,8 +148,7 @@ fn failing_writes_are_told_and_leave_a_sound_image() {
         for fail_in in 0..if cfg!(feature = "long") { 400 } else { 60 } {
             let recorder = start(options);
             let image =
-                block_formats::open_node(recorder.clone(), "c", Some("qcow2"), &OpenOptions::default())
-                    .unwrap();
+                block_formats::open_node(recorder.clone(), "c", Some("qcow2"), &open_options()).unwrap();
             let mut random = Random::new(5);
             *recorder.fail_in.lock() = Some(fail_in);
             let mut model = vec![0u8; SIZE];

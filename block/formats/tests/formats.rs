@@ -29,6 +29,9 @@ const MATRIX: &[(&str, &str, bool)] = &[
     ("qed", "", true),
     ("qed", "cluster_size=4k,table_size=2", true),
     ("qcow", "", true),
+    ("qcow", "encrypt.format=aes,encrypt.key-secret=s", true),
+    ("luks", "key-secret=s,iter-time=1", false),
+    ("luks", "key-secret=s,iter-time=1,cipher-alg=aes-128,cipher-mode=cbc,ivgen-alg=essiv", false),
 ];
 
 fn run_model(format: &str, options: &str, backed: bool, seed: u64) {
@@ -46,6 +49,9 @@ fn run_model(format: &str, options: &str, backed: bool, seed: u64) {
     create(&path, format, size, &all_options);
     let mut image = open(&path, format);
     data.resize(image.size() as usize, 0);
+    if !image.starts_zero() {
+        image.write_zeroes(0, data.len() as u64, false).unwrap();
+    }
     let steps = if cfg!(feature = "long") { 2000 } else { 100 };
     for _ in 0..steps {
         let size = data.len() as u64;
@@ -70,7 +76,7 @@ fn run_model(format: &str, options: &str, backed: bool, seed: u64) {
             }
         }
     }
-    let compresses = format == "qcow";
+    let compresses = format == "qcow" && !options.contains("encrypt");
     if compresses {
         let cluster = image.details().cluster_size.unwrap();
         let new = random.data(cluster as usize);
@@ -93,12 +99,10 @@ fn run_model(format: &str, options: &str, backed: bool, seed: u64) {
         qemu_img(&["check", "-f", format, text(&path)]);
     }
     // qcow v1 holds no format of its backing file, which QEMU then guesses.
-    qemu_img(&["compare", "-f", "raw", "-F", format, text(&plain), text(&path)]);
-    run(
-        "qemu-io",
-        &["-f", format, "-c", "write -P 0x5a 4096 60000", "-c", "write -P 0xa5 2M 600k", text(&path)],
-    )
-    .unwrap();
+    let name = named(&path, format, options);
+    qemu_img_with_secret(&["compare", &named(&plain, "raw", ""), &name]);
+    run("qemu-io", &[OBJECT, "-c", "write -P 0x5a 4096 60000", "-c", "write -P 0xa5 2M 600k", &name])
+        .unwrap();
     data[4096..64096].fill(0x5a);
     data[2 << 20..(2 << 20) + (600 << 10)].fill(0xa5);
     let image = open_read(&path, Some(format));

@@ -24,6 +24,9 @@ const SEEDS: &[(&str, &str)] = &[
     ("parallels", "cluster_size=64k"),
     ("qed", "cluster_size=4k,table_size=1"),
     ("qcow", ""),
+    ("luks", "key-secret=s,iter-time=1"),
+    ("luks", "key-secret=s,iter-time=1,version=luks2,pbkdf=pbkdf2"),
+    ("qcow2", "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=1"),
 ];
 
 fn cases() -> u64 {
@@ -38,6 +41,8 @@ fn exercise(data: Vec<u8>, format: Option<&str>, random: &mut Random) {
             read_only,
             no_backing: true,
             repairing: random.below(2) == 0,
+            // Without a key: damaged costs of key derivation would take minutes, as they may.
+            no_io: true,
             ..OpenOptions::default()
         };
         let Ok(image) = block_formats::open_node(node, "fuzz", format, &options) else { continue };
@@ -86,7 +91,9 @@ fn seed(format: &str, options: &str) -> Vec<u8> {
     }
     if format == "qcow2" {
         let cluster = image.details().cluster_size.unwrap();
-        image.write_compressed(cluster * 3, &vec![7; cluster as usize]).unwrap();
+        if !options.contains("encrypt") {
+            image.write_compressed(cluster * 3, &vec![7; cluster as usize]).unwrap();
+        }
         image.create_snapshot(&block_formats::Snapshot { name: "s".into(), ..Default::default() }).unwrap();
         if !options.contains("0.10") {
             let add = block_formats::BitmapChange::Add { granularity: None, disabled: false };

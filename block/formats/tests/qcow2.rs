@@ -31,6 +31,13 @@ const MATRIX: &[(&str, bool)] = &[
     ("preallocation=metadata,cluster_size=32k", false),
     ("preallocation=falloc,extended_l2=on", false),
     ("preallocation=full,cluster_size=16k", false),
+    ("encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=1,cluster_size=16k", true),
+    (
+        "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=1,extended_l2=on,preallocation=metadata",
+        false,
+    ),
+    ("encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=1,data_file=data.raw", false),
+    ("encrypt.format=aes,encrypt.key-secret=s,compat=0.10,cluster_size=4k", true),
 ];
 
 struct Model<'a> {
@@ -117,7 +124,7 @@ impl Model<'_> {
                     self.data[first as usize..last as usize].fill(0);
                 }
             }
-            26..=29 if !self.external() => {
+            26..=29 if !self.external() && !self.options.contains("encrypt") => {
                 let cluster = self.cluster();
                 let offset = random.below(size) & !(cluster - 1);
                 let data = random.data(cluster.min(size - offset) as usize);
@@ -214,12 +221,21 @@ fn run_model(index: usize, seed: u64, steps: u32) {
     }
     let plain = dir.path().join("plain");
     std::fs::write(&plain, &model.data).unwrap();
-    qemu_img(&["check", "-f", "qcow2", text(&path)]);
-    qemu_img(&["compare", "-f", "raw", "-F", "qcow2", text(&plain), text(&path)]);
+    let name = named(&path, "qcow2", options);
+    qemu_img_with_secret(&["check", &name]);
+    qemu_img_with_secret(&["compare", &named(&plain, "raw", ""), &name]);
     for (name, data) in &model.snapshots {
         std::fs::write(&plain, data).unwrap();
         let copy = dir.path().join("copy");
-        qemu_img(&["convert", "-f", "qcow2", "-O", "raw", "-l", name, text(&path), text(&copy)]);
+        qemu_img_with_secret(&[
+            "convert",
+            "-O",
+            "raw",
+            "-l",
+            name,
+            &named(&path, "qcow2", options),
+            text(&copy),
+        ]);
         // QEMU shows a snapshot in the size that the disk has now.
         let copy = std::fs::read(&copy).unwrap();
         let n = copy.len().min(data.len());
@@ -229,11 +245,7 @@ fn run_model(index: usize, seed: u64, steps: u32) {
         return;
     }
     // And back: what QEMU writes into it we read.
-    run(
-        "qemu-io",
-        &["-f", "qcow2", "-c", "write -P 0x5a 4096 60000", "-c", "write -z 70000 9000", text(&path)],
-    )
-    .unwrap();
+    run("qemu-io", &[OBJECT, "-c", "write -P 0x5a 4096 60000", "-c", "write -z 70000 9000", &name]).unwrap();
     let mut changed = model.data.clone();
     changed[4096..64096].fill(0x5a);
     changed[70000..79000].fill(0);

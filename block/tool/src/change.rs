@@ -25,7 +25,7 @@ const AMEND: &[Opt] = &[
     OBJECT,
     CACHE,
     o('o', "options", "OPTIONS", "What to change (help lists it)"),
-    o(' ', "force", "", "Accepted; nothing here needs it"),
+    o(' ', "force", "", "Change even what loses data"),
 ];
 
 /// Runs `resize`.
@@ -92,6 +92,8 @@ pub(crate) fn amend(args: &[String]) -> Outcome {
     if options.is_empty() {
         return usage("amend needs options (-o)");
     }
+    options.set_secrets(&open::secrets(&args)?);
+    options.force = args.has("force");
     let image = open::image(&args, args.one("FILE")?, &open::options(&args, false)?)?;
     image.amend(&options)?;
     image.close()?;

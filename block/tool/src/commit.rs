@@ -31,7 +31,7 @@ pub(crate) fn run(args: &[String]) -> Outcome {
         return usage("--rate-limit is not supported");
     }
     let name = args.one("FILE")?;
-    let read = OpenOptions { read_only: true, ..OpenOptions::default() };
+    let read = open::options(&args, true)?;
     // Looked at first: nothing is opened for writing before the whole chain is known.
     let top = open::image(&args, name, &read)?;
     let base_name = args.get("base");
@@ -64,7 +64,8 @@ pub(crate) fn run(args: &[String]) -> Outcome {
     let keep = args.has("drop") || base_name.is_some();
     // The chain from the top down to above the base, without the base, which is opened for writing.
     let upper = open_above(&args, name, depth)?;
-    let target = block_formats::open(&base, format.as_deref(), &write)?;
+    let base_options = open::below(&args, name, depth, write.clone())?;
+    let target = block_formats::open(&base, format.as_deref(), &base_options)?;
     let size = upper[0].size();
     if target.size() < size {
         target.resize(size)?;
@@ -91,7 +92,7 @@ pub(crate) fn run(args: &[String]) -> Outcome {
     drop(upper);
     if !keep {
         // What the image had is stable in the base by now.
-        let options = OpenOptions { no_backing: false, ..write };
+        let options = open::below(&args, name, 0, write)?;
         let image = open::image(&args, name, &options)?;
         match image.make_empty() {
             Err(block::BlockError::Unsupported(_)) => {}
@@ -108,13 +109,14 @@ pub(crate) fn run(args: &[String]) -> Outcome {
 
 /// Opens the upper images of a chain, each for itself.
 fn open_above(args: &Args, name: &str, depth: usize) -> Result<Vec<Arc<dyn Image>>, ToolError> {
-    let read = OpenOptions { read_only: true, no_backing: true, ..OpenOptions::default() };
+    let read = OpenOptions { no_backing: true, ..open::options(args, true)? };
     let mut all: Vec<Arc<dyn Image>> = vec![open::image(args, name, &read)?];
     while all.len() < depth {
         let next =
             all.last().and_then(|i| i.backing_name().map(|b| (resolve(i.filename(), &b.file), b.format)));
         let Some((file, format)) = next else { break };
-        all.push(block_formats::open(&file, format.as_deref(), &read)?);
+        let options = open::below(args, name, all.len(), read.clone())?;
+        all.push(block_formats::open(&file, format.as_deref(), &options)?);
     }
     Ok(all)
 }

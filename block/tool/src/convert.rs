@@ -75,6 +75,7 @@ pub(crate) fn run(args: &[String]) -> Outcome {
         }
         target_options.add(list)?;
     }
+    target_options.set_secrets(&options.secrets);
     if let Some(backing) = args.get("backing") {
         target_options.set("backing_file", backing);
     }
@@ -128,6 +129,8 @@ pub(crate) fn run(args: &[String]) -> Outcome {
     let write = block_formats::OpenOptions {
         // What is not whole has no name; it is made stable before it gets one.
         unsafe_cache: place.is_some() || open::cache_unsafe(args.get("target-cache"))?,
+        secrets: options.secrets.clone(),
+        keys: open::key_secrets(&target_options),
         ..block_formats::OpenOptions::default()
     };
     let target = match &place {
@@ -142,7 +145,7 @@ pub(crate) fn run(args: &[String]) -> Outcome {
             source.size
         )));
     }
-    let zero = (place.is_some() && backing.is_none()) || args.has("target-is-zero");
+    let zero = (place.is_some() && backing.is_none() && target.starts_zero()) || args.has("target-is-zero");
     Copy {
         source: &source,
         target: &*target,

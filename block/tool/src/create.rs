@@ -5,7 +5,7 @@ use block_formats::{Format, OpenOptions, Options, create, find, resolve};
 use crate::Outcome;
 use crate::args::{Args, Opt, o, size};
 use crate::error::{ToolError, usage};
-use crate::open::{OBJECT, QUIET};
+use crate::open::{self, OBJECT, QUIET};
 use crate::target::Target;
 use crate::text::say;
 
@@ -44,9 +44,7 @@ pub(crate) fn run(args: &[String]) -> Outcome {
         [] => return usage("create needs a FILE"),
         [_, _, more, ..] => return usage(format!("unexpected argument '{more}'")),
     };
-    if args.has("object") {
-        return usage("--object: secrets and the like are not supported");
-    }
+    options.set_secrets(&open::secrets(&args)?);
     for (from, to) in [("backing", "backing_file"), ("backing-format", "backing_fmt")] {
         if let Some(value) = args.get(from) {
             options.set(to, value);
@@ -86,7 +84,7 @@ fn complete(options: &mut Options, name: &str, blind: bool) -> Result<u64, ToolE
             "{name}: backing file '{backing}' needs its format named (-F); guessing it is not safe"
         )));
     }
-    let read = OpenOptions { read_only: true, ..OpenOptions::default() };
+    let read = OpenOptions { read_only: true, no_io: true, ..OpenOptions::default() };
     let full = resolve(name, &backing);
     if std::fs::canonicalize(&full).is_ok_and(|f| std::fs::canonicalize(name).is_ok_and(|n| n == f)) {
         return Err(ToolError::Failed(format!("{name}: cannot be its own backing file")));

@@ -23,6 +23,7 @@ pub(crate) fn run(args: &[String]) -> Outcome {
     let mut options = open::options(&args, true)?;
     options.repairing = true;
     // A backing file that is missing is no reason to say nothing.
+    options.no_io = true;
     options.no_backing = !args.has("backing-chain");
     let image = open::image(&args, args.one("FILE")?, &options)?;
     let images = if args.has("backing-chain") { chain::images(&image) } else { vec![image] };
@@ -155,7 +156,7 @@ fn as_text(image: &Arc<dyn Image>) -> Result<String, crate::ToolError> {
 }
 
 /// A value with what is in it, indented.
-fn shown(out: &mut String, name: &str, value: &Value, indent: usize) {
+pub(crate) fn shown(out: &mut String, name: &str, value: &Value, indent: usize) {
     match value {
         Value::Array(list) => {
             let _ = writeln!(out, "{:indent$}{name}:", "");

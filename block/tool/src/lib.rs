@@ -17,6 +17,7 @@ mod dd;
 mod error;
 mod info;
 mod io;
+mod luks;
 mod map;
 mod measure;
 mod nbd;
@@ -82,6 +83,7 @@ const COMMANDS: &[Command] = &[
         failure: 1,
     },
     Command { name: "info", help: "Display information about image", run: info::run, failure: 1 },
+    Command { name: "luks", help: "Key slots of an encrypted image", run: luks::run, failure: 1 },
     Command { name: "map", help: "Dump image metadata", run: map::run, failure: 1 },
     Command {
         name: "measure",

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use block::Sharing;
-use block_formats::{Image, Name, OpenOptions, Options};
+use block_formats::{Image, Name, OpenOptions, Options, Secrets};
 
 use crate::args::{Args, Opt, o};
 use crate::error::{ToolError, usage};
@@ -18,8 +18,12 @@ pub(crate) const QUIET: Opt = o('q', "quiet", "", "Print errors only");
 pub(crate) const PROGRESS: Opt = o('p', "progress", "", "Show progress");
 pub(crate) const CACHE: Opt = o('t', "cache", "CACHE", "Cache mode of the image that is written");
 pub(crate) const SRC_CACHE: Opt = o('T', "source-cache", "CACHE", "Cache mode of the image that is read");
-pub(crate) const OBJECT: Opt =
-    o(' ', "object", "OBJDEF", "Credentials for TLS: tls-creds-x509,id=ID,dir=FOLDER,endpoint=client");
+pub(crate) const OBJECT: Opt = o(
+    ' ',
+    "object",
+    "OBJDEF",
+    "secret,id=ID,data=TEXT|file=FILE or tls-creds-x509,id=ID,dir=FOLDER,endpoint=client",
+);
 
 /// Checks a cache mode; whether flushes are to be left out.
 pub(crate) fn cache_unsafe(mode: Option<&str>) -> Result<bool, ToolError> {
@@ -34,9 +38,6 @@ pub(crate) fn cache_unsafe(mode: Option<&str>) -> Result<bool, ToolError> {
 
 /// How a command line opens its images.
 pub(crate) fn options(args: &Args, read_only: bool) -> Result<OpenOptions, ToolError> {
-    if let Some(other) = args.all("object").find(|o| !objects::is_ours(o)) {
-        return usage(format!("--object {other}: secrets and the like are not supported"));
-    }
     let share = args.has("force-share");
     if share && !read_only {
         return usage("--force-share goes with reading only");
@@ -44,7 +45,42 @@ pub(crate) fn options(args: &Args, read_only: bool) -> Result<OpenOptions, ToolE
     let sharing = if share { Sharing::All } else { Sharing::Readers };
     let unsafe_cache = !read_only && cache_unsafe(args.get("cache"))?;
     let tls = objects::tls_clients(args)?;
-    Ok(OpenOptions { read_only, sharing, unsafe_cache, tls, ..OpenOptions::default() })
+    let secrets = secrets(args)?;
+    Ok(OpenOptions { read_only, sharing, unsafe_cache, tls, secrets, ..OpenOptions::default() })
+}
+
+/// The secrets a command line gives.
+pub(crate) fn secrets(args: &Args) -> Result<Secrets, ToolError> {
+    let mut secrets = Secrets::default();
+    for definition in args.all("object").filter(|o| !objects::is_ours(o)) {
+        secrets.add(definition)?;
+    }
+    Ok(secrets)
+}
+
+/// Options that open the image `depth` steps below one in its chain, which is named `name`.
+pub(crate) fn below(
+    args: &Args,
+    name: &str,
+    depth: usize,
+    options: OpenOptions,
+) -> Result<OpenOptions, ToolError> {
+    let named = if args.has("image-opts") {
+        let list = Options::parse(name)?;
+        let list: Vec<(String, String)> = list.iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
+        Name::from_keys(name, &list)?
+    } else {
+        Name::parse(name)?
+    };
+    let prefix = "backing.".repeat(depth);
+    let keys = named.keys.iter().filter_map(|(k, v)| Some((k.strip_prefix(&prefix)?.to_owned(), v.clone())));
+    Ok(OpenOptions { secrets: secrets(args)?, keys: keys.collect(), ..options })
+}
+
+/// Keys that open an image which options make: the secrets it is locked with.
+pub(crate) fn key_secrets(options: &Options) -> Vec<(String, String)> {
+    let keys = options.iter().filter(|(k, _)| k.ends_with("key-secret"));
+    keys.map(|(k, v)| (k.to_owned(), v.to_owned())).collect()
 }
 
 /// Opens an image.

@@ -51,7 +51,8 @@ pub(crate) fn run(args: &[String]) -> Outcome {
     }
     let below: Option<Arc<dyn Image>> = match &new {
         Some(b) => {
-            let read = OpenOptions { read_only: true, ..OpenOptions::default() };
+            let read =
+                OpenOptions { read_only: true, secrets: open::secrets(&args)?, ..OpenOptions::default() };
             let full = resolve(name, &b.file);
             if std::fs::canonicalize(&full).is_ok_and(|f| std::fs::canonicalize(name).is_ok_and(|n| n == f)) {
                 return Err(ToolError::Failed(format!("{name}: cannot be its own backing file")));

@@ -284,3 +284,48 @@ fn mistakes_are_named() {
     assert_eq!(b.output(&tool(), "compare -f raw -F raw m.raw n.raw").status.code(), Some(1));
     assert_eq!(b.output(&tool(), "compare -f raw -F raw m.raw missing").status.code(), Some(2));
 }
+
+#[test]
+fn encrypted_images_are_made_converted_and_their_slots_changed() {
+    let b = Bench::new();
+    b.source();
+    std::fs::write(b.path("pw"), "geheim").unwrap();
+    let s = "--object secret,id=s,file=pw";
+    let n = "--object secret,id=n,data=bmV1,format=base64";
+    b.img(&format!("convert {s} -f raw -O luks -o key-secret=s,iter-time=1 src.raw a.luks"));
+    b.img(&format!(
+        "convert {s} -O qcow2 -o encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=1 --image-opts \
+         driver=luks,key-secret=s,file.filename=a.luks b.qcow2"
+    ));
+    let qcow2 = "driver=qcow2,encrypt.key-secret=s,file.filename=b.qcow2";
+    b.img(&format!("compare {s} --image-opts driver=raw,file.filename=src.raw {qcow2}"));
+    assert!(b.img("info b.qcow2").contains("encrypted: yes"));
+    let text = b.fails("check b.qcow2");
+    assert!(text.contains("encrypt.key-secret=ID"), "{text}");
+    b.img(&format!("luks add {s} {n} -k s -n n --iter-time 1 b.qcow2"));
+    b.img(&format!("luks test {n} -k n b.qcow2"));
+    b.img(&format!("luks erase {s} -k s --old-secret s b.qcow2"));
+    let text = b.fails(&format!("luks test {s} -k s b.qcow2"));
+    assert!(text.contains("invalid password"), "{text}");
+    let text = b.fails(&format!("luks erase {n} -k n --slot 1 b.qcow2"));
+    assert!(text.contains("no key slot would be left"), "{text}");
+    assert!(b.img("luks dump a.luks").contains("master key iters"));
+    // An overlay of an encrypted image is committed into it.
+    b.img(&format!("create {s} -f qcow2 -F luks -b a.luks c.qcow2"));
+    let chain = "driver=qcow2,file.filename=c.qcow2,backing.key-secret=s";
+    let out = Command::new(tool())
+        .args(["io", "--object", "secret,id=s,file=pw", "-c", "write -P 7 1M 1M", "--image-opts", chain])
+        .current_dir(b.dir.path())
+        .output()
+        .unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    b.img(&format!("commit {s} --image-opts {chain}"));
+    let mut data = std::fs::read(b.path("src.raw")).unwrap();
+    data[1 << 20..2 << 20].fill(7);
+    std::fs::write(b.path("src.raw"), data).unwrap();
+    let luks = "driver=luks,key-secret=s,file.filename=a.luks";
+    b.img(&format!("compare {s} --image-opts driver=raw,file.filename=src.raw {luks}"));
+    if have_qemu() {
+        b.qemu(&format!("compare {s} --image-opts driver=raw,file.filename=src.raw {luks}"));
+    }
+}

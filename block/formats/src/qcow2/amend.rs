@@ -7,7 +7,7 @@ use block::BlockError;
 use super::create::{refcount_order, version};
 use super::header::{Compression, LAZY_REFCOUNTS, incompatible};
 use super::l2::{COPIED, Entry, ZERO};
-use super::{Meta, Qcow2};
+use super::{Meta, Qcow2, crypt};
 use crate::image::{BackingName, Image};
 use crate::options::{Kind, OptionSpec, Options, bad_option, opt};
 
@@ -18,6 +18,11 @@ pub(crate) const OPTIONS: &[OptionSpec] = &[
     opt("compat", Kind::Text, "Compatibility level (v2 [0.10] or v3 [1.1])"),
     opt("data_file", Kind::Text, "File name of an external data file"),
     opt("data_file_raw", Kind::Bool, "The external data file must stay valid as a raw image"),
+    crypt::AMEND[0],
+    crypt::AMEND[1],
+    crypt::AMEND[2],
+    crypt::AMEND[3],
+    crypt::AMEND[4],
     opt("lazy_refcounts", Kind::Bool, "Postpone refcount updates"),
     opt("refcount_bits", Kind::Number, "Width of a reference count entry in bits"),
     opt("size", Kind::Size, "Virtual disk size"),
@@ -28,6 +33,7 @@ impl Qcow2 {
     pub(super) fn do_amend(&self, options: &Options) -> Result<(), BlockError> {
         self.check_writable()?;
         options.check("qcow2", OPTIONS)?;
+        self.amend_slots(options)?;
         let now = self.meta.lock().header.clone();
         let compat = if options.text("compat").is_some() { version(options)? } else { now.version };
         let order = refcount_order(options)?.unwrap_or(now.refcount_order);
@@ -147,7 +153,7 @@ impl Qcow2 {
                         Some(host) => host,
                         None => meta.refs.alloc(&*self.file, 1)?.start << self.geo.cluster_bits,
                     };
-                    self.file.write(host, &[IoSlice::new(&zeroes)], false)?;
+                    self.write_data(host, at, &[IoSlice::new(&zeroes)])?;
                     Entry { word: host | COPIED, bits: 0 }
                 };
                 self.replace(meta, at, old, new)?;

@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use block::BlockError;
 
-use super::header::{MAX_REFTABLE, incompatible};
+use super::header::{Encryption, MAX_REFTABLE, incompatible};
 use super::l2::{COPIED, Entry};
 use super::refcount::{OFFSET_MASK, set_count};
 use super::{Meta, Qcow2, bitmap};
@@ -162,6 +162,9 @@ impl Walk<'_> {
     fn contents(&mut self, meta: &mut Meta) -> Result<(), BlockError> {
         let image = self.image;
         self.counts.add(0, 1);
+        if let Encryption::Luks { offset, len } = meta.header.encryption {
+            self.count("the LUKS header", offset, len);
+        }
         let (l1, at) = (meta.l1.clone(), meta.header.l1_offset);
         self.tree(meta, "the disk", &l1, at, true)?;
         for s in meta.snapshots.clone() {

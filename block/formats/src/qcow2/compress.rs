@@ -163,6 +163,9 @@ impl Qcow2 {
     pub(super) fn write_packed(&self, offset: u64, data: &[u8]) -> Result<(), BlockError> {
         self.check_writable()?;
         let (cluster, bits) = (self.geo.cluster(), self.geo.cluster_bits);
+        if self.crypt.is_some() {
+            return Err(BlockError::Unsupported("compressed data in an encrypted image"));
+        }
         if self.geo.external {
             return Err(BlockError::Unsupported("compressed data beside a data file"));
         }

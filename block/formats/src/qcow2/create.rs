@@ -6,9 +6,11 @@ use std::sync::Arc;
 use block::BlockError;
 use block::BlockNode;
 
-use super::header::{Compression, Header, LAZY_REFCOUNTS, MAX_L1, autoclear, incompatible};
+use super::crypt;
+use super::header::{Compression, Encryption, Header, LAZY_REFCOUNTS, MAX_L1, autoclear, incompatible};
 use super::refcount::set_count;
 use crate::image::{BackingName, Preallocation};
+use crate::luks::{self, Area, Luks};
 use crate::options::{Kind, OptionSpec, Options, bad_option, opt};
 use crate::registry::{CreateContext, Measure};
 
@@ -21,6 +23,19 @@ pub(crate) const CREATE_OPTIONS: &[OptionSpec] = &[
     opt("compression_type", Kind::Text, "Compression method used for image cluster compression"),
     opt("data_file", Kind::Text, "File name of an external data file"),
     opt("data_file_raw", Kind::Bool, "The external data file must stay valid as a raw image"),
+    crypt::CREATE[0],
+    crypt::CREATE[1],
+    crypt::CREATE[2],
+    crypt::CREATE[3],
+    crypt::CREATE[4],
+    crypt::CREATE[5],
+    crypt::CREATE[6],
+    crypt::CREATE[7],
+    opt(
+        "encryption",
+        Kind::Bool,
+        "Encrypt the image with format 'aes'. (Deprecated in favor of encrypt.format=aes)",
+    ),
     opt("extended_l2", Kind::Bool, "Extended L2 tables"),
     opt("lazy_refcounts", Kind::Bool, "Postpone refcount updates"),
     opt("preallocation", Kind::Text, "Preallocation mode (allowed values: off, metadata, falloc, full)"),
@@ -32,6 +47,8 @@ pub(crate) const CREATE_OPTIONS: &[OptionSpec] = &[
 struct Wanted {
     header: Header,
     preallocation: Preallocation,
+    /// A LUKS header, if one is wanted.
+    luks: Option<luks::Wanted>,
 }
 
 /// The version an option `compat` means.
@@ -123,14 +140,35 @@ fn wanted(options: &Options, size: u64) -> Result<Wanted, BlockError> {
         return Err(bad_option("size", size, format!("at most {most} with clusters of {cluster}")));
     }
     header.l1_size = l1 as u32;
-    Ok(Wanted { header, preallocation })
+    let encryption = crypt::wanted(options)?;
+    if let Some(format) = encryption {
+        if raw {
+            return Err(bad_option("encrypt.format", format, "no data_file_raw=on beside it"));
+        }
+        if preallocation != Preallocation::Off && version < 3 {
+            return Err(bad_option("encrypt.format", format, "compat=1.1 or no preallocation beside it"));
+        }
+    }
+    let luks = match encryption {
+        Some("luks") => {
+            let wanted = luks::Wanted::parse(options, "encrypt.")?;
+            header.encryption = Encryption::Luks { offset: cluster, len: wanted.length() };
+            Some(wanted)
+        }
+        Some(_) => {
+            header.encryption = Encryption::Aes;
+            None
+        }
+        None => None,
+    };
+    Ok(Wanted { header, preallocation, luks })
 }
 
 /// Makes an image.
 pub(crate) fn create(context: &CreateContext<'_>) -> Result<(), BlockError> {
     let options = context.options;
     let size = context.size.next_multiple_of(512);
-    let Wanted { mut header, preallocation } = wanted(options, size)?;
+    let Wanted { mut header, preallocation, luks } = wanted(options, size)?;
     let path = context.name.display().to_string();
     let cluster = header.cluster();
     // Too long names are found before a file is touched.
@@ -142,10 +180,12 @@ pub(crate) fn create(context: &CreateContext<'_>) -> Result<(), BlockError> {
     }
     let block_bits = header.cluster_bits + 3 - header.refcount_order;
     let l1_clusters = (u64::from(header.l1_size) * 8).div_ceil(cluster);
-    // Header, refcount table of t clusters, b blocks, L1 table.
+    let luks_clusters = luks.as_ref().map_or(0, |l| l.length().div_ceil(cluster));
+    let password = if header.encryption == Encryption::None { None } else { Some(crypt::password(options)?) };
+    // Header, refcount table of t clusters, b blocks, L1 table, LUKS header.
     let (mut t, mut b) = (1u64, 1u64);
     loop {
-        let total = 1 + t + b + l1_clusters;
+        let total = 1 + t + b + l1_clusters + luks_clusters;
         let blocks = total.div_ceil(1 << block_bits);
         let tables = (blocks * 8).div_ceil(cluster);
         if (tables, blocks) == (t, b) {
@@ -153,10 +193,14 @@ pub(crate) fn create(context: &CreateContext<'_>) -> Result<(), BlockError> {
         }
         (t, b) = (tables.max(t), blocks.max(b));
     }
-    let total = 1 + t + b + l1_clusters;
+    let total = 1 + t + b + l1_clusters + luks_clusters;
     header.reftable_offset = cluster;
     header.reftable_clusters = t as u32;
     header.l1_offset = (1 + t + b) * cluster;
+    if let Some(luks) = &luks {
+        header.encryption =
+            Encryption::Luks { offset: (1 + t + b + l1_clusters) * cluster, len: luks.length() };
+    }
     let file: Arc<dyn BlockNode> = context.file()?;
     let table: Vec<u8> = (0..b).flat_map(|i| ((1 + t + i) * cluster).to_be_bytes()).collect();
     file.write(cluster, &[IoSlice::new(&table)], false)?;
@@ -172,6 +216,11 @@ pub(crate) fn create(context: &CreateContext<'_>) -> Result<(), BlockError> {
     }
     let l1 = vec![0; header.l1_size as usize * 8];
     file.write(header.l1_offset, &[IoSlice::new(&l1)], false)?;
+    if let (Some(luks), Some(password), Encryption::Luks { offset, len }) =
+        (&luks, &password, header.encryption)
+    {
+        Luks::create(Area::new(file.clone(), &path, offset, len), luks, password)?;
+    }
     let raw = header.encode(&path)?;
     file.write(0, &[IoSlice::new(&raw)], false)?;
     if preallocation != Preallocation::Off {
@@ -206,16 +255,17 @@ pub(crate) fn measure(
     data: &dyn Fn(u64) -> Result<u64, BlockError>,
 ) -> Result<Measure, BlockError> {
     let size = size.next_multiple_of(512);
-    let Wanted { header, preallocation } = wanted(options, size)?;
+    let Wanted { header, preallocation, luks } = wanted(options, size)?;
     let cluster = header.cluster();
+    let luks = luks.map_or(0, |l| l.length().next_multiple_of(cluster));
     let full = size.next_multiple_of(cluster);
     let entry = if header.extended() { 16 } else { 8 };
     let l2_entries = (full / cluster).next_multiple_of(cluster / entry);
     let l2 = l2_entries * entry;
     let l1 = (l2 / cluster).next_multiple_of(cluster / 8) * 8;
     let external = header.external();
-    let counted = cluster + l2 + l1 + if external { 0 } else { full };
-    let meta = cluster + l2 + l1 + refcount_clusters(counted.div_ceil(cluster), &header) * cluster;
+    let counted = cluster + l2 + l1 + luks + if external { 0 } else { full };
+    let meta = cluster + l2 + l1 + luks + refcount_clusters(counted.div_ceil(cluster), &header) * cluster;
     let fully_allocated = meta + if external { 0 } else { full };
     let stored = match preallocation {
         _ if external => 0,

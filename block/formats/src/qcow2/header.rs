@@ -17,6 +17,8 @@ pub(super) const MAX_L1: u64 = 32 << 20;
 pub(super) const MAX_REFTABLE: u64 = 8 << 20;
 /// Most snapshots.
 pub(super) const MAX_SNAPSHOTS: u32 = 65536;
+/// Most bytes of a LUKS header.
+const MAX_LUKS: u64 = 32 << 20;
 /// Most bytes of a backing file's name.
 pub(super) const MAX_NAME: usize = 1023;
 
@@ -77,6 +79,30 @@ impl Compression {
     }
 }
 
+/// How data is encrypted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Encryption {
+    #[default]
+    None,
+    Aes,
+    /// With a header in clusters of its own.
+    Luks {
+        offset: u64,
+        len: u64,
+    },
+}
+
+impl Encryption {
+    /// What the field crypt_method has.
+    fn method(self) -> u32 {
+        match self {
+            Encryption::None => 0,
+            Encryption::Aes => 1,
+            Encryption::Luks { .. } => 2,
+        }
+    }
+}
+
 /// Where the directory of bitmaps is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct BitmapDirectory {
@@ -102,6 +128,7 @@ pub(super) struct Header {
     pub(super) autoclear: u64,
     pub(super) refcount_order: u32,
     pub(super) compression: Compression,
+    pub(super) encryption: Encryption,
     pub(super) backing: Option<BackingName>,
     pub(super) data_file: Option<String>,
     pub(super) bitmaps: Option<BitmapDirectory>,
@@ -183,17 +210,13 @@ impl Header {
             }
             h.extra_fields = data.get(LENGTH..length).unwrap_or_default().to_vec();
         }
-        let crypt = be32(data, 32);
-        if crypt != 0 {
-            let name = match crypt {
-                1 => "AES",
-                2 => "LUKS",
-                _ => "an unknown method",
-            };
-            return bad(format!(
-                "qcow2 crypt_method {crypt} ({name}): encrypted images are not supported, expected 0"
-            ));
-        }
+        h.encryption = match be32(data, 32) {
+            0 => Encryption::None,
+            1 => Encryption::Aes,
+            // Its place comes from the extension.
+            2 => Encryption::Luks { offset: 0, len: 0 },
+            n => return bad(format!("qcow2 crypt_method {n}, expected 0 (none), 1 (AES) or 2 (LUKS)")),
+        };
         let unknown = h.incompatible & !incompatible::ALL;
         if unknown != 0 {
             let names = Self::names_in(data, length, unknown);
@@ -213,6 +236,14 @@ impl Header {
         }
         h.check(path)?;
         h.decode_extensions(data, length, path)?;
+        if h.encryption == (Encryption::Luks { offset: 0, len: 0 }) {
+            return bad(
+                "qcow2 crypt_method 2 (LUKS) without the extension that says where its header is".into()
+            );
+        }
+        if h.encryption != Encryption::None && h.data_raw() {
+            return bad("qcow2 crypt_method is set in an image whose data file is raw".into());
+        }
         let (at, len) = (be64(data, 8), be32(data, 16) as usize);
         if at != 0 {
             if len > MAX_NAME {
@@ -374,7 +405,17 @@ impl Header {
                     }
                 }
                 extension::CRYPTO => {
-                    return bad("qcow2 encryption header in an image that is not encrypted".into());
+                    let (offset, len) = (be64(body, 0), be64(body, 8));
+                    let Encryption::Luks { .. } = self.encryption else {
+                        return bad("qcow2 LUKS header in an image whose crypt_method is another".into());
+                    };
+                    let whole = body.len() == 16 && offset != 0 && offset & (self.cluster() - 1) == 0;
+                    if !whole || len == 0 || len > MAX_LUKS || offset > i64::MAX as u64 - len {
+                        return bad(format!(
+                            "qcow2 LUKS header of {len} bytes at {offset:#x}, expected at most {MAX_LUKS} at a multiple of the cluster size"
+                        ));
+                    }
+                    self.encryption = Encryption::Luks { offset, len };
                 }
                 extension::FEATURE_NAMES => {}
                 _ => self.unknown.push((kind, body.to_vec())),
@@ -391,6 +432,7 @@ impl Header {
         put(&mut out, 4, &self.version.to_be_bytes());
         put(&mut out, 20, &self.cluster_bits.to_be_bytes());
         put(&mut out, 24, &self.size.to_be_bytes());
+        put(&mut out, 32, &self.encryption.method().to_be_bytes());
         put(&mut out, 36, &self.l1_size.to_be_bytes());
         put(&mut out, 40, &self.l1_offset.to_be_bytes());
         put(&mut out, 48, &self.reftable_offset.to_be_bytes());
@@ -416,6 +458,12 @@ impl Header {
         };
         if let Some(format) = self.backing.as_ref().and_then(|b| b.format.as_ref()) {
             extension(&mut out, extension::BACKING_FORMAT, format.as_bytes());
+        }
+        if let Encryption::Luks { offset, len } = self.encryption {
+            let mut body = [0; 16];
+            put(&mut body, 0, &offset.to_be_bytes());
+            put(&mut body, 8, &len.to_be_bytes());
+            extension(&mut out, extension::CRYPTO, &body);
         }
         if let Some(name) = &self.data_file {
             extension(&mut out, extension::DATA_FILE, name.as_bytes());
@@ -494,7 +542,7 @@ mod tests {
     }
 
     #[test]
-    fn encrypted_and_unknown_images_are_refused_by_name() {
+    fn encryption_is_never_overlooked_and_what_is_unknown_refused_by_name() {
         let h = Header {
             version: 3,
             cluster_bits: 16,
@@ -504,9 +552,19 @@ mod tests {
             ..Header::default()
         };
         let mut data = h.encode("x").unwrap();
-        data[35] = 2;
-        let text = Header::decode(&data, "x").unwrap_err().to_string();
-        assert!(text.contains("crypt_method 2 (LUKS)"), "{text}");
+        for (method, expected) in [(2, "crypt_method 2 (LUKS) without"), (3, "crypt_method 3")] {
+            data[35] = method;
+            let text = Header::decode(&data, "x").unwrap_err().to_string();
+            assert!(text.contains(expected), "{text}");
+        }
+        data[35] = 1;
+        assert_eq!(Header::decode(&data, "x").unwrap().encryption, Encryption::Aes);
+        let luks = Header { encryption: Encryption::Luks { offset: 0x50000, len: 0x1000 }, ..h };
+        assert_eq!(Header::decode(&luks.encode("x").unwrap(), "x").unwrap(), luks);
+        let mut plain = luks.encode("x").unwrap();
+        plain[35] = 0;
+        let text = Header::decode(&plain, "x").unwrap_err().to_string();
+        assert!(text.contains("LUKS header in an image whose crypt_method is another"), "{text}");
         data[35] = 0;
         data[72] = 0x80;
         let text = Header::decode(&data, "x").unwrap_err().to_string();

@@ -64,7 +64,9 @@ impl BlockNode for Qcow2 {
                 Kind::Data | Kind::Packed => (true, false),
             };
             let compressed = run.kind == Kind::Packed;
-            let offset = run.host.filter(|_| !compressed && run.kind != Kind::Hole);
+            // Nobody reads encrypted data at its place.
+            let plain = !compressed && self.crypt.is_none();
+            let offset = run.host.filter(|_| plain && run.kind != Kind::Hole);
             let extent = Extent { offset, compressed, ..Extent::new(at..at + run.len, allocated, zero) };
             Extent::push(&mut out, extent);
             at += run.len;
@@ -114,6 +116,7 @@ impl Image for Qcow2 {
 
     fn details(&self) -> Details {
         let bitmaps = self.bitmaps();
+        let mut encrypt = self.crypt.as_ref().map(|c| ("encrypt", c.details()));
         let meta = self.meta.lock();
         let h = &meta.header;
         let mut specific: Vec<(&'static str, Value)> =
@@ -144,6 +147,7 @@ impl Image for Qcow2 {
                 specific.push(("bitmaps", Value::Array(list)));
             }
             specific.push(("refcount-bits", json!(1u64 << h.refcount_order)));
+            specific.extend(encrypt.take());
             specific.push(("corrupt", json!(h.incompatible & incompatible::CORRUPT != 0)));
             if let Some(name) = h.data_file.as_ref().filter(|_| h.external()) {
                 specific.push(("data-file", json!(name)));
@@ -151,8 +155,10 @@ impl Image for Qcow2 {
             }
             specific.push(("extended-l2", json!(h.extended())));
         }
+        specific.extend(encrypt);
         Details {
             cluster_size: Some(h.cluster()),
+            encrypted: self.crypt.is_some(),
             dirty: h.incompatible & incompatible::DIRTY != 0,
             specific,
             ..Details::default()

@@ -19,6 +19,7 @@ mod cache;
 mod check;
 mod compress;
 mod create;
+mod crypt;
 mod header;
 mod image;
 mod l2;
@@ -44,10 +45,12 @@ use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
 use crate::image::Image;
 use cache::TableCache;
 use compress::Compressors;
-use header::{Header, incompatible};
+use crypt::Crypt;
+use header::{Encryption, Header, incompatible};
 use refcount::Refcounts;
 
 pub(crate) use create::{CREATE_OPTIONS, create, measure};
+pub(crate) use crypt::aes;
 pub(crate) use open::open;
 
 /// Options that [`Image::amend`] takes.
@@ -133,6 +136,7 @@ pub(crate) struct Qcow2 {
     meta: Mutex<Meta>,
     landed: Condvar,
     compressors: Compressors,
+    crypt: Option<Arc<Crypt>>,
 }
 
 impl fmt::Debug for Qcow2 {
@@ -193,7 +197,12 @@ impl Qcow2 {
             return Ok(());
         }
         let cluster = self.geo.cluster();
+        let luks = match meta.header.encryption {
+            Encryption::Luks { offset, len } => (offset, len),
+            _ => (0, 0),
+        };
         let fixed = [
+            ("the LUKS header", luks.0, luks.1),
             ("the header", 0, cluster),
             ("the L1 table", meta.header.l1_offset, meta.l1.len() as u64 * 8),
             ("the refcount table", meta.refs.table_offset, meta.refs.table.len() as u64 * 8),

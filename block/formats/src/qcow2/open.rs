@@ -9,6 +9,7 @@ use parking_lot::{Condvar, Mutex, RwLock};
 
 use super::cache::TableCache;
 use super::compress::Compressors;
+use super::crypt;
 use super::header::{Header, autoclear, incompatible};
 use super::refcount::Refcounts;
 use super::{Geometry, L2_MEMORY, Meta, Qcow2, bitmap, snapshot};
@@ -70,7 +71,9 @@ fn open_alone(context: &OpenContext<'_>) -> Result<Qcow2, BlockError> {
         header.autoclear &= autoclear::ALL;
     }
     let dirty = header.incompatible & incompatible::DIRTY != 0;
+    let crypt = crypt::open(context, &header)?;
     let image = Qcow2 {
+        crypt,
         filename: context.filename.clone(),
         compressors: Compressors::new(header.compression, header.cluster()),
         size: AtomicU64::new(header.size),

@@ -25,7 +25,7 @@ impl Qcow2 {
     /// Reads what one run of the tables covers.
     fn read_run(&self, run: Run, offset: u64, buf: &mut [u8]) -> Result<(), BlockError> {
         match (run.kind, run.host) {
-            (Kind::Data, Some(host)) => self.data.read(host, &mut [IoSliceMut::new(buf)]),
+            (Kind::Data, Some(host)) => self.read_data(host, offset, &mut [IoSliceMut::new(buf)]),
             (Kind::Packed, Some(host)) => {
                 let within = (offset % self.geo.cluster()) as usize;
                 self.compressors.read(self, host, run.packed, within, buf)
@@ -66,7 +66,7 @@ impl Qcow2 {
             let total = bufs.iter().map(|b| b.len() as u64).sum();
             let run = self.lookup(&mut self.meta.lock(), offset, total)?;
             if let (Kind::Data, Some(host), true) = (run.kind, run.host, run.len == total) {
-                return self.data.read(host, bufs);
+                return self.read_data(host, offset, bufs);
             }
         }
         for buf in bufs {

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use block::BlockError;
 
 use super::header::MAX_L1;
-use super::l2::{COPIED, Entry};
+use super::l2::{COPIED, Entry, ZERO};
 use super::{Meta, Qcow2, bitmap};
 use crate::image::Preallocation;
 
@@ -153,6 +153,9 @@ impl Qcow2 {
 
     /// Gives every cluster of a range its place.
     pub(super) fn preallocate(&self, from: u64, to: u64, how: Preallocation) -> Result<(), BlockError> {
+        if self.crypt.is_some() && self.geo.version < 3 {
+            return Err(BlockError::Unsupported("preallocation in an encrypted image of version 2"));
+        }
         let (bits, cluster) = (self.geo.cluster_bits, self.geo.cluster());
         let _gate = self.gate.write();
         let mut guard = self.meta.lock();
@@ -189,8 +192,7 @@ impl Qcow2 {
             end_of_data = end_of_data.max(host + len);
             let table = self.l2_for_change(meta, at)?;
             for i in 0..run.end - run.start {
-                let bits_set = if self.geo.extended() { u32::MAX.into() } else { 0 };
-                let e = Entry { word: ((run.start + i) << bits) | COPIED, bits: bits_set };
+                let e = self.prepared(run.start + i);
                 self.set_entry(meta, table, at + (i << bits), e)?;
             }
             at += len;
@@ -200,6 +202,19 @@ impl Qcow2 {
             self.data.resize(end_of_data)?;
         }
         Ok(())
+    }
+
+    /// The entry of a cluster that has its place ahead of its use.
+    fn prepared(&self, cluster: u64) -> Entry {
+        let word = (cluster << self.geo.cluster_bits) | COPIED;
+        let all = u64::from(u32::MAX);
+        match (self.crypt.is_some(), self.geo.extended()) {
+            (false, false) => Entry { word, bits: 0 },
+            (false, true) => Entry { word, bits: all },
+            // What is in the place is no encrypted zero.
+            (true, false) => Entry { word: word | ZERO, bits: 0 },
+            (true, true) => Entry { word, bits: all << 32 },
+        }
     }
 
     fn write_zeroes_plainly(&self, host: u64, len: u64) -> Result<(), BlockError> {

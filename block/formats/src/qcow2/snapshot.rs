@@ -416,6 +416,7 @@ pub(super) fn view(image: &Qcow2, id: &str) -> Result<Arc<dyn BlockNode>, BlockE
     header.l1_size = entry.l1_size;
     header.l1_offset = entry.l1_offset;
     Ok(Arc::new(Qcow2 {
+        crypt: image.crypt.clone(),
         filename: image.filename.clone(),
         file: image.file.clone(),
         data: image.data.clone(),

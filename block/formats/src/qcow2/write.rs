@@ -59,8 +59,12 @@ impl Qcow2 {
     ) -> Result<(), BlockError> {
         self.check_writable()?;
         {
-            let _gate = self.gate.read();
             let total: u64 = bufs.iter().map(|b| b.len() as u64).sum();
+            let alone = self.cuts_sectors(offset, total);
+            let (_gate, _others) = match alone {
+                true => (None, Some(self.gate.write())),
+                false => (Some(self.gate.read()), None),
+            };
             let mut done = 0;
             while done < total {
                 done +=
@@ -107,7 +111,7 @@ impl Qcow2 {
         if let (Kind::Data, true, Some(host)) = (run.kind, run.copied, run.host) {
             self.check_overlap(&mut meta, host, run.len)?;
             drop(meta);
-            self.data.write(host, &data(0, run.len), false)?;
+            self.write_data(host, offset, &data(0, run.len))?;
             return Ok(run.len);
         }
         let span = 1u64 << (bits + self.geo.l2_bits);
@@ -175,7 +179,15 @@ impl Qcow2 {
             meta.refs.sub(&*self.file, run)?;
             return Err(e);
         }
-        Ok(Plan { start, clusters: got, host, reused: false, fresh: run.start >= virgin, first, last })
+        Ok(Plan {
+            start,
+            clusters: got,
+            host,
+            reused: false,
+            fresh: run.start >= virgin && self.crypt.is_none(),
+            first,
+            last,
+        })
     }
 
     /// The part of a cluster that has to be stored when `touched` of it is written, and which of its subclusters
@@ -218,7 +230,7 @@ impl Qcow2 {
         let after = self.surroundings(plan, range.end..tail.end)?;
         let place = |offset: u64| plan.host + (offset - plan.start);
         if before.is_empty() && after.is_empty() {
-            return self.data.write(place(range.start), data, false);
+            return self.write_data(place(range.start), range.start, data);
         }
         let mut all = Vec::with_capacity(data.len() + 2);
         let mut at = range.start;
@@ -230,7 +242,7 @@ impl Qcow2 {
         if !after.is_empty() {
             all.push(IoSlice::new(&after));
         }
-        self.data.write(place(at), &all, false)
+        self.write_data(place(at), at, &all)
     }
 
     /// What was in a range so far; nothing if it is zero and the new place reads as zero anyway.

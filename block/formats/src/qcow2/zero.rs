@@ -150,7 +150,7 @@ impl Qcow2 {
         data[from..from + len as usize].fill(0);
         let run = meta.refs.alloc(&*self.file, 1)?;
         let place = run.start << self.geo.cluster_bits;
-        self.data.write(place, &[std::io::IoSlice::new(data)], false)?;
+        self.write_data(place, base, &[std::io::IoSlice::new(data)])?;
         self.replace(meta, base, old, Entry { word: place | COPIED, bits: u32::MAX.into() })
     }
 

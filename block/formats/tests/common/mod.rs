@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 
-use block_formats::{Image, OpenOptions, Options};
+use block_formats::{Image, OpenOptions, Options, Secrets};
 
 /// A small generator of numbers, the same on every run.
 pub(crate) struct Random(u64);
@@ -77,17 +77,52 @@ pub(crate) fn patiently<T>(mut what: impl FnMut() -> Result<T, block::BlockError
     }
 }
 
+/// The passphrase of images that are encrypted, as secret `s`.
+pub(crate) const PASSPHRASE: &str = "geheim";
+/// The same for QEMU's tools.
+pub(crate) const OBJECT: &str = "--object=secret,id=s,data=geheim";
+
+pub(crate) fn secrets() -> Secrets {
+    let mut secrets = Secrets::default();
+    secrets.set("s", PASSPHRASE.as_bytes());
+    secrets
+}
+
+/// Options that open any image, encrypted or not.
+pub(crate) fn open_options() -> OpenOptions {
+    let keys = ["key-secret", "encrypt.key-secret"].map(|k| (k.to_owned(), "s".to_owned()));
+    OpenOptions { secrets: secrets(), keys: keys.into(), ..OpenOptions::default() }
+}
+
+/// An image's name for QEMU's tools, with its format, and its secret if `options` encrypt it.
+pub(crate) fn named(path: &Path, format: &str, options: &str) -> String {
+    let key = match (format, options.contains("encrypt.")) {
+        ("luks", _) => r#""key-secret":"s","#,
+        (_, true) => r#""encrypt.key-secret":"s","#,
+        _ => "",
+    };
+    format!(r#"json:{{{key}"driver":"{format}","file":{{"driver":"file","filename":"{}"}}}}"#, text(path))
+}
+
+/// Runs `qemu-img` with what may have to be encrypted.
+pub(crate) fn qemu_img_with_secret(args: &[&str]) -> String {
+    let mut all = vec![args[0], OBJECT];
+    all.extend(&args[1..]);
+    qemu_img(&all)
+}
+
 pub(crate) fn open(path: &Path, format: &str) -> Arc<dyn Image> {
-    patiently(|| block_formats::open(text(path), Some(format), &OpenOptions::default()))
+    patiently(|| block_formats::open(text(path), Some(format), &open_options()))
 }
 
 pub(crate) fn open_read(path: &Path, format: Option<&str>) -> Arc<dyn Image> {
-    let options = OpenOptions { read_only: true, ..OpenOptions::default() };
+    let options = OpenOptions { read_only: true, ..open_options() };
     patiently(|| block_formats::open(text(path), format, &options))
 }
 
 pub(crate) fn create(path: &Path, format: &str, size: u64, options: &str) {
-    let options = Options::parse(options).unwrap();
+    let mut options = Options::parse(options).unwrap();
+    options.set_secrets(&secrets());
     patiently(|| block_formats::create(format, path, None, Some(size), &options));
 }
 
