@@ -7,7 +7,7 @@
 use crate::workspace::Graph;
 
 /// Licences that ask for no more than a notice.
-const ALLOWED: [&str; 11] = [
+const ALLOWED: [&str; 12] = [
     "0BSD",
     "Apache-2.0",
     "BSD-2-Clause",
@@ -19,6 +19,8 @@ const ALLOWED: [&str; 11] = [
     "Unicode-3.0",
     "Unlicense",
     "Zlib",
+    // As BSD-3-Clause, and that changed versions say so.
+    "bzip2-1.0.6",
 ];
 
 /// Exceptions that only widen what a licence permits.

@@ -4,9 +4,13 @@
 //! from anywhere: no header, table or compressed cluster may make a format panic, loop or take memory without bound,
 //! and what is wrong with one is said in one line that names the file, the field, its value and what was expected.
 
+mod bochs;
 mod bytes;
 pub mod chain;
+mod chunked;
+mod cloop;
 mod crypto;
+mod dmg;
 mod image;
 mod luks;
 mod mapped;
@@ -23,6 +27,7 @@ mod vdi;
 mod vhdx;
 mod vmdk;
 mod vpc;
+mod vvfat;
 
 pub use bytes::is_zero;
 pub use crypto::Secrets;

@@ -42,6 +42,9 @@ impl Name {
             let path = path.strip_prefix("//").filter(|p| p.starts_with('/')).unwrap_or(path);
             return Ok(Name { path: path.into(), ..Name::default() });
         }
+        if let Some(text) = name.strip_prefix("fat:") {
+            return Ok(Self::directory(text));
+        }
         if let Some((prefix, _)) = name.split_once(':').filter(|(p, _)| is_protocol(p)) {
             let Some(protocol) = Protocol::parse(name)? else {
                 let known = Protocol::PREFIXES.join(", ");
@@ -53,6 +56,21 @@ impl Name {
             return Ok(Name { path: protocol.shown()?, protocol: Some(protocol), ..Name::default() });
         }
         Ok(Name { path: name.into(), ..Name::default() })
+    }
+
+    /// A directory as a disk: `fat:[floppy:][12:|16:|32:][rw:]DIRECTORY`, the words in any order.
+    fn directory(text: &str) -> Self {
+        let mut out = Name { format: Some("vvfat".into()), path: text.into(), ..Name::default() };
+        while let Some((word, rest)) = out.path.split_once(':') {
+            let (key, value) = match word {
+                "floppy" | "rw" => (word, "on"),
+                "12" | "16" | "32" => ("fat-type", word),
+                _ => break,
+            };
+            out.keys.push((key.into(), value.into()));
+            out.path = rest.into();
+        }
+        out
     }
 
     /// From `driver=...,file.filename=...` keys, as in `--image-opts`.
@@ -81,16 +99,17 @@ impl Name {
                     let known = Protocol::DRIVERS.join(", ");
                     return Err(bad(name, format!("file.driver={value}: expected file, {known}")));
                 }
-                "filename" | "file.filename" | "file" => out.path = value.clone(),
+                "filename" | "file.filename" | "file" | "dir" => out.path = value.clone(),
                 "offset" => out.offset = Some(number()?),
                 "size" => out.size = Some(number()?),
                 "encrypt.format" | "encrypt.key-secret" | "key-secret" | "header" | "header.filename" => {
                     out.keys.push((key.clone(), value.clone()));
                 }
+                "fat-type" | "floppy" | "label" | "rw" => out.keys.push((key.clone(), value.clone())),
                 "header.driver" if value == "file" => {}
                 _ if key.starts_with("backing.") => out.keys.push((key.clone(), value.clone())),
                 _ => {
-                    let known = "driver, file.driver, file.filename, offset, size, node-name, read-only, and for encrypted images key-secret, encrypt.format, encrypt.key-secret, header.filename";
+                    let known = "driver, file.driver, file.filename, offset, size, node-name, read-only, and for encrypted images key-secret, encrypt.format, encrypt.key-secret, header.filename, and for vvfat dir, fat-type, floppy, label, rw";
                     return Err(bad(name, format!("unknown key '{key}'; there are: {known}")));
                 }
             }

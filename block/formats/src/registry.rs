@@ -4,13 +4,13 @@ use std::io::IoSliceMut;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use block::{BlockError, BlockNode, FileNode, FileOptions, Sharing};
+use block::{BlockError, BlockNode, FileNode, FileOptions, NullNode, Sharing};
 
 use crate::crypto::Secrets;
 use crate::image::{BackingName, Image};
 use crate::name::{Name, resolve};
 use crate::options::{Kind, OptionSpec, Options, bad_option};
-use crate::{luks, parallels, qcow, qcow2, qed, raw, vdi, vhdx, vmdk, vpc};
+use crate::{bochs, cloop, dmg, luks, parallels, qcow, qcow2, qed, raw, vdi, vhdx, vmdk, vpc, vvfat};
 
 /// Bytes at the start of a file that tell its format.
 pub(crate) const PROBE_LEN: usize = 2048;
@@ -55,6 +55,39 @@ const ENCRYPT_KEYS: &[&str] = &["encrypt.format", "encrypt.key-secret"];
 
 /// All formats, in order of name.
 const FORMATS: &[Format] = &[
+    Format {
+        name: "bochs",
+        probe: bochs::probe,
+        open: bochs::open,
+        create: None,
+        create_options: &[],
+        amend_options: &[],
+        measure: None,
+        compresses: false,
+        keys: &[],
+    },
+    Format {
+        name: "cloop",
+        probe: cloop::probe,
+        open: cloop::open,
+        create: None,
+        create_options: &[],
+        amend_options: &[],
+        measure: None,
+        compresses: false,
+        keys: &[],
+    },
+    Format {
+        name: "dmg",
+        probe: dmg::probe,
+        open: dmg::open,
+        create: None,
+        create_options: &[],
+        amend_options: &[],
+        measure: None,
+        compresses: false,
+        keys: &[],
+    },
     Format {
         name: "luks",
         probe: luks::probe,
@@ -164,6 +197,17 @@ const FORMATS: &[Format] = &[
         measure: None,
         compresses: false,
         keys: &[],
+    },
+    Format {
+        name: "vvfat",
+        probe: |_, _| 0,
+        open: vvfat::open,
+        create: None,
+        create_options: &[],
+        amend_options: &[],
+        measure: None,
+        compresses: false,
+        keys: vvfat::KEYS,
     },
 ];
 
@@ -352,7 +396,12 @@ fn open_at(
 ) -> Result<Arc<dyn Image>, BlockError> {
     let parsed = Name::parse(name)?;
     let format = format.or(parsed.format.as_deref()).map(find).transpose()?;
-    open_file(open_bytes(&parsed, options)?, parsed, format, options, depth)
+    let file = match format {
+        // A directory, which has no bytes.
+        Some(f) if f.name == "vvfat" => Arc::new(NullNode::new(0)),
+        _ => open_bytes(&parsed, options)?,
+    };
+    open_file(file, parsed, format, options, depth)
 }
 
 /// Opens what a name leads to, below any format.

@@ -397,7 +397,7 @@ mod tests {
             let key: Vec<u8> = (0..if name.contains("xts") { 64 } else { 32 }).collect();
             for sector in [512, 1024, 4096] {
                 let cipher = SectorCipher::new(spec, &key, sector).unwrap();
-                let plain: Vec<u8> = (0..20480u32).map(|i| (i * 7 >> 3) as u8).collect();
+                let plain: Vec<u8> = (0..20480u32).map(|i| (i * 7 / 8) as u8).collect();
                 let mut whole = plain.clone();
                 cipher.encrypt(8192, &mut whole);
                 let mut parts = plain.clone();
