@@ -87,6 +87,8 @@ const IMPLEMENTED: &[&str] = &[
     "wbnoinvd",
     "cr8legacy",
     "invtsc",
+    "pku",
+    "topoext",
 ];
 
 /// The default model.
@@ -150,6 +152,7 @@ features! {
     avx "avx"
     avx512f "avx512f"
     pku "pku"
+    topoext "topoext"
 }
 
 /// What each feature of the decoder needs; those not listed exist on no model.
@@ -256,6 +259,7 @@ impl Model {
         let mut id = if name == "max" {
             let mut max = m.list.iter().find(|l| l.name == DEFAULT).cloned().unwrap_or_default();
             max.name = "max".to_owned();
+            (max.level, max.xlevel) = (0x1f, 0x8000_001e);
             max.features = m.features.iter().map(|f| f.name.clone()).collect();
             max
         } else {

@@ -2,7 +2,12 @@
 
 use accel::arch::x86_models::Register;
 
-use crate::{control::CR4_OSXSAVE, cpu::Model, kvm, state::Cpu};
+use crate::{
+    control::{CR4_OSXSAVE, CR4_PKE},
+    cpu::Model,
+    kvm,
+    state::Cpu,
+};
 
 /// Answer of CPUID: EAX, EBX, ECX, EDX.
 pub(crate) type Leaf = [u32; 4];
@@ -67,6 +72,25 @@ pub(crate) fn xsave_component(n: u32) -> Option<(u32, u32)> {
     COMPONENTS.iter().find(|(c, ..)| *c == n).map(|(_, at, len)| (*at, *len))
 }
 
+/// Bytes of a cache line.
+const LINE: u32 = 64;
+
+/// The cache of that number in the form of leaf 4, without the number of cores: 32 KiB each for data and instructions,
+/// 1 MiB behind them, 16 MiB that all cores share.
+fn cache(m: &Model, n: u32) -> Leaf {
+    let all = (1 << thread_bits(m)).min(4096) - 1;
+    let (kind, level, size, ways, shared) = match n {
+        0 => (1, 1, 32 << 10, 8, 0),
+        1 => (2, 1, 32 << 10, 8, 0),
+        2 => (3, 2, 1 << 20, 8, 0),
+        3 => (3, 3, 16 << 20, 16, all),
+        _ => return [0; 4],
+    };
+    // Self-initialising.
+    let eax = kind | level << 5 | 1 << 8 | shared << 14;
+    [eax, (ways - 1) << 22 | (LINE - 1), size / (ways * LINE) - 1, 0]
+}
+
 /// One leaf.
 pub(crate) fn leaf(m: &Model, s: &Cpu, leaf: u32, subleaf: u32) -> Leaf {
     let bits = |l, sub, r| m.bits(l, sub, r);
@@ -78,6 +102,7 @@ pub(crate) fn leaf(m: &Model, s: &Cpu, leaf: u32, subleaf: u32) -> Leaf {
     // Beyond the last leaf: what the last basic one says (SDM).
     let leaf = if leaf > highest { m.id.level } else { leaf };
     let apic_id = s.index;
+    let amd = m.id.vendor == "AuthenticAMD";
     match leaf {
         0 => {
             let mut v = vendor(m);
@@ -99,12 +124,27 @@ pub(crate) fn leaf(m: &Model, s: &Cpu, leaf: u32, subleaf: u32) -> Leaf {
             let threads = (1 << thread_bits(m)).min(255);
             [signature(m), apic_id << 24 | threads << 16 | 8 << 8, ecx, edx]
         }
+        // One reading, and a descriptor that says where the caches are: in leaf 4.
+        2 if !amd && m.id.level >= 4 => [0xff01, 0, 0, 0],
         2 => [1, 0, 0, 0],
+        4 if !amd => {
+            let cores = (1 << thread_bits(m)).min(64) - 1;
+            let mut l = cache(m, subleaf);
+            if l[0] != 0 {
+                l[0] |= cores << 26;
+            }
+            l
+        }
         7 if subleaf == 0 => {
-            [0, bits(7, 0, Register::Ebx), bits(7, 0, Register::Ecx), bits(7, 0, Register::Edx)]
+            let mut ecx = bits(7, 0, Register::Ecx);
+            if s.cr4 & CR4_PKE != 0 {
+                ecx |= 1 << 4;
+            }
+            [0, bits(7, 0, Register::Ebx), ecx, bits(7, 0, Register::Edx)]
         }
         6 => [bits(6, 0, Register::Eax), 0, 0, 0],
-        0xb => {
+        // All vCPUs are cores of one package, with one thread each.
+        0xb | 0x1f => {
             let shift = if subleaf == 0 { 0 } else { thread_bits(m) };
             let count = if subleaf == 0 { 1 } else { m.vcpus };
             match subleaf {
@@ -135,7 +175,7 @@ pub(crate) fn leaf(m: &Model, s: &Cpu, leaf: u32, subleaf: u32) -> Leaf {
         0x8000_0001 => {
             let mut edx = bits(0x8000_0001, 0, Register::Edx);
             // AMD's processors repeat bits of leaf 1.
-            if m.id.vendor == "AuthenticAMD" {
+            if amd {
                 edx |= bits(1, 0, Register::Edx) & 0x0183_f3ff;
             }
             if m.id.vendor == "GenuineIntel" && !s.code64() {
@@ -148,6 +188,11 @@ pub(crate) fn leaf(m: &Model, s: &Cpu, leaf: u32, subleaf: u32) -> Leaf {
             let b = m.id.brand.as_bytes();
             [text(b, at), text(b, at + 4), text(b, at + 8), text(b, at + 12)]
         }
+        0x8000_0005 if amd => [0, 0, 32 << 24 | 8 << 16 | 1 << 8 | LINE, 32 << 24 | 8 << 16 | 1 << 8 | LINE],
+        // Kilobytes, then units of 512 KiB; 8 and 16 ways.
+        0x8000_0006 => [0, 0, 1024 << 16 | 6 << 12 | 1 << 8 | LINE, 32 << 18 | 8 << 12 | 1 << 8 | LINE],
+        0x8000_001d if m.has().topoext => cache(m, subleaf),
+        0x8000_001e if m.has().topoext => [apic_id, apic_id & 0xff, 0, 0],
         0x8000_0007 => [0, 0, 0, bits(0x8000_0007, 0, Register::Edx)],
         0x8000_0008 => {
             let virt = if m.has().la57 { 57 } else { 48 };
@@ -173,6 +218,22 @@ mod tests {
         assert_eq!((l1[0] & 0xfff_ffff, l1[1] >> 24), (0x306c4, 2));
         assert_ne!(l1[3] & 1 << 28, 0, "several threads");
         assert_eq!(leaf(&m, &s, 0x8000_0002, 0)[0].to_le_bytes(), *b"Inte");
+        // Three vCPUs take two bits of the identifier.
+        assert_eq!(leaf(&m, &s, 0xb, 0), [0, 1, 0x100, 2]);
+        assert_eq!(leaf(&m, &s, 0xb, 1), [2, 3, 0x201, 2]);
+        assert_eq!(leaf(&m, &s, 0xb, 2), [0, 0, 2, 2]);
+        let sizes: Vec<u32> = (0..4)
+            .map(|n| {
+                let [_, b, c, _] = leaf(&m, &s, 4, n);
+                ((b >> 22) + 1) * ((b & 0xfff) + 1) * (c + 1)
+            })
+            .collect();
+        assert_eq!(sizes, [32 << 10, 32 << 10, 1 << 20, 16 << 20]);
+        assert_eq!(leaf(&m, &s, 4, 3)[0], 3 | 3 << 5 | 1 << 8 | 3 << 14 | 3 << 26);
+        assert_eq!(leaf(&m, &s, 4, 4), [0; 4]);
+        let amd = Model::new(&CpuModel { name: "EPYC".to_owned(), features: Vec::new() }, 3).unwrap();
+        assert_eq!(leaf(&amd, &s, 0x8000_0008, 0)[2], 2 | 2 << 12);
+        assert_eq!((leaf(&amd, &s, 0x8000_001e, 0)[0], leaf(&amd, &s, 4, 0)), (2, [0; 4]));
         assert_eq!(leaf(&m, &s, 0x1234, 0), leaf(&m, &s, 13, 0));
         assert_eq!(xsave_size(3), 576);
         assert_eq!(xsave_size(7), 832);

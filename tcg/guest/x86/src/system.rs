@@ -6,7 +6,7 @@ use tcg_engine::{Cx, Trap};
 use tcg_ir::{Effects, MemOp, SlotId, SlotSet};
 
 use crate::{
-    control::{self, CR4_DE, CR4_PCIDE, CR4_TSD, write_cr0},
+    control::{self, CR4_DE, CR4_PCIDE, CR4_PKE, CR4_TSD, write_cr0},
     cpuid, debug,
     exceptions::{self, vector},
     guest::X86,
@@ -135,6 +135,13 @@ fn invpcid(cx: &mut Cx<'_, X86>, kind: u64, at: u64) -> Result<(), Trap> {
         _ => cx.flush_tlb(None, |t| t != GLOBAL),
     }
     Ok(())
+}
+
+/// Cached rights follow the protection keys.
+fn keys_changed(cx: &mut Cx<'_, X86>, old: u64) {
+    if cx.state.pkru != old && cx.state.cr4 & CR4_PKE != 0 {
+        cx.flush_tlb(None, |_| true);
+    }
 }
 
 fn read_dr(cx: &mut Cx<'_, X86>, n: u64) -> Result<u64, Trap> {
@@ -351,6 +358,24 @@ helpers! {
             Ok(0)
         }
 
+    /// RDPKRU and WRPKRU: `write`, RCX, and what to write with RDX above it.
+    Pkru "pkru" (write, rcx, value) -> I64
+        reads SlotSet::None, writes SlotSet::None, effects RAISES;
+        |cx| {
+            if cx.state.cr4 & CR4_PKE == 0 {
+                return Err(exceptions::plain(vector::UD));
+            }
+            if rcx & 0xffff_ffff != 0 || write != 0 && value >> 32 != 0 {
+                return gp(0);
+            }
+            let old = cx.state.pkru;
+            if write != 0 {
+                cx.state.pkru = value;
+                keys_changed(cx, old);
+            }
+            Ok(cx.state.pkru)
+        }
+
     /// FXSAVE: the address, and "64-bit form".
     Fxsave "fxsave" (at, wide) -> Void
         reads SlotSet::All, writes SlotSet::None, effects RAISES_MEMORY.union(Effects::FP);
@@ -369,7 +394,12 @@ helpers! {
     /// XRSTOR.
     Xrstor "xrstor" (at, wide) -> Void
         reads SlotSet::All, writes SlotSet::All, effects RAISES_MEMORY.union(Effects::FP);
-        |cx| xsave::xrstor(cx, at, wide != 0).map(|()| 0)
+        |cx| {
+            let pkru = cx.state.pkru;
+            xsave::xrstor(cx, at, wide != 0)?;
+            keys_changed(cx, pkru);
+            Ok(0)
+        }
 
     /// A word of the floating-point units.
     FpuGet "fpu_get" (word) -> I64

@@ -387,3 +387,37 @@ fn flushes_reach_what_they_should() {
         assert_eq!((t.rcx, t.rdx, t.rbp, t.cr3), (1, 2, 1, TABLES));
     });
 }
+
+#[test]
+fn protection_keys() {
+    both(|rig| {
+        let entry = OWN + 0x2000;
+        // xor ecx,ecx; xor edx,edx; wrpkru; xor eax,eax; rdpkru; then the access at rbx.
+        let set = b"\x31\xc9\x31\xd2\x0f\x01\xef\x31\xc0\x0f\x01\xee";
+        // mov esi,[rbx]; out / mov [rbx],esi; out
+        let (read, write) = (b"\x8b\x33\xe6\xf4\xeb\xfe".as_slice(), b"\x89\x33\xe6\xf4\xeb\xfe".as_slice());
+        for (pkru, code, pte, want) in [
+            (0, read, U, None),
+            (1 << 6, read, U, Some(0x21)),
+            (1 << 6, write, U, Some(0x23)),
+            (2 << 6, read, U, None),
+            (2 << 6, write, U, Some(0x23)),
+            (3 << 4, write, U, None),
+            // Supervisor pages have no key.
+            (3 << 6, write, 0, None),
+        ] {
+            let mut s = long(rig, &[set, code].concat());
+            s.cr4 |= 1 << 22;
+            rig.put(TABLES + 0x2018, entry | P | W | U);
+            rig.put(entry, DATA | P | W | pte | 3 << 59);
+            (s.rax, s.rbx) = (pkru, 0x60_0000);
+            assert_eq!(attempt(rig, &s, true), want.map(|e| (e, 0x60_0000)), "{pkru:x} {code:x?}");
+            let t = rig.state();
+            assert_eq!((t.rax, u64::from(t.fpu.pkru)), (pkru, pkru));
+        }
+        // Without CR4.PKE the instructions do not exist.
+        let s = long(rig, set);
+        rig.set_state(&s);
+        assert_eq!(stop(rig).rip, HANDLERS + 16 * 6 + 2);
+    });
+}

@@ -16,7 +16,7 @@ use crate::{
     smm::Rsm,
     state::{self, seg},
     system::{
-        Cpuid, Fxrstor, Fxsave, Invlpg, Invpcid, Lmsw, Random, Rdtsc, ReadDr, Swapgs, TscAux, WriteDr,
+        Cpuid, Fxrstor, Fxsave, Invlpg, Invpcid, Lmsw, Pkru, Random, Rdtsc, ReadDr, Swapgs, TscAux, WriteDr,
         Xgetbv, Xrstor, Xsave, Xsetbv,
     },
 };
@@ -88,6 +88,14 @@ impl Translator<'_, '_> {
                 self.write_reg(r, v);
             }
             M::Rdpmc => self.raise(exceptions::with_error(vector::GP, 0)),
+            M::Rdpkru | M::Wrpkru => {
+                let write = self.b.iconst(Type::I64, u64::from(m == M::Wrpkru));
+                let (rcx, value) = (self.b.get(state::reg(1), Type::I64), self.pair());
+                let v = self.call::<Pkru>(&[write, rcx, value]);
+                if m == M::Rdpkru {
+                    self.set_pair(v);
+                }
+            }
             M::Rdrand | M::Rdseed => {
                 let v = self.call::<Random>(&[]);
                 let r = self.insn.op_register(0);
