@@ -18,16 +18,18 @@ mod rng;
 #[cfg(test)]
 mod test_driver;
 mod transport;
+mod vsock;
 
 pub use self::device::{Notifier, Progress, VirtioConfig, VirtioDevice, feature};
 pub use balloon::{Balloon, BalloonConfig, BalloonStats};
 pub use blk::{Blk, BlkConfig};
 pub use chain::Chain;
 pub use console::{Console, ConsoleConfig};
-pub use net::{NetBackend, NetConfig};
+pub use net::{NetBackend, NetCard, NetConfig, RxFilter};
 pub use queue::{MAX_CHAIN, QueueLayout, QueueState, RingKind, Virtqueue};
 pub use rng::{RngConfig, RngSource};
 pub use transport::mmio::{COMPATIBLE, EmptySlot, IRQ_PIN, Mmio, MmioOptions, REGION_SIZE};
+pub use vsock::{VsockBackend, VsockConfig};
 
 use ::device::DeviceKind;
 
@@ -39,4 +41,5 @@ pub const KINDS: &[DeviceKind] = &[
     DeviceKind::of::<Mmio<NetConfig>>(),
     DeviceKind::of::<Mmio<RngConfig>>(),
     DeviceKind::of::<Mmio<ConsoleConfig>>(),
+    DeviceKind::of::<Mmio<VsockConfig>>(),
 ];

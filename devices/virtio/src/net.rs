@@ -16,6 +16,7 @@ use ::net::{Endpoint, MAX_FRAME, MacAddr, NetReceiver, flow_hash};
 use parking_lot::Mutex;
 
 use self::control::Filter;
+pub use self::control::RxFilter;
 use self::rss::{Hash, Rss};
 use crate::chain::Chain;
 use crate::device::{Notifier, Progress, VirtioConfig, VirtioDevice, config_bytes};
@@ -156,7 +157,7 @@ impl VirtioConfig for NetConfig {
             rx: Mutex::new(Rx::new(mac, self.queue_pairs.into())),
         });
         shared.endpoint.set_receiver(Some(Box::new(Receiver(Arc::downgrade(&shared)))));
-        Ok(Box::new(Net {
+        Ok(Box::new(NetCard {
             offload: self.offloads && shared.endpoint.vnet_header() != 0,
             tx: vec![None; self.queue_pairs.into()],
             control: None,
@@ -170,7 +171,8 @@ impl VirtioConfig for NetConfig {
     }
 }
 
-struct Net {
+/// The card.
+pub struct NetCard {
     config: NetConfig,
     /// The address the card was made with.
     mac: MacAddr,
@@ -388,7 +390,12 @@ impl Shared {
     }
 }
 
-impl Net {
+impl NetCard {
+    /// Its receive filter.
+    pub fn rx_filter(&self) -> RxFilter {
+        self.shared.rx.lock().filter.describe()
+    }
+
     /// Sends what a buffer holds.
     fn send(&mut self, chain: &mut Chain) {
         let Some(mut header) = chain.read_array::<HEADER>() else {
@@ -425,7 +432,7 @@ impl Net {
     }
 }
 
-impl Drop for Net {
+impl Drop for NetCard {
     fn drop(&mut self) {
         self.shared.endpoint.set_receiver(None);
     }
@@ -439,7 +446,7 @@ impl Drop for Net {
     }
 }
 
-impl VirtioDevice for Net {
+impl VirtioDevice for NetCard {
     fn device_type(&self) -> u32 {
         DEVICE_TYPE
     }

@@ -37,6 +37,7 @@ mod programs;
 mod programs;
 mod qom;
 mod run;
+mod rx_filter;
 mod vm;
 
 use std::path::Path;

@@ -12,7 +12,10 @@ use device::{AnyConfig, CharBackend};
 use machines::{Plugged, PluggedIsa};
 use misc::{IsaDebugExitConfig, PvpanicConfig};
 use serial::DebugConConfig;
-use virtio::{BalloonConfig, BlkConfig, ConsoleConfig, Mmio, NetBackend, NetConfig, RngConfig, RngSource};
+use virtio::{
+    BalloonConfig, BlkConfig, ConsoleConfig, Mmio, NetBackend, NetConfig, RngConfig, RngSource, VsockBackend,
+    VsockConfig,
+};
 
 use crate::backends::{Backends, Peripheral};
 use crate::chardevs::Chars;
@@ -115,6 +118,13 @@ pub(crate) const DRIVERS: &[Driver] = &[
     },
     Driver { name: SERIAL_BUS, category: "Input", bus: "virtio-bus", extra: &[], make: virtio_serial },
     Driver {
+        name: "virtio-vsock-device",
+        category: "Misc",
+        bus: "virtio-bus",
+        extra: &[("uds-path", "str", "socket at which programs of the host reach the guest's ports")],
+        make: virtio_vsock,
+    },
+    Driver {
         name: "virtserialport",
         category: "Input",
         bus: "virtio-serial-bus",
@@ -126,6 +136,12 @@ pub(crate) const DRIVERS: &[Driver] = &[
 /// The driver of a name, or what is near to it.
 pub(crate) fn driver(name: &str) -> Result<&'static Driver> {
     DRIVERS.iter().find(|d| d.name == name).ok_or_else(|| {
+        if name.starts_with("vhost-vsock") {
+            let instead = "virtio-vsock-device,guest-cid=N,uds-path=PATH";
+            return anyhow!(
+                "the host kernel's sockets are not supported; {instead} needs no help of the kernel's"
+            );
+        }
         let hint = nearest(name, DRIVERS.iter().map(|d| d.name));
         let hint = hint.map_or(String::new(), |n| format!("; did you mean '{n}'?"));
         anyhow!("no such device{hint} ('-device help' lists all)")
@@ -201,6 +217,18 @@ fn virtio_rng(m: &mut Making<'_>) -> Result<Box<dyn AnyConfig>> {
     let source =
         source.map_or_else(RngSource::default, |file| RngSource::new(move |data| objects::draw(&file, data)));
     Ok(Box::new(Mmio::new(RngConfig::default(), source)))
+}
+
+fn virtio_vsock(m: &mut Making<'_>) -> Result<Box<dyn AnyConfig>> {
+    let mut config = VsockConfig::default();
+    let path = m.props.take_text("uds-path")?;
+    let path = path.ok_or_else(|| anyhow!("needs uds-path=PATH, where the host's programs connect"))?;
+    if let Some(cid) = m.props.take_text("guest-cid")? {
+        let bad = || anyhow!("guest-cid={cid}: expected 3 to 4294967294");
+        config.guest_cid = cid.parse().map_err(|_| bad())?;
+    }
+    let muxer = net_vsock::Muxer::new(path.as_ref(), config.guest_cid)?;
+    Ok(Box::new(Mmio::new(config, VsockBackend(Some(Arc::new(muxer))))))
 }
 
 fn virtio_serial(_: &mut Making<'_>) -> Result<Box<dyn AnyConfig>> {

@@ -11,7 +11,7 @@ use control::gdb::{DebugTarget, StopListener};
 use control::vm::{
     BlockInfo, BlockStats, ChardevInfo, CpuInfo, CpuModelInfo, Event, EventBus, InputEvent, IothreadInfo,
     KeyId, MachineInfo, MediumInfo, MemdevInfo, MemorySpace, MigrationInfo, MigrationLimits, QomProperty,
-    QomType, RunState, SnapshotInfo, Vm, VmError, VmInfo,
+    QomType, RunState, RxFilterInfo, SnapshotInfo, Vm, VmError, VmInfo,
 };
 use guest_memory::PAGE_SIZE;
 use machine::{Machine, snapshot};
@@ -22,6 +22,7 @@ use crate::backends::Backends;
 use crate::chardevs::Chars;
 use crate::launch::Launched;
 use crate::migration::{self, Migration};
+use crate::rx_filter;
 use crate::{balloon, console, host, list, qom};
 
 type Answer<T> = Result<T, VmError>;
@@ -542,6 +543,10 @@ impl Vm for RheaVm {
             Ok(false) => Err(VmError::DeviceNotFound(id.into())),
             Err(e) => Err(failed(e)),
         }
+    }
+
+    fn rx_filters(&self) -> Vec<RxFilterInfo> {
+        rx_filter::all(&self.machine)
     }
 
     fn set_link(&self, name: &str, up: bool) -> Answer<()> {

@@ -4,7 +4,7 @@ use ::device::{StateError, le_value};
 use ::net::MacAddr;
 
 use super::rss::Rss;
-use super::{Net, feature};
+use super::{NetCard, feature};
 use crate::chain::Chain;
 use crate::queue::Virtqueue;
 
@@ -34,6 +34,27 @@ mod mode {
     pub(super) const NO_UNI: u8 = 1 << 4;
     pub(super) const NO_BROADCAST: u8 = 1 << 5;
     pub(super) const COUNT: u8 = 6;
+}
+
+/// What a card lets through: in each pair first what is for groups, then what is for single cards.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RxFilter {
+    /// Everything.
+    pub promiscuous: bool,
+    /// All of these kinds; the third is frames of VLANs.
+    pub all: [bool; 3],
+    /// None of them.
+    pub none: [bool; 3],
+    /// Broadcasts.
+    pub broadcast: bool,
+    /// The driver's table was too long, and all are let through.
+    pub overflow: [bool; 2],
+    /// The card's address.
+    pub mac: String,
+    /// Addresses let through.
+    pub tables: [Vec<String>; 2],
+    /// VLANs let through.
+    pub vlans: Vec<u16>,
 }
 
 /// One table of addresses.
@@ -131,6 +152,25 @@ impl Filter {
         }
     }
 
+    /// For those who want to know.
+    pub(super) fn describe(&self) -> RxFilter {
+        let names = |t: &Table| t.addresses.iter().map(ToString::to_string).collect();
+        RxFilter {
+            promiscuous: self.on(mode::PROMISC),
+            all: [self.on(mode::ALL_MULTI), self.on(mode::ALL_UNI), !self.filters_vlans],
+            none: [
+                self.on(mode::NO_MULTI),
+                self.on(mode::NO_UNI),
+                self.filters_vlans && self.vlans.0 == [0; 64],
+            ],
+            broadcast: !self.on(mode::NO_BROADCAST),
+            overflow: [self.multicast.overflown, self.unicast.overflown],
+            mac: self.mac.to_string(),
+            tables: [names(&self.multicast), names(&self.unicast)],
+            vlans: (0..=Vlans::MASK).filter(|id| self.filters_vlans && self.vlans.has(*id)).collect(),
+        }
+    }
+
     pub(super) fn save(&self) -> SavedFilter {
         let flat = |t: &Table| ::device::Bytes(t.addresses.iter().flat_map(|a| a.0).collect());
         SavedFilter {
@@ -181,7 +221,7 @@ fn read_table(chain: &mut Chain) -> Option<Table> {
     Some(Table { addresses, overflown: count > kept })
 }
 
-impl Net {
+impl NetCard {
     /// Carries out one command and answers it.
     pub(super) fn control(&mut self, queue: &Virtqueue, chain: &mut Chain) {
         let done = chain.read_array::<2>().and_then(|[class, command]| self.command(class, command, chain));

@@ -226,7 +226,7 @@ fn the_control_queue_filters() {
         [ME, group, other, broadcast].map(|to| {
             let device = bench.cell();
             device.with(|d| {
-                let net = d.as_any().unwrap().downcast_ref::<Net>().unwrap();
+                let net = d.as_any().unwrap().downcast_ref::<NetCard>().unwrap();
                 net.shared.rx.lock().filter.admits(&frame(to, b""))
             })
         })
@@ -250,7 +250,7 @@ fn the_control_queue_filters() {
         let [high, low] = (0xe000 | id).to_be_bytes();
         let frame = [&[0xff; 6][..], &[2, 0, 0, 0, 0, 9, 0x81, 0, high, low, 8, 0], &[0; 60]].concat();
         bench.cell().with(|d| {
-            let net = d.as_any().unwrap().downcast_ref::<Net>().unwrap();
+            let net = d.as_any().unwrap().downcast_ref::<NetCard>().unwrap();
             net.shared.rx.lock().filter.admits(&frame)
         })
     };
@@ -260,6 +260,9 @@ fn the_control_queue_filters() {
     assert_eq!(command(2, 1, &[5, 0]), 0);
     assert_eq!([tagged(5), tagged(4095)], [false, true]);
     assert!(admitted()[3]);
+    let told = bench.cell().with(|d| d.as_any().unwrap().downcast_ref::<NetCard>().unwrap().rx_filter());
+    assert_eq!((told.promiscuous, told.all, told.overflow), (false, [true, false, false], [false, true]));
+    assert_eq!((told.mac.as_str(), told.vlans), ("02:02:02:02:02:02", vec![4095]));
     for (class, code, data) in [
         (2, 0, &[0, 0x10][..]),
         (2, 0, &[1]),
@@ -357,7 +360,7 @@ fn a_guest_that_has_moved_announces_itself() {
     moved.cell().resume();
     assert_eq!((moved.read(0, 0x106, 2), moved.read(0, 0x60, 4) & 2), (3, 2), "up, to be announced; told");
     moved.cell().with(|d| {
-        let net = d.as_any().unwrap().downcast_mut::<Net>().unwrap();
+        let net = d.as_any().unwrap().downcast_mut::<NetCard>().unwrap();
         net.shared.rx.lock().announce = false;
     });
     moved.cell().quiesce();

@@ -5,6 +5,7 @@ use super::commands::{Answer, Arguments, done, text};
 use crate::config::ConfigError;
 use crate::monitor::Control;
 use crate::options::fragment;
+use crate::vm::RxState;
 use serde_json::{Map, Value, json};
 
 fn generic(e: ConfigError) -> QmpError {
@@ -22,6 +23,33 @@ pub(super) fn set_link(c: &Control, a: &Arguments) -> Answer {
         return Err(QmpError::Generic("argument 'up' expects true or false".into()));
     };
     done(c.vm.set_link(text(a, "name"), up)?)
+}
+
+pub(super) fn query_rx_filter(c: &Control, a: &Arguments) -> Answer {
+    let state = |s: RxState| match s {
+        RxState::Normal => "normal",
+        RxState::None => "none",
+        RxState::All => "all",
+    };
+    let only = a.get("name").and_then(Value::as_str);
+    let all = c.vm.rx_filters();
+    let list: Vec<Value> = all
+        .iter()
+        .filter(|f| only.is_none_or(|n| n == f.name))
+        .map(|f| {
+            let ([multicast, unicast, vlan], [groups, cards]) = (f.states.map(state), f.overflow);
+            json!({
+                "name": f.name, "promiscuous": f.promiscuous, "multicast": multicast, "unicast": unicast,
+                "vlan": vlan, "broadcast-allowed": f.broadcast, "multicast-overflow": groups,
+                "unicast-overflow": cards, "main-mac": f.mac, "multicast-table": f.tables[0],
+                "unicast-table": f.tables[1], "vlan-table": f.vlans,
+            })
+        })
+        .collect();
+    match only.filter(|_| list.is_empty()) {
+        Some(name) => Err(QmpError::Generic(format!("invalid net client name: {name}"))),
+        None => Ok(list.into()),
+    }
 }
 
 pub(super) fn object_add(c: &Control, a: &Arguments) -> Answer {

@@ -176,6 +176,7 @@ commands! {
     };
     "netdev_add" ("type" ! Text, "id" ! Text, "" ? Rest) backends::netdev_add;
     "netdev_del" ("id" ! Text) |c, a| done(c.vm.netdev_del(text(a, "id"))?);
+    "query-rx-filter" ("name" ? Text) backends::query_rx_filter;
     "set_link" ("name" ! Text, "up" ! Bool) backends::set_link;
     "chardev-add" ("id" ! Text, "backend" ! Any) backends::chardev_add;
     "chardev-remove" ("id" ! Text) |c, a| done(c.vm.chardev_remove(text(a, "id"))?);

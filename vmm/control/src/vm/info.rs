@@ -240,6 +240,39 @@ pub struct IothreadInfo {
     pub thread_id: u64,
 }
 
+/// What of one kind of frame a network card lets through.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RxState {
+    /// What its table names.
+    #[default]
+    Normal,
+    /// Nothing.
+    None,
+    /// Everything.
+    All,
+}
+
+/// The receive filter of a network card.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RxFilterInfo {
+    /// Name of the card.
+    pub name: String,
+    /// It takes everything.
+    pub promiscuous: bool,
+    /// Frames to groups, to single cards, and to VLANs.
+    pub states: [RxState; 3],
+    /// It takes broadcasts.
+    pub broadcast: bool,
+    /// The tables of groups and of single addresses are too small for what the driver wants.
+    pub overflow: [bool; 2],
+    /// Its own address.
+    pub mac: String,
+    /// Those tables.
+    pub tables: [Vec<String>; 2],
+    /// VLANs by number.
+    pub vlans: Vec<u16>,
+}
+
 /// The back end of guest RAM.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MemdevInfo {

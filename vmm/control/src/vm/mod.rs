@@ -12,8 +12,8 @@ pub(crate) use event::EVENT_NAMES;
 pub use event::{Event, EventBus};
 pub use info::{
     BlockInfo, BlockStats, ChardevInfo, CpuInfo, CpuModelInfo, IothreadInfo, MachineInfo, MediumInfo,
-    MemdevInfo, MemorySpace, MigrationInfo, MigrationLimits, QomProperty, QomType, RunState, SnapshotInfo,
-    VmInfo,
+    MemdevInfo, MemorySpace, MigrationInfo, MigrationLimits, QomProperty, QomType, RunState, RxFilterInfo,
+    RxState, SnapshotInfo, VmInfo,
 };
 
 pub use input::{InputEvent, KeyId};
@@ -226,6 +226,10 @@ pub trait Vm: Send + Sync {
     /// Takes one away that nobody uses.
     fn netdev_del(&self, id: &str) -> Answer<()> {
         Err(VmError::DeviceNotFound(id.to_owned()))
+    }
+    /// The receive filters of network cards.
+    fn rx_filters(&self) -> Vec<RxFilterInfo> {
+        Vec::new()
     }
     /// Plugs the cable of a network card or back end in or out.
     fn set_link(&self, name: &str, up: bool) -> Answer<()> {
