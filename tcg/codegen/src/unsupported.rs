@@ -1,7 +1,7 @@
 //! The code generator of hosts that have none yet: says so.
 
 use tcg_ir::abi::UnitExit;
-use tcg_ir::{HelperDesc, Region, Rounding, SlotTable};
+use tcg_ir::{FpMode, HelperDesc, Region, SlotTable};
 
 use crate::{CodeSpace, CompileError, CompiledUnit, EnterFn, Options, RuntimeFns, Tier};
 
@@ -32,7 +32,7 @@ impl Compiler {
         &mut self,
         _region: &Region,
         _key: u64,
-        _rounding: Rounding,
+        _fp: impl Into<FpMode>,
         _tier: Tier,
         _space: &CodeSpace,
     ) -> Result<CompiledUnit, CompileError> {

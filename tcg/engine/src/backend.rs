@@ -7,7 +7,7 @@ use tcg_codegen::{
     patch_jump, restore_at,
 };
 use tcg_ir::{
-    HelperDesc, Hint, Region, Rounding, SlotTable,
+    FpMode, HelperDesc, Hint, Region, Rounding, SlotTable,
     abi::{EnvHeader, UnitExit},
 };
 
@@ -112,7 +112,7 @@ impl Backend {
         &self,
         region: &Region,
         key: Key,
-        rounding: Rounding,
+        fp: FpMode,
         tier: Tier,
     ) -> Result<(Code, Box<[Link]>), CompileError> {
         let interp = || Ok((Code::Interp(Box::new(region.clone())), Box::default()));
@@ -121,7 +121,7 @@ impl Backend {
             Tier::First => tcg_codegen::Tier::First,
             Tier::Second => tcg_codegen::Tier::Second,
         };
-        match j.compiler.lock().compile(region, key.mode, rounding, effort, &j.space) {
+        match j.compiler.lock().compile(region, key.mode, fp, effort, &j.space) {
             Ok(unit) => {
                 let base = j.space.rx_base();
                 let offset = |at: u64| (at - base) as u32;
@@ -206,14 +206,14 @@ impl Backend {
         match (self, code) {
             (_, Code::Interp(region)) => interp::run(vcpu, region),
             (Self::Jit(j), Code::Host { start, .. }) => {
-                let rounding = vcpu.engine.guest.rounding(key);
+                let fp = vcpu.engine.guest.fp_mode(key);
                 let header = vcpu.env.header_ptr();
                 let (enter, entry) = (j.enter, j.space.rx_base() + u64::from(*start));
                 // SAFETY: `header` is this vCPU's environment, whose fields the constructor filled in; `entry` is a unit of
                 // the same partition that the caller's hold on `exec` keeps in place. No reference into the
                 // environment or the vCPU is used until it returns.
                 let raw = unsafe {
-                    (*header).guest_fpcr = mxcsr(rounding);
+                    (*header).guest_fpcr = mxcsr(fp);
                     enter(header, entry)
                 };
                 Compiler::decode_exit(raw)
@@ -274,13 +274,13 @@ impl Code {
     }
 }
 
-/// MXCSR of units that run under `rounding`: all exceptions masked, no flags.
-pub(crate) fn mxcsr(rounding: Rounding) -> u32 {
-    let rc = match rounding {
+/// MXCSR of units that run under `fp`: all exceptions masked, no flags.
+pub(crate) fn mxcsr(fp: FpMode) -> u32 {
+    let rc = match fp.rounding {
         Rounding::Down => 1,
         Rounding::Up => 2,
         Rounding::Zero => 3,
         _ => 0,
     };
-    0x1f80 | rc << 13
+    0x1f80 | rc << 13 | u32::from(fp.flush) << 15 | u32::from(fp.daz) << 6
 }

@@ -9,7 +9,7 @@ use accel::{
     AccelError, PartitionConfig, VcpuError,
     arch::{CpuState, GuestArch},
 };
-use tcg_ir::{Builder, Effects, HelperDesc, HelperResult, Rounding, SlotSet, SlotTable, Type};
+use tcg_ir::{Builder, Effects, FpMode, HelperDesc, HelperResult, Rounding, SlotSet, SlotTable, Type};
 
 use crate::{Cx, vcpu::Vcpu};
 
@@ -139,6 +139,10 @@ pub trait Guest: Sized + Send + Sync + 'static {
     fn key(&self, state: &Self::State) -> Key;
     /// Rounding under which units of `key` run.
     fn rounding(&self, key: Key) -> Rounding;
+    /// The same with what happens to denormal numbers.
+    fn fp_mode(&self, key: Key) -> FpMode {
+        self.rounding(key).into()
+    }
     /// Translates from `key.pc` on. Ends with every block terminated and `Builder::set_extent` called. An instruction that
     /// does not exist is translated into code that raises; `Err` only if the very first fetch faults.
     fn translate(

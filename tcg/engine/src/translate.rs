@@ -255,7 +255,7 @@ pub(crate) fn translate<G: Guest>(
     if log.wants(LogItems::IR_OPT) {
         log.write(format_args!("IR after passes:\n{}\n", tcg_ir::print::region(region, tables)));
     }
-    let rounding = engine.guest.rounding(guest_key);
+    let fp = engine.guest.fp_mode(guest_key);
     let backend = &cache.backend;
     let interp = || (Code::Interp(Box::new(region.clone())), Box::default());
     if at.is_some() && cache.is_full() {
@@ -263,11 +263,11 @@ pub(crate) fn translate<G: Guest>(
     }
     let (code, links) = match &at {
         None => interp(),
-        Some(_) => match backend.make(region, key, rounding, tier) {
+        Some(_) => match backend.make(region, key, fp, tier) {
             Ok(made) => made,
             Err(CompileError::Full) => {
                 empty_cache(&engine);
-                backend.make(region, key, rounding, tier).unwrap_or_else(|_| interp())
+                backend.make(region, key, fp, tier).unwrap_or_else(|_| interp())
             }
             Err(_) => interp(),
         },

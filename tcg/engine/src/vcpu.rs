@@ -607,8 +607,8 @@ impl<G: Guest> Vcpu<G> {
         }
         let key = self.key(false);
         // The mode may have changed, and the rounding with it.
-        let rounding = self.engine.guest.rounding(key);
-        self.core.header_mut().guest_fpcr = crate::backend::mxcsr(rounding);
+        let fp = self.engine.guest.fp_mode(key);
+        self.core.header_mut().guest_fpcr = crate::backend::mxcsr(fp);
         // State that says where to go comes here without a look at the jump caches.
         if let Some(code) = self.core.tlb.jump(key.pc, key.mode) {
             return code;

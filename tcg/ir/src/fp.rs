@@ -60,6 +60,23 @@ named_enum! {
     }
 }
 
+/// How the floating-point unit stands while a unit of code runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FpMode {
+    /// Rounding of operations that have no other.
+    pub rounding: Rounding,
+    /// Results that would be denormal are zeros.
+    pub flush: bool,
+    /// Denormal operands are zeros.
+    pub daz: bool,
+}
+
+impl From<Rounding> for FpMode {
+    fn from(rounding: Rounding) -> Self {
+        Self { rounding, flush: false, daz: false }
+    }
+}
+
 /// Attributes of a floating-point operation, packed into 16 bits (the instruction's `sub` field):
 /// 0-2 [`Rounding`], 3-5 [`NanPolicy`], 6 tininess before rounding, 7 flush results to zero, 8 denormal operands
 /// are zero, 9 raises no exceptions, 10 negate the product, 11 negate the addend (`fma`),

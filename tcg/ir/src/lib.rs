@@ -39,7 +39,7 @@ mod vecfn;
 pub mod verify;
 
 pub use builder::Builder;
-pub use fp::{Exceptions, FpAttr, IntConv, MinMax, NanPolicy, Rounding};
+pub use fp::{Exceptions, FpAttr, FpMode, IntConv, MinMax, NanPolicy, Rounding};
 pub use helper::{Effects, HelperDesc, HelperFn, HelperId, HelperResult, SlotSet};
 pub use memop::{Align, Atomicity, MemOp, Order, RmwOp};
 pub use op::{Effect, Op, OpInfo};

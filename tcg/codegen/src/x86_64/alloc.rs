@@ -13,6 +13,8 @@ use super::asm::Mem;
 use super::regs::*;
 use super::{Gen, Too};
 
+/// In [`Val::upper`]: the register holds zeros above the value.
+pub(super) const ZEROS: u32 = u32::MAX - 1;
 /// No value, no slot, no register.
 pub(super) const NONE: u32 = u32::MAX;
 pub(super) const NO_REG: u8 = 0xff;

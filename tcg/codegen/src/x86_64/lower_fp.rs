@@ -6,7 +6,7 @@
 
 use tcg_ir::{FCond, FpAttr, Inst, IntConv, MinMax, NanPolicy, Op, Rounding, Type, Value};
 
-use super::alloc::{Class, NO_REG, class, fl};
+use super::alloc::{Class, NO_REG, NO_SLOT, ZEROS, class, fl};
 use super::asm::{Alu, Cc, Mem, Shift, V};
 use super::regs::*;
 use super::{Gen, Too};
@@ -80,8 +80,7 @@ impl Gen<'_> {
         let attr = FpAttr(inst.sub);
         if inst.op.info().effect != tcg_ir::Effect::Fp
             || attr.quiet()
-            || attr.flush()
-            || attr.daz()
+            || !self.denormals_fit(attr)
             || ty.is_vector()
             || from.is_vector()
             || ty == Type::I128
@@ -154,6 +153,16 @@ impl Gen<'_> {
         let x = &mut self.vals[v.index()];
         if of_vector && attr.nan() == NanPolicy::X86 && x.alias == v.0 && !x.is(fl::GLOBAL) {
             (x.ty, x.upper) = (Type::V128, root);
+        }
+    }
+
+    /// A scalar float has come into a register with zeros above it: as a vector it needs no code.
+    pub(super) fn note_zeros(&mut self, v: Value) {
+        let x = self.vals[v.index()];
+        let narrow_slot = x.hint != NO_SLOT && self.fx.slots[x.hint as usize].ty.bytes() < 16;
+        if matches!(x.ty, Type::F32 | Type::F64) && x.alias == v.0 && !x.is(fl::GLOBAL) && !narrow_slot {
+            let x = &mut self.vals[v.index()];
+            (x.ty, x.upper) = (Type::V128, ZEROS);
         }
     }
 
@@ -538,6 +547,7 @@ impl Gen<'_> {
         if own {
             self.reset_rounding();
         }
+        self.note_zeros(v);
         Ok(())
     }
 

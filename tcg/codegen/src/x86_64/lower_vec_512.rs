@@ -359,8 +359,7 @@ impl Gen<'_> {
         let plain = matches!(inst.op, Op::Vfmin | Op::Vfmax)
             && MinMax::from_bits(attr.variant()) != MinMax::X86
             || inst.op == Op::Vftoi;
-        if attr.flush()
-            || attr.daz()
+        if !self.denormals_fit(attr)
             || plain
             || rounds && matches!(attr.rounding(), Rounding::NearestAway | Rounding::Odd)
             || attr.tiny_before() && matches!(inst.op, Op::Vfmul | Op::Vfdiv | Op::Vfma)

@@ -31,7 +31,7 @@ impl Gen<'_> {
         s: Shape,
         attr: FpAttr,
     ) -> Result<bool, Too> {
-        if attr.flush() || attr.daz() {
+        if !self.denormals_fit(attr) {
             return Ok(false);
         }
         let rounds = !matches!(inst.op, Op::Vfcmp | Op::Vfmin | Op::Vfmax);

@@ -2,7 +2,7 @@
 
 use tcg_ir::{Inst, Op, RmwOp, Value};
 
-use super::alloc::{Class, NO_REG, class, fl};
+use super::alloc::{Class, NO_REG, ZEROS, class, fl};
 use super::asm::V;
 use super::lower_vec::{ANY, LOAD, Shape, p0f, p3a, p38};
 use super::regs::*;
@@ -115,6 +115,17 @@ impl Gen<'_> {
         }
         let def = self.r.inst(inst.a);
         let over_zeros = def.op == Op::Vsplat && self.r.as_const(def.a) == Some(0);
+        if n == 0
+            && !s.y
+            && in_xmm
+            && over_zeros
+            && self.vals[root as usize].upper == ZEROS
+            && !self.vals[v.index()].is(fl::GLOBAL)
+        {
+            self.done(inst.a);
+            self.same(v, inst.b)?;
+            return Ok(true);
+        }
         if n == 0 && over_zeros && (s.log2 == 3 || !in_xmm) {
             self.done(inst.a);
             if in_xmm {

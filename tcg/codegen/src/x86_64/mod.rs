@@ -29,7 +29,10 @@ mod stubs;
 mod tests;
 
 use tcg_ir::abi::UnitExit;
-use tcg_ir::{BlockId, Effects, HelperDesc, Op, Region, Rounding, SlotSet, SlotTable, Terminator, Value};
+use tcg_ir::{
+    BlockId, Effects, FpAttr, FpMode, HelperDesc, NanPolicy, Op, Region, Rounding, SlotSet, SlotTable,
+    Terminator, Value,
+};
 
 use self::alloc::{Pin, SlotInfo, State, Val, fl};
 use self::asm::{Asm, Label, flat};
@@ -117,6 +120,7 @@ struct Gen<'a> {
     first: bool,
     key: u64,
     rounding: Rounding,
+    fp: FpMode,
     asm: Asm,
     vals: Vec<Val>,
     st: State,
@@ -196,7 +200,7 @@ impl Compiler {
         Ok(Self { fx, work, shared: outline::Shared::default() })
     }
 
-    /// Makes a unit from a region the verifier accepts. `key` is compared with those in the jump cache; `rounding` is what
+    /// Makes a unit from a region the verifier accepts. `key` is compared with those in the jump cache; `fp` is what
     /// `EnvHeader::guest_fpcr` will be set to whenever the unit runs.
     ///
     /// # Errors
@@ -205,17 +209,19 @@ impl Compiler {
         &mut self,
         region: &Region,
         key: u64,
-        rounding: Rounding,
+        fp: impl Into<FpMode>,
         tier: Tier,
         space: &CodeSpace,
     ) -> Result<CompiledUnit, CompileError> {
+        let fp = fp.into();
         let w = &mut self.work;
         let mut g = Gen {
             fx: &self.fx,
             r: region,
             first: tier == Tier::First,
             key,
-            rounding,
+            rounding: fp.rounding,
+            fp,
             asm: std::mem::take(&mut w.asm),
             vals: std::mem::take(&mut w.vals),
             st: std::mem::take(&mut w.st),
@@ -367,6 +373,12 @@ impl Gen<'_> {
         }
     }
 
+    /// True if the host's unit treats denormal numbers as the operation wants them.
+    fn denormals_fit(&self, attr: FpAttr) -> bool {
+        let plain = !attr.flush() && !attr.daz();
+        (attr.flush(), attr.daz()) == (self.fp.flush, self.fp.daz) && (plain || attr.nan() == NanPolicy::X86)
+    }
+
     /// Drops an operation whose result nobody uses.
     fn is_dead(&self, v: Value) -> bool {
         use tcg_ir::Effect;
@@ -408,9 +420,15 @@ impl Gen<'_> {
             Op::Get => self.get(v, inst.sub)?,
             Op::Set => self.set(inst.sub, inst.a)?,
             Op::Budget => self.budget(inst.imm)?,
-            Op::Load if self.is_outline(&inst) => self.load_outline(v)?,
+            Op::Load if self.is_outline(&inst) => {
+                self.load_outline(v)?;
+                self.note_zeros(v);
+            }
             Op::Store if self.is_outline(&inst) => self.store_outline(v)?,
-            Op::Load => self.load(v)?,
+            Op::Load => {
+                self.load(v)?;
+                self.note_zeros(v);
+            }
             Op::Store => self.store(v)?,
             Op::Rmw => self.rmw(v)?,
             Op::Cas => self.cas(v)?,

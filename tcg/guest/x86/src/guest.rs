@@ -5,7 +5,7 @@ use accel::{
     arch::{CpuState, GuestArch},
 };
 use tcg_engine::{Access, BusFault, CodeReader, Cx, ExitAction, Guest, Key, Limits, Mapping, Trap};
-use tcg_ir::{Builder, HelperDesc, Rounding, SlotTable};
+use tcg_ir::{Builder, FpMode, HelperDesc, Rounding, SlotTable};
 
 use crate::{
     control::CR4_PCIDE,
@@ -109,6 +109,11 @@ impl Guest for X86 {
 
     fn rounding(&self, key: Key) -> Rounding {
         Mode::from_bits(key.mode).rounding()
+    }
+
+    fn fp_mode(&self, key: Key) -> FpMode {
+        let mode = Mode::from_bits(key.mode);
+        FpMode { rounding: mode.rounding(), flush: mode.mxcsr & 4 != 0, daz: mode.mxcsr & 8 != 0 }
     }
 
     fn translate(

@@ -87,15 +87,23 @@ fn extract(v: u64, mask: u64) -> u64 {
 
 /// CRC-32C (polynomial 11EDC6F41, reflected) of `bytes` bytes.
 fn crc32(crc: u32, v: u64, bytes: u64) -> u32 {
-    let mut crc = crc;
-    for n in 0..bytes {
-        crc ^= (v >> (8 * n)) as u32 & 0xff;
-        for _ in 0..8 {
-            crc = crc >> 1 ^ if crc & 1 != 0 { 0x82f6_3b78 } else { 0 };
-        }
-    }
-    crc
+    (0..bytes).fold(crc, |crc, n| crc >> 8 ^ CRC[(crc as u8 ^ (v >> (8 * n)) as u8) as usize])
 }
+
+/// The remainder of each byte.
+const CRC: [u32; 256] = {
+    let (mut table, mut n) = ([0; 256], 0);
+    while n < 256 {
+        let (mut crc, mut bit) = (n as u32, 0);
+        while bit < 8 {
+            crc = crc >> 1 ^ if crc & 1 != 0 { 0x82f6_3b78 } else { 0 };
+            bit += 1;
+        }
+        table[n] = crc;
+        n += 1;
+    }
+    table
+};
 
 /// Rotation through carry: result and carry. `how`: width, and "to the left" in bit 8.
 fn rotate_carry(v: u64, n: u64, c: u64, how: u64) -> (u64, u64) {

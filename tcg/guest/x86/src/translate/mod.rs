@@ -85,6 +85,8 @@ pub(crate) struct Translator<'a, 'b> {
     shield: u64,
     /// The instruction before did, and the next one is in this unit.
     shielded: bool,
+    /// A vector of zeros that the block has.
+    zeros: Option<(BlockId, Value)>,
 }
 
 /// Why there is no next instruction.
@@ -120,6 +122,7 @@ pub(crate) fn unit(
         record_dirty: false,
         shield: 0,
         shielded: false,
+        zeros: None,
     };
     if mode.tf || mode.shadow || mode.debug {
         t.limits.straight = true;

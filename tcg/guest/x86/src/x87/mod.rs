@@ -3,10 +3,9 @@
 //! Values are the low 80 bits of a `u128`. An instruction that raises an unmasked exception sets the summary bit; the
 //! next waiting instruction reports it. With invalid operation, denormal or division by zero unmasked it leaves the
 //! registers as they were.
-//!
-//! The transcendental functions are computed in binary64: their results have 53 significant bits.
 
 mod arith;
+mod series;
 mod transcendental;
 
 use softfloat::ops::convert::convert;

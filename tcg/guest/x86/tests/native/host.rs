@@ -1,22 +1,31 @@
 //! A few instructions on the host's own processor, with all registers set before and read after.
 #![expect(unsafe_code, reason = "maps memory at a fixed address, writes machine code and calls it")]
 
-use std::{io, ptr};
+use std::{
+    io, ptr,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
 
 /// Where the data lies, on the host and in the guest.
 pub(crate) const DATA: u64 = 0x10_0000;
 /// Bytes of data.
 pub(crate) const DATA_SIZE: usize = 0x2000;
 const CODE_SIZE: usize = 4096;
+/// Bytes of code before the caller's.
+pub(crate) const PROLOGUE: usize = 10 + 8 + 14 * 4;
 
 /// Registers in encoding order; RSP's place holds RFLAGS, R15's is not used.
 pub(crate) type Registers = [u64; 16];
 /// Place of RFLAGS.
 pub(crate) const FLAGS: usize = 4;
 
+/// The tests of a process use the place one after the other.
+static ONE: Mutex<()> = Mutex::new(());
+
 /// Memory for code and data.
 pub(crate) struct Host {
-    code: *mut u8,
+    _one: MutexGuard<'static, ()>,
+    pub(crate) code: *mut u8,
     data: *mut u8,
 }
 
@@ -32,7 +41,8 @@ fn map(at: u64, len: usize, executable: bool) -> io::Result<*mut u8> {
 impl Host {
     /// Fails where the fixed address is taken.
     pub(crate) fn new() -> io::Result<Self> {
-        Ok(Self { code: map(0, CODE_SIZE, true)?, data: map(DATA, DATA_SIZE, false)? })
+        let one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(Self { _one: one, code: map(0, CODE_SIZE, true)?, data: map(DATA, DATA_SIZE, false)? })
     }
 
     /// Replaces the data.
@@ -61,6 +71,7 @@ impl Host {
             }
         };
         moves(&mut b, 0x8b);
+        assert_eq!(b.len(), PROLOGUE);
         b.extend_from_slice(code);
         moves(&mut b, 0x89);
         // pushfq; pop [r15+32]; cld; pops; ret

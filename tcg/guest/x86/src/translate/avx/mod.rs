@@ -12,7 +12,7 @@ mod permute;
 use std::sync::LazyLock;
 
 use iced_x86::Mnemonic;
-use tcg_ir::{Lane, Type};
+use tcg_ir::Lane;
 
 use super::Translator;
 use crate::{
@@ -78,7 +78,7 @@ impl Translator<'_, '_> {
     }
 
     fn clear_registers(&mut self, all: bool) {
-        let zero = self.splat(Type::V128, Lane::I64, 0);
+        let zero = self.zeros();
         for n in 0..if self.mode.code64 { 16 } else { 8 } {
             self.b.set(state::ymmh(n), zero);
             if all {

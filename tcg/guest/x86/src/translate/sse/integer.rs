@@ -14,6 +14,17 @@ impl Translator<'_, '_> {
         use Lane::{I8, I16, I32, I64};
         use Mnemonic as M;
 
+        if let Some(ones) = self.constant_idiom(m) {
+            if self.vector_on() {
+                let ty = self.vector_type();
+                let r = match (ones, ty) {
+                    (false, Type::V128) => self.zeros(),
+                    _ => self.splat(ty, I64, if ones { u64::MAX } else { 0 }),
+                };
+                self.set_vector(r);
+            }
+            return true;
+        }
         let plain = match m {
             M::Paddb => Some((Op::Vadd, I8)),
             M::Paddw => Some((Op::Vadd, I16)),
@@ -87,6 +98,24 @@ impl Translator<'_, '_> {
             self.set_vector(r);
         }
         true
+    }
+
+    /// Both sources are one register, and the result does not depend on it: all ones, or all zeros.
+    fn constant_idiom(&self, m: Mnemonic) -> Option<bool> {
+        use Mnemonic as M;
+        let (a, b) = if self.is_vex() { (1, 2) } else { (0, 1) };
+        let same = self.is_register(a)
+            && self.is_register(b)
+            && self.insn.op_register(a) == self.insn.op_register(b);
+        match m {
+            _ if !same => None,
+            M::Pxor | M::Xorps | M::Xorpd | M::Psubb | M::Psubw | M::Psubd | M::Psubq | M::Pandn => {
+                Some(false)
+            }
+            M::Pcmpgtb | M::Pcmpgtw | M::Pcmpgtd | M::Pcmpgtq | M::Andnps | M::Andnpd => Some(false),
+            M::Pcmpeqb | M::Pcmpeqw | M::Pcmpeqd | M::Pcmpeqq => Some(true),
+            _ => None,
+        }
     }
 
     /// All ones in lanes where the condition holds.

@@ -119,13 +119,23 @@ impl Translator<'_, '_> {
 
     /// Writes vector register `n`, zeros above the value.
     pub(crate) fn set_wide(&mut self, n: usize, v: Value) {
-        let (low, high) = if self.b.ty(v) == Type::V256 {
-            (self.part(v, 0), self.part(v, 1))
-        } else {
-            (v, self.splat(Type::V128, Lane::I64, 0))
-        };
+        let (low, high) =
+            if self.b.ty(v) == Type::V256 { (self.part(v, 0), self.part(v, 1)) } else { (v, self.zeros()) };
         self.b.set(state::xmm(n), low);
         self.b.set(state::ymmh(n), high);
+    }
+
+    /// 128 bits of zeros: one value a block, so that upper halves share a register.
+    pub(crate) fn zeros(&mut self) -> Value {
+        let block = self.b.current();
+        if let Some((at, v)) = self.zeros
+            && at == block
+        {
+            return v;
+        }
+        let v = self.splat(Type::V128, Lane::I64, 0);
+        self.zeros = Some((block, v));
+        v
     }
 
     /// Half `n` of 256 bits.

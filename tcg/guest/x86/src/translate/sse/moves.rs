@@ -76,7 +76,7 @@ impl Translator<'_, '_> {
             Type::I32 => Lane::I32,
             _ => Lane::I64,
         };
-        let zero = self.splat(Type::V128, Lane::I64, 0);
+        let zero = self.zeros();
         self.with_lane(lane, zero, 0, scalar)
     }
 
@@ -174,7 +174,7 @@ impl Translator<'_, '_> {
         };
         if is_vector(self, 0) {
             let whole = self.vector_type();
-            let zero = self.splat(whole, Lane::I64, 0);
+            let zero = if whole == Type::V128 { self.zeros() } else { self.splat(whole, Lane::I64, 0) };
             let v = self.with_lane(lane, zero, 0, v);
             self.set_vector(v);
         } else if self.is_memory(0) {
