@@ -125,6 +125,8 @@ pub(crate) struct Mapped<L: Layout> {
     read_only: bool,
     begun: Mutex<bool>,
     backing: RwLock<Option<Arc<dyn Image>>>,
+    /// Where this image starts in what is below.
+    backing_base: u64,
     /// Encrypts what is stored; sectors are numbered by their place on the disk.
     cipher: Option<SectorCipher>,
     /// It is encrypted, even if there is no cipher because it was opened to be looked at only.
@@ -156,6 +158,7 @@ impl<L: Layout> Mapped<L> {
             read_only,
             begun: Mutex::new(false),
             backing: RwLock::new(None),
+            backing_base: 0,
             cipher: None,
             encrypted: false,
             gate: RwLock::new(()),
@@ -165,6 +168,12 @@ impl<L: Layout> Mapped<L> {
     pub(crate) fn back(self, backing: Option<Arc<dyn Image>>) -> Self {
         *self.backing.write() = backing;
         self
+    }
+
+    /// Puts it above a part of another image, which starts at `base` of that.
+    pub(crate) fn back_at(mut self, backing: Option<Arc<dyn Image>>, base: u64) -> Self {
+        self.backing_base = base;
+        self.back(backing)
     }
 
     /// Encrypts it.
@@ -219,6 +228,7 @@ impl<L: Layout> Mapped<L> {
     }
 
     fn read_backing(&self, offset: u64, buf: &mut [u8]) -> Result<(), BlockError> {
+        let offset = offset + self.backing_base;
         let backing = self.backing.read().clone();
         let there =
             backing.as_ref().map_or(0, |b| b.size().saturating_sub(offset)).min(buf.len() as u64) as usize;
@@ -361,7 +371,7 @@ impl<L: Layout> BlockNode for Mapped<L> {
         let _gate = self.gate.write();
         let zeroes = vec![0; self.unit.min(len).min(1 << 20) as usize];
         for (block, within, n) in self.blocks(offset, len) {
-            let below = self.backing.read().as_ref().is_some_and(|b| b.size() > block * self.unit);
+            let below = self.backing.read().as_ref().is_some_and(|b| b.size() > self.backing_base + block * self.unit);
             {
                 let mut layout = self.layout.lock();
                 match layout.place(&*self.file, block)? {

@@ -9,7 +9,7 @@ use super::SECTOR;
 use super::sparse::{COMPRESSED, HEADER, MAGIC, MARKERS, NEWLINES, PER_TABLE, REDUNDANT, ZERO_GRAINS};
 use crate::bytes::put;
 use crate::options::{Kind, OptionSpec, bad_option, opt};
-use crate::registry::CreateContext;
+use crate::registry::{CreateContext, OpenOptions, open};
 
 /// Sectors of a grain, and of a descriptor inside an extent.
 const GRAIN: u64 = 128;
@@ -22,6 +22,8 @@ const ADAPTERS: [(&str, &str); 4] =
 /// Options of `create`.
 pub(crate) const CREATE_OPTIONS: &[OptionSpec] = &[
     opt("adapter_type", Kind::Text, "Virtual adapter type: ide (default), lsilogic, buslogic or legacyESX"),
+    opt("backing_file", Kind::Text, "File name of a base image"),
+    opt("backing_fmt", Kind::Text, "Must be 'vmdk' if present"),
     opt("compat6", Kind::Bool, "VMDK version 6 image"),
     opt("hwversion", Kind::Text, "VMDK hardware version"),
     opt("size", Kind::Size, "Virtual disk size"),
@@ -77,6 +79,7 @@ pub(crate) fn create(context: &CreateContext<'_>) -> Result<(), BlockError> {
             return Err(bad_option(name, v, "letters and digits"));
         }
     }
+    let (parent_cid, parent) = parent(context, sub)?;
     let size = context.size.next_multiple_of(SECTOR);
     let name = context.name.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
     if name.contains(['"', '\n']) {
@@ -111,7 +114,7 @@ pub(crate) fn create(context: &CreateContext<'_>) -> Result<(), BlockError> {
     let heads = if adapter == "ide" { 16 } else { 255 };
     let cid = uuid::Uuid::new_v4().as_fields().0;
     let text = format!(
-        "# Disk DescriptorFile\nversion=1\nCID={cid:08x}\nparentCID=ffffffff\ncreateType=\"{}\"\n\n# Extent description\n{lines}\n\
+        "# Disk DescriptorFile\nversion=1\nCID={cid:08x}\nparentCID={parent_cid:08x}\ncreateType=\"{}\"\n{parent}\n# Extent description\n{lines}\n\
          # The Disk Data Base\n#DDB\n\nddb.virtualHWVersion = \"{hardware}\"\nddb.geometry.cylinders = \"{}\"\n\
          ddb.geometry.heads = \"{heads}\"\nddb.geometry.sectors = \"63\"\nddb.adapterType = \"{adapter}\"\nddb.toolsVersion = \"{tools}\"\n",
         sub.name,
@@ -125,6 +128,27 @@ pub(crate) fn create(context: &CreateContext<'_>) -> Result<(), BlockError> {
         return Err(bad_option("file name", Path::new(&name).display(), "a shorter one"));
     }
     write_sparse(&file, size, sub, zeroed, Some(&text))
+}
+
+/// Content id of the parent that is asked for, and the line that names it.
+fn parent(context: &CreateContext<'_>, sub: Sub) -> Result<(u32, String), BlockError> {
+    let options = context.options;
+    let Some(name) = options.text("backing_file").filter(|n| !n.is_empty()) else {
+        return Ok((u32::MAX, String::new()));
+    };
+    if let Some(other) = options.text("backing_fmt").filter(|f| *f != "vmdk") {
+        return Err(bad_option("backing_fmt", other, "vmdk"));
+    }
+    if sub.flat || sub.compressed || name.contains(['"', '\n']) {
+        return Err(bad_option("backing_file", name, "a sparse subformat, and no quotes in the name"));
+    }
+    let read = OpenOptions { read_only: true, ..OpenOptions::default() };
+    let path = context.beside(name).display().to_string();
+    let parent = open(&path, Some("vmdk"), &read)?;
+    let Some(cid) = super::cid(&*parent) else {
+        return Err(bad_option("backing_file", name, "an image with a content id"));
+    };
+    Ok((cid, format!("parentFileNameHint=\"{name}\"\n")))
 }
 
 /// Writes an empty sparse extent.

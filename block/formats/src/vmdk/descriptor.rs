@@ -8,6 +8,9 @@ use block::BlockError;
 pub(super) enum Kind {
     Flat,
     Sparse,
+    /// Sparse extents of ESX: older and newer.
+    VmfsSparse,
+    SeSparse,
     Zero,
 }
 
@@ -26,13 +29,15 @@ pub(super) struct ExtentLine {
 pub(super) struct Descriptor {
     pub(super) cid: u32,
     pub(super) parent_cid: u32,
+    /// The file it was made over.
+    pub(super) parent: Option<String>,
     pub(super) create_type: String,
     pub(super) extents: Vec<ExtentLine>,
 }
 
 impl Default for Descriptor {
     fn default() -> Self {
-        Descriptor { cid: 0, parent_cid: u32::MAX, create_type: String::new(), extents: Vec::new() }
+        Descriptor { cid: 0, parent_cid: u32::MAX, parent: None, create_type: String::new(), extents: Vec::new() }
     }
 }
 
@@ -70,10 +75,12 @@ impl Descriptor {
                 let kind = match kind {
                     "FLAT" | "VMFS" => Kind::Flat,
                     "SPARSE" => Kind::Sparse,
+                    "VMFSSPARSE" => Kind::VmfsSparse,
+                    "SESPARSE" => Kind::SeSparse,
                     "ZERO" => Kind::Zero,
                     _ => {
                         return bad(
-                            "this kind of extent is not supported; there are FLAT, VMFS, SPARSE and ZERO",
+                            "this kind of extent is not supported; there are FLAT, VMFS, SPARSE, VMFSSPARSE, SESPARSE and ZERO",
                         );
                     }
                 };
@@ -97,6 +104,7 @@ impl Descriptor {
                         Some(n) => d.parent_cid = n,
                         None => return bad("expected a hexadecimal number"),
                     },
+                    "parentFileNameHint" => d.parent = (!value.is_empty()).then(|| value.to_owned()),
                     "createType" => d.create_type = value.into(),
                     _ => {}
                 }

@@ -3,6 +3,7 @@
 
 mod create;
 mod descriptor;
+mod sesparse;
 mod sparse;
 
 use std::fmt;
@@ -11,13 +12,15 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use block::{BlockError, BlockNode, Extent, NodeInfo};
+use parking_lot::Mutex;
 use serde_json::json;
 
-use crate::image::{Details, Image};
+use crate::image::{BackingName, Details, Image};
 use crate::mapped::{Mapped, head};
 use crate::raw::RawImage;
 use crate::registry::OpenContext;
 use descriptor::{Descriptor, Kind};
+use sesparse::SeSparse;
 use sparse::{MAGIC, Sparse};
 
 pub(crate) use create::{CREATE_OPTIONS, create};
@@ -48,6 +51,11 @@ struct Vmdk {
     size: u64,
     descriptor: Descriptor,
     read_only: bool,
+    parent: Option<Arc<dyn Image>>,
+    /// Where the descriptor is.
+    text: Range<u64>,
+    /// The content id tells children of this image that it has changed.
+    changed: Mutex<bool>,
 }
 
 impl fmt::Debug for Vmdk {
@@ -68,8 +76,9 @@ pub(crate) fn open(context: &OpenContext<'_>) -> Result<Arc<dyn Image>, BlockErr
             Some((at, len)) => Descriptor::parse(&head(&*file, at, len.min(MAX_DESCRIPTOR) as usize)?, path)?,
             None => Descriptor::default(),
         };
-        refuse_parent(&descriptor, path)?;
-        let image: Arc<dyn Image> = Arc::new(Mapped::new(path, file.clone(), sparse, capacity, read_only));
+        let parent = open_parent(context, &descriptor)?;
+        let image = Mapped::new(path, file.clone(), sparse, capacity, read_only);
+        let image: Arc<dyn Image> = Arc::new(image.back(parent.clone()));
         let parts = vec![Part { range: 0..capacity, node: Some(image), filename: path.into() }];
         return Ok(Arc::new(Vmdk {
             filename: path.into(),
@@ -78,13 +87,16 @@ pub(crate) fn open(context: &OpenContext<'_>) -> Result<Arc<dyn Image>, BlockErr
             size: capacity,
             descriptor,
             read_only,
+            parent,
+            text: text.map_or(0..0, |(at, len)| at..at.saturating_add(len.min(MAX_DESCRIPTOR))),
+            changed: Mutex::new(false),
         }));
     }
     if !Descriptor::looks_like(&start) {
         return bad("vmdk magic or descriptor is missing".into());
     }
     let descriptor = Descriptor::parse(&head(&*file, 0, file.size().min(MAX_DESCRIPTOR) as usize)?, path)?;
-    refuse_parent(&descriptor, path)?;
+    let parent = open_parent(context, &descriptor)?;
     if descriptor.extents.is_empty() || descriptor.extents.len() > MAX_EXTENTS {
         return bad(format!(
             "vmdk descriptor with {} extents, expected 1 to {MAX_EXTENTS}",
@@ -117,27 +129,93 @@ pub(crate) fn open(context: &OpenContext<'_>) -> Result<Arc<dyn Image>, BlockErr
                 if capacity < len {
                     return bad(format!("vmdk extent '{}' holds {capacity} bytes, expected {len}", e.name));
                 }
-                (Some(Arc::new(Mapped::new(&name, node, sparse, capacity, read_only))), name)
+                let image = Mapped::new(&name, node, sparse, capacity, read_only);
+                (Some(Arc::new(image.back_at(parent.clone(), size))), name)
+            }
+            Kind::VmfsSparse => {
+                let (node, name) = context.open_beside(&e.name)?;
+                let (sparse, capacity) = Sparse::open_cowd(&*node, &name)?;
+                if capacity < len {
+                    return bad(format!("vmdk extent '{}' holds {capacity} bytes, expected {len}", e.name));
+                }
+                let image = Mapped::new(&name, node, sparse, capacity, read_only);
+                (Some(Arc::new(image.back_at(parent.clone(), size))), name)
+            }
+            Kind::SeSparse => {
+                if !read_only {
+                    return bad(format!("vmdk extent '{}': SESPARSE can be read only", e.name));
+                }
+                let (node, name) = context.open_beside(&e.name)?;
+                let (sparse, capacity) = SeSparse::open(&*node, &name)?;
+                if capacity < len {
+                    return bad(format!("vmdk extent '{}' holds {capacity} bytes, expected {len}", e.name));
+                }
+                let image = Mapped::new(&name, node, sparse, capacity, true);
+                (Some(Arc::new(image.back_at(parent.clone(), size))), name)
             }
         };
         parts.push(Part { range: size..size + len, node, filename });
         size += len;
     }
-    Ok(Arc::new(Vmdk { filename: path.into(), file, parts, size, descriptor, read_only }))
+    let text = 0..file.size().min(MAX_DESCRIPTOR);
+    let changed = Mutex::new(false);
+    Ok(Arc::new(Vmdk { filename: path.into(), file, parts, size, descriptor, read_only, parent, text, changed }))
 }
 
-fn refuse_parent(d: &Descriptor, path: &str) -> Result<(), BlockError> {
-    if d.parent_cid != u32::MAX {
-        let what = format!(
-            "vmdk parentCID {:08x}: images with a parent are not supported, expected ffffffff",
-            d.parent_cid
-        );
-        return Err(BlockError::Format { path: path.into(), what });
+/// Opens the image this one was made over, which must not have changed since.
+fn open_parent(context: &OpenContext<'_>, d: &Descriptor) -> Result<Option<Arc<dyn Image>>, BlockError> {
+    if d.parent_cid == u32::MAX || context.options.no_backing {
+        return Ok(None);
     }
-    Ok(())
+    let bad = |what: String| BlockError::Format { path: context.filename.clone(), what };
+    let name = parent_name(d).ok_or_else(|| bad("vmdk parentCID without a parentFileNameHint".into()))?;
+    let parent = context.open_backing(&name)?;
+    match cid(&*parent) {
+        Some(found) if found == d.parent_cid => Ok(Some(parent)),
+        found => Err(bad(format!(
+            "vmdk parentCID {:08x}: {} has {}; it was changed after this image was made over it",
+            d.parent_cid,
+            name.file,
+            found.map_or("none".into(), |c| format!("{c:08x}"))
+        ))),
+    }
+}
+
+fn parent_name(d: &Descriptor) -> Option<BackingName> {
+    let file = d.parent.clone()?;
+    (d.parent_cid != u32::MAX).then_some(BackingName { file, format: Some("vmdk".into()) })
+}
+
+/// The content id of an image, if it is a VMDK.
+fn cid(image: &dyn Image) -> Option<u32> {
+    let details = image.details();
+    let value = details.specific.iter().find(|(name, _)| *name == "cid" && image.format() == "vmdk");
+    value.and_then(|(_, v)| v.as_u64()?.try_into().ok())
 }
 
 impl Vmdk {
+    /// Gives the image another content id before its first change, so that children notice.
+    fn change(&self) -> Result<(), BlockError> {
+        let mut changed = self.changed.lock();
+        if *changed || self.text.is_empty() {
+            return Ok(());
+        }
+        let text = head(&*self.file, self.text.start, (self.text.end - self.text.start) as usize)?;
+        let lines = text.split_inclusive(|b| *b == b'\n');
+        let mut at = self.text.start;
+        for line in lines {
+            if line.len() >= 12 && line.starts_with(b"CID=") && line[4..12].iter().all(u8::is_ascii_hexdigit) {
+                // Never the value that stands for no parent.
+                let id = uuid::Uuid::new_v4().as_fields().0 & 0x7fff_ffff;
+                self.file.write(at + 4, &[IoSlice::new(format!("{id:08x}").as_bytes())], false)?;
+                break;
+            }
+            at += line.len() as u64;
+        }
+        *changed = true;
+        Ok(())
+    }
+
     /// Cuts a range at extents: (extent, offset in it, length).
     fn pieces(&self, offset: u64, len: u64) -> impl Iterator<Item = (&Part, u64, usize)> {
         let end = offset + len;
@@ -180,6 +258,7 @@ impl BlockNode for Vmdk {
     }
 
     fn write(&self, mut offset: u64, bufs: &[IoSlice<'_>], fua: bool) -> Result<(), BlockError> {
+        self.change()?;
         for buf in bufs {
             let mut done = 0;
             for (part, within, n) in self.pieces(offset, buf.len() as u64) {
@@ -197,6 +276,7 @@ impl BlockNode for Vmdk {
     }
 
     fn write_zeroes(&self, offset: u64, len: u64, unmap: bool) -> Result<(), BlockError> {
+        self.change()?;
         for (part, within, n) in self.pieces(offset, len) {
             if let Some(node) = &part.node {
                 node.write_zeroes(within, n as u64, unmap)?;
@@ -237,7 +317,9 @@ impl BlockNode for Vmdk {
     }
 
     fn children(&self) -> Vec<Arc<dyn BlockNode>> {
-        vec![self.file.clone()]
+        let mut all = vec![self.file.clone()];
+        all.extend(self.parent.clone().map(|p| p as Arc<dyn BlockNode>));
+        all
     }
 }
 
@@ -252,6 +334,14 @@ impl Image for Vmdk {
 
     fn files(&self) -> Vec<(String, Arc<dyn BlockNode>)> {
         vec![("file".into(), self.file.clone())]
+    }
+
+    fn backing(&self) -> Option<Arc<dyn Image>> {
+        self.parent.clone()
+    }
+
+    fn backing_name(&self) -> Option<BackingName> {
+        parent_name(&self.descriptor)
     }
 
     fn data_filename(&self) -> &str {

@@ -14,6 +14,9 @@ use crate::mapped::{Layout, Place, head, read_table};
 
 pub(super) const MAGIC: &[u8; 4] = b"KDMV";
 pub(super) const HEADER: usize = 512;
+const MAGIC_COWD: &[u8; 4] = b"COWD";
+/// Entries of a grain table of an older sparse extent of ESX.
+const PER_COWD_TABLE: u64 = 4096;
 /// Entries of a grain table.
 pub(super) const PER_TABLE: u64 = 512;
 /// Flags of the header.
@@ -34,6 +37,7 @@ const MAX_TABLES: usize = 8192;
 pub(super) struct Sparse {
     path: String,
     grain: u64,
+    per_table: u64,
     flags: u32,
     /// Sectors of the tables, and of their copies.
     directory: Vec<u32>,
@@ -92,6 +96,7 @@ impl Sparse {
         let sparse = Sparse {
             path: path.into(),
             grain: grain * SECTOR,
+            per_table,
             flags,
             directory,
             copies,
@@ -101,12 +106,42 @@ impl Sparse {
         Ok((sparse, size, text))
     }
 
+    /// Opens an older sparse extent of ESX ("ESXi Host Sparse Extents"), which has one directory and no descriptor.
+    pub(super) fn open_cowd(file: &dyn BlockNode, path: &str) -> Result<(Self, u64), BlockError> {
+        let bad = |what: String| Err(BlockError::Format { path: path.into(), what });
+        let h = head(file, 0, HEADER)?;
+        let (version, capacity, grain) = (le32(&h, 4), u64::from(le32(&h, 12)), u64::from(le32(&h, 16)));
+        let (directory_at, entries) = (u64::from(le32(&h, 20)), u64::from(le32(&h, 24)));
+        if !h.starts_with(MAGIC_COWD) || version != 1 {
+            return bad(format!("vmdk VMFSSPARSE magic or version {version} unknown, expected version 1"));
+        }
+        if !grain.is_power_of_two() || grain > 32768 {
+            return bad(format!("vmdk granularity {grain}, expected a power of two up to 32768 sectors"));
+        }
+        let needed = capacity.div_ceil(grain * PER_COWD_TABLE);
+        if entries < needed {
+            return bad(format!("vmdk directory of {entries} tables, expected {needed} for the size"));
+        }
+        let raw = read_table(file, directory_at * SECTOR, entries, 4, 256 << 20, path, "vmdk grain directory")?;
+        let sparse = Sparse {
+            path: path.into(),
+            grain: grain * SECTOR,
+            per_table: PER_COWD_TABLE,
+            flags: 0,
+            directory: raw.chunks_exact(4).map(|c| le32(c, 0)).collect(),
+            copies: Vec::new(),
+            tables: FxHashMap::default(),
+            end: file.size().next_multiple_of(SECTOR),
+        };
+        Ok((sparse, capacity * SECTOR))
+    }
+
     fn bad(&self, what: String) -> BlockError {
         BlockError::Format { path: self.path.clone(), what }
     }
 
     fn entry(&mut self, file: &dyn BlockNode, block: u64) -> Result<u32, BlockError> {
-        let i = block / PER_TABLE;
+        let i = block / self.per_table;
         let at = self.directory.get(i as usize).copied().unwrap_or(0);
         if at == 0 {
             return Ok(0);
@@ -118,7 +153,7 @@ impl Sparse {
             let raw = read_table(
                 file,
                 u64::from(at) * SECTOR,
-                PER_TABLE,
+                self.per_table,
                 4,
                 1 << 20,
                 &self.path,
@@ -126,11 +161,11 @@ impl Sparse {
             )?;
             self.tables.insert(i, raw.chunks_exact(4).map(|c| le32(c, 0)).collect());
         }
-        Ok(self.tables.get(&i).and_then(|t| t.get((block % PER_TABLE) as usize).copied()).unwrap_or(0))
+        Ok(self.tables.get(&i).and_then(|t| t.get((block % self.per_table) as usize).copied()).unwrap_or(0))
     }
 
     fn set(&mut self, file: &dyn BlockNode, block: u64, value: u32) -> Result<(), BlockError> {
-        let (i, within) = (block / PER_TABLE, block % PER_TABLE);
+        let (i, within) = (block / self.per_table, block % self.per_table);
         self.entry(file, block)?;
         if self.directory.get(i as usize).copied().unwrap_or(0) == 0 {
             return Err(self.bad(format!("vmdk grain {block}: its grain table is missing")));
