@@ -240,27 +240,52 @@ impl<L: Layout> Mapped<L> {
         }
     }
 
-    fn read_part(&self, block: u64, within: u64, buf: &mut [u8]) -> Result<(), BlockError> {
-        let mut layout = self.layout.lock();
-        match layout.place(&*self.file, block)? {
-            Place::At(at) => {
-                drop(layout);
-                self.load(at + within, block * self.unit + within, buf)
-            }
-            Place::Hole => {
-                drop(layout);
-                self.read_backing(block * self.unit + within, buf)
-            }
+    /// Reads a run of blocks that are in one place, from `offset` of the disk on.
+    fn read_run(&self, place: Place, offset: u64, buf: &mut [u8]) -> Result<(), BlockError> {
+        match place {
+            Place::At(at) => self.load(at, offset, buf),
+            Place::Hole => self.read_backing(offset, buf),
             Place::Zero => {
                 buf.fill(0);
                 Ok(())
             }
             Place::Packed(place) => {
+                let within = (offset % self.unit) as usize;
                 let mut whole = vec![0; self.unit as usize];
-                layout.unpack(&*self.file, place, &mut whole)?;
-                buf.copy_from_slice(&whole[within as usize..within as usize + buf.len()]);
+                self.layout.lock().unpack(&*self.file, place, &mut whole)?;
+                buf.copy_from_slice(&whole[within..within + buf.len()]);
                 Ok(())
             }
+        }
+    }
+
+    /// Reads into one buffer, blocks that follow one another in the file in one go.
+    fn read_buffer(&self, offset: u64, buf: &mut [u8]) -> Result<(), BlockError> {
+        let mut run: Option<(Place, Range<usize>)> = None;
+        let mut done = 0;
+        for (block, within, n) in self.blocks(offset, buf.len() as u64) {
+            let place = match self.layout.lock().place(&*self.file, block)? {
+                Place::At(at) => Place::At(at + within),
+                other => other,
+            };
+            let follows = run.as_ref().is_some_and(|(before, range)| match (*before, place) {
+                (Place::At(a), Place::At(b)) => a + range.len() as u64 == b,
+                (Place::Hole, Place::Hole) | (Place::Zero, Place::Zero) => true,
+                _ => false,
+            });
+            match &mut run {
+                Some((_, range)) if follows => range.end += n,
+                _ => {
+                    if let Some((place, range)) = run.replace((place, done..done + n)) {
+                        self.read_run(place, offset + range.start as u64, &mut buf[range])?;
+                    }
+                }
+            }
+            done += n;
+        }
+        match run {
+            Some((place, range)) => self.read_run(place, offset + range.start as u64, &mut buf[range]),
+            None => Ok(()),
         }
     }
 
@@ -332,12 +357,8 @@ impl<L: Layout> BlockNode for Mapped<L> {
     fn read(&self, mut offset: u64, bufs: &mut [IoSliceMut<'_>]) -> Result<(), BlockError> {
         self.check_unlocked()?;
         for buf in bufs {
-            let mut done = 0;
-            for (block, within, n) in self.blocks(offset, buf.len() as u64) {
-                self.read_part(block, within, &mut buf[done..done + n])?;
-                done += n;
-            }
-            offset += done as u64;
+            self.read_buffer(offset, buf)?;
+            offset += buf.len() as u64;
         }
         Ok(())
     }
@@ -371,7 +392,11 @@ impl<L: Layout> BlockNode for Mapped<L> {
         let _gate = self.gate.write();
         let zeroes = vec![0; self.unit.min(len).min(1 << 20) as usize];
         for (block, within, n) in self.blocks(offset, len) {
-            let below = self.backing.read().as_ref().is_some_and(|b| b.size() > self.backing_base + block * self.unit);
+            let below = self
+                .backing
+                .read()
+                .as_ref()
+                .is_some_and(|b| b.size() > self.backing_base + block * self.unit);
             {
                 let mut layout = self.layout.lock();
                 match layout.place(&*self.file, block)? {

@@ -169,7 +169,7 @@ fn dmg(data: &[u8], how: Pack, list: bool) -> Vec<u8> {
 #[test]
 fn dmg_of_every_kind() {
     let dir = tempfile::tempdir().unwrap();
-    let data = disk(4 << 20);
+    let data = disk(2 << 20);
     for how in [Pack::Plain, Pack::Zlib, Pack::Bzip2, Pack::Lzfse, Pack::Xz] {
         for list in [true, false] {
             let path = dir.path().join(format!("{how:?}.dmg"));
@@ -282,7 +282,7 @@ fn fuzz_damaged_images() {
     for how in [Pack::Zlib, Pack::Bzip2, Pack::Lzfse, Pack::Xz] {
         seeds.push(("dmg", dmg(&data, how, how != Pack::Zlib)));
     }
-    let cases = std::env::var("RHEA_FUZZ_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(40u64);
+    let cases = std::env::var("RHEA_FUZZ_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(12u64);
     let path = dir.path().join("f.img");
     for (index, (format, good)) in seeds.iter().enumerate() {
         for case in 0..cases {

@@ -1,4 +1,4 @@
-//! Identifiers in the order of bytes on the disk ([MS-VHDX] 2.2.3, 2.6.2), and the checksum of its structures.
+//! Identifiers in the order of bytes on the disk ([MS-VHDX] 2.2.3, 2.6.2).
 
 /// The bytes of an identifier: the first three fields are little-endian.
 const fn bytes(a: u32, b: u16, c: u16, rest: [u8; 8]) -> [u8; 16] {
@@ -29,33 +29,4 @@ pub(super) mod id {
         bytes(0xcda3_48c7, 0x445d, 0x4471, [0x9c, 0xc9, 0xe9, 0x88, 0x52, 0x51, 0xc5, 0x56]);
     pub(crate) const PARENT: [u8; 16] =
         bytes(0xa8d3_5f2d, 0xb30b, 0x454d, [0xab, 0xf7, 0xd3, 0xd8, 0x48, 0x34, 0xab, 0x0c]);
-}
-
-const TABLE: [u32; 256] = {
-    let mut table = [0; 256];
-    let mut i = 0;
-    while i < 256 {
-        let (mut crc, mut bit) = (i as u32, 0);
-        while bit < 8 {
-            // The polynomial of Castagnoli, bits reversed.
-            crc = if crc & 1 == 0 { crc >> 1 } else { crc >> 1 ^ 0x82f6_3b78 };
-            bit += 1;
-        }
-        table[i] = crc;
-        i += 1;
-    }
-    table
-};
-
-/// CRC-32C.
-pub(super) fn crc32c(data: &[u8]) -> u32 {
-    !data.iter().fold(u32::MAX, |crc, b| TABLE[(crc as u8 ^ b) as usize] ^ crc >> 8)
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn the_known_check_value() {
-        assert_eq!(super::crc32c(b"123456789"), 0xe306_9283);
-    }
 }

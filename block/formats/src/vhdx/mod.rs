@@ -16,7 +16,7 @@ use crate::bytes::{le16, le32, le64, put};
 use crate::image::{Details, Image};
 use crate::mapped::{Layout, Mapped, Place, head, read_table};
 use crate::registry::OpenContext;
-use guid::{crc32c, id};
+use guid::id;
 
 pub(crate) use create::{CREATE_OPTIONS, create};
 
@@ -81,7 +81,7 @@ fn checked(data: &[u8]) -> bool {
 fn sum(data: &[u8]) -> u32 {
     let mut copy = data.to_vec();
     put(&mut copy, 4, &[0; 4]);
-    crc32c(&copy)
+    crc32c::crc32c(&copy)
 }
 
 /// Where the block table and the metadata are: offset and length each.

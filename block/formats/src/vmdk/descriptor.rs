@@ -37,7 +37,13 @@ pub(super) struct Descriptor {
 
 impl Default for Descriptor {
     fn default() -> Self {
-        Descriptor { cid: 0, parent_cid: u32::MAX, parent: None, create_type: String::new(), extents: Vec::new() }
+        Descriptor {
+            cid: 0,
+            parent_cid: u32::MAX,
+            parent: None,
+            create_type: String::new(),
+            extents: Vec::new(),
+        }
     }
 }
 

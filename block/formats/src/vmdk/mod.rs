@@ -159,7 +159,17 @@ pub(crate) fn open(context: &OpenContext<'_>) -> Result<Arc<dyn Image>, BlockErr
     }
     let text = 0..file.size().min(MAX_DESCRIPTOR);
     let changed = Mutex::new(false);
-    Ok(Arc::new(Vmdk { filename: path.into(), file, parts, size, descriptor, read_only, parent, text, changed }))
+    Ok(Arc::new(Vmdk {
+        filename: path.into(),
+        file,
+        parts,
+        size,
+        descriptor,
+        read_only,
+        parent,
+        text,
+        changed,
+    }))
 }
 
 /// Opens the image this one was made over, which must not have changed since.
@@ -204,7 +214,8 @@ impl Vmdk {
         let lines = text.split_inclusive(|b| *b == b'\n');
         let mut at = self.text.start;
         for line in lines {
-            if line.len() >= 12 && line.starts_with(b"CID=") && line[4..12].iter().all(u8::is_ascii_hexdigit) {
+            if line.len() >= 12 && line.starts_with(b"CID=") && line[4..12].iter().all(u8::is_ascii_hexdigit)
+            {
                 // Never the value that stands for no parent.
                 let id = uuid::Uuid::new_v4().as_fields().0 & 0x7fff_ffff;
                 self.file.write(at + 4, &[IoSlice::new(format!("{id:08x}").as_bytes())], false)?;

@@ -42,7 +42,11 @@ impl SeSparse {
             return bad(format!("vmdk SESPARSE magic {:#x} or version {:#x} unknown", field(0), field(1)));
         }
         if field(3) != GRAIN || field(4) != TABLE {
-            return bad(format!("vmdk SESPARSE grains of {} and tables of {} sectors, expected {GRAIN} and {TABLE}", field(3), field(4)));
+            return bad(format!(
+                "vmdk SESPARSE grains of {} and tables of {} sectors, expected {GRAIN} and {TABLE}",
+                field(3),
+                field(4)
+            ));
         }
         let volatile = head(file, field(10).saturating_mul(SECTOR), 32)?;
         if le64(&volatile, 0) != MAGIC_VOLATILE {
@@ -61,7 +65,10 @@ impl SeSparse {
         };
         let raw = read_table(file, directory, entries, 8, 256 << 20, path, "vmdk grain directory")?;
         let directory = raw.chunks_exact(8).map(|c| le64(c, 0)).collect();
-        Ok((SeSparse { path: path.into(), directory, tables: FxHashMap::default(), tables_at, grains_at }, size))
+        Ok((
+            SeSparse { path: path.into(), directory, tables: FxHashMap::default(), tables_at, grains_at },
+            size,
+        ))
     }
 
     fn bad<T>(&self, what: String) -> Result<T, BlockError> {

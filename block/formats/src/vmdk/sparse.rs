@@ -122,7 +122,8 @@ impl Sparse {
         if entries < needed {
             return bad(format!("vmdk directory of {entries} tables, expected {needed} for the size"));
         }
-        let raw = read_table(file, directory_at * SECTOR, entries, 4, 256 << 20, path, "vmdk grain directory")?;
+        let raw =
+            read_table(file, directory_at * SECTOR, entries, 4, 256 << 20, path, "vmdk grain directory")?;
         let sparse = Sparse {
             path: path.into(),
             grain: grain * SECTOR,

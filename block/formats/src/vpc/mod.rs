@@ -2,6 +2,8 @@
 //! dynamic disks have a copy of it at the start, a header, a table of 32-bit sectors, and blocks that begin with a
 //! bitmap of their sectors.
 
+mod differencing;
+
 use std::io::IoSlice;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -14,6 +16,7 @@ use crate::mapped::{Layout, Mapped, Place, head, read_table};
 use crate::options::{Kind, OptionSpec, bad_option, opt};
 use crate::raw::RawImage;
 use crate::registry::{CreateContext, OpenContext};
+use differencing::Differencing;
 
 const COOKIE: &[u8; 8] = b"conectix";
 const HEADER_COOKIE: &[u8; 8] = b"cxsparse";
@@ -21,6 +24,7 @@ const FOOTER: u64 = 512;
 const HEADER: u64 = 1024;
 const FIXED: u32 = 2;
 const DYNAMIC: u32 = 3;
+const DIFFERENCING: u32 = 4;
 const NOWHERE: u32 = u32::MAX;
 const BLOCK: u64 = 2 << 20;
 const SECTOR: u64 = 512;
@@ -120,8 +124,10 @@ pub(crate) fn open(context: &OpenContext<'_>) -> Result<Arc<dyn Image>, BlockErr
         let raw = RawImage::new(path, context.file.clone(), 0, Some(size), context.options.read_only)?;
         return Ok(Arc::new(raw.called("vpc", Details { specific: vec![], ..Details::default() })));
     }
-    if kind != DYNAMIC {
-        return bad(format!("vpc disk type {kind}, expected {FIXED} (fixed) or {DYNAMIC} (dynamic)"));
+    if kind != DYNAMIC && kind != DIFFERENCING {
+        return bad(format!(
+            "vpc disk type {kind}, expected {FIXED} (fixed), {DYNAMIC} (dynamic) or {DIFFERENCING} (differencing)"
+        ));
     }
     let h = head(file, be64(&footer, 16), HEADER as usize)?;
     if !h.starts_with(HEADER_COOKIE) || checksum(&h, 36) != be32(&h, 36) {
@@ -143,6 +149,15 @@ pub(crate) fn open(context: &OpenContext<'_>) -> Result<Arc<dyn Image>, BlockErr
     let raw = read_table(file, table_offset, entries, 4, 1 << 30, path, "vpc block allocation table")?;
     let table: Vec<u32> = raw.chunks_exact(4).map(|c| be32(c, 0)).collect();
     let bitmap = block.div_ceil(SECTOR * 8).next_multiple_of(SECTOR);
+    if kind == DIFFERENCING {
+        if !context.options.read_only {
+            return bad("vpc differencing disks can be read only".into());
+        }
+        let name = differencing::parent_name(file, &h, path)?;
+        let below = differencing::parent(context, &h, &name)?;
+        let layout = Differencing { path: path.into(), block, bitmap, table, parent: Some(name), last: None };
+        return Ok(Arc::new(Mapped::new(path, context.file.clone(), layout, size, true).back(below)));
+    }
     let used = table.iter().filter(|e| **e != NOWHERE).map(|e| u64::from(*e) * SECTOR + bitmap + block).max();
     let end = used
         .unwrap_or(0)
