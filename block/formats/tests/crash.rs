@@ -143,7 +143,8 @@ fn flushed_data_outlives_a_power_cut() {
 
 #[test]
 fn failing_writes_are_told_and_leave_a_sound_image() {
-    for options in ["cluster_size=4k", "extended_l2=on", "lazy_refcounts=on"] {
+    let luks = "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=1,cluster_size=8k";
+    for options in ["cluster_size=4k", "extended_l2=on", "lazy_refcounts=on", luks] {
         let mut fails = 0;
         for fail_in in 0..if cfg!(feature = "long") { 400 } else { 60 } {
             let recorder = start(options);

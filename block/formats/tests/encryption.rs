@@ -291,3 +291,71 @@ fn cryptsetup_opens_what_we_make_and_we_what_it_makes() {
         cryptsetup(&["open", "--test-passphrase", text(&path)]).unwrap();
     }
 }
+
+#[test]
+fn a_write_that_fails_is_told_and_changes_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("f.img");
+    create(&path, "luks", 1 << 20, "key-secret=s,iter-time=1");
+    let start = std::fs::read(&path).unwrap();
+    for fail_in in 0..12 {
+        let recorder = Arc::new(Recorder::default());
+        *recorder.data.lock() = start.clone();
+        let image = block_formats::open_node(recorder.clone(), "f", Some("luks"), &open_options()).unwrap();
+        let mut model = all(&*image);
+        let mut random = Random::new(fail_in);
+        *recorder.fail_in.lock() = Some(fail_in);
+        let mut failed = 0;
+        for _ in 0..16 {
+            let at = random.below(1 << 20) as usize;
+            let len = (random.below(4000) as usize + 1).min((1 << 20) - at);
+            let data = random.data(len);
+            match image.write(at as u64, &[std::io::IoSlice::new(&data)], false) {
+                Ok(()) => model[at..at + len].copy_from_slice(&data),
+                Err(_) => {
+                    failed += 1;
+                    *recorder.fail_in.lock() = None;
+                }
+            }
+        }
+        assert_eq!(failed, 1, "write {fail_in}");
+        same(&all(&*image), &model, "what was not refused");
+        // A slot that cannot be changed leaves the others.
+        *recorder.fail_in.lock() = Some(fail_in % 6);
+        let _ = amend(&*image, "state=active,new-secret=n,iter-time=1");
+        *recorder.fail_in.lock() = None;
+        drop(image);
+        let image = block_formats::open_node(recorder, "f", Some("luks"), &open_options()).unwrap();
+        same(&all(&*image), &model, "opened again");
+    }
+}
+
+#[test]
+fn a_second_user_of_an_image_or_its_header_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, header) = (dir.path().join("d.img"), dir.path().join("h.img"));
+    create(&path, "luks", 1 << 20, "key-secret=s,iter-time=1");
+    let in_use = |options: &OpenOptions| {
+        let again = block_formats::open(text(&path), Some("luks"), options);
+        matches!(again, Err(block::BlockError::InUse { .. }))
+    };
+    let image = open(&path, "luks");
+    assert!(in_use(&open_options()));
+    drop(image);
+    create(&header, "luks", 1 << 20, "key-secret=s,iter-time=1,detached-header=on");
+    let mut options = open_options();
+    options.keys.push(("header.filename".into(), text(&header).into()));
+    let image = patiently(|| block_formats::open(text(&path), Some("luks"), &options));
+    assert_eq!(image.size(), std::fs::metadata(&path).unwrap().len());
+    write(&*image, 12_345, b"beside its header");
+    assert!(in_use(&options));
+    let alone = block_formats::open(text(&header), Some("luks"), &open_options());
+    assert!(matches!(alone, Err(block::BlockError::InUse { .. })));
+    image.close().unwrap();
+    drop(image);
+    let image = patiently(|| block_formats::open(text(&path), Some("luks"), &options));
+    assert_eq!(read(&*image, 12_345, 17), b"beside its header");
+    drop(image);
+    let e = patiently_fails(&header, Some("luks"), &open_options());
+    assert!(e.contains("detached"), "{e}");
+}
