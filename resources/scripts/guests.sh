@@ -1,6 +1,6 @@
 #!/bin/bash
 # guests.sh [DIR [GROUP...]]: fetches real guests into DIR (build/guests): group boot is what the boots use, with their
-# initramfs, group user the root of a small riscv64 system for user mode; group userland, on demand, more programs for the long
+# initramfs, groups user and i386 the roots of small systems for user mode (riscv64, i386); group userland, on demand, more programs for the long
 # tests, into DIR/userland. Nothing of them is ever committed. apt checks each package against Debian's signatures; MANIFEST
 # keeps package, architecture, version and SHA-256 of the packages, FILES the SHA-256 of the files taken out, which every later
 # run checks again (MANIFEST.user and FILES.user for the second group).
@@ -12,7 +12,7 @@ mkdir -p "${1:-build/guests}"
 out=$(cd "${1:-build/guests}" && pwd)
 suite=trixie
 groups=" ${*:2} "
-[ "$groups" != "  " ] || groups=" boot user "
+[ "$groups" != "  " ] || groups=" boot user i386 "
 
 # fetch PACKAGE[:ARCH]: downloads and unpacks into $work/PACKAGE, and notes it.
 fetch() {
@@ -84,25 +84,34 @@ user_packages() {
         libpython3.13-stdlib sqlite3
 }
 
-fetch_user() {
-    work=$out/.work-user
-    rm -rf "$work" "$out/riscv64-root" && mkdir -p "$work/debs"
-    local root=$work/root dir deb names=() package
-    private_apt "$work/apt" $suite riscv64
+i386_packages() {
+    echo libc6 libgcc-s1 libstdc++6 zlib1g libtinfo6 libselinux1 libpcre2-8-0 libacl1 libattr1 libgmp10 libssl3t64 libcrypt1 \
+        libcap2 libsystemd0 libzstd1 liblzma5 libbz2-1.0 libffi8 libexpat1 bash dash coreutils sed grep perl-base busybox-static \
+        python3-minimal python3.13-minimal libpython3.13-minimal libpython3.13-stdlib
+}
+
+# fetch_root GROUP ARCHITECTURE PACKAGE...: unpacks packages into $out/ARCHITECTURE-root.
+fetch_root() {
+    local group=$1 arch=$2 dir deb names=() package
+    shift 2
+    work=$out/.work-$group
+    local root=$work/root
+    rm -rf "$work" "$out/$arch-root" && mkdir -p "$work/debs"
+    private_apt "$work/apt" $suite "$arch"
     export APT_CONFIG=$work/apt/apt.conf
-    for package in $(user_packages); do names+=("$package:riscv64"); done
-    say "fetching $(echo "${names[@]}" | wc -w) packages for user mode"
+    for package in "$@"; do names+=("$package:$arch"); done
+    say "fetching ${#names[@]} $arch packages for user mode"
     (cd "$work/debs" && retry apt-get download -qq "${names[@]}")
     mkdir -p "$root"/usr/{bin,lib,sbin}
     for dir in bin lib sbin; do ln -s usr/$dir "$root/$dir"; done
-    : >"$out/MANIFEST.user"
+    : >"$out/MANIFEST.$group"
     for deb in "$work"/debs/*.deb; do
         dpkg-deb -x "$deb" "$root"
-        echo "$(dpkg-deb -W --showformat='${Package} ${Architecture} ${Version}' "$deb") $(sha256sum <"$deb" | cut -c1-64)" >>"$out/MANIFEST.user"
+        echo "$(dpkg-deb -W --showformat='${Package} ${Architecture} ${Version}' "$deb") $(sha256sum <"$deb" | cut -c1-64)" >>"$out/MANIFEST.$group"
     done
-    rm -rf "$root"/usr/share/{doc,man,info,locale,lintian,bug,gcc} "$root"/usr/lib/riscv64-linux-gnu/gconv
-    mv "$root" "$out/riscv64-root"
-    (cd "$out" && find riscv64-root -type f -print0 | sort -z | xargs -0 sha256sum >FILES.user.new && mv FILES.user.new FILES.user)
+    rm -rf "$root"/usr/share/{doc,man,info,locale,lintian,bug,gcc} "$root"/usr/lib/*-linux-gnu/gconv
+    mv "$root" "$out/$arch-root"
+    (cd "$out" && find "$arch-root" -type f -print0 | sort -z | xargs -0 sha256sum >FILES.$group.new && mv FILES.$group.new FILES.$group)
     rm -rf "$work"
 }
 
@@ -110,7 +119,12 @@ fetch_user() {
 checked() { (cd "$out" && [ -s "$1" ] && sha256sum --check --quiet --strict "$1" >/dev/null 2>&1); }
 
 if [[ $groups == *" user "* ]] && ! checked FILES.user; then
-    fetch_user
+    # shellcheck disable=SC2046 # a list
+    fetch_root user riscv64 $(user_packages)
+fi
+if [[ $groups == *" i386 "* ]] && ! checked FILES.i386; then
+    # shellcheck disable=SC2046 # a list
+    fetch_root i386 i386 $(i386_packages)
 fi
 if [[ $groups == *" userland "* ]] && [ ! -e "$out/userland/usr/bin/python3" ]; then
     fetch_userland

@@ -538,6 +538,11 @@ impl CodeCache {
         self.vcpus.write().retain(|x| !Arc::ptr_eq(x, v));
     }
 
+    /// True if no more than one vCPU is there.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.vcpus.read().len() <= 1
+    }
+
     /// Number of units.
     pub(crate) fn len(&self) -> usize {
         self.maps.read().live

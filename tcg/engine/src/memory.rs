@@ -485,6 +485,10 @@ fn atomic<G: Guest>(
         if m.align() != Align::None {
             return Err(cx.guest.fault(BusFault::Misaligned, gva, Access::Store));
         }
+        if cx.core.direct.is_some() {
+            // The host's own locked instruction may lie anywhere.
+            return direct::atomic(cx, gva, m, change);
+        }
         return split_atomic(cx, gva, m, change);
     }
     cx.core.check_watch(gva, n as u64, true);

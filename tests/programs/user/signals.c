@@ -177,7 +177,6 @@ int main(void)
     CHECK(read(p[0], &c, 1) == -1 && errno == EINTR);
     sa.sa_flags = SA_RESTART;
     sigaction(SIGALRM, &sa, 0);
-    setitimer(ITIMER_REAL, &it, 0);
     pid_t pid = fork();
     if (pid == 0) {
         usleep(100000);
@@ -185,6 +184,7 @@ int main(void)
         _exit(3);
     }
     count = 0;
+    setitimer(ITIMER_REAL, &it, 0);
     CHECK(read(p[0], &c, 1) == 1 && c == 'x' && count == 1);
     int status;
     CHECK(waitpid(pid, &status, 0) == pid && WEXITSTATUS(status) == 3);
@@ -222,8 +222,10 @@ int main(void)
     /* Floating point state survives a handler. */
     count = 0;
     double x = 1.25;
-#ifdef __riscv
+#if defined(__riscv)
     asm volatile("" : "+f"(x));
+#elif defined(__i386__)
+    asm volatile("" : "+t"(x));
 #else
     asm volatile("" : "+x"(x));
 #endif

@@ -139,6 +139,8 @@ static void processes(const char *self)
         _exit(99);
     }
     CHECK(waitpid(pid, &status, 0) == pid && WEXITSTATUS(status) == 42);
+    /* The child tells the parent through its memory. */
+    CHECK(posix_spawn(&pid, "/nonexistent", 0, 0, argv, envp) == ENOENT);
     CHECK(posix_spawn(&pid, self, 0, 0, argv, envp) == 0);
     siginfo_t si;
     CHECK(waitid(P_PID, pid, &si, WEXITED) == 0 && si.si_code == CLD_EXITED && si.si_status == 42);
@@ -193,7 +195,7 @@ int main(int argc, char **argv)
     CHECK(nanosleep(&ts, 0) == 0 && clock_gettime(CLOCK_MONOTONIC, &ts) == 0);
     CHECK((ts.tv_sec - then.tv_sec) * 1000000000 + ts.tv_nsec - then.tv_nsec >= 2000000);
     CHECK(syscall(1000) == -1 && errno == ENOSYS);
-    CHECK(syscall(SYS_read, 0, (void *)8, -1L) == -1);
+    CHECK(sizeof(long) == 4 || syscall(SYS_read, 0, (void *)8, -1L) == -1);
     CHECK(read(-1, &u, 1) == -1 && errno == EBADF);
     CHECK(syscall(SYS_write, 1, 8L, 1L) == -1 && errno == EFAULT);
     int sem = semget(IPC_PRIVATE, 1, IPC_CREAT | 0600);

@@ -200,6 +200,22 @@ int main(void)
         count++;
     CHECK(count == 8);
 
+#ifndef __riscv
+    /* Locked operations at addresses that are not aligned, inside a line and across pages. */
+    char *room = aligned_alloc(4096, 8192);
+    for (int at = 1; at < 8192 - 8; at = at < 100 ? at + 3 : at + 4093 - at % 4093) {
+        uint64_t *v = (uint64_t *)(room + at), seen = 5, want = 0x123456789abcdef;
+        memcpy(v, &seen, 8);
+        CHECK(__sync_val_compare_and_swap(v, seen, want) == 5);
+        CHECK(!memcmp(v, &want, 8));
+        CHECK(__sync_fetch_and_add((uint32_t *)v, 1) == (uint32_t)want && *(volatile uint32_t *)v == (uint32_t)want + 1);
+    }
+    for (int at = 4089; at < 4096; at++) {
+        uint64_t *v = (uint64_t *)(room + at), seen = 5;
+        memcpy(v, &seen, 8);
+        CHECK(__sync_val_compare_and_swap(v, 5, 6) == 5 && *(volatile uint64_t *)v == 6);
+    }
+#endif
     pthread_mutexattr_t a;
     pthread_mutexattr_init(&a);
     pthread_mutexattr_setrobust(&a, PTHREAD_MUTEX_ROBUST);

@@ -14,5 +14,5 @@ pub(crate) fn translators() -> Vec<Box<dyn Accelerator>> {
 
 /// Architectures whose programs user mode runs.
 pub(crate) fn programs() -> Vec<user::Guest> {
-    programs::all(&[GuestArch::Riscv64, GuestArch::X86_64])
+    programs::all(&[GuestArch::Riscv64, GuestArch::Riscv32, GuestArch::X86_64, GuestArch::I386])
 }

@@ -43,7 +43,6 @@ mod vm;
 use std::path::Path;
 use std::process::ExitCode;
 
-use accel::arch::GuestArch;
 use control::{Invocation, nearest};
 
 /// Architecture when the user names none: the one `make run` shows.
@@ -87,7 +86,8 @@ fn main() -> ExitCode {
         "qemu-nbd" => return block_tool::qemu_nbd(&name, &args),
         _ => {}
     }
-    if let Some(arch) = name.strip_prefix("qemu-").filter(|a| GuestArch::ALL.iter().any(|g| g.name() == *a)) {
+    let runs = |a: &&str| guests::programs().iter().any(|g| g.arch.name() == *a);
+    if let Some(arch) = name.strip_prefix("qemu-").filter(runs) {
         return ExitCode::from(user::run(&name, &args, Some(arch), &guests::programs()));
     }
     let Some(command) = args.first().cloned() else {

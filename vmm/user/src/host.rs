@@ -117,6 +117,33 @@ pub(crate) fn fork() -> i64 {
     }
 }
 
+/// Runs `f` in a child process that shares this one's memory, on a stack of its own, while the calling thread waits until the
+/// child has ended or executed another program: `vfork` without its restrictions. The child's number, or an error's with a
+/// minus.
+pub(crate) fn vfork(mut f: impl FnMut()) -> i64 {
+    const STACK: usize = 1 << 20;
+    extern "C" fn start<F: FnMut()>(f: *mut std::ffi::c_void) -> i32 {
+        // SAFETY: `vfork` passes its closure, and waits in the kernel for as long as this runs.
+        unsafe { (*f.cast::<F>())() };
+        exit_group(0)
+    }
+    fn entry<F: FnMut()>(_: &F) -> extern "C" fn(*mut std::ffi::c_void) -> i32 {
+        start::<F>
+    }
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_STACK;
+    let stack = match call(libc::SYS_mmap, &[0, STACK as u64, 3, flags as u64, u64::MAX, 0]) {
+        Ok(at) => at,
+        Err(e) => return -i64::from(e.0),
+    };
+    let how = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+    // SAFETY: the stack is new and as long as said; the closure lives until the call returns, which is behind the child's end.
+    // The child has the thread's own thread-local storage, which nobody else uses meanwhile.
+    let pid = unsafe { libc::clone(entry(&f), (stack + STACK as u64) as *mut _, how, (&raw mut f).cast()) };
+    let error = std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EAGAIN);
+    let _ = call(libc::SYS_munmap, &[stack, STACK as u64]);
+    if pid < 0 { -i64::from(error) } else { pid.into() }
+}
+
 /// Ends the process at once.
 pub(crate) fn exit_group(code: i32) -> ! {
     // SAFETY: nothing of ours needs to be written out.

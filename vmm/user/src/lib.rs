@@ -5,7 +5,7 @@
 //! - `mm`: the guest's part of the address space;
 //! - `process`, `thread`: what system calls work on, and the loop of each thread;
 //! - `signal`: host signals become guest signals; `abi`: what differs between guest architectures;
-//! - `sys`: system calls, in tables; `strace`: the same tables in readable form;
+//! - `sys`: system calls, in tables, those of 32-bit programs made those of 64-bit ones first; `strace`: the same tables in readable form;
 //! - `host`, `host_numbers`: the host's system calls; `proc_files`: what of `/proc` is the guest's own;
 //! - `binfmt`: registration with the host's kernel.
 //!

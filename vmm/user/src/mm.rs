@@ -574,6 +574,13 @@ impl Mm {
         Ok(u64::from_le_bytes(b))
     }
 
+    /// Reads a number of 4 bytes.
+    pub(crate) fn read_u32(&self, gva: u64) -> Result<u32, Errno> {
+        let mut b = [0; 4];
+        self.read(gva, &mut b)?;
+        Ok(u32::from_le_bytes(b))
+    }
+
     /// Writes a number of 8 bytes.
     pub(crate) fn write_u64(&self, gva: u64, v: u64) -> Result<(), Errno> {
         self.write(gva, &v.to_le_bytes())

@@ -68,7 +68,7 @@ pub(crate) struct Process {
     pub(crate) machine: Arc<dyn UserMachine>,
     pub(crate) paths: Paths,
     pub(crate) options: Options,
-    pub(crate) calls: Table,
+    pub(crate) calls: Arc<Table>,
     actions: Mutex<[Action; 65]>,
     /// Threads by id.
     pub(crate) threads: Mutex<BTreeSet<i32>>,
@@ -110,7 +110,7 @@ impl Process {
             machine: p.machine,
             paths: p.paths,
             options: p.options,
-            calls: Table::new(p.abi.numbers),
+            calls: Arc::new(Table::new(p.abi.numbers, p.abi.wide)),
             actions: Mutex::new([Action::default(); 65]),
             threads: Mutex::default(),
             exe: p.exe,
@@ -120,6 +120,28 @@ impl Process {
             stack: p.image.stack,
             code: p.image.code,
             rhea: AtomicI32::new(p.rhea),
+            missing: [const { AtomicU64::new(0) }; 16],
+        })
+    }
+
+    /// A process of its own in the same memory, for a child of `vfork`.
+    pub(crate) fn for_child(&self) -> Arc<Self> {
+        Arc::new(Self {
+            abi: self.abi,
+            mm: self.mm.clone(),
+            machine: self.machine.clone(),
+            paths: self.paths.clone(),
+            options: self.options.clone(),
+            calls: self.calls.clone(),
+            actions: Mutex::new(*self.actions()),
+            threads: Mutex::default(),
+            exe: self.exe.clone(),
+            argv: self.argv.clone(),
+            auxv: self.auxv.clone(),
+            sigreturn: self.sigreturn,
+            stack: self.stack.clone(),
+            code: self.code.clone(),
+            rhea: AtomicI32::new(self.rhea.load(Ordering::Relaxed)),
             missing: [const { AtomicU64::new(0) }; 16],
         })
     }

@@ -16,9 +16,6 @@ use crate::{Guest, elf, host, signal};
 
 pub use crate::binfmt::binfmt;
 
-/// First address a guest may never have: below all that the host's kernel gives Rhea.
-const LIMIT: u64 = 0x5000_0000_0000;
-
 /// Runs a program; `arch` is known if the command's name tells it. Returns only if it could not be started or has ended in an
 /// ordinary way, with its code.
 pub fn run(name: &str, args: &[String], arch: Option<&str>, guests: &[Guest]) -> u8 {
@@ -79,9 +76,12 @@ fn try_run(name: &str, args: &[String], arch: Option<&str>, guests: &[Guest]) ->
         None => by_file(guests, &program)?,
     };
     let Some(abi) = abi::of(guest.arch) else { return Err(format!("{} has no user mode", guest.arch)) };
-    let limit = o.reserved.map_or(LIMIT, |r| r.min(LIMIT));
-    let mm = Arc::new(Mm::new(o.base, abi.top.min(limit - PAGE), limit));
-    reserve(&o, limit)?;
+    let limit = o.reserved.map_or(abi.limit, |r| r.min(abi.limit));
+    let base = if o.base == 0 && !abi.wide { window(limit)? } else { o.base };
+    let mm = Arc::new(Mm::new(base, abi.top.min(limit - PAGE), limit));
+    if base == o.base {
+        reserve(&o, limit)?;
+    }
     let engine = UserOptions { interp: o.interp, code_size: 0, perfmap: o.perfmap };
     let machine =
         (guest.make)(guest.arch, &o.cpu, mm.clone(), &engine, o.sink()).map_err(|e| e.to_string())?;
@@ -136,6 +136,22 @@ fn by_file<'a>(guests: &'a [Guest], p: &load::Program) -> Result<&'a Guest, Stri
         format!("{}: ELF machine {machine} is none of {}", p.path, names.join(", "))
     })?;
     find(guests, abi.name)
+}
+
+/// The base of a 32-bit program: 0 if nothing of Rhea's is in the low 4 GiB, else that of a window of its own, with room
+/// behind it where accesses across its end fault.
+fn window(limit: u64) -> Result<u64, String> {
+    const BEHIND: u64 = 1 << 20;
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
+    let start = |line: &str| line.split('-').next().and_then(|s| u64::from_str_radix(s, 16).ok());
+    if maps.lines().next().and_then(start).is_some_and(|first| first >= 1 << 32) {
+        return Ok(0);
+    }
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    let args = [0, limit.next_multiple_of(1 << 32) + BEHIND, 0, flags as u64, u64::MAX, 0];
+    host::call(libc::SYS_mmap, &args).map_err(|e| {
+        format!("cannot reserve 4 GiB for the program ({})", std::io::Error::from_raw_os_error(e.0))
+    })
 }
 
 /// With a base, the guest's whole space is taken at once, so that nothing of Rhea's comes into it.

@@ -1,5 +1,6 @@
 //! A guest thread: the loop that runs it, and the delivery of its signals.
 
+use std::any::Any;
 use std::sync::Arc;
 
 use tcg_engine::user::{HostFault, UserCpu, UserExit};
@@ -37,6 +38,8 @@ pub(crate) struct Thread {
     pub(crate) first: bool,
     /// Set when the thread is to end, with its code.
     pub(crate) ended: Option<i32>,
+    /// What a child in this memory could not free, as it has become another program.
+    pub(crate) left: Option<Box<dyn Any + Send>>,
 }
 
 impl Thread {
@@ -56,7 +59,38 @@ impl Thread {
             tid: 0,
             first,
             ended: None,
+            left: None,
         }
+    }
+
+    /// Runs a child process in this one's memory, which begins as a copy of this thread does, and waits until it is done with
+    /// that memory. The child's number.
+    pub(crate) fn run_child(&mut self, begin: impl Fn(&mut Self) -> Result<(), Errno>) -> i64 {
+        let state = self.cpu.snapshot();
+        let process = self.process.clone();
+        let (mask, alt_stack, robust, trap) = (self.mask, self.alt_stack, self.robust, self.trap);
+        let (tid, first, clear_tid) = (self.tid, self.first, self.clear_tid);
+        host::set_mask(!OPEN);
+        let pid = host::vfork(|| {
+            self.process = process.for_child();
+            (self.first, self.robust, self.clear_tid) = (true, [0; 2], 0);
+            self.tid = host::gettid();
+            if begin(self).is_err() {
+                host::exit_group(127);
+            }
+            self.run();
+        });
+        self.process = process;
+        self.cpu.restore(&*state);
+        (self.mask, self.alt_stack, self.robust, self.trap) = (mask, alt_stack, robust, trap);
+        (self.tid, self.first, self.clear_tid) = (tid, first, clear_tid);
+        (self.suspended, self.interrupted, self.ended) = (None, None, None);
+        self.left = None;
+        self.slot.attach();
+        // What the child had caught was its own.
+        let _ = self.slot.take();
+        self.set_host_mask();
+        pid
     }
 
     /// Runs the thread on the calling host thread until it ends; its exit code. Of a process's first
@@ -120,8 +154,9 @@ impl Thread {
 
     fn system_call(&mut self) {
         let abi = self.process.abi;
-        let number = self.cpu.reg(abi.number_reg);
-        let args = abi.arg_regs.map(|r| self.cpu.reg(r));
+        let most = if abi.wide { u64::MAX } else { u32::MAX.into() };
+        let number = self.cpu.reg(abi.number_reg) & most;
+        let args = abi.arg_regs.map(|r| self.cpu.reg(r) & most);
         let tracing = self.process.options.strace;
         if tracing {
             strace::enter(self, number, &args);
@@ -244,17 +279,17 @@ impl Thread {
         {
             top = start.wrapping_add(size);
         }
+        let restorer = action.restorer.filter(|_| action.flags & flag::RESTORER != 0);
         let frame = Frame {
             signal: number,
             info,
+            wants_info: action.flags & flag::SIGINFO != 0,
             top,
             mask: self.mask,
             stack: self.alt_stack_now(),
             handler: action.handler,
-            return_to: match action.restorer {
-                Some(at) if action.flags & flag::RESTORER != 0 => at,
-                _ => self.process.sigreturn,
-            },
+            return_to: restorer.unwrap_or(self.process.sigreturn),
+            return_to_ours: restorer.is_none(),
             trap: self.trap,
         };
         for (at, bytes) in (abi.push_frame)(&mut *self.cpu, &frame) {
@@ -274,14 +309,17 @@ impl Thread {
         }
     }
 
-    /// `rt_sigreturn`.
-    pub(crate) fn return_from_handler(&mut self) {
+    /// `rt_sigreturn`, and `sigreturn` of a handler without information.
+    pub(crate) fn return_from_handler(&mut self, information: bool) {
         let abi = self.process.abi;
-        let Some(Popped { mask, stack }) = (abi.pop_frame)(&mut *self.cpu, &self.process.mm) else {
+        let Some(Popped { mask, stack }) = (abi.pop_frame)(&mut *self.cpu, &self.process.mm, information)
+        else {
             signal::die(libc::SIGSEGV);
         };
         self.mask = mask & !UNBLOCKABLE;
-        self.alt_stack = [stack[0], stack[1] & !SS_ONSTACK, stack[2]];
+        if let Some([start, flags, size]) = stack {
+            self.alt_stack = [start, flags & !SS_ONSTACK, size];
+        }
         self.set_host_mask();
     }
 }

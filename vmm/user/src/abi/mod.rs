@@ -1,6 +1,9 @@
 //! What differs between guest architectures, as data: one file an architecture.
 
 pub(crate) mod generic;
+pub(crate) mod i386;
+pub(crate) mod numbers_i386;
+pub(crate) mod numbers_riscv32;
 pub(crate) mod riscv;
 pub(crate) mod x86_64;
 
@@ -15,6 +18,9 @@ use crate::host::Errno;
 use crate::mm::Mm;
 use crate::signal::SigInfo;
 use crate::thread::Thread;
+
+/// First address a 64-bit program may never have: below all that the host's kernel gives Rhea.
+pub(super) const LIMIT: u64 = 0x5000_0000_0000;
 
 /// How a program of an architecture sees Linux.
 pub(crate) struct Abi {
@@ -36,12 +42,18 @@ pub(crate) struct Abi {
     pub(crate) wide: bool,
     /// Where searches for room start.
     pub(crate) top: u64,
+    /// First address a program may never have.
+    pub(crate) limit: u64,
     /// Where position-independent programs go.
     pub(crate) pie_base: u64,
     /// Name and number of each system call, sorted by name.
     pub(crate) numbers: &'static [(&'static str, u16)],
-    /// Structures are those of the host.
+    /// Structures are those of the host, or have been made so ([`crate::sys`], `narrow`).
     pub(crate) host_layout: bool,
+    /// `struct epoll_event` is packed.
+    pub(crate) epoll_packed: bool,
+    /// Alignment of 8 bytes in structures.
+    pub(crate) align8: usize,
     /// Register with the number of a system call, and later its result.
     pub(crate) number_reg: usize,
     /// Register of the result.
@@ -66,8 +78,9 @@ pub(crate) struct Abi {
     pub(crate) fault: fn(&HostFault, mapped: bool, fetch: bool) -> Exception,
     /// Lays out a signal's frame and sets registers for the handler: pieces of memory to be written.
     pub(crate) push_frame: fn(&mut dyn UserCpu, &Frame<'_>) -> Pieces,
-    /// Takes registers back from the frame of `rt_sigreturn`; `None` if it cannot be read.
-    pub(crate) pop_frame: fn(&mut dyn UserCpu, &Mm) -> Option<Popped>,
+    /// Takes registers back from the frame of `rt_sigreturn`, or of `sigreturn`, which has no information; `None` if it cannot
+    /// be read.
+    pub(crate) pop_frame: fn(&mut dyn UserCpu, &Mm, information: bool) -> Option<Popped>,
     /// Sets the thread pointer as `CLONE_SETTLS` has it.
     pub(crate) set_tls: fn(&mut dyn UserCpu, &Mm, u64) -> Result<(), Errno>,
     /// Does what code of the kernel's at an address would do. False if there is none.
@@ -89,16 +102,18 @@ pub(crate) struct Exception {
     pub(crate) trap: [u64; 3],
 }
 
-/// What a frame gives back besides registers: signal mask, alternate stack (address, flags, size).
+/// What a frame gives back besides registers: signal mask, alternate stack (address, flags, size) if it tells that.
 pub(crate) struct Popped {
     pub(crate) mask: u64,
-    pub(crate) stack: [u64; 3],
+    pub(crate) stack: Option<[u64; 3]>,
 }
 
 /// What a frame is made from.
 pub(crate) struct Frame<'a> {
     pub(crate) signal: i32,
     pub(crate) info: &'a SigInfo,
+    /// The handler takes the information.
+    pub(crate) wants_info: bool,
     /// Where the frame goes below.
     pub(crate) top: u64,
     /// Signal mask to restore.
@@ -108,12 +123,14 @@ pub(crate) struct Frame<'a> {
     pub(crate) handler: u64,
     /// Where the handler returns to.
     pub(crate) return_to: u64,
+    /// That is [`Abi::sigreturn_code`].
+    pub(crate) return_to_ours: bool,
     /// The last exception: [`Exception::trap`].
     pub(crate) trap: [u64; 3],
 }
 
 /// All of them.
-pub(crate) const ALL: &[&Abi] = &[&riscv::RISCV64, &x86_64::X86_64];
+pub(crate) const ALL: &[&Abi] = &[&riscv::RISCV64, &riscv::RISCV32, &x86_64::X86_64, &i386::I386];
 
 /// The ABI of an architecture.
 pub(crate) fn of(arch: GuestArch) -> Option<&'static Abi> {
@@ -141,16 +158,4 @@ impl Abi {
 /// No code of a kernel's.
 pub(super) fn no_code(_: &mut Thread, _: u64) -> bool {
     false
-}
-
-/// Puts 8 bytes into a frame.
-pub(super) fn put(b: &mut [u8], at: usize, v: u64) {
-    b[at..at + 8].copy_from_slice(&v.to_le_bytes());
-}
-
-/// Takes 8 bytes out of a frame.
-pub(super) fn get(b: &[u8], at: usize) -> u64 {
-    let mut v = [0; 8];
-    v.copy_from_slice(&b[at..at + 8]);
-    u64::from_le_bytes(v)
 }

@@ -7,9 +7,10 @@ use tcg_engine::{
     user::{HostFault, UserCpu},
 };
 
-use super::{Abi, Exception, Frame, Pieces, Popped, generic, get, no_code, put};
+use super::{Abi, Exception, Frame, LIMIT, Pieces, Popped, generic, no_code, numbers_riscv32};
 use crate::host::Errno;
 use crate::mm::Mm;
+use crate::sys;
 
 const RA: usize = 1;
 const SP: usize = 2;
@@ -29,9 +30,12 @@ pub(crate) const RISCV64: Abi = Abi {
     wide: true,
     // As with Sv39: the top, and two thirds of the address space.
     top: 0x3f_ffff_f000,
+    limit: LIMIT,
     pie_base: 0x2a_aaaa_a000,
     numbers: generic::NUMBERS,
     host_layout: false,
+    epoll_packed: false,
+    align8: 8,
     number_reg: A7,
     result_reg: A0,
     arg_regs: [10, 11, 12, 13, 14, 15],
@@ -49,6 +53,23 @@ pub(crate) const RISCV64: Abi = Abi {
     set_tls,
     kernel_code: no_code,
     cpuinfo,
+};
+
+/// 32-bit.
+pub(crate) const RISCV32: Abi = Abi {
+    name: "riscv32",
+    machine_name: "riscv32",
+    arch: GuestArch::Riscv32,
+    wide: false,
+    top: 0xffff_d000,
+    limit: 0xffff_e000,
+    pie_base: 0x5555_5000,
+    numbers: numbers_riscv32::NUMBERS,
+    // Made so.
+    host_layout: true,
+    push_frame: push_frame_32,
+    pop_frame: pop_frame_32,
+    ..RISCV64
 };
 
 fn exception(cpu: &mut dyn UserCpu, t: Trap) -> Exception {
@@ -88,55 +109,104 @@ fn cpuinfo(isa: &str, n: usize) -> String {
     )
 }
 
-/// `struct rt_sigframe`: `siginfo`, then `ucontext`.
-const INFO: usize = 0;
-const UC: usize = 128;
-const UC_STACK: usize = UC + 16;
-const UC_MASK: usize = UC + 40;
-/// `uc_mcontext`, aligned to 16: the integer registers with pc first, then the floating-point ones.
-const REGS: usize = UC + 176;
-const FP: usize = REGS + 32 * 8;
-const FCSR: usize = FP + 32 * 8;
-/// The floating-point part has room for quad precision.
-const FRAME: usize = FP + 528;
-
-fn push_frame(cpu: &mut dyn UserCpu, f: &Frame<'_>) -> Pieces {
-    let mut b = vec![0; FRAME];
-    b[INFO..INFO + 128].copy_from_slice(&f.info.0);
-    for (i, v) in f.stack.iter().enumerate() {
-        put(&mut b, UC_STACK + 8 * i, *v);
-    }
-    put(&mut b, UC_MASK, f.mask);
-    put(&mut b, REGS, cpu.pc());
-    for n in 1..32 {
-        put(&mut b, REGS + 8 * n, cpu.reg(n));
-    }
-    for n in 0..32 {
-        put(&mut b, FP + 8 * n, cpu.fp_reg(n));
-    }
-    let status = cpu.fp_status() as u32;
-    b[FCSR..FCSR + 4].copy_from_slice(&status.to_le_bytes());
-    let at = f.top.wrapping_sub(FRAME as u64) & !15;
-    cpu.set_reg(RA, f.return_to);
-    cpu.set_reg(SP, at);
-    cpu.set_reg(A0, f.signal as u64);
-    cpu.set_reg(A0 + 1, at + INFO as u64);
-    cpu.set_reg(A0 + 2, at + UC as u64);
-    cpu.set_pc(f.handler);
-    vec![(at, b)]
+/// `struct rt_sigframe`: `siginfo`, then `ucontext`. What differs between widths: bytes of a word, offsets of the alternate
+/// stack, the mask, and `uc_mcontext`, which is aligned to 16 and begins with the integer registers, pc first.
+struct Shape {
+    word: usize,
+    stack: usize,
+    mask: usize,
+    regs: usize,
 }
 
-fn pop_frame(cpu: &mut dyn UserCpu, mm: &Mm) -> Option<Popped> {
-    let b = &mut [0; FRAME];
-    mm.read(cpu.reg(SP), b).ok()?;
-    cpu.set_pc(get(b, REGS) & !1);
-    for n in 1..32 {
-        cpu.set_reg(n, get(b, REGS + 8 * n));
+const INFO: usize = 0;
+const UC: usize = 128;
+const WIDE: Shape = Shape { word: 8, stack: UC + 16, mask: UC + 40, regs: UC + 176 };
+const NARROW: Shape = Shape { word: 4, stack: UC + 8, mask: UC + 20, regs: UC + 160 };
+/// The floating-point part has room for quad precision.
+const FP_BYTES: usize = 528;
+
+impl Shape {
+    const fn fp(&self) -> usize {
+        self.regs + 32 * self.word
     }
-    for n in 0..32 {
-        cpu.set_fp_reg(n, get(b, FP + 8 * n));
+
+    const fn fcsr(&self) -> usize {
+        self.fp() + 32 * 8
     }
-    cpu.set_fp_status(get(b, FCSR) & 0xff);
-    let stack = [get(b, UC_STACK), get(b, UC_STACK + 8) & 0xffff_ffff, get(b, UC_STACK + 16)];
-    Some(Popped { mask: get(b, UC_MASK), stack })
+
+    const fn len(&self) -> usize {
+        self.fp() + FP_BYTES
+    }
+
+    fn put(&self, b: &mut [u8], at: usize, v: u64) {
+        b[at..at + self.word].copy_from_slice(&v.to_le_bytes()[..self.word]);
+    }
+
+    fn get(&self, b: &[u8], at: usize) -> u64 {
+        long(b, at, self.word)
+    }
+
+    fn push(&self, cpu: &mut dyn UserCpu, f: &Frame<'_>, info: &[u8; 128]) -> Pieces {
+        let mut b = vec![0; self.len()];
+        b[INFO..INFO + 128].copy_from_slice(info);
+        for (i, v) in f.stack.iter().enumerate() {
+            self.put(&mut b, self.stack + self.word * i, *v);
+        }
+        b[self.mask..self.mask + 8].copy_from_slice(&f.mask.to_le_bytes());
+        self.put(&mut b, self.regs, cpu.pc());
+        for n in 1..32 {
+            self.put(&mut b, self.regs + self.word * n, cpu.reg(n));
+        }
+        for n in 0..32 {
+            let at = self.fp() + 8 * n;
+            b[at..at + 8].copy_from_slice(&cpu.fp_reg(n).to_le_bytes());
+        }
+        let status = cpu.fp_status() as u32;
+        b[self.fcsr()..self.fcsr() + 4].copy_from_slice(&status.to_le_bytes());
+        let at = f.top.wrapping_sub(self.len() as u64) & !15;
+        cpu.set_reg(RA, f.return_to);
+        cpu.set_reg(SP, at);
+        cpu.set_reg(A0, f.signal as u64);
+        cpu.set_reg(A0 + 1, at.wrapping_add(INFO as u64));
+        cpu.set_reg(A0 + 2, at.wrapping_add(UC as u64));
+        cpu.set_pc(f.handler);
+        vec![(at, b)]
+    }
+
+    fn pop(&self, cpu: &mut dyn UserCpu, mm: &Mm) -> Option<Popped> {
+        let mut b = vec![0; self.len()];
+        mm.read(cpu.reg(SP), &mut b).ok()?;
+        cpu.set_pc(self.get(&b, self.regs) & !1);
+        for n in 1..32 {
+            cpu.set_reg(n, self.get(&b, self.regs + self.word * n));
+        }
+        for n in 0..32 {
+            cpu.set_fp_reg(n, long(&b, self.fp() + 8 * n, 8));
+        }
+        cpu.set_fp_status(long(&b, self.fcsr(), 4) & 0xff);
+        let at = |i: usize| self.get(&b, self.stack + self.word * i);
+        Some(Popped { mask: long(&b, self.mask, 8), stack: Some([at(0), at(1) & 0xffff_ffff, at(2)]) })
+    }
+}
+
+fn long(b: &[u8], at: usize, n: usize) -> u64 {
+    let mut v = [0; 8];
+    v[..n].copy_from_slice(&b[at..at + n]);
+    u64::from_le_bytes(v)
+}
+
+fn push_frame(cpu: &mut dyn UserCpu, f: &Frame<'_>) -> Pieces {
+    WIDE.push(cpu, f, &f.info.0)
+}
+
+fn pop_frame(cpu: &mut dyn UserCpu, mm: &Mm, _: bool) -> Option<Popped> {
+    WIDE.pop(cpu, mm)
+}
+
+fn push_frame_32(cpu: &mut dyn UserCpu, f: &Frame<'_>) -> Pieces {
+    NARROW.push(cpu, f, &sys::info_to_guest(&f.info.0))
+}
+
+fn pop_frame_32(cpu: &mut dyn UserCpu, mm: &Mm, _: bool) -> Option<Popped> {
+    NARROW.pop(cpu, mm)
 }

@@ -7,7 +7,7 @@ use tcg_engine::{
     user::{HostFault, UserCpu},
 };
 
-use super::{Abi, Exception, Frame, Pieces, Popped, get, put};
+use super::{Abi, Exception, Frame, LIMIT, Pieces, Popped};
 use crate::host::{Errno, KEEP};
 use crate::host_numbers;
 use crate::mm::Mm;
@@ -27,9 +27,12 @@ pub(crate) const X86_64: Abi = Abi {
     machine: 62,
     wide: true,
     top: 0x4fff_ffff_f000,
+    limit: LIMIT,
     pie_base: 0x3555_5555_4000,
     numbers: host_numbers::NUMBERS,
     host_layout: true,
+    epoll_packed: true,
+    align8: 8,
     number_reg: RAX,
     result_reg: RAX,
     arg_regs: [RDI, RSI, RDX, 10, 8, 9],
@@ -134,6 +137,16 @@ const FRAME: usize = INFO + 128;
 /// Registers in the order of `sigcontext`, before the instruction pointer and the flags.
 const ORDER: [usize; 16] = [8, 9, 10, 11, 12, 13, 14, 15, RDI, RSI, RBP, RBX, RDX, RAX, RCX, RSP];
 
+fn put(b: &mut [u8], at: usize, v: u64) {
+    b[at..at + 8].copy_from_slice(&v.to_le_bytes());
+}
+
+fn get(b: &[u8], at: usize) -> u64 {
+    let mut v = [0; 8];
+    v.copy_from_slice(&b[at..at + 8]);
+    u64::from_le_bytes(v)
+}
+
 /// What software keeps in the FXSAVE area about the rest: at this offset, with these marks there and at the end.
 const SOFTWARE: usize = 464;
 const MAGIC1: u32 = 0x4650_5853;
@@ -212,7 +225,7 @@ fn push_frame(cpu: &mut dyn UserCpu, f: &Frame<'_>) -> Pieces {
     vec![(fp_at, float), (at, b)]
 }
 
-fn pop_frame(cpu: &mut dyn UserCpu, mm: &Mm) -> Option<Popped> {
+fn pop_frame(cpu: &mut dyn UserCpu, mm: &Mm, _: bool) -> Option<Popped> {
     let b = &mut [0; FRAME];
     // The handler's return has taken the first word.
     mm.read(cpu.reg(RSP).wrapping_sub(UC as u64), b).ok()?;
@@ -226,7 +239,7 @@ fn pop_frame(cpu: &mut dyn UserCpu, mm: &Mm) -> Option<Popped> {
     cpu.set_pc(get(b, REGS + 16 * 8));
     cpu.set_reg(program::FLAGS, get(b, REGS + 17 * 8));
     let stack = [get(b, UC_STACK), get(b, UC_STACK + 8) & 0xffff_ffff, get(b, UC_STACK + 16)];
-    Some(Popped { mask: get(b, UC_MASK), stack })
+    Some(Popped { mask: get(b, UC_MASK), stack: Some(stack) })
 }
 
 fn set_tls(cpu: &mut dyn UserCpu, _: &Mm, tls: u64) -> Result<(), Errno> {

@@ -8,6 +8,7 @@ mod ioctl;
 mod ipc;
 mod memory;
 mod misc;
+mod narrow;
 mod net;
 mod poll;
 mod procs;
@@ -17,11 +18,14 @@ mod threads;
 mod time;
 
 use std::ffi::CString;
+use std::sync::OnceLock;
 
 use crate::host::{self, Errno, RESTART, RESTART_ONCE, Sys};
 use crate::host_numbers;
 use crate::thread::Thread;
 
+pub(crate) use narrow::{Narrow, info_to_guest};
+pub(crate) use segments::set_segment;
 pub(crate) use threads::leave_robust_list;
 
 /// What an argument is: for the host, and for people.
@@ -115,6 +119,32 @@ pub(crate) struct Row {
     pub(crate) name: &'static str,
     pub(crate) call: Option<&'static Call>,
     pub(crate) host: u16,
+    /// How the arguments of a 32-bit program become those of the call.
+    narrow: Option<&'static Narrow>,
+}
+
+/// A call by its name.
+fn find(name: &str) -> Option<&'static Call> {
+    static SORTED: OnceLock<Vec<&'static Call>> = OnceLock::new();
+    let sorted = SORTED.get_or_init(|| {
+        let mut all: Vec<_> = TABLES.into_iter().flatten().collect();
+        all.sort_by_key(|c| c.name);
+        all
+    });
+    sorted.binary_search_by_key(&name, |c| c.name).ok().map(|i| sorted[i])
+}
+
+impl Row {
+    fn new(name: &'static str, wide: bool) -> Self {
+        let narrow = if wide { None } else { narrow::find(name) };
+        let name_here = narrow.map_or(Some(name), Narrow::call);
+        Self {
+            name,
+            call: name_here.and_then(find),
+            host: name_here.and_then(host_number).unwrap_or(u16::MAX),
+            narrow,
+        }
+    }
 }
 
 /// The calls of an architecture by number.
@@ -127,19 +157,11 @@ fn host_number(name: &str) -> Option<u16> {
 
 impl Table {
     /// For these names and numbers.
-    pub(crate) fn new(numbers: &'static [(&'static str, u16)]) -> Self {
+    pub(crate) fn new(numbers: &'static [(&'static str, u16)], wide: bool) -> Self {
         let most = numbers.iter().map(|n| n.1).max().unwrap_or(0);
         let mut rows = vec![None; usize::from(most) + 1];
         for (name, number) in numbers {
-            rows[usize::from(*number)] =
-                Some(Row { name, call: None, host: host_number(name).unwrap_or(u16::MAX) });
-        }
-        for call in TABLES.into_iter().flatten() {
-            if let Ok(i) = numbers.binary_search_by_key(&call.name, |r| r.0)
-                && let Some(Some(row)) = rows.get_mut(usize::from(numbers[i].1))
-            {
-                row.call = Some(call);
-            }
+            rows[usize::from(*number)] = Some(Row::new(name, wide));
         }
         Self(rows)
     }
@@ -153,10 +175,33 @@ impl Table {
 /// Makes a system call.
 pub(crate) fn call(t: &mut Thread, number: u64, args: &[u64; 6]) -> Sys {
     let row = t.process.calls.get(number);
-    let Some(Row { call: Some(c), host, .. }) = row else {
-        t.process.say_missing(number, row.map(|r| r.name));
-        return Err(Errno(libc::ENOSYS));
-    };
+    match row {
+        Some(Row { narrow: Some(n), .. }) => narrow::call(t, n, args),
+        Some(Row { call: Some(c), host, .. }) => make(t, c, host, args),
+        _ => {
+            t.process.say_missing(number, row.map(|r| r.name));
+            Err(Errno(libc::ENOSYS))
+        }
+    }
+}
+
+/// Makes a call of a 64-bit program by name.
+fn call_by_name(t: &mut Thread, name: &str, args: &[u64; 6]) -> Sys {
+    match find(name) {
+        Some(c) => make(t, c, host_number(name).unwrap_or(u16::MAX), args),
+        None => Err(Errno(libc::ENOSYS)),
+    }
+}
+
+/// Makes a call of a 32-bit program by name.
+fn narrow_by_name(t: &mut Thread, name: &str, args: &[u64; 6]) -> Sys {
+    match narrow::find(name) {
+        Some(n) => narrow::call(t, n, args),
+        None => call_by_name(t, name, args),
+    }
+}
+
+fn make(t: &mut Thread, c: &Call, host: u16, args: &[u64; 6]) -> Sys {
     match c.run {
         Run::Do(f) => f(t, args),
         Run::Host => host_call(t, c, host, args).map_err(|e| if e.0 == libc::EINTR { RESTART } else { e }),

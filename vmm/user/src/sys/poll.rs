@@ -79,7 +79,7 @@ fn pselect6(t: &mut Thread, a: &[u64; 6]) -> Sys {
 fn epoll_ctl(t: &mut Thread, a: &[u64; 6]) -> Sys {
     let mm = &t.process.mm;
     let mut event = [0u8; 12];
-    if a[3] != 0 && t.process.abi.host_layout {
+    if a[3] != 0 && t.process.abi.epoll_packed {
         mm.read(a[3], &mut event)?;
     } else if a[3] != 0 {
         mm.read(a[3], &mut event[..4])?;
@@ -101,7 +101,7 @@ fn wait(t: &mut Thread, name: &str, a: &[u64; 6], timeout: u64) -> Sys {
     let mut events = vec![0u8; count as usize * 12];
     let r = host_by_name(t, name, [a[0], events.as_mut_ptr() as u64, count, timeout, at, 8]);
     let n = under(t, r)?;
-    if t.process.abi.host_layout {
+    if t.process.abi.epoll_packed {
         t.process.mm.write(a[1], &events[..n as usize * 12])?;
         return Ok(n);
     }

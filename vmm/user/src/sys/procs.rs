@@ -151,62 +151,65 @@ fn new_thread(t: &mut Thread, r: &Request) -> Sys {
     tid.map(|t| t as u64).ok_or(Errno(libc::EAGAIN))
 }
 
-fn new_process(t: &mut Thread, r: &Request) -> Sys {
+/// What a child does first.
+fn begin(t: &mut Thread, r: &Request) -> Result<(), Errno> {
     let abi = t.process.abi;
-    // A parent that waits for its child to be done with shared memory learns it by the end of a pipe that execve closes.
-    let mut pipe = [-1i32; 2];
-    if r.flags & CLONE_VFORK != 0 {
-        host::call(libc::SYS_pipe2, &[pipe.as_mut_ptr() as u64, libc::O_CLOEXEC as u64])?;
+    let mm = t.process.mm.clone();
+    if r.flags & NAMESPACES != 0 {
+        host::call(libc::SYS_unshare, &[r.flags & NAMESPACES])?;
     }
-    host::set_mask(!OPEN);
-    let process = t.process.clone();
-    let pid = process.fork();
-    let mm = &process.mm;
-    if pid == 0 {
-        t.tid = host::gettid();
-        if r.flags & NAMESPACES != 0 && host::call(libc::SYS_unshare, &[r.flags & NAMESPACES]).is_err() {
-            host::exit_group(127);
-        }
-        if pipe[0] >= 0 {
-            let _ = host::call(libc::SYS_close, &[pipe[0] as u64]);
-        }
-        if r.stack != 0 {
-            t.cpu.set_reg(abi.sp, r.stack);
-        }
-        if r.flags & CLONE_SETTLS != 0 {
-            (abi.set_tls)(&mut *t.cpu, mm, r.tls)?;
-        }
-        if r.flags & CLONE_CHILD_SETTID != 0 {
-            let _ = mm.write_u32(r.child_tid, t.tid as u32);
-        }
-        t.clear_tid = if r.flags & CLONE_CHILD_CLEARTID != 0 { r.child_tid } else { 0 };
-        t.robust = [0; 2];
-        t.first = true;
-        // What the parent had caught is the parent's.
-        let _ = t.slot.take();
-        t.set_host_mask();
-        return Ok(0);
+    t.cpu.set_reg(abi.result_reg, 0);
+    if r.stack != 0 {
+        t.cpu.set_reg(abi.sp, r.stack);
     }
-    if pid > 0 {
-        if r.flags & CLONE_PARENT_SETTID != 0 {
-            let _ = mm.write_u32(r.parent_tid, pid as u32);
+    if r.flags & CLONE_SETTLS != 0 {
+        (abi.set_tls)(&mut *t.cpu, &mm, r.tls)?;
+    }
+    if r.flags & CLONE_CHILD_SETTID != 0 {
+        let _ = mm.write_u32(r.child_tid, t.tid as u32);
+    }
+    t.clear_tid = if r.flags & CLONE_CHILD_CLEARTID != 0 { r.child_tid } else { 0 };
+    Ok(())
+}
+
+/// A child with a copy of the memory, or, if the parent waits for it, in the parent's own.
+fn new_process(t: &mut Thread, r: &Request) -> Sys {
+    let pid = if r.flags & CLONE_VM != 0 {
+        t.run_child(|t| begin(t, r))
+    } else {
+        host::set_mask(!OPEN);
+        // Kept alive: the child's thread goes on with it.
+        let process = t.process.clone();
+        let pid = process.fork();
+        if pid == 0 {
+            t.tid = host::gettid();
+            t.robust = [0; 2];
+            t.first = true;
+            // What the parent had caught is the parent's.
+            let _ = t.slot.take();
+            if begin(t, r).is_err() {
+                host::exit_group(127);
+            }
+            t.set_host_mask();
+            return Ok(0);
         }
-        if r.flags & CLONE_PIDFD != 0 {
-            let fd = host::call(libc::SYS_pidfd_open, &[pid as u64, 0])?;
-            mm.write_u32(r.pidfd, fd as u32)?;
+        if !t.slot.is_full() {
+            t.set_host_mask();
         }
+        pid
+    };
+    if pid < 0 {
+        return Err(Errno(-pid as i32));
     }
-    if pipe[0] >= 0 {
-        let _ = host::call(libc::SYS_close, &[pipe[1] as u64]);
-        let mut byte = 0u8;
-        // Signals are blocked; the read ends when the child has closed the pipe.
-        let _ = host::call(libc::SYS_read, &[pipe[0] as u64, (&raw mut byte) as u64, 1]);
-        let _ = host::call(libc::SYS_close, &[pipe[0] as u64]);
+    let mm = &t.process.mm;
+    if r.flags & CLONE_PARENT_SETTID != 0 {
+        let _ = mm.write_u32(r.parent_tid, pid as u32);
     }
-    if !t.slot.is_full() {
-        t.set_host_mask();
+    if r.flags & CLONE_PIDFD != 0 {
+        let fd = host::call(libc::SYS_pidfd_open, &[pid as u64, 0])?;
+        mm.write_u32(r.pidfd, fd as u32)?;
     }
-    if pid < 0 { Err(Errno(-pid as i32)) } else { Ok(pid as u64) }
+    Ok(pid as u64)
 }
 
 /// The strings of a null-terminated array of pointers.
@@ -285,8 +288,7 @@ fn exec(t: &mut Thread, dir: u64, p: &CString, name: &[u8], (argv, envp): (u64, 
         Err(_) => None,
     };
     let Some(abi) = abi else {
-        let (argv, envp) = (pointers(&argv), pointers(&envp));
-        return exec_host(t, dir, p, &argv, &envp, flags);
+        return exec_host(t, dir, p, argv, envp, flags);
     };
     let path = if dir as i32 == libc::AT_FDCWD || name.first() == Some(&b'/') {
         name.to_vec()
@@ -301,12 +303,22 @@ fn exec(t: &mut Thread, dir: u64, p: &CString, name: &[u8], (argv, envp): (u64, 
     let mut args: Vec<CString> = t.process.options.for_exec(abi.name, &argv[0]);
     args.push(CString::new(path).map_err(|_| EINVAL)?);
     args.extend(argv.into_iter().skip(1));
-    let (argv, envp) = (pointers(&args), pointers(&envp));
     let rhea = t.process.rhea.load(std::sync::atomic::Ordering::Relaxed);
-    exec_host(t, rhea as u64, &CString::default(), &argv, &envp, libc::AT_EMPTY_PATH as u64)
+    exec_host(t, rhea as u64, &CString::default(), args, envp, libc::AT_EMPTY_PATH as u64)
 }
 
-fn exec_host(t: &mut Thread, dir: u64, p: &CString, argv: &[u64], envp: &[u64], flags: u64) -> Sys {
+fn exec_host(
+    t: &mut Thread,
+    dir: u64,
+    p: &CString,
+    argv: Vec<CString>,
+    envp: Vec<CString>,
+    flags: u64,
+) -> Sys {
+    let pointed = [pointers(&argv), pointers(&envp)];
+    // If this is a child in its parent's memory, the parent frees them.
+    let [argv_at, envp_at] = pointed.each_ref().map(|p| p.as_ptr() as u64);
+    t.left = Some(Box::new((argv, envp, pointed)));
     // The new program inherits the mask and what is ignored, which are the host's already, but for the signals Rhea needs.
     let actions = *t.process.actions();
     for s in [libc::SIGSEGV, libc::SIGBUS] {
@@ -318,8 +330,9 @@ fn exec_host(t: &mut Thread, dir: u64, p: &CString, argv: &[u64], envp: &[u64], 
     if t.mask & OPEN != 0 {
         host::set_mask(t.mask);
     }
-    let args = [dir, host::arg(p), argv.as_ptr() as u64, envp.as_ptr() as u64, flags];
+    let args = [dir, host::arg(p), argv_at, envp_at, flags];
     let r = host::call(libc::SYS_execveat, &args);
+    t.left = None;
     if !t.slot.is_full() {
         t.set_host_mask();
     }

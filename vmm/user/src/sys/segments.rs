@@ -78,7 +78,7 @@ impl UserDesc {
 }
 
 /// Sets one of the thread's own segments; -1 asks for a free one. The number of the entry.
-fn set_segment(cpu: &mut dyn UserCpu, mm: &Mm, at: u64) -> Result<u32, Errno> {
+pub(crate) fn set_segment(cpu: &mut dyn UserCpu, mm: &Mm, at: u64) -> Result<u32, Errno> {
     let d = UserDesc::read(mm, at)?;
     let first = u32::from(program::TLS_FIRST);
     let entry = if d.entry == u32::MAX {

@@ -97,7 +97,7 @@ fn rt_sigsuspend(t: &mut Thread, a: &[u64; 6]) -> Sys {
 }
 
 fn rt_sigreturn(t: &mut Thread, _: &[u64; 6]) -> Sys {
-    t.return_from_handler();
+    t.return_from_handler(true);
     Err(KEEP)
 }
 

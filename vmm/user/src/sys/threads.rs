@@ -88,11 +88,14 @@ pub(crate) fn leave_robust_list(t: &Thread) {
     const MOST: usize = 2048;
     let mm = &t.process.mm;
     let head = t.robust[0];
-    if head == 0 || mm.host(0) == 0 {
+    let wide = t.process.abi.wide;
+    if head == 0 || mm.host(0) == 0 && wide {
         return;
     }
-    let word = |at: u64| mm.read_u64(at).unwrap_or(0);
-    let (offset, pending) = (word(head + 8), word(head + 16) & !1);
+    let word = |at: u64| if wide { mm.read_u64(at) } else { mm.read_u32(at).map(u64::from) }.unwrap_or(0);
+    let size = if wide { 8 } else { 4 };
+    let (offset, pending) = (word(head + size), word(head + 2 * size) & !1);
+    let offset = if wide { offset } else { offset as u32 as i32 as i64 as u64 };
     let mut at = word(head);
     let mut list = Vec::new();
     while at & !1 != head && at & !1 != 0 && list.len() < MOST {
