@@ -358,6 +358,14 @@ helpers! {
             Ok(0)
         }
 
+    /// PAUSE of a guest with several vCPUs: it spins, and whom it waits for may need the host's processor.
+    Pause "pause" () -> Void
+        reads SlotSet::None, writes SlotSet::None, effects Effects::empty();
+        |_cx| {
+            std::thread::yield_now();
+            Ok(0)
+        }
+
     /// RDPKRU and WRPKRU: `write`, RCX, and what to write with RDX above it.
     Pkru "pkru" (write, rcx, value) -> I64
         reads SlotSet::None, writes SlotSet::None, effects RAISES;

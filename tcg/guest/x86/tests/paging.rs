@@ -421,3 +421,56 @@ fn protection_keys() {
         assert_eq!(stop(rig).rip, HANDLERS + 16 * 6 + 2);
     });
 }
+
+/// Tables of random bits, some of which lead back to themselves or to nowhere, stop the guest at most.
+#[test]
+fn hostile_tables_do_no_harm() {
+    let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut random = || {
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        seed
+    };
+    let mut rig = Rig::new("max", "interp");
+    for n in 0..400_u64 {
+        let mut s = match n % 3 {
+            0 => paged32(&rig, false),
+            1 => paged32(&rig, true),
+            _ => long(&rig, READ),
+        };
+        rig.write(CODE, [READ, WRITE, JUMP][(n / 3 % 3) as usize]);
+        if n & 1 != 0 {
+            s.efer |= EFER_NXE;
+        }
+        let table = if n % 3 == 2 { TABLES } else { OWN };
+        for _ in 0..6 {
+            // An entry of any level, of random bits or one that leads to a table.
+            let at = table + (random() & 3) * 0x1000 + (random() & 3) * 8;
+            let to = table + (random() & 3) * 0x1000;
+            let bits = random() & random() & 0x1ff | P;
+            rig.put(at, if random() & 1 == 0 { to | bits } else { random() & random() });
+        }
+        s.rbx = random() & 0x7fff_ffff_ffff >> (random() & 31);
+        if n % 3 != 2 {
+            s.rbx &= 0xffff_ffff;
+        }
+        rig.set_state(&s);
+        rig.vcpu.set_debug(&accel::DebugConfig { single_step: true, ..Default::default() }).unwrap();
+        for _ in 0..12 {
+            if !matches!(rig.run(), Exit::Debug(_)) {
+                break;
+            }
+        }
+        rig.vcpu.set_debug(&accel::DebugConfig::default()).unwrap();
+        // The next round begins with sound tables.
+        let rig = &mut rig;
+        rig.set_state(&rig.fresh.clone());
+        rig.write(TABLES, &[0; 0x3000]);
+        rig.put(TABLES, (TABLES + 0x1000) | 7);
+        rig.put(TABLES + 0x1000, (TABLES + 0x2000) | 7);
+        for n in 0..512 {
+            rig.put(TABLES + 0x2000 + 8 * n, n << 21 | 0xe7);
+        }
+    }
+}

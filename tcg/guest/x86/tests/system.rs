@@ -372,3 +372,23 @@ fn what_another_accelerator_has_begun_to_deliver_is_delivered() {
         assert_eq!((v, t.events.nmi_masked, t.events.nmi_injected), (2, true, false));
     });
 }
+
+#[test]
+fn an_nmi_holds_back_others_until_iret() {
+    both(|rig| {
+        // cli; jmp $
+        let s = long(rig, b"\xfa\xeb\xfe");
+        // out 0xf4,al; inc ebx; iretq
+        rig.write(HANDLERS + 32, b"\xe6\xf4\xff\xc3\x48\xcf");
+        rig.set_state(&s);
+        rig.lines().signal(0, accel::VcpuSignal::Nmi);
+        assert_eq!(rig.run(), Exit::Kicked);
+        let first = rig.state();
+        assert_eq!((first.rip, first.events.nmi_masked), (HANDLERS + 34, true));
+        rig.lines().signal(0, accel::VcpuSignal::Nmi);
+        assert_eq!(rig.run(), Exit::Kicked);
+        let second = rig.state();
+        assert_eq!((second.rip, second.rsp), (HANDLERS + 34, first.rsp), "not inside the first");
+        assert_eq!(second.rbx, first.rbx + 1);
+    });
+}

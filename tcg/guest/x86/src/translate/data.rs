@@ -96,7 +96,7 @@ impl Translator<'_, '_> {
             M::Cdq => self.spread(Type::I32),
             M::Cqo => self.spread(Type::I64),
             M::Nop | M::Prefetchnta | M::Prefetcht0 | M::Prefetcht1 | M::Prefetcht2 | M::Prefetchw => {}
-            M::Prefetch | M::Pause | M::Reservednop => {}
+            M::Prefetch | M::Reservednop => {}
             _ => return self.conditional(m),
         }
         true

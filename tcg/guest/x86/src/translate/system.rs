@@ -16,8 +16,8 @@ use crate::{
     smm::Rsm,
     state::{self, seg},
     system::{
-        Cpuid, Fxrstor, Fxsave, Invlpg, Invpcid, Lmsw, Pkru, Random, Rdtsc, ReadDr, Swapgs, TscAux, WriteDr,
-        Xgetbv, Xrstor, Xsave, Xsetbv,
+        Cpuid, Fxrstor, Fxsave, Invlpg, Invpcid, Lmsw, Pause, Pkru, Random, Rdtsc, ReadDr, Swapgs, TscAux,
+        WriteDr, Xgetbv, Xrstor, Xsave, Xsetbv,
     },
 };
 
@@ -88,6 +88,11 @@ impl Translator<'_, '_> {
                 self.write_reg(r, v);
             }
             M::Rdpmc => self.raise(exceptions::with_error(vector::GP, 0)),
+            M::Pause => {
+                if self.guest.model().vcpus > 1 {
+                    self.call::<Pause>(&[]);
+                }
+            }
             M::Rdpkru | M::Wrpkru => {
                 let write = self.b.iconst(Type::I64, u64::from(m == M::Wrpkru));
                 let (rcx, value) = (self.b.get(state::reg(1), Type::I64), self.pair());
