@@ -865,6 +865,18 @@ impl Asm {
         self.buf.extend_from_slice(&[0xc5, 0xf8, 0x77]);
     }
 
+    /// An instruction of two registers without VEX, of map 0F38 (2) or 0F3A (3).
+    pub(super) fn legacy(&mut self, map: u8, op: u8, d: Xmm, s: Xmm) {
+        let rex = 0x40 | d.0 >> 3 << 2 | s.0 >> 3;
+        if rex != 0x40 {
+            self.b(rex);
+        }
+        self.b(0x0f);
+        self.b(if map == 2 { 0x38 } else { 0x3a });
+        self.b(op);
+        self.b(0xc0 | (d.0 & 7) << 3 | s.0 & 7);
+    }
+
     pub(super) fn ldmxcsr(&mut self, m: Mem) {
         self.vex(V::new(0, 1, 0xae), 2, 0, m);
     }

@@ -1,10 +1,9 @@
 //! Vector functions, and vectors made of halves. Nearly every function is one instruction of the host; those of AES,
-//! GF(2^8) and carry-less products need their extensions, SHA's have no form with VEX and stay soft, as all do on 512
-//! bits.
+//! GF(2^8), carry-less products and SHA need their extensions. On 512 bits all stay soft.
 
 use tcg_ir::{Inst, Lane, Op, Scope, Type, Value, VecFn};
 
-use super::alloc::{Class, class};
+use super::alloc::{Class, NONE, class};
 use super::asm::V;
 use super::lower_vec::{Shape, p0f, p3a, p38};
 use super::regs::*;
@@ -17,6 +16,7 @@ enum Needs {
     Aes,
     Clmul,
     Gf,
+    Sha,
 }
 
 impl Needs {
@@ -28,6 +28,7 @@ impl Needs {
             Self::Clmul => {
                 is_x86_feature_detected!("pclmulqdq") && (!wide || is_x86_feature_detected!("vpclmulqdq"))
             }
+            Self::Sha => is_x86_feature_detected!("sha"),
             Self::Gf => is_x86_feature_detected!("gfni") && is_x86_feature_detected!("avx"),
         }
     }
@@ -50,14 +51,18 @@ enum Form {
     Shift(u8),
     /// Only of 128 bits: `op d, a`
     Narrow,
+    /// Only of 128 bits: `op d, a, imm`
+    NarrowImm,
+    /// Only of 128 bits and without VEX: `op d, b`, the immediate in map 0F3A, `xmm0` as third operand
+    Legacy,
 }
 
 /// The host's instruction.
-const fn row(f: VecFn) -> Option<(V, Form, Needs)> {
-    use Form::{Narrow, One, OneImm, Shift, Swapped, Two, TwoImm};
-    use Needs::{Aes, Clmul, Gf, Nothing};
+const fn row(f: VecFn) -> (V, Form, Needs) {
+    use Form::{Legacy, Narrow, NarrowImm, One, OneImm, Shift, Swapped, Two, TwoImm};
+    use Needs::{Aes, Clmul, Gf, Nothing, Sha};
     use VecFn as F;
-    Some(match f {
+    match f {
         F::AddS8 => (p0f(0xec), Two, Nothing),
         F::AddS16 => (p0f(0xed), Two, Nothing),
         F::AddU8 => (p0f(0xdc), Two, Nothing),
@@ -138,22 +143,25 @@ const fn row(f: VecFn) -> Option<(V, Form, Needs)> {
         F::AesInvMix => (p38(0xdb), Narrow, Aes),
         F::Gather32 => (p38(0x36), Swapped, Nothing),
         F::Gather64 => (p3a(0x00).w(true), OneImm, Nothing),
-        F::AesKey
-        | F::Sha1Rounds
-        | F::Sha1Next
-        | F::Sha1Msg1
-        | F::Sha1Msg2
-        | F::Sha256Rounds
-        | F::Sha256Msg1
-        | F::Sha256Msg2 => return None,
-    })
+        F::AesKey => (p3a(0xdf), NarrowImm, Aes),
+        F::Sha1Rounds => (V::new(0, 3, 0xcc), Legacy, Sha),
+        F::Sha1Next => (V::new(0, 2, 0xc8), Legacy, Sha),
+        F::Sha1Msg1 => (V::new(0, 2, 0xc9), Legacy, Sha),
+        F::Sha1Msg2 => (V::new(0, 2, 0xca), Legacy, Sha),
+        F::Sha256Rounds => (V::new(0, 2, 0xcb), Legacy, Sha),
+        F::Sha256Msg1 => (V::new(0, 2, 0xcc), Legacy, Sha),
+        F::Sha256Msg2 => (V::new(0, 2, 0xcd), Legacy, Sha),
+    }
 }
 
 /// The host's instruction for vectors of type `ty`, if it has one.
 fn host(f: VecFn, ty: Type) -> Option<(V, Form)> {
-    let (v, form, needs) = row(f)?;
+    let (v, form, needs) = row(f);
     let wide = ty == Type::V256;
-    (ty != Type::V512 && needs.met(wide) && (form != Form::Narrow || !wide)).then_some((v, form))
+    (ty != Type::V512
+        && needs.met(wide)
+        && (!matches!(form, Form::Narrow | Form::NarrowImm | Form::Legacy) || !wide))
+        .then_some((v, form))
 }
 
 /// True if a function needs no soft fallback.
@@ -167,6 +175,9 @@ impl Gen<'_> {
     pub(super) fn lower_vecfn(&mut self, v: Value, inst: &Inst) -> Result<bool, Too> {
         let f = VecFn::from_bits(inst.sub >> 8);
         let Some((op, form)) = host(f, inst.ty) else { return Ok(false) };
+        if form == Form::Legacy {
+            return self.sha(v, inst, op, f.args() == 3);
+        }
         let s = Shape::new(Lane::I8, inst.ty);
         let two = f.args() == 2;
         let a = self.use_xmm(inst.a)?;
@@ -182,13 +193,47 @@ impl Gen<'_> {
             Form::Two => self.asm.vop(op, d, a, b),
             Form::Swapped => self.asm.vop(op, d, b, a),
             Form::TwoImm => self.asm.vop_imm(op, d, a, b, imm),
-            Form::One | Form::Narrow => self.asm.vop(op, d, Xmm(0), a),
-            Form::OneImm => self.asm.vop_imm(op, d, Xmm(0), a, imm),
+            Form::One | Form::Narrow | Form::Legacy => self.asm.vop(op, d, Xmm(0), a),
+            Form::OneImm | Form::NarrowImm => self.asm.vop_imm(op, d, Xmm(0), a, imm),
             Form::Shift(kind) => {
                 self.asm.vex(op, kind, d.0, a);
                 self.asm.b(imm);
             }
         }
+        Ok(true)
+    }
+
+    /// An instruction without VEX, built in `xmm15`; what `xmm0` holds waits in `xmm14` where it is a third operand.
+    fn sha(&mut self, v: Value, inst: &Inst, op: V, three: bool) -> Result<bool, Too> {
+        let a = self.use_xmm(inst.a)?;
+        let mut b = self.use_xmm(inst.b)?;
+        let c = if three { self.use_xmm(inst.c)? } else { a };
+        self.done(inst.a);
+        self.done(inst.b);
+        if three {
+            self.done(inst.c);
+        }
+        let d = self.define_xmm(v, a, 0)?;
+        let first = Xmm(0);
+        let held = self.st.regs[16];
+        let bytes = if held == NONE { 16 } else { self.vals[held as usize].ty.bytes().max(16) };
+        let swaps = three && c != first;
+        self.asm.vmov(false, X15, a);
+        if swaps {
+            self.asm.vmov_bytes(bytes, X14, first);
+            if b == first {
+                b = X14;
+            }
+            self.asm.vmov(false, first, c);
+        }
+        self.asm.legacy(op.map, op.op, X15, b);
+        if op.map == 3 {
+            self.asm.b(inst.imm as u8);
+        }
+        if swaps {
+            self.asm.vmov_bytes(bytes, first, X14);
+        }
+        self.asm.vmov(false, d, X15);
         Ok(true)
     }
 
