@@ -1,7 +1,8 @@
 #!/bin/bash
 # deps.sh GROUP...: installs from Debian what a make target needs, once, and is silent when it is there.
 #   build   a linker for rustc
-#   test    independent oracles: qemu-riscv64 (user mode), RISC-V binutils, a GDB for all architectures
+#   test    independent oracles: qemu-riscv64 (user mode), RISC-V binutils, a GDB for all architectures,
+#           makers and checkers of disk images and FAT volumes
 #   bench   qemu-system-riscv64 10 to compare with, and a RISC-V C compiler for the programs run in it
 #   cross   the import-library tool that Windows builds of std need
 set -euo pipefail
@@ -27,7 +28,10 @@ for group in "$@"; do
         command -v cargo >/dev/null || die "no cargo: install a Rust toolchain ($(grep -m1 rust-version Cargo.toml | cut -d'"' -f2) or newer)"
         command -v cc >/dev/null || apt_install gcc libc6-dev
         ;;
-    test) apt_install git qemu-user binutils-riscv64-linux-gnu gdb-multiarch ;;
+    test)
+        apt_install git qemu-user binutils-riscv64-linux-gnu gdb-multiarch
+        apt_install cryptsetup-bin dosfstools mtools bximage cloop-utils
+        ;;
     bench)
         suite=$(qemu_suite)
         apt_install ${suite:+-t "$suite"} qemu-system-misc
