@@ -46,6 +46,17 @@ pub trait KernelIrqchip: Send + Sync {
     fn signal_msi(&self, msi: MsiMessage) -> Result<(), AccelError>;
     /// Replaces the routing table.
     fn set_routing(&self, table: &[RoutingEntry]) -> Result<(), AccelError>;
+    /// Whether an access to `gpa` is answered by a controller in the accelerator (local APICs apart, which have an address of
+    /// their own).
+    fn holds_address(&self, gpa: u64) -> bool {
+        let _ = gpa;
+        false
+    }
+    /// The same for a port.
+    fn holds_port(&self, port: u16) -> bool {
+        let _ = port;
+        false
+    }
     /// The controllers' state as opaque, versioned bytes of this contract (not of the backend).
     fn save(&self) -> Result<Vec<u8>, AccelError>;
     /// Restores what [`save`](Self::save) returned; on error nothing has changed.

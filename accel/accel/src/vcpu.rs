@@ -79,6 +79,15 @@ pub trait Vcpu {
     fn state(&mut self) -> Result<CpuState, VcpuError>;
     /// Replaces the whole architectural state. On error nothing has changed.
     fn set_state(&mut self, state: &CpuState) -> Result<(), VcpuError>;
+    /// Takes over what instructions that another accelerator executed have changed: registers, and of the model-specific ones
+    /// those that differ. `before` was this vCPU's state when it stopped; what goes on by itself since then (local interrupt
+    /// controller, time stamp counter, signals that wait) is left alone.
+    fn set_registers(&mut self, before: &CpuState, after: &CpuState) -> Result<(), VcpuError> {
+        let _ = before;
+        self.set_state(after)
+    }
+    /// Forgets what was derived from guest memory, which somebody may have written without this accelerator being told.
+    fn forget_memory(&mut self) {}
     /// Replaces the debug requests.
     fn set_debug(&mut self, debug: &DebugConfig) -> Result<(), VcpuError>;
     /// Translates a guest virtual address as a debugger's read would, without side effects.

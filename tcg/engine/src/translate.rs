@@ -331,7 +331,7 @@ fn loosen_far_links(region: &mut Region, slots: &SlotTable) {
 }
 
 /// Throws all translations away once every vCPU is outside translated code.
-fn empty_cache<G: Guest>(engine: &crate::engine::Engine<G>) {
+pub(crate) fn empty_cache<G: Guest>(engine: &crate::engine::Engine<G>) {
     engine.cache.stop_all();
     let _alone = engine.cache.exec.write();
     engine.cache.clear();

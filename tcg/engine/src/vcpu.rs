@@ -480,7 +480,8 @@ impl<G: Guest> Vcpu<G> {
                         return Some(exit);
                     }
                     if self.engine.guest.waiting(self.env.state()) {
-                        return None;
+                        // The instruction that waits is a step as well; who steps sees what comes of it.
+                        return self.core.debug.single_step.then_some(Exit::Debug(DebugEvent::SingleStep));
                     }
                 }
             }
@@ -721,6 +722,10 @@ impl<G: Guest> VcpuTrait for Box<Vcpu<G>> {
         self.core.publish();
         self.core.trap = None;
         Ok(())
+    }
+
+    fn forget_memory(&mut self) {
+        crate::translate::empty_cache(&self.engine);
     }
 
     fn set_debug(&mut self, debug: &DebugConfig) -> Result<(), VcpuError> {

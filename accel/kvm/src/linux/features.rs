@@ -176,6 +176,14 @@ impl Irqchip {
 }
 
 impl KernelIrqchip for Irqchip {
+    fn holds_address(&self, gpa: u64) -> bool {
+        self.chips.holds_address(gpa)
+    }
+
+    fn holds_port(&self, port: u16) -> bool {
+        self.chips.holds_port(port)
+    }
+
     fn set_gsi(&self, gsi: u32, level: bool) -> Result<(), AccelError> {
         self.vm
             .set_irq_line(host::irq_line(gsi), level)

@@ -251,6 +251,10 @@ impl Vcpu for KvmVcpu {
         done
     }
 
+    fn set_registers(&mut self, before: &CpuState, after: &CpuState) -> Result<(), VcpuError> {
+        self.arch.take_registers(&mut self.fd, &self.shared, before, after)
+    }
+
     fn set_debug(&mut self, debug: &DebugConfig) -> Result<(), VcpuError> {
         self.arch.set_debug(&self.fd, &self.memory, debug)
     }

@@ -83,4 +83,15 @@ impl VcpuArch {
         };
         state::put_state(fd, state)
     }
+
+    /// What another accelerator's instructions have changed; none runs these guests.
+    pub(crate) fn take_registers(
+        &mut self,
+        fd: &mut VcpuFd,
+        shared: &Shared,
+        _before: &CpuState,
+        after: &CpuState,
+    ) -> Result<(), VcpuError> {
+        self.set_state(fd, shared, after)
+    }
 }

@@ -13,6 +13,9 @@ use kvm_ioctls::VmFd;
 use super::super::refused;
 use crate::NAME;
 
+/// Where KVM puts its I/O APIC.
+const IOAPIC_DEFAULT_BASE: u64 = 0xfec0_0000;
+
 /// Which controllers are in the kernel, beside the local APICs.
 pub(crate) struct Chips {
     pub(super) pic_and_ioapic: bool,
@@ -159,6 +162,20 @@ impl Chips {
     /// True if an I/O APIC in Rhea must hear of the end of its level-triggered interrupts.
     pub(crate) fn reports_level_ends(&self) -> bool {
         !self.pic_and_ioapic
+    }
+
+    /// Whether KVM answers for the address itself: the I/O APIC's page.
+    pub(crate) fn holds_address(&self, gpa: u64) -> bool {
+        self.pic_and_ioapic && gpa & !0xfff == IOAPIC_DEFAULT_BASE
+    }
+
+    /// Whether KVM answers for the port itself.
+    pub(crate) fn holds_port(&self, port: u16) -> bool {
+        match port {
+            0x20 | 0x21 | 0xa0 | 0xa1 | 0x4d0 | 0x4d1 => self.pic_and_ioapic,
+            0x40..=0x43 | 0x61 => self.pit,
+            _ => false,
+        }
     }
 
     /// Nothing is left to do once the vCPUs exist.

@@ -222,13 +222,8 @@ impl VcpuArch {
             return Err(VcpuError::BadState { field: "lapic".to_owned(), problem: problem.to_owned() });
         }
         self.set_registers(fd, s, false)?;
-        let mut xcrs = kvm_xcrs { nr_xcrs: 1, ..Default::default() };
-        xcrs.xcrs[0].value = s.fpu.xcr0;
         if s.fpu.xcr0 != 1 || fd.get_xcrs().is_ok_and(|x| x.nr_xcrs > 0) {
-            fd.set_xcrs(&xcrs).map_err(|e| VcpuError::BadState {
-                field: "fpu.xcr0".to_owned(),
-                problem: format!("{:#x} is refused by this host: {e}", s.fpu.xcr0),
-            })?;
+            self.put_xcr0(fd, s.fpu.xcr0)?;
         }
         self.write_xsave(fd, s)?;
         if let Some(registers) = &s.lapic {
@@ -246,23 +241,71 @@ impl VcpuArch {
         // Setting the deadline starts the timer, which compares with the TSC.
         msrs.extend(s.msrs.iter().filter(|m| m.index == MSR_TSC_DEADLINE));
         write_msrs(fd, &msrs)?;
-        if self.user_apic() {
-            self.run = s.run;
-        } else {
-            let mp_state = match s.run {
-                RunState::Running => 0,
-                RunState::Uninitialized => 1,
-                RunState::WaitForSipi => 2,
-                RunState::Halted => 3,
-                RunState::SipiReceived => 4,
-            };
-            get("setting the run state (KVM_SET_MP_STATE)", fd.set_mp_state(kvm_mp_state { mp_state }))?;
-        }
+        self.put_run(fd, s.run)?;
         let present = get("reading pending events (KVM_GET_VCPU_EVENTS)", fd.get_vcpu_events())?;
         let mut events = self.kvm_events_of(&s.events);
         // A KVM that knows system management mode says so here, and leaves it only when asked to.
         events.flags |= present.flags & KVM_VCPUEVENT_VALID_SMM;
         get("setting pending events (KVM_SET_VCPU_EVENTS)", fd.set_vcpu_events(&events))
+    }
+
+    /// Takes over registers that changed outside, and leaves alone what lives on in KVM meanwhile: the local APIC, the time
+    /// stamp counter, NMIs and interrupts that wait.
+    pub(super) fn put_changes(
+        &mut self,
+        fd: &mut VcpuFd,
+        before: &State,
+        after: &State,
+    ) -> Result<(), VcpuError> {
+        // Interrupts in KVM's local APIC may have changed its priority register, which is CR8.
+        let cr8 = if self.user_apic() {
+            after.cr8
+        } else {
+            get("reading CR8 (KVM_GET_SREGS)", fd.get_sregs())?.cr8
+        };
+        let registers = State { cr8, ..after.clone() };
+        self.set_registers(fd, &registers, false)?;
+        if after.fpu.xcr0 != before.fpu.xcr0 {
+            self.put_xcr0(fd, after.fpu.xcr0)?;
+        }
+        if after.fpu != before.fpu {
+            self.write_xsave(fd, after)?;
+        }
+        let kept = |m: &&Msr| m.index == MSR_TSC_DEADLINE || before.msr(m.index).is_none_or(|v| v == m.value);
+        let msrs: Vec<Msr> = after.msrs.iter().filter(|m| !kept(m)).copied().collect();
+        write_msrs(fd, &msrs)?;
+        if after.run != before.run {
+            self.put_run(fd, after.run)?;
+        }
+        let mut events = self.kvm_events_of(&after.events);
+        let ours =
+            KVM_VCPUEVENT_VALID_SHADOW | KVM_VCPUEVENT_VALID_PAYLOAD | KVM_VCPUEVENT_VALID_TRIPLE_FAULT;
+        events.flags &= ours;
+        get("setting pending events (KVM_SET_VCPU_EVENTS)", fd.set_vcpu_events(&events))
+    }
+
+    fn put_xcr0(&self, fd: &VcpuFd, xcr0: u64) -> Result<(), VcpuError> {
+        let mut xcrs = kvm_xcrs { nr_xcrs: 1, ..Default::default() };
+        xcrs.xcrs[0].value = xcr0;
+        fd.set_xcrs(&xcrs).map_err(|e| VcpuError::BadState {
+            field: "fpu.xcr0".to_owned(),
+            problem: format!("{xcr0:#x} is refused by this host: {e}"),
+        })
+    }
+
+    fn put_run(&mut self, fd: &VcpuFd, run: RunState) -> Result<(), VcpuError> {
+        if self.user_apic() {
+            self.run = run;
+            return Ok(());
+        }
+        let mp_state = match run {
+            RunState::Running => 0,
+            RunState::Uninitialized => 1,
+            RunState::WaitForSipi => 2,
+            RunState::Halted => 3,
+            RunState::SipiReceived => 4,
+        };
+        get("setting the run state (KVM_SET_MP_STATE)", fd.set_mp_state(kvm_mp_state { mp_state }))
     }
 
     /// Makes the TSC tick as it did where the state was saved. Where the host cannot, guests that measured its

@@ -258,4 +258,18 @@ impl VcpuArch {
         shared.set_line(INTR, state.events.intr);
         Ok(())
     }
+
+    /// What another accelerator's instructions have changed.
+    pub(crate) fn take_registers(
+        &mut self,
+        fd: &mut VcpuFd,
+        _shared: &Shared,
+        before: &CpuState,
+        after: &CpuState,
+    ) -> Result<(), VcpuError> {
+        let (CpuState::X86_64(before), CpuState::X86_64(after)) = (before, after) else {
+            return Err(VcpuError::WrongArch { expected: "x86_64", given: after.arch_name() });
+        };
+        self.put_changes(fd, before, after)
+    }
 }
