@@ -21,6 +21,8 @@ pub enum X86 {
     /// counts with is spread over general and vector registers, memory, descriptor tables, the interrupt controller
     /// and the timer; when a register has lost its value it prints `BAD` and halts.
     Ticks,
+    /// The same with a handler that ends with `iretd`, which a KVM that emulates guest kernels does not know.
+    TicksIret,
 }
 
 /// Where the code is loaded and entered.
@@ -138,15 +140,20 @@ fn prepare(code: &mut Code) {
 }
 
 /// The guest of [`X86::Ticks`].
-fn ticks(code: &mut Code) {
+fn ticks(code: &mut Code, iret: bool) {
     // The handler comes first, so that its address is known: count, end the interrupt, return.
     let over = code.jump(0xeb);
     let handler = code.here();
     code.raw(&[0x50]); // push eax
     code.word(&[0xff, 0x05], COUNT); // inc dword [COUNT]
     code.out_low(0x20, 0x20);
-    // Not every KVM can emulate iretd. All that is needed is on the stack, should the next interrupt come in between.
-    code.raw(&[0x58, 0xff, 0x74, 0x24, 8, 0x9d, 0xca, 4, 0]); // pop eax; push dword [esp + 8]; popfd; retf 4
+    code.raw(&[0x58]); // pop eax
+    if iret {
+        code.raw(&[0xcf]); // iretd
+    } else {
+        // All that is needed is on the stack, should the next interrupt come in between.
+        code.raw(&[0xff, 0x74, 0x24, 8, 0x9d, 0xca, 4, 0]); // push dword [esp + 8]; popfd; retf 4
+    }
     code.land(over);
     prepare(code);
     code.store(IDT + 0x20 * 8, 8 << 16 | handler & 0xffff);
@@ -194,7 +201,8 @@ pub fn x86_pvh(what: X86) -> Vec<u8> {
     match what {
         X86::Exit => code.exit(),
         X86::ReadyThenHalt => code.print(b"READY\r\n"),
-        X86::Ticks => ticks(&mut code),
+        X86::Ticks => ticks(&mut code, false),
+        X86::TicksIret => ticks(&mut code, true),
     }
     code.halt();
     elf(&code.bytes)

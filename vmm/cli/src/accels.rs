@@ -11,7 +11,13 @@ pub(crate) fn all() -> Vec<Box<dyn Accelerator>> {
 
 #[cfg(target_os = "linux")]
 fn hardware() -> Vec<Box<dyn Accelerator>> {
-    vec![Box::new(accel_kvm::Kvm)]
+    // Where KVM has to emulate what it does not know, the translator takes over.
+    let translator = crate::guests::translator(accel::arch::GuestArch::X86_64);
+    let kvm: Box<dyn Accelerator> = Box::new(accel_kvm::Kvm::new());
+    vec![match translator {
+        Some(translator) => Box::new(accel_takeover::Takeover::new(kvm, translator)),
+        None => kvm,
+    }]
 }
 
 #[cfg(not(target_os = "linux"))]

@@ -45,6 +45,11 @@ const GOOD: &[(&str, &str, &str)] = &[
     ),
     ("-accel tcg,perfmap=on,jitdump=off", "/accels/0/properties", r#"{"perfmap":"on","jitdump":"off"}"#),
     ("-accel kvm,kernel-irqchip=split -accel tcg", "/accels/1", r#"{"name":"tcg"}"#),
+    (
+        "-accel kvm:tcg,takeover=on",
+        "/accels",
+        r#"[{"name":"kvm","properties":{"takeover":"on"}},{"name":"tcg"}]"#,
+    ),
     ("-enable-kvm", "/accels", r#"[{"name":"kvm"}]"#),
     ("-arch x86_64", "/arch", r#""x86_64""#),
     (

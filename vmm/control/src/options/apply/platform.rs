@@ -207,6 +207,7 @@ pub(crate) static ACCELS: Family = Family {
                 word("kernel-irqchip", &["on", "off", "split"]),
                 size("kvm-shadow-mem"),
                 number("dirty-ring-size"),
+                switch("takeover"),
                 text("device"),
             ],
         ),
@@ -230,10 +231,14 @@ fn accel(b: &mut Builder, v: &mut Values) -> Done {
         b.ask(ListOf::Accels);
         return Ok(());
     }
+    // KVM with the translator behind it, which also runs the whole guest where there is no KVM.
+    let (name, behind) = if name == "kvm:tcg" { ("kvm".to_owned(), Some("tcg")) } else { (name, None) };
     ACCELS.answer_help(&name, v)?;
     ACCELS.check(&name, v)?;
     accel_source(b, "-accel")?;
     b.config.accels.push(AccelConfig { name, properties: v.rest() });
+    let behind = behind.map(|name| AccelConfig { name: name.to_owned(), ..Default::default() });
+    b.config.accels.extend(behind);
     Ok(())
 }
 
