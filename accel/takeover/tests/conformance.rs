@@ -1,5 +1,5 @@
 //! The conformance cases with a second accelerator behind: behind KVM, and behind one that gives up after every instruction.
-#![expect(clippy::tests_outside_test_module, clippy::unwrap_used, reason = "an integration test is all test")]
+#![expect(clippy::tests_outside_test_module, reason = "an integration test is all test")]
 
 use std::sync::Arc;
 
