@@ -1,5 +1,6 @@
 //! The measurements and what drives them.
 
+mod net;
 mod table;
 
 use std::{
@@ -38,6 +39,7 @@ const MEASUREMENTS: &[(&str, Measurement)] = &[
     ("cold", cold),
     ("idle", idle),
     ("programs", programs),
+    ("net", net::net),
     ("kvm", kvm),
 ];
 

@@ -1,6 +1,6 @@
 //! Measures Rhea beside QEMU and prints tables for `docs/benchmarks.md`.
 //!
-//! Usage: `bench [-n ROUNDS] [boot boot4 start cold idle programs kvm ...]`, all of them by default.
+//! Usage: `bench [-n ROUNDS] [boot boot4 start cold idle programs net kvm ...]`, all of them by default.
 //!
 //! What is measured is CPU time (user and system) of the whole process, which other load on the host disturbs
 //! least. Rounds are interleaved: each runs Rhea, then QEMU, with the same guest files and options. A figure is
