@@ -378,8 +378,9 @@ impl Options {
         LogSink::new(self.items, Box::new(Out(self.clone())))
     }
 
-    /// Arguments with which Rhea runs another program the same way, up to the program.
-    pub(crate) fn for_exec(&self, arch: &str, argv0: &CString) -> Vec<CString> {
+    /// Arguments with which Rhea runs another program the same way, up to the program; `same` if it is of the same architecture,
+    /// for which alone the processor and the layout of memory were chosen.
+    pub(crate) fn for_exec(&self, arch: &str, same: bool, argv0: &CString) -> Vec<CString> {
         let mut a: Vec<String> = ["rhea", "user", "--arch", arch].map(str::to_owned).to_vec();
         let mut add = |name: &str, v: Option<String>| {
             if let Some(v) = v {
@@ -388,11 +389,11 @@ impl Options {
             }
         };
         add("L", self.sysroot.clone());
-        add("cpu", self.cpu_text.clone());
+        add("cpu", self.cpu_text.clone().filter(|_| same));
         add("r", self.release.clone());
         add("s", (self.stack_size != STACK).then(|| self.stack_size.to_string()));
-        add("B", (self.base != 0).then(|| self.base.to_string()));
-        add("R", self.reserved.map(|r| r.to_string()));
+        add("B", (self.base != 0 && same).then(|| self.base.to_string()));
+        add("R", self.reserved.filter(|_| same).map(|r| r.to_string()));
         add("d", self.items_text.clone());
         add("D", self.log_file.clone());
         if self.strace {
@@ -440,6 +441,14 @@ mod tests {
         assert_eq!(e(&["-L"]), "-L needs an argument: DIR");
         assert_eq!(e(&[]), "no program is named; see --help");
         assert!(e(&["-d", "foo", "p"]).starts_with("-d: 'foo' is none of in_asm"));
+    }
+
+    #[test]
+    fn another_architecture_has_its_own_layout() {
+        let o = run(&["-B", "1M", "-cpu", "max", "-L", "/x", "p"]).unwrap();
+        let text = |same| format!("{:?}", o.for_exec("i386", same, &CString::default()));
+        assert!(text(true).contains("-B") && text(true).contains("-cpu"));
+        assert!(!text(false).contains("-B") && !text(false).contains("-cpu") && text(false).contains("-L"));
     }
 
     #[test]

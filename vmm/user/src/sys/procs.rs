@@ -300,7 +300,8 @@ fn exec(t: &mut Thread, dir: u64, p: &CString, name: &[u8], (argv, envp): (u64, 
         }
         full
     };
-    let mut args: Vec<CString> = t.process.options.for_exec(abi.name, &argv[0]);
+    let mut args: Vec<CString> =
+        t.process.options.for_exec(abi.name, std::ptr::eq(abi, t.process.abi), &argv[0]);
     args.push(CString::new(path).map_err(|_| EINVAL)?);
     args.extend(argv.into_iter().skip(1));
     let rhea = t.process.rhea.load(std::sync::atomic::Ordering::Relaxed);
