@@ -120,7 +120,7 @@ mod tests {
         let (packed, natural) = (Sides { align8: 4 }, Sides { align8: 8 });
         assert_eq!((size("wq", packed), size("wq", natural), host_size("wq", packed)), (12, 16, 16));
         assert_eq!((size("2l", packed), host_size("2l", packed)), (8, 16));
-        assert_eq!(size("l3u6u2h2uw", packed), 60);
+        assert_eq!(size("l3u6u2h2uw", packed), 56);
         let host = to_host("lu2w", packed, &[0xff, 0xff, 0xff, 0xff, 1, 0, 0, 0x80, 7, 0, 0, 0, 8, 0, 0, 0]);
         assert_eq!((take(&host, 0, 8), take(&host, 8, 8), take(&host, 20, 4)), (u64::MAX, 0x8000_0001, 8));
         assert_eq!(to_guest("lu2w", packed, &host)[4..8], [1, 0, 0, 0x80]);
