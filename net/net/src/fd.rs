@@ -33,6 +33,12 @@ pub(crate) trait Carrier: AsFd + Send + Sync + 'static {
 
     /// Receives into `buffer`; where the frame lies in it, if what came was one.
     fn receive(&self, buffer: &mut [u8]) -> io::Result<Option<Range<usize>>>;
+
+    /// Whether an error means that nothing will ever come again.
+    fn is_gone(&self, error: &io::Error) -> bool {
+        let _ = error;
+        false
+    }
 }
 
 struct Shared<C> {
@@ -125,7 +131,7 @@ impl<C: Carrier> Shared<C> {
                 match self.carrier.receive(&mut buffer) {
                     Ok(frame) => (held, errors) = (frame, 0),
                     Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
-                    Err(e) if e.raw_os_error() == Some(libc::EBADFD) => return receiver.link(false),
+                    Err(e) if self.carrier.is_gone(&e) => return receiver.link(false),
                     Err(_) => errors += 1,
                 }
             } else if !retry {

@@ -108,4 +108,9 @@ impl Carrier for Queue {
     fn receive(&self, buffer: &mut [u8]) -> io::Result<Option<Range<usize>>> {
         Ok(Some(0..rustix::io::read(&self.0, buffer)?))
     }
+
+    fn is_gone(&self, error: &io::Error) -> bool {
+        // The interface was deleted.
+        error.raw_os_error() == Some(libc::EBADFD)
+    }
 }
