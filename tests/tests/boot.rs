@@ -82,6 +82,46 @@ fn x86_64_linux_on_microvm_in_the_translator_resets() {
     assert_eq!(status.code(), Some(0));
 }
 
+/// Whether SeaBIOS is installed where Debian puts it; said aloud when not.
+fn seabios() -> bool {
+    let there = Path::new("/usr/share/seabios/bios-256k.bin").is_file();
+    if !there {
+        rhea_tests::skip("the package seabios is not installed");
+    }
+    there
+}
+
+/// SeaBIOS finds its hardware and nothing to boot from.
+#[test]
+fn seabios_on_the_pc_boards_finds_no_disk() {
+    for board in ["pc", "q35"] {
+        if !boot::has_board("x86_64", board) || !seabios() {
+            return;
+        }
+        let mut guest = boot::start("x86_64", board, &["-accel", "tcg"]).unwrap();
+        guest.console.expect("SeaBIOS (version", STEP).unwrap();
+        guest.console.expect("No bootable device.", STEP).unwrap();
+    }
+}
+
+/// Debian's amd64 kernel through SeaBIOS, with ACPI and PCI Express, to power-off.
+#[test]
+fn x86_64_linux_on_q35_in_the_translator_powers_off() {
+    if !boot::has_board("x86_64", "q35") || !seabios() {
+        return;
+    }
+    let (Some(kernel), Some(initrd)) = (boot::guest("x86_64/linux"), boot::guest("x86_64/initrd.gz")) else {
+        return;
+    };
+    let arguments = ["-accel", "tcg", "-m", "512", "-kernel", text(&kernel), "-initrd", text(&initrd)];
+    let more =
+        ["-append", boot::APPEND, "-device", "pcie-root-port,id=port", "-device", "virtio-rng-pci,bus=port"];
+    let mut guest = boot::start("x86_64", "q35", &[&arguments[..], &more].concat()).unwrap();
+    guest.console.expect("ECAM [mem 0xb0000000-0xbfffffff]", STEP).unwrap();
+    guest.console.expect("pci 0000:01:00.0: [1af4:1044]", STEP).unwrap();
+    self_checks(&mut guest, "x86_64", 1).and_then(|()| powers_off(&mut guest)).unwrap();
+}
+
 fn u_boot(guest: &mut Process) -> Result<(), String> {
     guest.console.expect("U-Boot 20", STEP)?;
     guest.console.expect("Hit any key to stop autoboot", STEP)?;

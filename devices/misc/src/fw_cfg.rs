@@ -6,12 +6,15 @@
 //! (selector 0, data 1, DMA 4; selector little-endian) and `mmio` (data 0, selector 8, DMA 16; big-endian).
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
 use std::sync::Arc;
 
 use device::{
     Access, AccessRule, BuildError, Bytes, Device, DeviceConfig, Dma, Properties, Property, PropertyError,
     RegionSpec, ResetKind, StateBlob, StateError, Wires, le_value,
 };
+use parking_lot::Mutex;
 
 /// Contents of an item. Static contents are shared with whoever loaded them.
 #[derive(Clone, PartialEq, Eq)]
@@ -19,6 +22,54 @@ enum Item {
     Fixed(Arc<[u8]>),
     /// The guest may write it by DMA.
     Writable(Vec<u8>),
+    /// Made anew each time the guest selects it.
+    Computed(Computed),
+    /// Part of a file of the host.
+    File(FilePart),
+}
+
+/// Contents that depend on what the guest has done so far; always of one length.
+#[derive(Clone)]
+struct Computed {
+    len: usize,
+    make: Arc<dyn Fn() -> Vec<u8> + Send + Sync>,
+}
+
+impl PartialEq for Computed {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.make, &other.make)
+    }
+}
+
+impl Eq for Computed {}
+
+/// A file that stays open, so that large contents need no memory.
+#[derive(Clone)]
+struct FilePart {
+    file: Arc<Mutex<File>>,
+    offset: u64,
+    len: u64,
+}
+
+impl PartialEq for FilePart {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.file, &other.file)
+    }
+}
+
+impl Eq for FilePart {}
+
+impl FilePart {
+    /// Reads; what cannot be read is zero.
+    fn read(&self, at: u64, to: &mut [u8]) {
+        to.fill(0);
+        let n = self.len.saturating_sub(at).min(to.len() as u64) as usize;
+        let mut file = self.file.lock();
+        let read = file.seek(SeekFrom::Start(self.offset + at)).and_then(|_| file.read_exact(&mut to[..n]));
+        if let Err(e) = read {
+            tracing::warn!("fw_cfg: {e}");
+        }
+    }
 }
 
 impl Item {
@@ -26,6 +77,15 @@ impl Item {
         match self {
             Item::Fixed(bytes) => bytes,
             Item::Writable(bytes) => bytes,
+            Item::Computed(_) | Item::File(_) => &[],
+        }
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            Item::Computed(computed) => computed.len,
+            Item::File(part) => part.len as usize,
+            other => other.bytes().len(),
         }
     }
 }
@@ -86,11 +146,31 @@ impl FwCfgTable {
         self.insert(name, Item::Writable(data))
     }
 
+    /// Adds a file of `len` bytes that is made when the guest selects it.
+    pub fn add_computed_file(
+        &mut self,
+        name: &str,
+        len: usize,
+        make: impl Fn() -> Vec<u8> + Send + Sync + 'static,
+    ) -> Result<(), FwCfgError> {
+        self.insert(name, Item::Computed(Computed { len, make: Arc::new(make) }))
+    }
+
+    /// Sets a numbered item to `len` bytes of an open file from `offset`.
+    pub fn add_part(&mut self, key: u16, file: File, offset: u64, len: u64) {
+        self.items.insert(key, Item::File(FilePart { file: Arc::new(Mutex::new(file)), offset, len }));
+    }
+
+    /// Whether there is a file of this name.
+    pub fn has_file(&self, name: &str) -> bool {
+        self.files.contains_key(name)
+    }
+
     fn insert(&mut self, name: &str, item: Item) -> Result<(), FwCfgError> {
         if name.is_empty() || name.len() >= NAME_SIZE || name.contains('\0') {
             return Err(FwCfgError::Name(name.to_owned()));
         }
-        if u32::try_from(item.bytes().len()).is_err() {
+        if u32::try_from(item.len()).is_err() {
             return Err(FwCfgError::Size(name.to_owned()));
         }
         if self.files.len() >= MAX_FILES {
@@ -111,7 +191,7 @@ impl FwCfgTable {
         items.insert(key::ID, fixed(u32::to_le_bytes(if dma { 3 } else { 1 }).to_vec()));
         let mut directory = (self.files.len() as u32).to_be_bytes().to_vec();
         for (number, (name, item)) in (key::FIRST_FILE..).zip(self.files) {
-            directory.extend((item.bytes().len() as u32).to_be_bytes());
+            directory.extend((item.len() as u32).to_be_bytes());
             directory.extend(number.to_be_bytes());
             directory.extend([0, 0]);
             let mut field = [0; NAME_SIZE];
@@ -126,8 +206,8 @@ impl FwCfgTable {
 
 impl std::fmt::Debug for FwCfgTable {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let files = self.files.iter().map(|(name, item)| (name, item.bytes().len()));
-        f.debug_map().entries(self.items.iter().map(|(k, i)| (k, i.bytes().len()))).entries(files).finish()
+        let files = self.files.iter().map(|(name, item)| (name, item.len()));
+        f.debug_map().entries(self.items.iter().map(|(k, i)| (k, i.len()))).entries(files).finish()
     }
 }
 
@@ -173,7 +253,7 @@ impl DeviceConfig for FwCfgConfig {
     fn build(self, wires: &mut Wires) -> Result<Box<dyn Device>, BuildError> {
         let dma = if self.no_dma { None } else { Some(wires.dma()?) };
         let items = self.table.numbered(dma.is_some());
-        Ok(Box::new(FwCfg { fresh: items.clone(), items, dma, r: Registers::default() }))
+        Ok(Box::new(FwCfg { fresh: items.clone(), items, dma, made: Vec::new(), r: Registers::default() }))
     }
 }
 
@@ -190,6 +270,8 @@ struct FwCfg {
     fresh: BTreeMap<u16, Item>,
     items: BTreeMap<u16, Item>,
     dma: Option<Dma>,
+    /// Contents of the selected item, if they are computed.
+    made: Vec<u8>,
     r: Registers,
 }
 
@@ -223,7 +305,15 @@ fn decode(region: usize, offset: u64, len: usize) -> Option<Register> {
 impl FwCfg {
     /// Copies on from the selected item.
     fn take(&mut self, to: &mut [u8]) {
-        let item = self.items.get(&self.r.selected).map_or(&[][..], Item::bytes);
+        let item = match self.items.get(&self.r.selected) {
+            Some(Item::File(part)) => {
+                part.read(self.r.offset.into(), to);
+                self.r.offset = self.r.offset.saturating_add(to.len() as u32);
+                return;
+            }
+            Some(Item::Computed(_)) => &self.made,
+            item => item.map_or(&[][..], Item::bytes),
+        };
         let rest = item.get(self.r.offset as usize..).unwrap_or_default();
         let n = rest.len().min(to.len());
         to[..n].copy_from_slice(&rest[..n]);
@@ -234,6 +324,14 @@ impl FwCfg {
     fn select(&mut self, key: u16) {
         self.r.selected = key;
         self.r.offset = 0;
+        self.make();
+    }
+
+    fn make(&mut self) {
+        self.made = match self.items.get(&self.r.selected) {
+            Some(Item::Computed(computed)) => (computed.make)(),
+            _ => Vec::new(),
+        };
     }
 
     /// Runs the DMA descriptor at an address; its control word tells the guest how it went.
@@ -314,7 +412,7 @@ impl FwCfg {
     fn writable(items: &BTreeMap<u16, Item>) -> impl Iterator<Item = (u16, &Vec<u8>)> {
         items.iter().filter_map(|(key, item)| match item {
             Item::Writable(bytes) => Some((*key, bytes)),
-            Item::Fixed(_) => None,
+            _ => None,
         })
     }
 }
@@ -347,6 +445,7 @@ impl Device for FwCfg {
 
     fn reset(&mut self, _kind: ResetKind) {
         self.r = Registers::default();
+        self.made.clear();
         self.items = self.fresh.clone();
     }
 
@@ -376,6 +475,7 @@ impl Device for FwCfg {
         }
         self.items = items;
         self.r = Registers { selected: s.selected, offset: s.offset, dma_high: s.dma_high };
+        self.make();
         Ok(())
     }
 }

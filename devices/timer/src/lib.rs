@@ -8,7 +8,7 @@ mod mc146818;
 pub use aclint::AclintConfig;
 pub use goldfish_rtc::GoldfishRtcConfig;
 pub use i8254::{I8254Config, I8254CounterState, I8254State};
-pub use mc146818::{Mc146818, Mc146818Config};
+pub use mc146818::{CmosRtcConfig, Mc146818, Mc146818Config};
 
 use device::DeviceKind;
 

@@ -8,7 +8,8 @@ use std::any::Any;
 
 use device::{
     Access, AccessRule, BuildError, Bytes, Clock, Device, DeviceConfig, IrqLine, NS_PER_SEC, PinSpec,
-    RegionSpec, ResetKind, StateBlob, StateError, Timer, WallClock, Wires, device_config, le_fill, le_value,
+    Properties, Property, PropertyError, RegionSpec, ResetKind, StateBlob, StateError, Timer, WallClock,
+    Wires, device_config, le_fill, le_value,
 };
 
 device_config! {
@@ -50,6 +51,46 @@ impl DeviceConfig for Mc146818Config {
         };
         rtc.power_on();
         Ok(Box::new(rtc))
+    }
+}
+
+/// The clock with what the board has put into the CMOS memory for firmware.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CmosRtcConfig {
+    /// The clock.
+    pub rtc: Mc146818Config,
+    /// Indices and values; those of the clock's own bytes are ignored.
+    pub cmos: Vec<(u8, u8)>,
+}
+
+impl Properties for CmosRtcConfig {
+    fn properties() -> Vec<Property> {
+        Mc146818Config::properties()
+    }
+
+    fn set(&mut self, name: &str, value: &str) -> Result<(), PropertyError> {
+        Properties::set(&mut self.rtc, name, value)
+    }
+}
+
+impl DeviceConfig for CmosRtcConfig {
+    const KIND: &'static str = Mc146818Config::KIND;
+    const HELP: &'static str = Mc146818Config::HELP;
+
+    fn regions(&self) -> Vec<RegionSpec> {
+        DeviceConfig::regions(&self.rtc)
+    }
+
+    fn outputs(&self) -> Vec<PinSpec> {
+        DeviceConfig::outputs(&self.rtc)
+    }
+
+    fn build(self, wires: &mut Wires) -> Result<Box<dyn Device>, BuildError> {
+        let mut rtc = DeviceConfig::build(self.rtc, wires)?;
+        if let Some(rtc) = rtc.as_any().and_then(|any| any.downcast_mut::<Mc146818>()) {
+            self.cmos.iter().for_each(|(index, value)| rtc.set_cmos(*index, *value));
+        }
+        Ok(rtc)
     }
 }
 

@@ -48,6 +48,8 @@ device_config! {
 impl VirtioConfig for BalloonConfig {
     type Backend = ();
     const MMIO_KIND: &'static str = "virtio-balloon-device";
+    const PCI_KIND: &'static str = "virtio-balloon-pci";
+    const TYPE: u16 = 5;
     const HELP: &'static str = "virtio memory balloon (mmio)";
 
     fn make(self, _backend: (), wires: &mut Wires) -> Result<Box<dyn VirtioDevice>, BuildError> {

@@ -120,7 +120,14 @@ impl VirtioConfig for BlkConfig {
     /// The disk; if there is none, the one wired to slot `drive` is taken.
     type Backend = Option<Disk>;
     const MMIO_KIND: &'static str = "virtio-blk-device";
+    const PCI_KIND: &'static str = "virtio-blk-pci";
+    const TYPE: u16 = 2;
+    const PCI_CLASS: u32 = 0x01_00_00;
     const HELP: &'static str = "virtio disk (mmio)";
+
+    fn vectors(&self) -> u16 {
+        self.num_queues.saturating_add(1)
+    }
 
     fn disks(&self) -> Vec<&'static str> {
         vec!["drive"]

@@ -64,6 +64,9 @@ device_config! {
 impl VirtioConfig for ConsoleConfig {
     type Backend = ();
     const MMIO_KIND: &'static str = "virtio-serial-device";
+    const PCI_KIND: &'static str = "virtio-serial-pci";
+    const TYPE: u16 = 3;
+    const PCI_CLASS: u32 = 0x07_80_00;
     const HELP: &'static str = "virtio console and serial ports (mmio)";
 
     fn chardevs(&self) -> Vec<&'static str> {

@@ -136,8 +136,22 @@ pub trait VirtioConfig: Properties + Clone + fmt::Debug + Send + 'static {
     /// Name of the kind on virtio-mmio.
     const MMIO_KIND: &'static str;
 
+    /// Name of the kind on PCI.
+    const PCI_KIND: &'static str;
+
+    /// Device type (virtio 1.2, 5).
+    const TYPE: u16;
+
+    /// Class code on PCI.
+    const PCI_CLASS: u32 = 0x00_ff_00;
+
     /// One line of help.
     const HELP: &'static str;
+
+    /// Message interrupts it can make use of: one for each queue, one for changes of its configuration.
+    fn vectors(&self) -> u16 {
+        2
+    }
 
     /// Names of the character backends.
     fn chardevs(&self) -> Vec<&'static str> {

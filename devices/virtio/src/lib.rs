@@ -29,9 +29,11 @@ pub use net::{NetBackend, NetCard, NetConfig, RxFilter};
 pub use queue::{MAX_CHAIN, QueueLayout, QueueState, RingKind, Virtqueue};
 pub use rng::{RngConfig, RngSource};
 pub use transport::mmio::{COMPATIBLE, EmptySlot, IRQ_PIN, Mmio, MmioOptions, REGION_SIZE};
+pub use transport::pci::VirtioPci;
 pub use vsock::{VsockBackend, VsockConfig};
 
 use ::device::DeviceKind;
+use pci::PciKind;
 
 /// All kinds of device in this crate.
 pub const KINDS: &[DeviceKind] = &[
@@ -42,4 +44,14 @@ pub const KINDS: &[DeviceKind] = &[
     DeviceKind::of::<Mmio<RngConfig>>(),
     DeviceKind::of::<Mmio<ConsoleConfig>>(),
     DeviceKind::of::<Mmio<VsockConfig>>(),
+];
+
+/// All of them on PCI.
+pub const PCI_KINDS: &[PciKind] = &[
+    PciKind::of::<VirtioPci<BalloonConfig>>(),
+    PciKind::of::<VirtioPci<BlkConfig>>(),
+    PciKind::of::<VirtioPci<NetConfig>>(),
+    PciKind::of::<VirtioPci<RngConfig>>(),
+    PciKind::of::<VirtioPci<ConsoleConfig>>(),
+    PciKind::of::<VirtioPci<VsockConfig>>(),
 ];

@@ -123,7 +123,14 @@ impl fmt::Debug for NetBackend {
 impl VirtioConfig for NetConfig {
     type Backend = NetBackend;
     const MMIO_KIND: &'static str = "virtio-net-device";
+    const PCI_KIND: &'static str = "virtio-net-pci";
+    const TYPE: u16 = 1;
+    const PCI_CLASS: u32 = 0x02_00_00;
     const HELP: &'static str = "virtio network card (mmio)";
+
+    fn vectors(&self) -> u16 {
+        self.queue_pairs.saturating_mul(2).saturating_add(2)
+    }
 
     fn nics(&self) -> Vec<&'static str> {
         vec!["netdev"]

@@ -59,6 +59,8 @@ impl fmt::Debug for RngSource {
 impl VirtioConfig for RngConfig {
     type Backend = RngSource;
     const MMIO_KIND: &'static str = "virtio-rng-device";
+    const PCI_KIND: &'static str = "virtio-rng-pci";
+    const TYPE: u16 = 4;
     const HELP: &'static str = "virtio entropy source (mmio)";
 
     fn make(self, source: RngSource, wires: &mut Wires) -> Result<Box<dyn VirtioDevice>, BuildError> {

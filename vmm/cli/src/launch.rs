@@ -10,7 +10,7 @@ use control::config::{AccelConfig, MemoryBackendKind, Props, RtcBase, RtcClock};
 use control::{VmConfig, nearest};
 use guest_memory::{Backing, HugePages, RamConfig};
 use machine::{Board, Machine, MachineEvent, Options, WallTime, realize};
-use machines::{Bios, BoardConfig, BoardKind, RiscvCpu};
+use machines::{Bios, BoardConfig, BoardKind, RiscvCpu, VgaCard};
 use parking_lot::Mutex;
 use tcg_guest_riscv::{Cpu, cpu::Ext};
 
@@ -157,7 +157,7 @@ pub(crate) fn launch(
     let empty = board.name == none::NONE.name;
     let wall_clock = wall_time(config)?;
     let mut backends = Backends::open(config, chars)?;
-    let plugs = plug::plug(config, chars, &mut backends)?;
+    let plugs = plug::plug(config, chars, &mut backends, board)?;
     let backends = Arc::new(Mutex::new(backends));
     let mut board_config = BoardConfig {
         arch,
@@ -180,6 +180,16 @@ pub(crate) fn launch(
         serials: chars.serials(config)?,
         virtio: plugs.virtio,
         isa: plugs.isa,
+        pci: plugs.pci,
+        ide: plugs.ide,
+        floppies: plugs.floppies,
+        vga: vga(config, board)?,
+        fw_cfg: Vec::new(),
+        boot_order: boot_order(config),
+        boot_menu: config.boot.menu.unwrap_or(false).then(|| config.boot.splash_time.unwrap_or(0) as u32),
+        no_graphics: config.nographic || config.display.as_deref() == Some("none"),
+        flash: Vec::new(),
+        uuid: config.uuid.map(uuid::Uuid::into_bytes),
         properties,
         riscv: riscv_cpu(config, arch)?,
         seed: seed(),
@@ -240,6 +250,23 @@ pub(crate) fn launch(
         });
     }
     bail!("{}", refused.join("; "))
+}
+
+/// The graphics card: a standard VGA where there is a place for one, unless the user says otherwise.
+fn vga(config: &VmConfig, board: &BoardKind) -> Result<Option<VgaCard>> {
+    match config.vga.as_deref() {
+        None => Ok((board.vga && !config.nodefaults).then_some(VgaCard::Standard)),
+        Some("none") => Ok(None),
+        Some("std") if board.vga => Ok(Some(VgaCard::Standard)),
+        Some("std") => bail!("-vga std: machine {} has no place for a graphics card", board.name),
+        Some(other) => bail!("-vga {other}: there is no such card; expected std or none"),
+    }
+}
+
+/// Boot devices in order, by letter; disk, CD and network if the user says nothing.
+fn boot_order(config: &VmConfig) -> String {
+    let order = config.boot.once.as_ref().or(config.boot.order.as_ref());
+    order.cloned().unwrap_or_else(|| "cad".into())
 }
 
 /// What the host is told of guest RAM.

@@ -11,7 +11,7 @@ use machines::{BOARDS, BoardKind};
 use serde_json::Value;
 
 use crate::none::NONE;
-use crate::plug::DRIVERS;
+use crate::plug::{PCI, PCI_EXTRA, drivers};
 
 /// Guest architectures for which there is a board.
 pub(crate) fn archs() -> Vec<&'static str> {
@@ -79,9 +79,13 @@ pub(crate) fn show(what: &ListOf, config: &VmConfig) -> Result<String> {
         }
         ListOf::Devices => {
             let all = crate::devices::all();
-            for category in ["Storage", "Network", "Input", "Misc"] {
+            let drivers = drivers();
+            let there = |c: &&str| drivers.iter().any(|d| d.category == *c);
+            let categories =
+                ["Controller/Bridge/Hub", "Storage", "Network", "Input", "Display", "Sound", "Misc"];
+            for category in categories.into_iter().filter(|c| there(c) || *c == "Misc") {
                 writeln!(t, "{}{category} devices:", if t.is_empty() { "" } else { "\n" })?;
-                for d in DRIVERS.iter().filter(|d| d.category == category) {
+                for d in drivers.iter().filter(|d| d.category == category) {
                     write!(t, "name \"{}\", bus {}", d.name, d.bus)?;
                     match all.iter().find(|k| k.kind == d.name) {
                         Some(k) => writeln!(t, ", desc \"{}\"", k.help)?,
@@ -111,7 +115,9 @@ pub(crate) fn show(what: &ListOf, config: &VmConfig) -> Result<String> {
             crate::accels::NAMES.iter().try_for_each(|n| writeln!(t, "{n}"))?;
         }
         ListOf::NicModels => {
-            t.push_str("Available NIC models:\nvirtio-net-device\n");
+            let cards = drivers().into_iter().filter(|d| d.category == "Network");
+            t.push_str("Available NIC models:\n");
+            cards.for_each(|d| t.push_str(&format!("{}\n", d.name)));
         }
     }
     Ok(t)
@@ -152,19 +158,22 @@ fn property(p: &Property) -> QomProperty {
 /// Properties of a kind of device, those that name back ends first.
 pub(crate) fn device_properties(name: &str) -> Result<Vec<QomProperty>> {
     let all = crate::devices::all();
-    let driver = DRIVERS.iter().find(|d| d.name == name);
+    let drivers = drivers();
+    let driver = drivers.iter().find(|d| d.name == name);
     let kind = all.iter().find(|d| d.kind == name);
     if driver.is_none() && kind.is_none() {
-        let hint = nearest(name, all.iter().map(|d| d.kind).chain(DRIVERS.iter().map(|d| d.name)));
+        let hint = nearest(name, all.iter().map(|d| d.kind).chain(drivers.iter().map(|d| d.name)));
         let hint = hint.map_or(String::new(), |n| format!("; did you mean '{n}'?"));
         bail!("unknown device '{name}'{hint} ('-device help' lists all)");
     }
-    let extra = driver.map(|d| d.extra).unwrap_or_default().iter().map(|(name, kind, help)| QomProperty {
-        name: (*name).into(),
-        kind: (*kind).into(),
-        description: Some((*help).into()),
-        default: None,
-    });
+    let pci = if driver.is_some_and(|d| d.bus == PCI) { PCI_EXTRA } else { &[] };
+    let extra =
+        driver.map(|d| d.extra).unwrap_or_default().iter().chain(pci).map(|(name, kind, help)| QomProperty {
+            name: (*name).into(),
+            kind: (*kind).into(),
+            description: Some((*help).into()),
+            default: None,
+        });
     let own = kind.map(|k| (k.properties)()).unwrap_or_default();
     let mut props: Vec<QomProperty> = extra.chain(own.iter().map(property)).collect();
     props.sort_by(|a, b| a.name.cmp(&b.name));

@@ -19,6 +19,10 @@ pub(crate) static NONE: BoardKind = BoardKind {
     max_vcpus: 1,
     properties: &[],
     isa: false,
+    pci: false,
+    ide: 0,
+    floppy: false,
+    vga: false,
     build,
 };
 

@@ -6,15 +6,17 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow, bail};
 use control::chardev::PortKind;
-use control::config::{DeviceConfig, DriveInterface, Nic, Props};
+use control::config::{DeviceConfig, Drive, DriveInterface, Media, Nic, Props};
 use control::{VmConfig, nearest};
 use device::{AnyConfig, CharBackend};
-use machines::{Plugged, PluggedIsa};
+use machines::{BoardKind, Plugged, PluggedIsa, PluggedPci};
 use misc::{IsaDebugExitConfig, PvpanicConfig};
+use pci::{AnyPci, Pci, PciKind};
 use serial::DebugConConfig;
+use storage::{FloppyDrive, IdeDrive};
 use virtio::{
-    BalloonConfig, BlkConfig, ConsoleConfig, Mmio, NetBackend, NetConfig, RngConfig, RngSource, VsockBackend,
-    VsockConfig,
+    BalloonConfig, BlkConfig, ConsoleConfig, Mmio, NetBackend, NetConfig, RngConfig, RngSource, VirtioConfig,
+    VirtioPci, VsockBackend, VsockConfig,
 };
 
 use crate::backends::{Backends, Peripheral};
@@ -24,13 +26,40 @@ use crate::objects;
 
 /// Driver that carries console and serial ports.
 const SERIAL_BUS: &str = "virtio-serial-device";
+/// The same on PCI.
+const SERIAL_BUSES: [&str; 3] = [SERIAL_BUS, "virtio-serial-pci", "virtio-serial"];
 /// Drivers that are ports of it.
 const PORTS: [&str; 2] = ["virtconsole", "virtserialport"];
 
 /// A property that names a back end or a place: name, type, what it is.
 pub(crate) type Extra = (&'static str, &'static str, &'static str);
 
+/// A device's config, by what it is plugged into.
+enum Made {
+    Device(Box<dyn AnyConfig>),
+    Pci(Box<dyn AnyPci>),
+}
+
+impl Made {
+    fn config(&mut self) -> &mut dyn AnyConfig {
+        match self {
+            Made::Device(config) => config.as_mut(),
+            Made::Pci(function) => function.as_config_mut(),
+        }
+    }
+}
+
+/// How a driver's config is made.
+#[derive(Clone, Copy)]
+enum Make {
+    /// With back ends.
+    With(fn(&mut Making<'_>) -> Result<Made>),
+    /// A PCI function that needs none.
+    Pci(fn() -> Box<dyn AnyPci>),
+}
+
 /// A device driver that can be plugged, and how its config is made.
+#[derive(Clone, Copy)]
 pub(crate) struct Driver {
     pub(crate) name: &'static str,
     /// Section of `-device help`.
@@ -38,7 +67,7 @@ pub(crate) struct Driver {
     pub(crate) bus: &'static str,
     /// Properties that are not settings of the device itself.
     pub(crate) extra: &'static [Extra],
-    make: fn(&mut Making<'_>) -> Result<Box<dyn AnyConfig>>,
+    make: Make,
 }
 
 /// A device on its way.
@@ -51,98 +80,183 @@ struct Making<'a> {
     chardevs: Vec<(String, Arc<dyn CharBackend>)>,
     /// First port, for devices on the ISA bus.
     port: Option<u16>,
+    /// It is plugged into PCI.
+    pci: bool,
 }
 
 const CHARDEV: Extra = ("chardev", "str", "ID of a chardev to use as a backend");
 
-/// All drivers for `-device`.
-pub(crate) const DRIVERS: &[Driver] = &[
+const DRIVE: [Extra; 2] = [
+    ("drive", "str", "node name or ID of a block device to use as a backend"),
+    ("iothread", "link<iothread>", "thread that does the disk's work"),
+];
+const NETDEV: [Extra; 1] = [("netdev", "str", "ID of a netdev to use as a backend")];
+const VSOCK: [Extra; 1] =
+    [("uds-path", "str", "socket at which programs of the host reach the guest's ports")];
+const RNG: [Extra; 1] = [("rng", "link<rng-backend>", "object that random bytes come from")];
+
+/// All drivers for `-device`: those with back ends, and PCI functions without.
+pub(crate) fn drivers() -> Vec<Driver> {
+    let function = |k: &PciKind| Driver {
+        name: k.device.kind,
+        category: category((k.config)().function_spec().class),
+        bus: PCI,
+        extra: &[],
+        make: Make::Pci(k.config),
+    };
+    let named = |k: &&PciKind| !DRIVERS.iter().any(|d| d.name == k.device.kind);
+    let functions = crate::devices::pci_functions();
+    DRIVERS.iter().copied().chain(functions.iter().filter(named).map(function)).collect()
+}
+
+/// Section of `-device help` for a class of PCI functions.
+fn category(class: u32) -> &'static str {
+    match class >> 16 {
+        1 => "Storage",
+        2 => "Network",
+        3 => "Display",
+        4 => "Sound",
+        6 => "Controller/Bridge/Hub",
+        7 | 9 => "Input",
+        _ => "Misc",
+    }
+}
+
+/// What PCI functions are plugged into.
+pub(crate) const PCI: &str = "PCI";
+
+/// Drivers with back ends.
+const DRIVERS: &[Driver] = &[
     Driver {
         name: "isa-debug-exit",
         category: "Misc",
         bus: "ISA",
         extra: &[("iobase", "uint32", "first port (default: 0x501)")],
-        make: debug_exit,
+        make: Make::With(debug_exit),
     },
     Driver {
         name: "isa-debugcon",
         category: "Input",
         bus: "ISA",
         extra: &[("iobase", "uint32", "port (default: 0xe9)"), CHARDEV],
-        make: debugcon,
+        make: Make::With(debugcon),
     },
     Driver {
         name: "pvpanic",
         category: "Misc",
         bus: "ISA",
         extra: &[("ioport", "uint16", "port (default: 0x505)")],
-        make: pvpanic,
+        make: Make::With(pvpanic),
     },
     Driver {
         name: "virtconsole",
         category: "Input",
         bus: "virtio-serial-bus",
         extra: &[CHARDEV, ("name", "str", "name that the guest sees")],
-        make: port_alone,
+        make: Make::With(port_alone),
     },
     Driver {
         name: "virtio-balloon-device",
         category: "Misc",
         bus: "virtio-bus",
         extra: &[],
-        make: virtio_balloon,
+        make: Make::With(virtio_balloon),
     },
     Driver {
         name: "virtio-blk-device",
         category: "Storage",
         bus: "virtio-bus",
-        extra: &[
-            ("drive", "str", "node name or ID of a block device to use as a backend"),
-            ("iothread", "link<iothread>", "thread that does the disk's work"),
-        ],
-        make: virtio_blk,
+        extra: &DRIVE,
+        make: Make::With(virtio_blk),
     },
     Driver {
         name: "virtio-net-device",
         category: "Network",
         bus: "virtio-bus",
-        extra: &[("netdev", "str", "ID of a netdev to use as a backend")],
-        make: virtio_net,
+        extra: &NETDEV,
+        make: Make::With(virtio_net),
     },
     Driver {
         name: "virtio-rng-device",
         category: "Misc",
         bus: "virtio-bus",
-        extra: &[("rng", "link<rng-backend>", "object that random bytes come from")],
-        make: virtio_rng,
+        extra: &RNG,
+        make: Make::With(virtio_rng),
     },
-    Driver { name: SERIAL_BUS, category: "Input", bus: "virtio-bus", extra: &[], make: virtio_serial },
+    Driver {
+        name: "virtio-balloon-pci",
+        category: "Misc",
+        bus: PCI,
+        extra: &[],
+        make: Make::With(virtio_balloon),
+    },
+    Driver {
+        name: "virtio-blk-pci",
+        category: "Storage",
+        bus: PCI,
+        extra: &DRIVE,
+        make: Make::With(virtio_blk),
+    },
+    Driver {
+        name: "virtio-net-pci",
+        category: "Network",
+        bus: PCI,
+        extra: &NETDEV,
+        make: Make::With(virtio_net),
+    },
+    Driver { name: "virtio-rng-pci", category: "Misc", bus: PCI, extra: &RNG, make: Make::With(virtio_rng) },
+    Driver {
+        name: "virtio-serial-pci",
+        category: "Input",
+        bus: PCI,
+        extra: &[],
+        make: Make::With(virtio_serial),
+    },
+    Driver {
+        name: SERIAL_BUS,
+        category: "Input",
+        bus: "virtio-bus",
+        extra: &[],
+        make: Make::With(virtio_serial),
+    },
     Driver {
         name: "virtio-vsock-device",
         category: "Misc",
         bus: "virtio-bus",
-        extra: &[("uds-path", "str", "socket at which programs of the host reach the guest's ports")],
-        make: virtio_vsock,
+        extra: &VSOCK,
+        make: Make::With(virtio_vsock),
+    },
+    Driver {
+        name: "virtio-vsock-pci",
+        category: "Misc",
+        bus: PCI,
+        extra: &VSOCK,
+        make: Make::With(virtio_vsock),
     },
     Driver {
         name: "virtserialport",
         category: "Input",
         bus: "virtio-serial-bus",
         extra: &[CHARDEV, ("name", "str", "name that the guest sees")],
-        make: port_alone,
+        make: Make::With(port_alone),
     },
 ];
 
+/// Names of drivers that stand for the PCI ones.
+const ALIASES: [&str; 5] = ["virtio-balloon", "virtio-blk", "virtio-net", "virtio-rng", "virtio-serial"];
+
 /// The driver of a name, or what is near to it.
-pub(crate) fn driver(name: &str) -> Result<&'static Driver> {
-    DRIVERS.iter().find(|d| d.name == name).ok_or_else(|| {
+pub(crate) fn driver(name: &str) -> Result<Driver> {
+    let all = drivers();
+    let full = if ALIASES.contains(&name) { format!("{name}-pci") } else { name.to_owned() };
+    all.iter().find(|d| d.name == full).copied().ok_or_else(|| {
         if name.starts_with("vhost-vsock") {
             let instead = "virtio-vsock-device,guest-cid=N,uds-path=PATH";
             return anyhow!(
                 "the host kernel's sockets are not supported; {instead} needs no help of the kernel's"
             );
         }
-        let hint = nearest(name, DRIVERS.iter().map(|d| d.name));
+        let hint = nearest(name, all.iter().map(|d| d.name));
         let hint = hint.map_or(String::new(), |n| format!("; did you mean '{n}'?"));
         anyhow!("no such device{hint} ('-device help' lists all)")
     })
@@ -165,42 +279,51 @@ fn chardev(m: &mut Making<'_>) -> Result<()> {
     Ok(())
 }
 
-fn debug_exit(m: &mut Making<'_>) -> Result<Box<dyn AnyConfig>> {
+fn debug_exit(m: &mut Making<'_>) -> Result<Made> {
     port_of(m, "iobase", 0x501)?;
-    Ok(Box::new(IsaDebugExitConfig::default()))
+    Ok(Made::Device(Box::new(IsaDebugExitConfig::default())))
 }
 
-fn pvpanic(m: &mut Making<'_>) -> Result<Box<dyn AnyConfig>> {
+fn pvpanic(m: &mut Making<'_>) -> Result<Made> {
     port_of(m, "ioport", 0x505)?;
-    Ok(Box::new(PvpanicConfig::default()))
+    Ok(Made::Device(Box::new(PvpanicConfig::default())))
 }
 
-fn debugcon(m: &mut Making<'_>) -> Result<Box<dyn AnyConfig>> {
+fn debugcon(m: &mut Making<'_>) -> Result<Made> {
     port_of(m, "iobase", 0xe9)?;
     chardev(m)?;
-    Ok(Box::new(DebugConConfig::default()))
+    Ok(Made::Device(Box::new(DebugConConfig::default())))
 }
 
-fn port_alone(_: &mut Making<'_>) -> Result<Box<dyn AnyConfig>> {
+fn port_alone(_: &mut Making<'_>) -> Result<Made> {
     bail!("needs a {SERIAL_BUS} before it")
 }
 
-fn virtio_balloon(_: &mut Making<'_>) -> Result<Box<dyn AnyConfig>> {
-    Ok(Box::new(Mmio::new(BalloonConfig::default(), ())))
+/// A virtio device on the transport its driver names.
+fn virtio<C: VirtioConfig>(pci: bool, config: C, backend: C::Backend) -> Made {
+    if pci {
+        Made::Pci(Box::new(Pci::new(VirtioPci::new(config, backend))))
+    } else {
+        Made::Device(Box::new(Mmio::new(config, backend)))
+    }
 }
 
-fn virtio_blk(m: &mut Making<'_>) -> Result<Box<dyn AnyConfig>> {
+fn virtio_balloon(m: &mut Making<'_>) -> Result<Made> {
+    Ok(virtio(m.pci, BalloonConfig::default(), ()))
+}
+
+fn virtio_blk(m: &mut Making<'_>) -> Result<Made> {
     let id = m.props.take_text("drive")?;
     let id = id.ok_or_else(|| anyhow!("needs drive=ID, of a -drive with if=none or a -blockdev"))?;
     let iothread = m.props.take_text("iothread")?;
     let disk = m.backends.disk(&id, m.name, iothread.as_deref())?;
-    Ok(Box::new(Mmio::new(BlkConfig::default(), Some(disk))))
+    Ok(virtio(m.pci, BlkConfig::default(), Some(disk)))
 }
 
-fn virtio_net(m: &mut Making<'_>) -> Result<Box<dyn AnyConfig>> {
+fn virtio_net(m: &mut Making<'_>) -> Result<Made> {
     let id = m.props.take_text("netdev")?;
     let end = id.map(|id| net_end(m.backends, m.name, &id)).transpose()?;
-    Ok(Box::new(Mmio::new(NetConfig::default(), NetBackend(end))))
+    Ok(virtio(m.pci, NetConfig::default(), NetBackend(end)))
 }
 
 fn net_end(backends: &mut Backends, card: &str, id: &str) -> Result<Arc<dyn net::Endpoint>> {
@@ -209,17 +332,17 @@ fn net_end(backends: &mut Backends, card: &str, id: &str) -> Result<Arc<dyn net:
     Ok(end)
 }
 
-fn virtio_rng(m: &mut Making<'_>) -> Result<Box<dyn AnyConfig>> {
+fn virtio_rng(m: &mut Making<'_>) -> Result<Made> {
     let source = match m.props.take_text("rng")? {
         Some(id) => m.backends.objects.rng(&id)?,
         None => None,
     };
     let source =
         source.map_or_else(RngSource::default, |file| RngSource::new(move |data| objects::draw(&file, data)));
-    Ok(Box::new(Mmio::new(RngConfig::default(), source)))
+    Ok(virtio(m.pci, RngConfig::default(), source))
 }
 
-fn virtio_vsock(m: &mut Making<'_>) -> Result<Box<dyn AnyConfig>> {
+fn virtio_vsock(m: &mut Making<'_>) -> Result<Made> {
     let mut config = VsockConfig::default();
     let path = m.props.take_text("uds-path")?;
     let path = path.ok_or_else(|| anyhow!("needs uds-path=PATH, where the host's programs connect"))?;
@@ -228,11 +351,11 @@ fn virtio_vsock(m: &mut Making<'_>) -> Result<Box<dyn AnyConfig>> {
         config.guest_cid = cid.parse().map_err(|_| bad())?;
     }
     let muxer = net_vsock::Muxer::new(path.as_ref(), config.guest_cid)?;
-    Ok(Box::new(Mmio::new(config, VsockBackend(Some(Arc::new(muxer))))))
+    Ok(virtio(m.pci, config, VsockBackend(Some(Arc::new(muxer)))))
 }
 
-fn virtio_serial(_: &mut Making<'_>) -> Result<Box<dyn AnyConfig>> {
-    Ok(Box::new(Mmio::new(ConsoleConfig::default(), ())))
+fn virtio_serial(m: &mut Making<'_>) -> Result<Made> {
+    Ok(virtio(m.pci, ConsoleConfig::default(), ()))
 }
 
 /// What is plugged, in order.
@@ -240,38 +363,28 @@ fn virtio_serial(_: &mut Making<'_>) -> Result<Box<dyn AnyConfig>> {
 pub(crate) struct Plugs {
     pub(crate) virtio: Vec<Plugged>,
     pub(crate) isa: Vec<PluggedIsa>,
+    pub(crate) pci: Vec<PluggedPci>,
+    pub(crate) ide: Vec<(usize, IdeDrive)>,
+    pub(crate) floppies: [Option<FloppyDrive>; 2],
 }
 
-/// Everything that is plugged.
-pub(crate) fn plug(config: &VmConfig, chars: &Chars, backends: &mut Backends) -> Result<Plugs> {
+/// Everything that is plugged into a board.
+pub(crate) fn plug(
+    config: &VmConfig,
+    chars: &Chars,
+    backends: &mut Backends,
+    board: &BoardKind,
+) -> Result<Plugs> {
+    let pci = board.pci;
     let mut out = Plugs::default();
     for (i, d) in config.drives.iter().enumerate() {
         let id = d.id.clone().unwrap_or_else(|| format!("drive{i}"));
-        let fail = || format!("drive '{id}'");
-        // Before the image is opened, so that this is all that is said.
-        let plugged_by_board = match d.interface {
-            Some(DriveInterface::None) => false,
-            None | Some(DriveInterface::Virtio) => true,
-            Some(other) => {
-                let file = d.file.as_deref().unwrap_or("no file");
-                let name = other.name();
-                bail!("drive '{id}' ({file}): this board has no {name} interface; expected none or virtio")
-            }
-        };
-        backends.drive(config, d, &id).with_context(fail)?;
-        if plugged_by_board {
-            let blk = BlkConfig {
-                serial: d.serial.clone().unwrap_or_default(),
-                write_cache: !matches!(d.cache.as_deref(), Some("writethrough" | "directsync")),
-                ..BlkConfig::default()
-            };
-            let disk = backends.disk(&id, &id, None).with_context(fail)?;
-            note(backends, &id, "virtio-blk-device", false);
-            out.virtio.push(plugged(id, Box::new(Mmio::new(blk, Some(disk)))));
-        }
+        drive(config, d, &id, backends, board, &mut out).with_context(|| format!("drive '{id}'"))?;
     }
     for (i, n) in config.nics.iter().enumerate() {
-        out.virtio.push(nic(n, backends, i)?);
+        let id = n.name.clone().unwrap_or_else(|| format!("nic{i}"));
+        let card = nic(n, backends, &id, pci)?;
+        out.add(id, card, Vec::new(), None, &mut Place::default());
     }
     let mut i = 0;
     while let Some(d) = config.devices.get(i) {
@@ -286,46 +399,221 @@ pub(crate) fn plug(config: &VmConfig, chars: &Chars, backends: &mut Backends) ->
             name: &name,
             chardevs: Vec::new(),
             port: None,
+            pci: driver.bus == PCI,
         };
-        let mut made = device(d, driver, &mut making, config).with_context(fail)?;
+        let mut place = Place::default();
+        if making.pci {
+            place = Place::take(d.bus.clone(), &mut making.props).with_context(fail)?;
+        }
+        let mut made = device(d, &driver, &mut making, config).with_context(fail)?;
         let (mut chardevs, port) = (making.chardevs, making.port);
+        if let (Made::Pci(function), Some(rom)) = (&mut made, place.rom.take()) {
+            function.set_rom(rom);
+        }
         let mut names = Vec::new();
-        if d.driver == SERIAL_BUS {
+        if SERIAL_BUSES.contains(&d.driver.as_str()) {
             while let Some(port) = config.devices.get(i).filter(|p| PORTS.contains(&p.driver.as_str())) {
                 let fail = || format!("-device {}", port.driver);
-                chardevs.push(serial_port(port, &mut names, made.as_mut(), chars).with_context(fail)?);
+                chardevs.push(serial_port(port, &mut names, made.config(), chars).with_context(fail)?);
                 i += 1;
             }
         }
-        note(backends, &name, &d.driver, d.id.is_some());
-        let device = Plugged { id: name, config: made, chardevs };
-        match port {
-            Some(port) => out.isa.push(PluggedIsa { device, port }),
-            None => out.virtio.push(device),
-        }
+        note(backends, &name, driver.name, d.id.is_some());
+        out.add(name, made, chardevs, port, &mut place);
     }
     Ok(out)
+}
+
+/// One drive, and the place of it that the board gives it.
+fn drive(
+    config: &VmConfig,
+    d: &Drive,
+    id: &str,
+    backends: &mut Backends,
+    board: &BoardKind,
+    out: &mut Plugs,
+) -> Result<()> {
+    let default = if board.ide > 0 { DriveInterface::Ide } else { DriveInterface::Virtio };
+    let interface = d.interface.unwrap_or(default);
+    let there = match interface {
+        DriveInterface::Ide => board.ide > 0,
+        DriveInterface::Floppy => board.floppy,
+        DriveInterface::None | DriveInterface::Virtio => true,
+        _ => false,
+    };
+    // Before the image is opened, so that this is all that is said.
+    if !there {
+        let file = d.file.as_deref().unwrap_or("no file");
+        let expected = match (board.ide > 0, board.floppy) {
+            (true, _) => "ide, floppy, none or virtio",
+            (_, true) => "floppy, none or virtio",
+            _ => "none or virtio",
+        };
+        bail!("({file}): this board has no {} interface; expected {expected}", interface.name());
+    }
+    let cd = d.media == Media::Cdrom;
+    let empty = d.file.is_none() && (cd || interface == DriveInterface::Floppy);
+    if !empty {
+        backends.drive(config, d, id)?;
+    }
+    let pci = board.pci;
+    match interface {
+        DriveInterface::Virtio => {
+            let blk = BlkConfig {
+                serial: d.serial.clone().unwrap_or_default(),
+                write_cache: !matches!(d.cache.as_deref(), Some("writethrough" | "directsync")),
+                ..BlkConfig::default()
+            };
+            let disk = backends.disk(id, id, None)?;
+            note(backends, id, if pci { "virtio-blk-pci" } else { "virtio-blk-device" }, false);
+            out.add(id.to_owned(), virtio(pci, blk, Some(disk)), Vec::new(), None, &mut Place::default());
+        }
+        DriveInterface::Ide => {
+            let disk = if empty { None } else { Some(backends.disk(id, id, None)?) };
+            let taken = |n: &usize| out.ide.iter().any(|(at, _)| at == n);
+            // Two drives share a channel of an IDE controller; a SATA port has one.
+            let units = if board.ide == 4 { 2 } else { 1 };
+            let wanted = match (d.index, d.bus, d.unit) {
+                (Some(index), ..) => Some(index as usize),
+                (None, None, None) => None,
+                (None, bus, unit) => Some(bus.unwrap_or(0) as usize * units + unit.unwrap_or(0) as usize),
+            };
+            let at = match wanted {
+                Some(n) => Some(n).filter(|n| *n < board.ide && !taken(n)),
+                None => (0..board.ide).find(|n| !taken(n)),
+            };
+            let at = at.ok_or_else(|| {
+                anyhow!("its place on the disk controller is taken or not there; there are {}", board.ide)
+            })?;
+            let serial = d.serial.clone();
+            let drive = match disk {
+                Some(disk) if !cd => IdeDrive { serial, ..IdeDrive::disk(disk) },
+                disk => IdeDrive { serial, ..IdeDrive::cd(disk) },
+            };
+            out.ide.push((at, drive));
+        }
+        DriveInterface::Floppy => {
+            let disk = if empty { None } else { Some(backends.disk(id, id, None)?) };
+            let at = d
+                .index
+                .or(d.unit)
+                .map_or_else(|| out.floppies.iter().position(Option::is_none), |n| Some(n as usize));
+            let free = at.and_then(|at| out.floppies.get_mut(at)).filter(|drive| drive.is_none());
+            *free.ok_or_else(|| anyhow!("there is no such floppy drive, or it is taken; there are two"))? =
+                Some(FloppyDrive { disk });
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+/// Where a PCI function is to be, and what firmware is to know of it.
+#[derive(Default)]
+struct Place {
+    bus: Option<String>,
+    address: Option<(u8, u8)>,
+    multifunction: bool,
+    boot_index: Option<u32>,
+    rom: Option<Arc<[u8]>>,
+}
+
+/// Properties of every PCI function.
+pub(crate) const PCI_EXTRA: &[Extra] = &[
+    ("addr", "str", "slot and optional function number, such as 06.0 or 06"),
+    ("bootindex", "int32", "place in firmware's order of boot devices"),
+    ("multifunction", "bool", "the device has other functions than this"),
+    ("rombar", "uint32", "0 leaves out the expansion ROM"),
+    ("romfile", "str", "file with the expansion ROM; empty for none"),
+];
+
+impl Place {
+    /// Takes the properties that are not the device's own.
+    fn take(bus: Option<String>, props: &mut Props) -> Result<Self> {
+        let mut place = Place { bus, ..Place::default() };
+        if let Some(text) = props.take_text("addr")? {
+            place.address = Some(address(&text)?);
+        }
+        if let Some(on) = props.bool("multifunction")? {
+            place.multifunction = on;
+            props.remove("multifunction");
+        }
+        if let Some(index) = props.u64("bootindex")? {
+            place.boot_index = Some(u32::try_from(index)?);
+            props.remove("bootindex");
+        }
+        if let Some(bar) = props.u64("rombar")? {
+            props.remove("rombar");
+            place.rom = (bar == 0).then(|| Arc::from(Vec::new()));
+        }
+        if let Some(file) = props.take_text("romfile")? {
+            let rom = if file.is_empty() {
+                Vec::new()
+            } else {
+                std::fs::read(&file).with_context(|| file.clone())?
+            };
+            place.rom = Some(rom.into());
+        }
+        Ok(place)
+    }
+}
+
+/// Slot and function: hexadecimal, as `lspci` shows them.
+fn address(text: &str) -> Result<(u8, u8)> {
+    let bad = || {
+        anyhow!("'addr' expects a slot from 0 to 1f and a function from 0 to 7, such as 3.0; got '{text}'")
+    };
+    let (slot, function) = text.split_once('.').unwrap_or((text, "0"));
+    let slot = u8::from_str_radix(slot.trim_start_matches("0x"), 16).map_err(|_| bad())?;
+    let function = function.parse::<u8>().map_err(|_| bad())?;
+    if slot < 32 && function < 8 { Ok((slot, function)) } else { Err(bad()) }
+}
+
+impl Plugs {
+    fn add(
+        &mut self,
+        id: String,
+        made: Made,
+        chardevs: Vec<(String, Arc<dyn CharBackend>)>,
+        port: Option<u16>,
+        place: &mut Place,
+    ) {
+        match made {
+            Made::Pci(function) => self.pci.push(PluggedPci {
+                id,
+                function,
+                chardevs,
+                bus: place.bus.take(),
+                address: place.address,
+                multifunction: place.multifunction,
+                boot_index: place.boot_index,
+            }),
+            Made::Device(config) => {
+                let device = Plugged { id, config, chardevs };
+                match port {
+                    Some(port) => self.isa.push(PluggedIsa { device, port }),
+                    None => self.virtio.push(device),
+                }
+            }
+        }
+    }
 }
 
 fn note(backends: &mut Backends, name: &str, kind: &str, named: bool) {
     backends.peripherals.push(Peripheral { name: name.to_owned(), kind: kind.to_owned(), named });
 }
 
-fn plugged(id: String, config: Box<dyn AnyConfig>) -> Plugged {
-    Plugged { id, config, chardevs: Vec::new() }
-}
-
 /// A card whose place the board chooses.
-fn nic(n: &Nic, backends: &mut Backends, index: usize) -> Result<Plugged> {
+fn nic(n: &Nic, backends: &mut Backends, id: &str, pci: bool) -> Result<Made> {
+    let kind = if pci { "virtio-net-pci" } else { "virtio-net-device" };
     match n.model.as_deref() {
-        None | Some("virtio-net-device" | "virtio-net" | "virtio") => {}
-        Some(other) => bail!("-nic model={other}: no such card; there is: virtio-net-device"),
+        None | Some("virtio-net" | "virtio") => {}
+        Some(name) if name == kind => {}
+        Some(other) => bail!("-nic model={other}: no such card; there is: {kind}"),
     }
-    let id = n.name.clone().unwrap_or_else(|| format!("nic{index}"));
-    let end = n.netdev.as_ref().map(|netdev| net_end(backends, &id, netdev)).transpose()?;
+    let end = n.netdev.as_ref().map(|netdev| net_end(backends, id, netdev)).transpose()?;
     let card = NetConfig { mac: n.mac.clone(), ..NetConfig::default() };
-    note(backends, &id, "virtio-net-device", false);
-    Ok(plugged(id, Box::new(Mmio::new(card, NetBackend(end)))))
+    note(backends, id, kind, false);
+    Ok(virtio(pci, card, NetBackend(end)))
 }
 
 /// The next port on the serial bus before it; `names` are those of the ports so far.
@@ -352,18 +640,19 @@ fn serial_port(
     Ok((slot, chars.connect(&chardev, PortKind::Device)?))
 }
 
-fn device(
-    d: &DeviceConfig,
-    driver: &Driver,
-    making: &mut Making<'_>,
-    config: &VmConfig,
-) -> Result<Box<dyn AnyConfig>> {
-    let mut made = (driver.make)(making)?;
+fn device(d: &DeviceConfig, driver: &Driver, making: &mut Making<'_>, config: &VmConfig) -> Result<Made> {
+    let mut made = match driver.make {
+        Make::With(make) => make(making)?,
+        Make::Pci(make) => Made::Pci(make()),
+    };
+    let settings = made.config();
     for g in config.globals.iter().filter(|g| g.driver == d.driver) {
-        made.set(&g.property, &g.value).with_context(|| format!("-global {}.{}", g.driver, g.property))?;
+        settings
+            .set(&g.property, &g.value)
+            .with_context(|| format!("-global {}.{}", g.driver, g.property))?;
     }
     for (k, v) in texts(&making.props) {
-        made.set(&k, &v).map_err(|e| match driver.extra {
+        settings.set(&k, &v).map_err(|e| match driver.extra {
             [] => anyhow!(e),
             extra => {
                 let names: Vec<&str> = extra.iter().map(|(n, ..)| *n).collect();
@@ -372,4 +661,18 @@ fn device(
         })?;
     }
     Ok(made)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_hexadecimal_slots() {
+        assert_eq!(address("1f.7").unwrap(), (31, 7));
+        assert_eq!(address("0x0a").unwrap(), (10, 0));
+        for bad in ["20", "3.8", "x", "", "-1"] {
+            assert!(address(bad).unwrap_err().to_string().contains("'addr'"), "{bad}");
+        }
+    }
 }

@@ -2,7 +2,8 @@
 
 use anyhow::{Result, bail};
 use control::VmConfig;
-use machines::{Plugged, PluggedIsa};
+use machines::{BoardKind, Plugged, PluggedIsa, PluggedPci};
+use storage::{FloppyDrive, IdeDrive};
 
 use crate::backends::Backends;
 use crate::chardevs::Chars;
@@ -18,18 +19,29 @@ pub(crate) struct Driver {
     pub(crate) extra: &'static [Extra],
 }
 
+/// What PCI functions are plugged into.
+pub(crate) const PCI: &str = "PCI";
+
+/// Properties of every PCI function.
+pub(crate) const PCI_EXTRA: &[Extra] = &[];
+
 /// There is none.
-pub(crate) const DRIVERS: &[Driver] = &[];
+pub(crate) fn drivers() -> Vec<Driver> {
+    Vec::new()
+}
 
 /// What is plugged.
 #[derive(Default)]
 pub(crate) struct Plugs {
     pub(crate) virtio: Vec<Plugged>,
     pub(crate) isa: Vec<PluggedIsa>,
+    pub(crate) pci: Vec<PluggedPci>,
+    pub(crate) ide: Vec<(usize, IdeDrive)>,
+    pub(crate) floppies: [Option<FloppyDrive>; 2],
 }
 
 /// Nothing, when nothing is asked for.
-pub(crate) fn plug(config: &VmConfig, _: &Chars, _: &mut Backends) -> Result<Plugs> {
+pub(crate) fn plug(config: &VmConfig, _: &Chars, _: &mut Backends, _: &BoardKind) -> Result<Plugs> {
     if let Some(device) = config.devices.first() {
         bail!("-device {}: this host has no devices to plug", device.driver);
     }

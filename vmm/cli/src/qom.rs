@@ -8,7 +8,7 @@ use control::vm::{QomProperty, QomType, VmError};
 use serde_json::{Value, json};
 
 use crate::list;
-use crate::plug::DRIVERS;
+use crate::plug::drivers;
 use crate::vm::RheaVm;
 
 type Answer<T> = Result<T, VmError>;
@@ -171,6 +171,7 @@ pub(crate) fn types(arch: GuestArch) -> Vec<QomType> {
         ("rng-backend", "object"),
         ("sys-bus-device", "device"),
         ("isa-device", "device"),
+        ("pci-device", "device"),
         ("virtio-device", "device"),
         ("virtio-serial-port", "device"),
         ("cpu", "device"),
@@ -179,10 +180,11 @@ pub(crate) fn types(arch: GuestArch) -> Vec<QomType> {
         add(name, parent, true);
     }
     add("container", "object", false);
-    for d in DRIVERS {
+    for d in drivers() {
         let parent = match d.bus {
             "ISA" => "isa-device",
             "virtio-bus" => "virtio-device",
+            "PCI" => "pci-device",
             _ => "virtio-serial-port",
         };
         add(d.name, parent, false);

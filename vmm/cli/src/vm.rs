@@ -468,7 +468,8 @@ impl Vm for RheaVm {
     }
 
     fn device_add(&self, device: &DeviceConfig) -> Answer<()> {
-        let Some(driver) = crate::plug::DRIVERS.iter().find(|d| d.name == device.driver) else {
+        let drivers = crate::plug::drivers();
+        let Some(driver) = drivers.iter().find(|d| d.name == device.driver) else {
             let text = format!("'{}' is not a valid device model name", device.driver);
             return Err(VmError::Failed(text));
         };

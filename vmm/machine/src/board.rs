@@ -78,6 +78,8 @@ pub(crate) struct Mapped {
     pub(crate) space: Space,
     pub(crate) region: usize,
     pub(crate) base: u64,
+    /// Lies in this container rather than in the space itself.
+    pub(crate) container: Option<&'static str>,
 }
 
 /// One wire.
@@ -118,13 +120,19 @@ pub struct Node {
 impl Node {
     /// Maps region `region` into guest physical memory.
     pub fn mmio(&mut self, region: usize, base: u64) -> &mut Self {
-        self.maps.push(Mapped { space: Space::Memory, region, base });
+        self.maps.push(Mapped { space: Space::Memory, region, base, container: None });
+        self
+    }
+
+    /// Maps region `region` into a container of guest physical memory, which is seen where nothing lies over it.
+    pub fn mmio_in(&mut self, container: &'static str, region: usize, base: u64) -> &mut Self {
+        self.maps.push(Mapped { space: Space::Memory, region, base, container: Some(container) });
         self
     }
 
     /// Maps region `region` into port space.
     pub fn pio(&mut self, region: usize, base: u16) -> &mut Self {
-        self.maps.push(Mapped { space: Space::Ports, region, base: base.into() });
+        self.maps.push(Mapped { space: Space::Ports, region, base: base.into(), container: None });
         self
     }
 
@@ -174,6 +182,18 @@ pub(crate) struct Ram {
     pub(crate) size: u64,
     pub(crate) config: RamConfig,
     pub(crate) rom: bool,
+    pub(crate) container: Option<&'static str>,
+}
+
+/// A second look at part of a piece of RAM or ROM.
+#[derive(Debug, Clone)]
+pub(crate) struct Alias {
+    pub(crate) name: String,
+    pub(crate) of: String,
+    pub(crate) offset: u64,
+    pub(crate) size: u64,
+    pub(crate) base: u64,
+    pub(crate) container: Option<&'static str>,
 }
 
 /// What a vCPU starts from: changes the state after reset of vCPU number `index`.
@@ -185,7 +205,10 @@ pub struct Board {
     pub(crate) arch: GuestArch,
     pub(crate) unassigned: Unassigned,
     pub(crate) ports: bool,
+    /// Containers over all of guest physical memory, which lie below what is placed in the space itself.
+    pub(crate) containers: Vec<&'static str>,
     pub(crate) rams: Vec<Ram>,
+    pub(crate) aliases: Vec<Alias>,
     pub(crate) nodes: Vec<Node>,
     pub(crate) images: Vec<Image>,
     pub(crate) cpu_init: Option<CpuInit>,
@@ -203,7 +226,9 @@ impl Board {
             arch,
             unassigned,
             ports: false,
+            containers: Vec::new(),
             rams: Vec::new(),
+            aliases: Vec::new(),
             nodes: Vec::new(),
             images: Vec::new(),
             cpu_init: None,
@@ -227,13 +252,41 @@ impl Board {
 
     /// RAM.
     pub fn ram(&mut self, name: &str, base: u64, size: u64, config: RamConfig) -> &mut Self {
-        self.rams.push(Ram { name: name.into(), base, size, config, rom: false });
+        self.rams.push(Ram { name: name.into(), base, size, config, rom: false, container: None });
         self
     }
 
     /// ROM; its contents are an image.
     pub fn rom(&mut self, name: &str, base: u64, size: u64) -> &mut Self {
-        self.rams.push(Ram { name: name.into(), base, size, config: RamConfig::default(), rom: true });
+        self.rams.push(Ram {
+            name: name.into(),
+            base,
+            size,
+            config: RamConfig::default(),
+            rom: true,
+            container: None,
+        });
+        self
+    }
+
+    /// Adds a container over all of guest physical memory: a space of its own, seen where nothing else lies.
+    pub fn container(&mut self, name: &'static str) -> &mut Self {
+        self.containers.push(name);
+        self
+    }
+
+    /// Moves the RAM or ROM recorded last into a container.
+    pub fn within(&mut self, container: &'static str) -> &mut Self {
+        if let Some(ram) = self.rams.last_mut() {
+            ram.container = Some(container);
+        }
+        self
+    }
+
+    /// Shows `size` bytes of the RAM or ROM `of` from `offset` once more at `base`, in the container that holds it.
+    pub fn alias(&mut self, name: &str, of: &str, offset: u64, size: u64, base: u64) -> &mut Self {
+        let container = self.rams.iter().find(|r| r.name == of).and_then(|r| r.container);
+        self.aliases.push(Alias { name: name.into(), of: of.into(), offset, size, base, container });
         self
     }
 
@@ -263,6 +316,11 @@ impl Board {
             held: None,
         });
         &mut self.nodes[at]
+    }
+
+    /// A device recorded before, to be wired further.
+    pub fn node_mut(&mut self, name: &str) -> Option<&mut Node> {
+        self.nodes.iter_mut().find(|n| n.name == name)
     }
 
     /// Adds a device that the user plugs, with its character back ends by slot.
@@ -313,7 +371,11 @@ impl Board {
         let mut t = format!("board {} ({})\n", self.name, self.arch);
         for r in &self.rams {
             let kind = if r.rom { "rom" } else { "ram" };
-            let _ = writeln!(t, "{kind} {} {:#x}+{:#x}", r.name, r.base, r.size);
+            let within = r.container.map_or(String::new(), |c| format!(" in {c}"));
+            let _ = writeln!(t, "{kind} {} {:#x}+{:#x}{within}", r.name, r.base, r.size);
+        }
+        for a in &self.aliases {
+            let _ = writeln!(t, "alias {} of {}+{:#x} {:#x}+{:#x}", a.name, a.of, a.offset, a.base, a.size);
         }
         for n in &self.nodes {
             let _ = writeln!(t, "device {} {}", n.name, n.config.kind());

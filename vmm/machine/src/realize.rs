@@ -11,7 +11,7 @@ use device::{
     Clock, ClockSource, DeviceCell, IpiSink, IrqLine, IrqWire, LineSink, LocalControllers, MsiMessage,
     MsiSink, MsiTarget, PinSpec, Spaces, SystemControl, TimerQueue, WallClock, WiresBuilder,
 };
-use guest_memory::{AddressSpace, Dma, RamBlock, RamConfig, Region};
+use guest_memory::{AddressSpace, Dma, RamBlock, RamConfig, Region, RegionId};
 
 use crate::board::{Board, Dest, Space};
 use crate::machine::Machine;
@@ -188,12 +188,12 @@ fn check(board: &Board, vcpus: u32) -> Result<(), MachineError> {
             return bad(format!("two devices are named '{}'", n.name));
         }
     }
-    let mut used: Vec<(Space, u64, u64, &str)> = Vec::new();
+    let mut used: Vec<(Space, Option<&str>, u64, u64, &str)> = Vec::new();
     for r in &board.rams {
         if r.size == 0 {
             return bad(format!("{}: size is 0", r.name));
         }
-        used.push((Space::Memory, r.base, r.base.saturating_add(r.size - 1), &r.name));
+        used.push((Space::Memory, r.container, r.base, r.base.saturating_add(r.size - 1), &r.name));
     }
     for n in &board.nodes {
         let regions = n.config.regions();
@@ -201,7 +201,7 @@ fn check(board: &Board, vcpus: u32) -> Result<(), MachineError> {
             let Some(r) = regions.get(m.region) else {
                 return bad(format!("{}: no region {}", n.name, m.region));
             };
-            used.push((m.space, m.base, m.base.saturating_add(r.size.max(1) - 1), &n.name));
+            used.push((m.space, m.container, m.base, m.base.saturating_add(r.size.max(1) - 1), &n.name));
         }
         let outputs = n.config.outputs();
         for w in &n.wires {
@@ -236,12 +236,25 @@ fn check(board: &Board, vcpus: u32) -> Result<(), MachineError> {
     }
     used.sort();
     for pair in used.windows(2) {
-        let ((s1, b1, e1, n1), (s2, b2, e2, n2)) = (&pair[0], &pair[1]);
-        if s1 == s2 && b2 <= e1 {
+        let ((s1, c1, b1, e1, n1), (s2, c2, b2, e2, n2)) = (&pair[0], &pair[1]);
+        if s1 == s2 && c1 == c2 && b2 <= e1 {
             return bad(format!("{n1} ({b1:#x}-{e1:#x}) and {n2} ({b2:#x}-{e2:#x}) overlap in {s1}"));
         }
     }
     Ok(())
+}
+
+/// Adds a region to a space, or to a container in it.
+fn place(
+    space: &AddressSpace,
+    container: Option<&str>,
+    region: Region,
+) -> Result<RegionId, guest_memory::MemoryError> {
+    let mut tx = space.update();
+    let parent = container.and_then(|name| tx.find(name)).unwrap_or(tx.root());
+    let id = tx.add(parent, region)?;
+    tx.commit()?;
+    Ok(id)
 }
 
 /// Builds the machine. On error nothing is left behind.
@@ -253,6 +266,9 @@ pub fn realize(
     check(&board, options.vcpus)?;
     let memory = AddressSpace::memory(board.unassigned);
     let mut blocks: Vec<Arc<RamBlock>> = Vec::new();
+    for name in &board.containers {
+        memory.add(Region::container(*name, 1 << 64).priority(-1))?;
+    }
     for r in &board.rams {
         let block = RamBlock::new(r.name.clone(), r.size, &r.config)?;
         let region = if r.rom {
@@ -260,8 +276,14 @@ pub fn realize(
         } else {
             Region::ram(r.name.clone(), block.clone())
         };
-        memory.add(region.at(r.base))?;
+        place(&memory, r.container, region.at(r.base))?;
         blocks.push(block);
+    }
+    for a in &board.aliases {
+        let of = memory.update().find(&a.of);
+        let of = of.ok_or_else(|| MachineError::Board(format!("{}: no memory '{}'", a.name, a.of)))?;
+        let region = Region::alias(a.name.clone(), of, a.offset, a.size.into());
+        place(&memory, a.container, region.at(a.base))?;
     }
     let ports = board.ports.then(AddressSpace::ports);
     let clock = Clock::new(ClockSource::Host);
@@ -327,7 +349,7 @@ pub fn realize(
             let spec = &cell.regions()[m.region];
             let region = Region::io(format!("{}.{}", n.name, spec.name), spec.size, cell.region(m.region));
             match m.space {
-                Space::Memory => memory.add(region.at(m.base))?,
+                Space::Memory => place(&memory, m.container, region.at(m.base))?,
                 Space::Ports => match &ports {
                     Some(p) => p.add(region.at(m.base))?,
                     None => return Err(MachineError::Board(format!("{}: this board has no ports", n.name))),

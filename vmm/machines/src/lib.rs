@@ -4,7 +4,9 @@
 
 mod kernel;
 pub mod microvm;
+pub mod pc;
 pub mod riscv_virt;
+mod x86;
 mod x86_held;
 
 use std::path::PathBuf;
@@ -15,6 +17,8 @@ use accel::arch::GuestArch;
 use device::{AnyConfig, CharBackend};
 use guest_memory::RamConfig;
 use machine::{Board, MachineError};
+use pci::AnyPci;
+use storage::{FloppyDrive, IdeDrive};
 
 /// Firmware as the user chose it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -62,6 +66,40 @@ pub struct PluggedIsa {
     pub port: u16,
 }
 
+/// A PCI function that the user plugs.
+pub struct PluggedPci {
+    /// The user's id for it.
+    pub id: String,
+    /// The function.
+    pub function: Box<dyn AnyPci>,
+    /// Its character back ends by slot.
+    pub chardevs: Vec<(String, Arc<dyn CharBackend>)>,
+    /// Bus it stands on; the root bus, or the first that fits, if there is none.
+    pub bus: Option<String>,
+    /// Device and function number; the next free one if there is none.
+    pub address: Option<(u8, u8)>,
+    /// The device has several functions.
+    pub multifunction: bool,
+    /// Place in the order of boot devices, and how firmware names what is behind the function.
+    pub boot_index: Option<u32>,
+}
+
+/// A graphics card that the board places.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum VgaCard {
+    /// VGA with Bochs VBE.
+    Standard,
+}
+
+/// A flash chip with firmware.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PluggedFlash {
+    /// Its contents.
+    pub path: PathBuf,
+    /// Writes are refused.
+    pub read_only: bool,
+}
+
 /// What the user chose.
 pub struct BoardConfig {
     /// Guest architecture.
@@ -92,6 +130,26 @@ pub struct BoardConfig {
     pub virtio: Vec<Plugged>,
     /// Devices to plug into the ISA bus.
     pub isa: Vec<PluggedIsa>,
+    /// Functions to plug into PCI buses.
+    pub pci: Vec<PluggedPci>,
+    /// Drives on the board's own disk controller, by their place on it.
+    pub ide: Vec<(usize, IdeDrive)>,
+    /// Floppy drives.
+    pub floppies: [Option<FloppyDrive>; 2],
+    /// The board's graphics card.
+    pub vga: Option<VgaCard>,
+    /// Files for firmware by name (`-fw_cfg`).
+    pub fw_cfg: Vec<(String, Vec<u8>)>,
+    /// What is tried in what order to boot from, one letter each, of classes: `a` floppy, `c` disk, `d` CD, `n` network.
+    pub boot_order: String,
+    /// Whether firmware shows a menu, and for how many milliseconds.
+    pub boot_menu: Option<u32>,
+    /// Nobody looks at a display: firmware is to use the serial port.
+    pub no_graphics: bool,
+    /// Firmware in flash chips, the code first: files, and whether they are read-only.
+    pub flash: Vec<PluggedFlash>,
+    /// The machine's identity in SMBIOS and for firmware.
+    pub uuid: Option<[u8; 16]>,
     /// Board properties (`-M NAME,key=value`).
     pub properties: Vec<(String, String)>,
     /// Harts, on RISC-V.
@@ -117,6 +175,14 @@ pub struct BoardKind {
     pub properties: &'static [(&'static str, &'static str)],
     /// Whether it has an ISA bus.
     pub isa: bool,
+    /// Whether it has a PCI bus.
+    pub pci: bool,
+    /// Places for drives on its own disk controller.
+    pub ide: usize,
+    /// Whether it has a floppy disk controller.
+    pub floppy: bool,
+    /// Whether it has a place for a graphics card.
+    pub vga: bool,
     /// Records the board.
     pub build: fn(&BoardConfig) -> Result<Board, MachineError>,
 }
@@ -152,4 +218,4 @@ impl BoardKind {
 }
 
 /// All boards.
-pub const BOARDS: &[BoardKind] = &[riscv_virt::KIND, microvm::KIND];
+pub const BOARDS: &[BoardKind] = &[riscv_virt::KIND, pc::PC, pc::Q35, pc::ISAPC, microvm::KIND];

@@ -47,6 +47,10 @@ pub const KIND: BoardKind = BoardKind {
     max_vcpus: MAX_VCPUS,
     properties: &[],
     isa: false,
+    pci: false,
+    ide: 0,
+    floppy: false,
+    vga: false,
     build,
 };
 
@@ -380,6 +384,16 @@ mod tests {
             serials: Vec::new(),
             virtio: Vec::new(),
             isa: Vec::new(),
+            pci: Vec::new(),
+            ide: Vec::new(),
+            floppies: [None, None],
+            vga: None,
+            fw_cfg: Vec::new(),
+            boot_order: String::new(),
+            boot_menu: None,
+            no_graphics: false,
+            flash: Vec::new(),
+            uuid: None,
             properties: Vec::new(),
             riscv: RiscvCpu {
                 isa: "rv64imac_zicbom".to_owned(),

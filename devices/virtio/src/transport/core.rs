@@ -232,6 +232,35 @@ impl Core {
         self.selected().map_or(0, |q| q.max)
     }
 
+    /// Number of queues.
+    pub(crate) fn queue_count(&self) -> usize {
+        self.queues.len()
+    }
+
+    /// The size of the selected queue as set so far, 0 if there is none.
+    pub(crate) fn queue_size(&self) -> u32 {
+        self.selected().map_or(0, |q| q.size)
+    }
+
+    /// Half an address of the selected queue.
+    pub(crate) fn queue_area(&self, area: Area, high: bool) -> u32 {
+        let of = |q: &QueueRegs| match area {
+            Area::Desc => q.desc,
+            Area::Driver => q.driver,
+            Area::Device => q.device,
+        };
+        self.selected().map_or(0, |q| (of(q) >> if high { 32 } else { 0 }) as u32)
+    }
+
+    /// The 32 accepted feature bits that are selected.
+    pub(crate) fn driver_features(&self) -> u32 {
+        match self.driver_features_sel {
+            0 => self.driver_features as u32,
+            1 => (self.driver_features >> 32) as u32,
+            _ => 0,
+        }
+    }
+
     /// Whether the selected queue is ready.
     pub(crate) fn queue_ready(&self) -> bool {
         self.selected().is_some_and(|q| q.ready)

@@ -104,17 +104,25 @@ impl<C: VirtioConfig> Properties for Mmio<C> {
     }
 
     fn set(&mut self, name: &str, value: &str) -> Result<(), PropertyError> {
-        match self.config.set(name, value) {
-            Err(PropertyError::Unknown { known: first, .. }) => {
-                self.options.set(name, value).map_err(|e| match e {
-                    PropertyError::Unknown { name, known } if !first.is_empty() => {
-                        PropertyError::Unknown { name, known: format!("{first}, {known}") }
-                    }
-                    other => other,
-                })
+        set(&mut self.config, &mut self.options, name, value)
+    }
+}
+
+/// Sets a property of a device or of its transport.
+pub(super) fn set(
+    config: &mut impl Properties,
+    options: &mut MmioOptions,
+    name: &str,
+    value: &str,
+) -> Result<(), PropertyError> {
+    match config.set(name, value) {
+        Err(PropertyError::Unknown { known: first, .. }) => options.set(name, value).map_err(|e| match e {
+            PropertyError::Unknown { name, known } if !first.is_empty() => {
+                PropertyError::Unknown { name, known: format!("{first}, {known}") }
             }
             other => other,
-        }
+        }),
+        other => other,
     }
 }
 

@@ -6,8 +6,11 @@
 
 mod core;
 pub(crate) mod mmio;
+pub(crate) mod pci;
 
 pub(crate) use core::{Area, Core, CoreState, RingOptions, TIMER};
 
+#[cfg(test)]
+mod pci_tests;
 #[cfg(test)]
 mod tests;

@@ -3,32 +3,26 @@
 //! RAM, a serial port, a real-time clock, the keyboard controller's reset line, virtio-mmio transports; no PCI,
 //! no ACPI, no firmware unless one is given. A multiprocessor table names the processors and the I/O APIC.
 //!
-//! The interrupt controllers stand in the accelerator, or half of them, or none: with `kernel-irqchip=split` the
-//! I/O APIC, the 8259s and the 8254 are ours, with `off` the local APICs as well. The guest sees the same machine.
+//! Where the interrupt controllers stand: [`crate::x86`].
 
 mod boot;
 mod mptable;
 
-use std::sync::Arc;
-
-use accel::IrqchipMode;
 use accel::arch::x86_64::Table;
 use accel::arch::{CpuState, GuestArch};
 use guest_memory::Unassigned;
 use input::I8042Config;
-use intc::{I8259Config, IoApicConfig, LapicsConfig};
-use machine::{Board, Dest, Image, MachineError, Node};
+use machine::{Board, Image, MachineError, Node};
 use misc::IsaDebugExitConfig;
 use serial::{DebugConConfig, Ns16550Config};
-use timer::{I8254Config, Mc146818Config};
+use timer::Mc146818Config;
 
 use self::boot::{Piece, Start};
-use crate::{Bios, BoardConfig, BoardKind, kernel, x86_held};
+use crate::x86::{self, Controllers, FOUR_GIB, IOAPIC};
+use crate::{Bios, BoardConfig, BoardKind, kernel};
 
 /// RAM ends here at the latest below 4 GiB.
 const LOW_MAX: u64 = 3 << 30;
-const FOUR_GIB: u64 = 1 << 32;
-const IOAPIC: u64 = 0xfec0_0000;
 const VIRTIO: u64 = 0xfeb0_0000;
 const VIRTIO_STEP: u64 = 0x1000;
 /// Legacy interrupts that nothing else uses.
@@ -36,9 +30,6 @@ const VIRTIO_IRQS: [usize; 8] = [5, 6, 7, 9, 10, 11, 14, 15];
 const SERIAL: [(u16, usize); 2] = [(0x3f8, 4), (0x2f8, 3)];
 const RTC: (u16, usize) = (0x70, 8);
 const KEYBOARD: (u16, u16, usize) = (0x60, 0x64, 1);
-const PIT_IRQ: usize = 0;
-/// Inputs of the 8259s.
-const LEGACY_IRQS: usize = 16;
 const DEBUG_EXIT: u16 = 0x501;
 const DEBUG_CONSOLE: u16 = 0xe9;
 
@@ -61,25 +52,25 @@ pub const KIND: BoardKind = BoardKind {
         ("auto-kernel-cmdline", "on or off: tell the kernel of the virtio devices (default on)"),
     ],
     isa: true,
+    pci: false,
+    ide: 0,
+    floppy: false,
+    vga: false,
     build,
 };
 
 fn switch(c: &BoardConfig, name: &str, default: bool) -> Result<bool, MachineError> {
-    match c.properties.iter().rev().find(|(k, _)| k == name).map(|(_, v)| v.as_str()) {
-        None => Ok(default),
-        Some("on") => Ok(true),
-        Some("off") => Ok(false),
-        Some(v) => Err(MachineError::Board(format!("microvm: {name}: expected on or off, got '{v}'"))),
-    }
+    x86::switch(c, "microvm", name, default)
 }
 
-/// Wires an interrupt output to where legacy interrupt `n` enters: the I/O APIC, and the 8259s for the first 16.
+fn controllers(c: &BoardConfig) -> Result<Controllers, MachineError> {
+    let (pic, pit) = (switch(c, "pic", true)?, switch(c, "pit", true)?);
+    Ok(Controllers { board: "microvm", irqchip: c.irqchip, pic, pit, ioapic_version: 0x11 })
+}
+
+/// Wires an interrupt output to where legacy interrupt `n` enters.
 fn wire(c: &BoardConfig, node: &mut Node, pin: &str, n: usize) -> Result<(), MachineError> {
-    let chip = |device: &str| Dest::Device { device: device.into(), pin: "irq".into(), index: n };
-    node.irq(pin, chip("ioapic"));
-    if n < LEGACY_IRQS && switch(c, "pic", true)? {
-        node.irq(pin, chip("pic"));
-    }
+    controllers(c)?.wire(node, pin, n);
     Ok(())
 }
 
@@ -110,7 +101,7 @@ pub fn build(c: &BoardConfig) -> Result<Board, MachineError> {
     if c.ram > low {
         b.ram("ram.high", FOUR_GIB, c.ram - low, c.ram_config.after(low));
     }
-    add_controllers(&mut b, c)?;
+    controllers(c)?.add(&mut b, c)?;
     let virtio_line = add_devices(&mut b, c)?;
     let start = place(&mut b, c, low, &virtio_line)?;
     b.cpu_init(move |index, state| {
@@ -133,55 +124,6 @@ pub fn build(c: &BoardConfig) -> Result<Board, MachineError> {
         }
     });
     Ok(b)
-}
-
-fn add_controllers(b: &mut Board, c: &BoardConfig) -> Result<(), MachineError> {
-    let (pic, pit) = (switch(c, "pic", true)?, switch(c, "pit", true)?);
-    let (all, local) = (c.irqchip == IrqchipMode::Kernel, c.irqchip != IrqchipMode::User);
-    if all {
-        for (name, there) in [("pic", pic), ("pit", pit)] {
-            if !there {
-                return Err(MachineError::Board(format!(
-                    "microvm: {name}=off: the accelerator has made it; add kernel-irqchip=split or off"
-                )));
-            }
-        }
-    }
-    let hold = |node: &mut Node, held: bool, input| {
-        if held {
-            node.held(input);
-        }
-    };
-    let intr = |cpu| Dest::Cpu { cpu, line: 0 };
-    if pic {
-        let node = b.add(x86_held::PIC, I8259Config::default());
-        node.pio(0, 0x20).pio(1, 0xa0).pio(2, 0x4d0);
-        // Through the local APICs' LINT0.
-        node.irq("intr", device_pin(x86_held::APIC, "extint"));
-        hold(node, all, x86_held::no_input);
-    }
-    let node = b.add(x86_held::IOAPIC, IoApicConfig { version: 0x11 });
-    hold(node.mmio(0, IOAPIC), all, x86_held::ioapic_input);
-    let node = b.add(x86_held::APIC, LapicsConfig { cpus: c.vcpus, ..LapicsConfig::default() });
-    for cpu in 0..c.vcpus {
-        let at = cpu as usize;
-        node.irq_at("intr", at, intr(cpu));
-        node.irq_at("nmi", at, Dest::Nmi(cpu)).irq_at("smi", at, Dest::Smi(cpu));
-    }
-    hold(node, local, x86_held::apic_input);
-    if pit {
-        let node = b.add(x86_held::PIT, I8254Config::default());
-        wire(c, node.pio(0, 0x40).pio(1, 0x61), "irq", PIT_IRQ)?;
-        hold(node, all, x86_held::no_input);
-    }
-    if local {
-        b.held_state(Arc::new(x86_held::X86Held { all, ioapic: IOAPIC }));
-    }
-    Ok(())
-}
-
-fn device_pin(device: &str, pin: &str) -> Dest {
-    Dest::Device { device: device.into(), pin: pin.into(), index: 0 }
 }
 
 /// Adds the devices. Returns what the kernel is to be told of them.

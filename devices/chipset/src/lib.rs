@@ -1,0 +1,20 @@
+//! PC chipsets, one file a function: what stands between processors, memory, PCI and the old ISA devices.
+//!
+//! The interrupt controllers, timers, clocks and DMA of these chips are devices of their own in other crates.
+
+mod acpi;
+mod i440fx;
+mod ich9;
+mod mch;
+mod memory;
+mod piix3;
+mod piix4_pm;
+mod pirq;
+#[cfg(test)]
+mod tests;
+
+pub use i440fx::I440fxConfig;
+pub use ich9::{Ich9LpcConfig, Ich9SmbusConfig};
+pub use mch::{EcamPlace, MchConfig};
+pub use piix3::Piix3Config;
+pub use piix4_pm::Piix4PmConfig;

@@ -1,0 +1,98 @@
+//! The chips on their benches.
+
+use device::SystemRequest;
+use device::test_bench::{Bench, check};
+use pci::Pci;
+use pci::test_bench::PciBench;
+
+use crate::{I440fxConfig, Ich9LpcConfig, Ich9SmbusConfig, MchConfig, Piix3Config, Piix4PmConfig};
+
+#[test]
+fn all_pass_the_common_tests() {
+    check(Pci::new(I440fxConfig::default()));
+    check(Pci::new(MchConfig::default()));
+    check(Pci::new(Piix3Config::default()));
+    check(Pci::new(Piix4PmConfig::default()));
+    check(Pci::new(Ich9LpcConfig { smm: true }));
+    check(Pci::new(Ich9SmbusConfig::default()));
+}
+
+#[test]
+fn wires_go_where_their_registers_say() {
+    let b = PciBench::new(Piix3Config::default());
+    b.input("pirq", 2, true);
+    assert!(!b.levels().contains(&true));
+    b.config_write(0x60, 4, 0x800b_0a0a);
+    assert!(b.line_at("irq", 11));
+    b.config_write(0x62, 1, 10);
+    assert!(b.line_at("irq", 10) && !b.line_at("irq", 11));
+    b.input("pirq", 0, true);
+    b.input("pirq", 2, false);
+    assert!(b.line_at("irq", 10), "shared");
+    b.config_write(0x60, 1, 2);
+    assert!(!b.levels().contains(&true), "interrupt 2 is the cascade");
+
+    let b = PciBench::new(Ich9LpcConfig::default());
+    b.input("pirq", 4, true);
+    b.config_write(0x68, 1, 5);
+    assert!(b.line_at("gsi", 4) && b.line_at("irq", 5));
+}
+
+/// Region of the power management block, and of the SMI command port, on the bench.
+fn power(b: &Bench, pm: usize, apm: usize, enable: u64) {
+    assert_eq!(b.read(pm, 0, 2) & 0x100, 0);
+    b.input("power_button", 0, true);
+    b.input("power_button", 0, false);
+    b.write(pm, 2, 2, 0x100);
+    assert!(!b.line("sci"), "ACPI is off");
+    b.write(apm, 0, 1, enable);
+    assert!(b.line("sci"));
+    assert_eq!(b.read(pm, 4, 2), 1);
+    assert_eq!(b.read(pm, 0, 4), 0x0100_0100);
+    b.write(pm, 0, 2, 0x100);
+    assert!(!b.line("sci"));
+    // The timer: 3579545 Hz, its status at every half turn of 24 bits.
+    b.write(pm, 2, 2, 1);
+    let before = b.read(pm, 8, 4);
+    b.advance(1_000_000_000);
+    assert_eq!(b.read(pm, 8, 4) - before, 3_579_545);
+    b.advance(1_500_000_000);
+    assert!(b.line("sci"));
+    b.write(pm, 0, 2, 1);
+    assert!(!b.line("sci"));
+    b.write(pm, 4, 2, 1 << 13);
+    assert_eq!(b.take_requests(), [SystemRequest::Shutdown { code: None }]);
+}
+
+#[test]
+fn the_power_button_the_timer_and_soft_off() {
+    let b = PciBench::new(Piix4PmConfig::default());
+    power(&b, 1, 3, 0xf1);
+    let b = PciBench::new(Ich9LpcConfig::default());
+    power(&b, 1, 2, 2);
+}
+
+#[test]
+fn events_of_the_board_interrupt() {
+    let b = PciBench::new(Piix4PmConfig::default());
+    b.write(3, 0, 1, 0xf1);
+    b.input("gpe", 1, true);
+    assert_eq!(b.read(2, 0, 2), 2);
+    b.write(2, 2, 2, 2);
+    assert!(b.line("sci"));
+    b.write(2, 0, 1, 2);
+    assert!(!b.line("sci"));
+    assert!(!b.line("smi"));
+}
+
+#[test]
+fn memory_for_system_management_locks() {
+    let b = PciBench::new(I440fxConfig::default());
+    b.config_write(0x72, 1, 0x4a);
+    assert_eq!(b.config_read(0x72, 1), 0x4a);
+    b.config_write(0x72, 1, 0x1a);
+    b.config_write(0x72, 1, 0x4a);
+    assert_eq!(b.config_read(0x72, 1), 0x1a);
+    b.config_write(0x59, 4, 0xffff_ffff);
+    assert_eq!(b.config_read(0x59, 4), 0x3333_3330);
+}

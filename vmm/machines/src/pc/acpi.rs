@@ -1,0 +1,321 @@
+//! ACPI tables and the script by which firmware puts them into memory.
+//!
+//! ACPI Specification 6.5, chapter 5; PCI Firmware Specification 3.2, 4.1.2 (MCFG); IA-PC HPET Specification 1.0a, 3.2.4. The
+//! script is QEMU's table loader (`docs/specs`): firmware allocates each file, patches addresses into them and sums up.
+//!
+//! What the guest may move (the memory-mapped configuration space) is looked at when it asks for the tables.
+
+use super::dsdt;
+
+/// Files of fw_cfg.
+pub(super) const TABLES: &str = "etc/acpi/tables";
+pub(super) const RSDP: &str = "etc/acpi/rsdp";
+pub(super) const LOADER: &str = "etc/table-loader";
+
+const HEADER: usize = 36;
+const OEM: &[u8; 6] = b"RHEA  ";
+/// FADT up to version 3.
+const FADT_SIZE: usize = 244;
+const FACS_SIZE: usize = 64;
+/// Fields of the FADT that hold addresses of other tables.
+const FADT_FACS: usize = 36;
+const FADT_DSDT: usize = 40;
+const FADT_X_DSDT: usize = 140;
+
+/// What differs between the boards.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Hardware {
+    /// PCI Express board, with the memory-mapped configuration space at this base and of this size.
+    pub(super) express: bool,
+    pub(super) ecam: Option<(u64, u64)>,
+    /// First port of the power management block, as firmware places it.
+    pub(super) pm_base: u16,
+    /// The general-purpose event block: first port and size of both halves.
+    pub(super) gpe: (u16, u8),
+    /// Values of the SMI command port that hand ACPI over and back.
+    pub(super) acpi_enable: u8,
+    pub(super) acpi_disable: u8,
+    pub(super) cpus: u32,
+    /// End of RAM below 4 GiB, and of all RAM.
+    pub(super) low_end: u64,
+    pub(super) high_end: u64,
+    /// There is an HPET.
+    pub(super) hpet: bool,
+    /// Serial ports.
+    pub(super) serials: usize,
+}
+
+/// The tables, and what the script does to them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Acpi {
+    pub(super) tables: Vec<u8>,
+    pub(super) rsdp: Vec<u8>,
+    pub(super) loader: Vec<u8>,
+}
+
+struct Builder {
+    data: Vec<u8>,
+    /// Starts and lengths of tables with a checksum.
+    sums: Vec<(usize, usize)>,
+    /// Fields with addresses in this file, by place and size.
+    pointers: Vec<(usize, u8)>,
+}
+
+impl Builder {
+    /// Adds a table; returns where it begins.
+    fn table(&mut self, signature: &[u8; 4], revision: u8, body: &[u8]) -> usize {
+        let at = self.data.len();
+        let len = HEADER + body.len();
+        self.data.extend_from_slice(signature);
+        self.data.extend_from_slice(&(len as u32).to_le_bytes());
+        self.data.extend_from_slice(&[revision, 0]);
+        self.data.extend_from_slice(OEM);
+        self.data.extend_from_slice(b"RHEA");
+        self.data.extend_from_slice(signature);
+        self.data.extend_from_slice(&1u32.to_le_bytes());
+        self.data.extend_from_slice(b"RHEA\x01\0\0\0");
+        self.data.extend_from_slice(body);
+        self.sums.push((at, len));
+        while !self.data.len().is_multiple_of(16) {
+            self.data.push(0);
+        }
+        at
+    }
+
+    fn pointer(&mut self, at: usize, to: usize, size: u8) {
+        self.data[at..at + usize::from(size)].copy_from_slice(&(to as u64).to_le_bytes()[..size.into()]);
+        self.pointers.push((at, size));
+    }
+}
+
+fn put(body: &mut [u8], at: usize, bytes: &[u8]) {
+    body[at - HEADER..at - HEADER + bytes.len()].copy_from_slice(bytes);
+}
+
+/// A generic address of registers in port space.
+fn gas(port: u16, bits: u8, access: u8) -> [u8; 12] {
+    let mut g = [0; 12];
+    (g[0], g[1], g[3]) = (1, bits, access);
+    g[4..6].copy_from_slice(&port.to_le_bytes());
+    g
+}
+
+fn fadt(h: &Hardware) -> Vec<u8> {
+    let mut f = vec![0; FADT_SIZE - HEADER];
+    let port = |offset: u16| u32::from(h.pm_base + offset).to_le_bytes();
+    // SCI; SMI command port with its values.
+    put(&mut f, 46, &super::SCI.to_le_bytes());
+    put(&mut f, 48, &0xb2u32.to_le_bytes());
+    put(&mut f, 52, &[h.acpi_enable, h.acpi_disable]);
+    // Event block, control block, timer, general-purpose events.
+    put(&mut f, 56, &port(0));
+    put(&mut f, 64, &port(4));
+    put(&mut f, 76, &port(8));
+    put(&mut f, 80, &u32::from(h.gpe.0).to_le_bytes());
+    put(&mut f, 88, &[4, 2, 0, 4, h.gpe.1]);
+    // No C2 or C3; the century byte of the clock.
+    put(&mut f, 96, &0xfffu16.to_le_bytes());
+    put(&mut f, 98, &0xfffu16.to_le_bytes());
+    put(&mut f, 108, &[0x32]);
+    // Boot architecture: legacy devices, 8042.
+    put(&mut f, 109, &3u16.to_le_bytes());
+    // WBINVD, C1, sleep button is a device, RTC wakes by status, timer is 32 bits wide, reset register.
+    let flags = 1u32 | 1 << 2 | 1 << 5 | 1 << 7 | 1 << 8 | 1 << 10;
+    // APIC destinations are physical if there are more than 8 processors.
+    let flags = flags | if h.cpus > 8 { 1 << 19 } else { 0 };
+    put(&mut f, 112, &flags.to_le_bytes());
+    put(&mut f, 116, &gas(0xcf9, 8, 1));
+    put(&mut f, 128, &[0x0f]);
+    put(&mut f, 148, &gas(h.pm_base, 32, 0));
+    put(&mut f, 172, &gas(h.pm_base + 4, 16, 0));
+    put(&mut f, 208, &gas(h.pm_base + 8, 32, 0));
+    put(&mut f, 220, &gas(h.gpe.0, h.gpe.1 * 8, 0));
+    f
+}
+
+fn madt(h: &Hardware) -> Vec<u8> {
+    let mut m = 0xfee0_0000u32.to_le_bytes().to_vec();
+    m.extend(1u32.to_le_bytes());
+    for cpu in 0..h.cpus {
+        if cpu < 255 {
+            m.extend([0, 8, cpu as u8, cpu as u8, 1, 0, 0, 0]);
+        } else {
+            m.extend([9, 16, 0, 0]);
+            for word in [cpu, 1, cpu] {
+                m.extend(word.to_le_bytes());
+            }
+        }
+    }
+    m.extend([1, 12, 0, 0]);
+    m.extend((crate::x86::IOAPIC as u32).to_le_bytes());
+    m.extend([0; 4]);
+    // Interrupts of PCI and ACPI are active high and level-triggered.
+    for irq in [5u8, 9, 10, 11] {
+        m.extend([2, 10, 0, irq, irq, 0, 0, 0, 0x0d, 0]);
+    }
+    // LINT1 of all processors is NMI.
+    m.extend([4, 6, 0xff, 0, 0, 1]);
+    m
+}
+
+fn hpet() -> Vec<u8> {
+    let mut t = 0x8086_a201u32.to_le_bytes().to_vec();
+    // In memory space; number 0, no minimal period, no protection.
+    t.extend([0, 0, 0, 0]);
+    t.extend(super::HPET.to_le_bytes());
+    t.extend([0; 4]);
+    t
+}
+
+fn mcfg(ecam: Option<(u64, u64)>) -> Vec<u8> {
+    let mut t = vec![0; 8];
+    let (base, size) = ecam.unwrap_or_default();
+    t.extend(base.to_le_bytes());
+    t.extend([0, 0, 0, ((size >> 20) as u8).wrapping_sub(1)]);
+    t.extend([0; 4]);
+    t
+}
+
+/// Emulated timers need no workaround (WAET).
+fn waet() -> Vec<u8> {
+    2u32.to_le_bytes().to_vec()
+}
+
+/// Makes everything.
+pub(super) fn build(h: &Hardware) -> Acpi {
+    let mut b = Builder { data: Vec::new(), sums: Vec::new(), pointers: Vec::new() };
+    let facs = b.data.len();
+    b.data.extend_from_slice(b"FACS");
+    b.data.extend_from_slice(&(FACS_SIZE as u32).to_le_bytes());
+    b.data.resize(FACS_SIZE, 0);
+    let dsdt = b.table(b"DSDT", 1, &dsdt::build(h));
+    let fadt = b.table(b"FACP", 3, &fadt(h));
+    b.pointer(fadt + FADT_FACS, facs, 4);
+    b.pointer(fadt + FADT_DSDT, dsdt, 4);
+    b.pointer(fadt + FADT_X_DSDT, dsdt, 8);
+    let mut listed = vec![fadt, b.table(b"APIC", 3, &madt(h))];
+    if h.hpet {
+        listed.push(b.table(b"HPET", 1, &hpet()));
+    }
+    if h.express {
+        listed.push(b.table(b"MCFG", 1, &mcfg(h.ecam)));
+    }
+    listed.push(b.table(b"WAET", 1, &waet()));
+    let rsdt = b.table(b"RSDT", 1, &vec![0; 4 * listed.len()]);
+    for (i, to) in listed.into_iter().enumerate() {
+        b.pointer(rsdt + HEADER + 4 * i, to, 4);
+    }
+    while !b.data.len().is_multiple_of(4096) {
+        b.data.push(0);
+    }
+    let mut rsdp = b"RSD PTR \0".to_vec();
+    rsdp.extend_from_slice(OEM);
+    rsdp.push(0);
+    rsdp.extend((rsdt as u32).to_le_bytes());
+    let loader = script(&b);
+    Acpi { tables: b.data, rsdp, loader }
+}
+
+fn name(file: &str) -> [u8; 56] {
+    let mut field = [0; 56];
+    field[..file.len()].copy_from_slice(file.as_bytes());
+    field
+}
+
+fn script(b: &Builder) -> Vec<u8> {
+    let mut script = Vec::new();
+    let mut step = |command: u32, parts: &[&[u8]]| {
+        let mut entry = command.to_le_bytes().to_vec();
+        parts.iter().for_each(|part| entry.extend_from_slice(part));
+        entry.resize(128, 0);
+        script.extend(entry);
+    };
+    let word = |n: usize| (n as u32).to_le_bytes();
+    // Allocate: file, alignment, zone (1 is anywhere below 4 GiB, 2 the BIOS area).
+    step(1, &[&name(RSDP), &word(16), &[2]]);
+    step(1, &[&name(TABLES), &word(64), &[1]]);
+    // Add the address of a file to a field: file with the field, file pointed to, place, size.
+    for (at, size) in &b.pointers {
+        step(2, &[&name(TABLES), &name(TABLES), &word(*at), &[*size]]);
+    }
+    // Sum: file, place of the sum, start, length.
+    for (at, len) in &b.sums {
+        step(3, &[&name(TABLES), &word(at + 9), &word(*at), &word(*len)]);
+    }
+    step(2, &[&name(RSDP), &name(TABLES), &word(16), &[4]]);
+    step(3, &[&name(RSDP), &word(8), &word(0), &word(20)]);
+    script
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Does what firmware would, for a machine without: the tables as they are at `base`, and the root pointer to them.
+    fn place(acpi: &Acpi, base: u64) -> (Vec<u8>, Vec<u8>) {
+        let (mut tables, mut rsdp) = (acpi.tables.clone(), acpi.rsdp.clone());
+        let le = |data: &[u8]| data.iter().rev().fold(0u64, |v, x| v << 8 | u64::from(*x));
+        for entry in acpi.loader.chunks(128) {
+            let file = entry.get(4..60).unwrap_or_default();
+            let data = if file.starts_with(RSDP.as_bytes()) { &mut rsdp } else { &mut tables };
+            match entry.first() {
+                Some(2) => {
+                    let (at, size) = (le(&entry[116..120]) as usize, usize::from(entry[120]));
+                    let value = le(&data[at..at + size]).wrapping_add(base);
+                    data[at..at + size].copy_from_slice(&value.to_le_bytes()[..size]);
+                }
+                Some(3) => {
+                    let (at, start, len) = (
+                        le(&entry[60..64]) as usize,
+                        le(&entry[64..68]) as usize,
+                        le(&entry[68..72]) as usize,
+                    );
+                    data[at] = 0;
+                    data[at] =
+                        data[start..start + len].iter().fold(0u8, |s, b| s.wrapping_add(*b)).wrapping_neg();
+                }
+                _ => {}
+            }
+        }
+        (tables, rsdp)
+    }
+
+    #[test]
+    fn placed_tables_point_to_one_another_and_sum_to_nothing() {
+        let h = Hardware {
+            express: true,
+            ecam: Some((0xb000_0000, 256 << 20)),
+            pm_base: 0x600,
+            gpe: (0x620, 16),
+            cpus: 3,
+            low_end: 1 << 30,
+            high_end: 1 << 32,
+            hpet: true,
+            serials: 1,
+            ..Hardware::default()
+        };
+        let acpi = build(&h);
+        assert_eq!(
+            build(&Hardware { ecam: None, ..h }).tables.len(),
+            acpi.tables.len(),
+            "one length whatever moves"
+        );
+        let base = 0x7ff0_0000u64;
+        let (tables, rsdp) = place(&acpi, base);
+        let sum = |d: &[u8]| d.iter().fold(0u8, |s, b| s.wrapping_add(*b));
+        let word = |d: &[u8], at: usize| u32::from_le_bytes(d[at..at + 4].try_into().unwrap());
+        assert_eq!(sum(&rsdp), 0);
+        let table = |gpa: u32| {
+            let at = (u64::from(gpa) - base) as usize;
+            let len = word(&tables, at + 4) as usize;
+            assert_eq!(sum(&tables[at..at + len]), 0);
+            &tables[at..at + len]
+        };
+        let rsdt = table(word(&rsdp, 16));
+        let names: Vec<&[u8]> = rsdt[36..].chunks(4).map(|p| &table(word(p, 0))[..4]).collect();
+        assert_eq!(names, [b"FACP", b"APIC", b"HPET", b"MCFG", b"WAET"]);
+        let fadt = table(word(rsdt, 36));
+        assert_eq!(&table(word(fadt, 40))[..4], b"DSDT");
+        assert_eq!(&tables[(u64::from(word(fadt, 36)) - base) as usize..][..4], b"FACS");
+    }
+}

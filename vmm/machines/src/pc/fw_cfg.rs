@@ -1,0 +1,209 @@
+//! What firmware is told: items of fw_cfg, and bytes of CMOS.
+//!
+//! QEMU `docs/specs/fw_cfg`; SeaBIOS `Runtime_config`; the CMOS layout is that of PC firmware since the AT.
+
+use std::fs::File;
+
+use device::DeviceConfig;
+use machine::{Board, MachineError};
+use misc::{FwCfgConfig, FwCfgError, FwCfgTable};
+
+use super::acpi::{self, Hardware};
+use super::{Chipset, FW_CFG, Layout, Model, PIIX4_GPE, PM_BASE, boot_rom, smbios};
+use crate::x86::FOUR_GIB;
+use crate::{BoardConfig, kernel};
+
+/// Numbered items.
+mod key {
+    pub(super) const UUID: u16 = 0x02;
+    pub(super) const RAM_SIZE: u16 = 0x03;
+    pub(super) const NO_GRAPHICS: u16 = 0x04;
+    pub(super) const CPUS: u16 = 0x05;
+    pub(super) const BOOT_MENU: u16 = 0x0e;
+    pub(super) const MAX_CPUS: u16 = 0x0f;
+    pub(super) const KERNEL_ADDRESS: u16 = 0x07;
+    pub(super) const KERNEL_SIZE: u16 = 0x08;
+    pub(super) const INITRD_ADDRESS: u16 = 0x0a;
+    pub(super) const INITRD_SIZE: u16 = 0x0b;
+    pub(super) const KERNEL_DATA: u16 = 0x11;
+    pub(super) const INITRD_DATA: u16 = 0x12;
+    pub(super) const LINE_ADDRESS: u16 = 0x13;
+    pub(super) const LINE_SIZE: u16 = 0x14;
+    pub(super) const LINE_DATA: u16 = 0x15;
+    pub(super) const SETUP_ADDRESS: u16 = 0x16;
+    pub(super) const SETUP_SIZE: u16 = 0x17;
+    pub(super) const SETUP_DATA: u16 = 0x18;
+}
+
+/// Name of our boot ROM among firmware's.
+const BOOT_ROM: &str = "genroms/linuxboot_dma.bin";
+
+fn le(value: u64, bytes: usize) -> Vec<u8> {
+    value.to_le_bytes().iter().take(bytes).copied().collect()
+}
+
+/// The bytes of CMOS that firmware sizes memory and finds its settings with.
+pub(super) fn cmos(c: &BoardConfig, low: u64) -> Vec<(u8, u8)> {
+    let mut all = Vec::new();
+    let mut word = |at: u8, value: u64, bytes: usize| {
+        all.extend((at..).zip(le(value, bytes)));
+    };
+    let mib = 1u64 << 20;
+    // KiB below 640 KiB, KiB from 1 MiB on (twice), 64 KiB from 16 MiB on, 64 KiB from 4 GiB on.
+    word(0x15, (low / 1024).min(640), 2);
+    let extended = (low.saturating_sub(mib) / 1024).min(0xffff);
+    word(0x17, extended, 2);
+    word(0x30, extended, 2);
+    word(0x34, (low.saturating_sub(16 * mib) >> 16).min(0xffff), 2);
+    word(0x5b, c.ram.saturating_sub(low) >> 16, 3);
+    word(0x5f, u64::from(c.vcpus.saturating_sub(1)), 1);
+    // Floppy drives of 1.44 MB; equipment: how many of them, floating point unit, mouse.
+    let floppy = |n: usize| if c.floppies[n].is_some() { 4u64 } else { 0 };
+    word(0x10, floppy(0) << 4 | floppy(1), 1);
+    let floppies = match c.floppies.iter().flatten().count() {
+        0 => 0,
+        n => 1 | (n as u64 - 1) << 6,
+    };
+    word(0x14, 0x06 | floppies, 1);
+    let device = |n: usize| match c.boot_order.as_bytes().get(n) {
+        Some(b'a' | b'b') => 1,
+        Some(b'c') => 2,
+        Some(b'd') => 3,
+        Some(b'n' | b'o' | b'p') => 4,
+        _ => 0u64,
+    };
+    word(0x3d, device(1) << 4 | device(0), 1);
+    // No check of the floppy's signature.
+    word(0x38, device(2) << 4 | 1, 1);
+    all
+}
+
+/// Describes the machine to ACPI.
+fn hardware(model: &Model, c: &BoardConfig, layout: &Layout) -> Hardware {
+    let express = model.chipset == Some(Chipset::Q35);
+    Hardware {
+        express,
+        ecam: layout.ecam.get(),
+        pm_base: PM_BASE,
+        gpe: if express { (PM_BASE + 0x20, 16) } else { (PIIX4_GPE, 4) },
+        acpi_enable: if express { 2 } else { 0xf1 },
+        acpi_disable: if express { 3 } else { 0xf0 },
+        cpus: c.vcpus,
+        low_end: layout.low,
+        high_end: if c.ram > layout.low { FOUR_GIB + c.ram - layout.low } else { 0 },
+        hpet: false,
+        serials: c.serials.iter().take_while(|s| s.is_some()).count(),
+    }
+}
+
+/// RAM as firmware's memory map begins with.
+fn e820(c: &BoardConfig, low: u64) -> Vec<u8> {
+    let entry = |base: u64, len: u64| [le(base, 8), le(len, 8), le(1, 4)].concat();
+    let mut map = entry(0, low);
+    if c.ram > low {
+        map.extend(entry(FOUR_GIB, c.ram - low));
+    }
+    map
+}
+
+fn refused(model: &Model) -> impl Fn(FwCfgError) -> MachineError + '_ {
+    |e| MachineError::Board(format!("{}: {e}", model.name))
+}
+
+/// Adds the device with all it offers. `boot` are firmware's names of what to boot from.
+pub(super) fn add(
+    b: &mut Board,
+    model: &Model,
+    c: &BoardConfig,
+    layout: &Layout,
+    mut boot: Vec<(u32, String)>,
+) -> Result<(), MachineError> {
+    let mut t = FwCfgTable::default();
+    let refused = refused(model);
+    t.add(key::UUID, c.uuid.unwrap_or_default());
+    t.add_u64(key::RAM_SIZE, c.ram);
+    t.add_u16(key::NO_GRAPHICS, c.no_graphics.into());
+    t.add_u16(key::CPUS, c.vcpus as u16);
+    t.add_u16(key::MAX_CPUS, c.vcpus as u16);
+    t.add_u16(key::BOOT_MENU, c.boot_menu.is_some().into());
+    t.add_file("etc/e820", e820(c, layout.low)).map_err(&refused)?;
+    if let Some(wait) = c.boot_menu {
+        t.add_file("etc/boot-menu-wait", le(wait.into(), 2)).map_err(&refused)?;
+    }
+    if model.chipset.is_some() {
+        if model.switch(c, "acpi", true)? {
+            tables(&mut t, model, c, layout).map_err(&refused)?;
+        }
+        let high = if c.ram > layout.low { FOUR_GIB + c.ram - layout.low } else { FOUR_GIB };
+        t.add_file("etc/reserved-memory-end", le(high.next_multiple_of(1 << 30), 8)).map_err(&refused)?;
+        let (anchor, table) = smbios::build(model.name, c);
+        t.add_file("etc/smbios/smbios-anchor", anchor).map_err(&refused)?;
+        t.add_file("etc/smbios/smbios-tables", table).map_err(&refused)?;
+    }
+    if kernel_items(&mut t, c, layout.low)? {
+        boot.push((0, format!("/rom@{BOOT_ROM}")));
+    }
+    boot.sort_by_key(|(index, _)| *index);
+    let mut order: Vec<u8> = boot.iter().flat_map(|(_, path)| [path.as_bytes(), b"\n"].concat()).collect();
+    if !order.is_empty() {
+        order.pop();
+        order.push(0);
+        t.add_file("bootorder", order).map_err(&refused)?;
+    }
+    for (name, data) in &c.fw_cfg {
+        t.add_file(name, data.clone()).map_err(&refused)?;
+    }
+    let config = FwCfgConfig { table: t, no_dma: false };
+    debug_assert_eq!(config.regions()[0].size, 12);
+    b.add("fw_cfg", config).pio(0, FW_CFG).dma();
+    Ok(())
+}
+
+fn tables(t: &mut FwCfgTable, model: &Model, c: &BoardConfig, layout: &Layout) -> Result<(), FwCfgError> {
+    let fresh = hardware(model, c, layout);
+    let acpi = acpi::build(&fresh);
+    let ecam = layout.ecam.clone();
+    t.add_computed_file(acpi::TABLES, acpi.tables.len(), move || {
+        acpi::build(&Hardware { ecam: ecam.get(), ..fresh.clone() }).tables
+    })?;
+    t.add_file(acpi::RSDP, acpi.rsdp)?;
+    t.add_file(acpi::LOADER, acpi.loader)
+}
+
+/// The user's kernel, and the ROM that starts it; false if there is none.
+fn kernel_items(t: &mut FwCfgTable, c: &BoardConfig, low: u64) -> Result<bool, MachineError> {
+    let Some(path) = &c.kernel else {
+        if let Some(initrd) = &c.initrd {
+            return Err(MachineError::Board(format!("-initrd {}: needs -kernel", initrd.display())));
+        }
+        return Ok(false);
+    };
+    let k = boot_rom::Kernel::read(path, c, low)?;
+    let word = |t: &mut FwCfgTable, key, value: u64| t.add_u32(key, value as u32);
+    let open = |path: &std::path::Path| {
+        File::open(path).map_err(|source| MachineError::File { path: path.into(), source })
+    };
+    word(t, key::KERNEL_ADDRESS, k.load);
+    word(t, key::KERNEL_SIZE, k.len);
+    t.add_part(key::KERNEL_DATA, open(path)?, k.offset, k.len);
+    word(t, key::SETUP_ADDRESS, boot_rom::SETUP);
+    word(t, key::SETUP_SIZE, k.setup.len() as u64);
+    t.add(key::SETUP_DATA, k.setup.clone());
+    word(t, key::LINE_ADDRESS, boot_rom::LINE);
+    word(t, key::LINE_SIZE, k.line.len() as u64);
+    t.add(key::LINE_DATA, k.line.clone());
+    if let (Some(path), Some((at, len))) = (&c.initrd, k.initrd) {
+        word(t, key::INITRD_ADDRESS, at);
+        word(t, key::INITRD_SIZE, len);
+        t.add_part(key::INITRD_DATA, open(path)?, 0, len);
+        debug_assert!(kernel::file_len(path).is_ok());
+    }
+    let mut pieces = vec![
+        (key::SETUP_DATA, boot_rom::SETUP, k.setup.len() as u64),
+        (key::LINE_DATA, boot_rom::LINE, k.line.len() as u64),
+        (key::KERNEL_DATA, k.load, k.len),
+    ];
+    pieces.extend(k.initrd.map(|(at, len)| (key::INITRD_DATA, at, len)));
+    t.add_file(BOOT_ROM, boot_rom::rom(&pieces)).map_err(|e| MachineError::Board(e.to_string()))?;
+    Ok(true)
+}
