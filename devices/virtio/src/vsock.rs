@@ -57,7 +57,7 @@ impl fmt::Debug for VsockBackend {
 impl VirtioConfig for VsockConfig {
     type Backend = VsockBackend;
     const MMIO_KIND: &'static str = "virtio-vsock-device";
-    const PCI_KIND: &'static str = \"virtio-vsock-pci\";
+    const PCI_KIND: &'static str = "virtio-vsock-pci";
     const TYPE: u16 = 19;
     const HELP: &'static str = "virtio virtual sockets (mmio)";
 

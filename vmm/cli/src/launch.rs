@@ -156,6 +156,9 @@ pub(crate) fn launch(
     check_globals(config)?;
     let empty = board.name == none::NONE.name;
     let wall_clock = wall_time(config)?;
+    if config.boot.menu == Some(true) && !board.pci {
+        bail!("-boot menu=on is not supported: machine {} has no firmware that reads it", board.name);
+    }
     let mut backends = Backends::open(config, chars)?;
     let plugs = plug::plug(config, chars, &mut backends, board)?;
     let backends = Arc::new(Mutex::new(backends));
@@ -252,13 +255,14 @@ pub(crate) fn launch(
     bail!("{}", refused.join("; "))
 }
 
-/// The graphics card: a standard VGA where there is a place for one, unless the user says otherwise.
+/// The graphics card: a standard VGA where there is a place for one and somebody may look at it, unless the user says
+/// otherwise.
 fn vga(config: &VmConfig, board: &BoardKind) -> Result<Option<VgaCard>> {
     match config.vga.as_deref() {
-        None => Ok((board.vga && !config.nodefaults).then_some(VgaCard::Standard)),
+        None => Ok((board.vga && !config.nodefaults && !config.nographic).then_some(VgaCard::Standard)),
         Some("none") => Ok(None),
         Some("std") if board.vga => Ok(Some(VgaCard::Standard)),
-        Some("std") => bail!("-vga std: machine {} has no place for a graphics card", board.name),
+        Some("std") => bail!("-vga std: machine {} has no place for a card; expected none", board.name),
         Some(other) => bail!("-vga {other}: there is no such card; expected std or none"),
     }
 }

@@ -130,18 +130,13 @@ fn refuse_unsupported(config: &VmConfig) -> Result<()> {
     if config.parallels.iter().any(Option::is_some) {
         bail!("-parallel: no machine has a parallel port; expected none");
     }
-    if config.vga.as_deref().is_some_and(|v| v != "none") {
-        bail!("-vga: no machine has a display; expected none");
-    }
     if config.memory.slots.is_some() || config.memory.maxmem.is_some_and(|m| Some(m) != config.memory.size) {
         bail!("-m: memory cannot be plugged; expected maxmem to be the size, and no slots");
     }
     let boot = &config.boot;
-    for (given, what) in [
-        (boot.menu == Some(true), "menu=on"),
-        (boot.splash.is_some() || boot.splash_time.is_some(), "splash"),
-        (boot.reboot_timeout.is_some(), "reboot-timeout"),
-    ] {
+    for (given, what) in
+        [(boot.splash.is_some(), "splash"), (boot.reboot_timeout.is_some(), "reboot-timeout")]
+    {
         if given {
             bail!("-boot {what} is not supported: no firmware here would read it");
         }

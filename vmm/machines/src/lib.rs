@@ -218,4 +218,4 @@ impl BoardKind {
 }
 
 /// All boards.
-pub const BOARDS: &[BoardKind] = &[riscv_virt::KIND, pc::PC, pc::Q35, pc::ISAPC, microvm::KIND];
+pub const BOARDS: &[BoardKind] = &[riscv_virt::KIND, pc::PC, pc::Q35, microvm::KIND];

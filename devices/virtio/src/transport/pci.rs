@@ -299,7 +299,7 @@ impl PciTransport {
             }
             reg::QUEUE_ENABLE => core.queue_ready().into(),
             reg::QUEUE_NOTIFY_OFF => queue as u64,
-            reg::QUEUE_AREAS..reg::QUEUE_AREAS_END if offset % 4 == 0 => {
+            reg::QUEUE_AREAS..reg::QUEUE_AREAS_END if offset.is_multiple_of(4) => {
                 let (area, high) = area(offset);
                 core.queue_area(area, high).into()
             }
@@ -340,7 +340,7 @@ impl PciTransport {
                     core.set_queue_ready(true);
                 }
             }
-            reg::QUEUE_AREAS..reg::QUEUE_AREAS_END if offset % 4 == 0 && data.len() == 4 => {
+            reg::QUEUE_AREAS..reg::QUEUE_AREAS_END if offset.is_multiple_of(4) && data.len() == 4 => {
                 let (area, high) = area(offset);
                 core.set_queue_area(area, high, value as u32);
             }
@@ -376,11 +376,8 @@ impl Device for PciTransport {
         match offset {
             _ if region != BAR => return Access::NoRegister,
             _ if offset < ISR.0 => return self.read_common(offset, data),
-            _ if offset < DEVICE.0 => {
-                if offset == ISR.0 {
-                    le_fill(data, self.irq.take_status().into());
-                }
-            }
+            _ if offset == ISR.0 => le_fill(data, self.irq.take_status().into()),
+            _ if offset < DEVICE.0 => {}
             _ if offset < NOTIFY.0 => self.core.device.read_config(offset - DEVICE.0, data),
             _ => {}
         }

@@ -143,7 +143,7 @@ impl Model {
                 _ => return self.bad(format!("max-ram-below-4g: expected 1M to {room:#x}, got '{text}'")),
             },
         };
-        Ok(if c.ram < most || c.ram == most { c.ram } else { split.min(most) })
+        Ok(if c.ram <= most { c.ram } else { split.min(most) })
     }
 }
 
