@@ -173,6 +173,16 @@ fn lock(file: &File, path: &Path, write: bool, sharing: Sharing) -> Result<(), B
     crate::linux::lock_image(file, path, write, sharing == Sharing::All)
 }
 
+#[cfg(target_os = "linux")]
+fn unlock(file: &File) -> io::Result<()> {
+    crate::linux::unlock_image(file)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn unlock(file: &File) -> io::Result<()> {
+    file.unlock()
+}
+
 #[cfg(not(target_os = "linux"))]
 fn lock(file: &File, path: &Path, write: bool, sharing: Sharing) -> Result<(), BlockError> {
     use std::fs::TryLockError;
@@ -284,6 +294,20 @@ impl BlockNode for FileNode {
 
     fn grows(&self) -> bool {
         self.regular
+    }
+
+    fn relock(&self, locked: bool) -> Result<(), BlockError> {
+        match locked {
+            true => {
+                lock(&self.file, &self.path, !self.options.read_only, self.options.sharing)?;
+                // Somebody else may have had it meanwhile.
+                let size = (&self.file).seek(SeekFrom::End(0))?;
+                self.size.store(size, Ordering::Relaxed);
+                *self.data.lock() = 0..0;
+                Ok(())
+            }
+            false => Ok(unlock(&self.file)?),
+        }
     }
 }
 

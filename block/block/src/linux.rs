@@ -38,6 +38,16 @@ fn lock_shared(file: &File, byte: i64) -> io::Result<()> {
     }
 }
 
+/// Gives up all locks of this description on an image.
+pub(crate) fn unlock_image(file: &File) -> io::Result<()> {
+    let lock = libc::flock { l_len: FORBIDDEN, ..request(libc::F_UNLCK, USED) };
+    // SAFETY: `lock` is a valid flock for the call, the descriptor is open.
+    match unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw const lock) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
 /// Whether another description holds a lock on the byte.
 fn is_locked(file: &File, byte: i64) -> io::Result<bool> {
     let mut lock = request(libc::F_WRLCK, byte);

@@ -118,6 +118,12 @@ pub trait BlockNode: Send + Sync + fmt::Debug {
         false
     }
 
+    /// Gives up the lock of the host's file below, or takes it again: for opening the file anew in another way.
+    fn relock(&self, locked: bool) -> Result<(), BlockError> {
+        let _ = locked;
+        Ok(())
+    }
+
     /// The nodes this one stands on.
     fn children(&self) -> Vec<Arc<dyn BlockNode>> {
         Vec::new()

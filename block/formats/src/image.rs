@@ -214,6 +214,17 @@ pub trait Image: BlockNode {
         Err(BlockError::Unsupported("a backing file"))
     }
 
+    /// Reads what it does not have from another image from now on; the name in the image stays.
+    fn replace_backing(&self, backing: Option<Arc<dyn Image>>) -> Result<(), BlockError> {
+        let _ = backing;
+        Err(BlockError::Unsupported("another backing file while it is in use"))
+    }
+
+    /// Its name in the block graph, if it has one.
+    fn node_name(&self) -> Option<String> {
+        None
+    }
+
     /// Gives up all contents, so that everything is read from the backing file.
     fn make_empty(&self) -> Result<(), BlockError> {
         Err(BlockError::Unsupported("emptying"))

@@ -451,6 +451,10 @@ impl<L: Layout> BlockNode for Mapped<L> {
         self.file.allocated_size()
     }
 
+    fn relock(&self, locked: bool) -> Result<(), BlockError> {
+        self.file.relock(locked)
+    }
+
     fn children(&self) -> Vec<Arc<dyn BlockNode>> {
         let mut all = vec![self.file.clone()];
         all.extend(self.backing.read().clone().map(|b| b as Arc<dyn BlockNode>));

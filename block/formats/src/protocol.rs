@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use block::{BlockError, BlockNode, NullNode};
+use block_http::{HttpNode, HttpOptions, Url};
 use block_nbd::{NbdNode, NbdOptions, TlsRole};
 use serde_json::{Map, Value};
 
@@ -26,9 +27,9 @@ fn bad(path: &str, what: impl Into<String>) -> BlockError {
 
 impl Protocol {
     /// Values of `driver`.
-    pub const DRIVERS: &[&str] = &["nbd", "null-co"];
+    pub const DRIVERS: &[&str] = &["http", "https", "nbd", "null-co"];
     /// What names begin with.
-    pub const PREFIXES: &[&str] = &["nbd", "nbd+unix", "null-co"];
+    pub const PREFIXES: &[&str] = &["http", "https", "nbd", "nbd+unix", "null-co"];
 
     /// The protocol of a file name, if it names one that there is.
     pub fn parse(name: &str) -> Result<Option<Self>, BlockError> {
@@ -37,6 +38,9 @@ impl Protocol {
         if NbdOptions::is_name(name) {
             NbdOptions::parse(name)?;
             return Ok(Some(of("nbd")));
+        }
+        if Url::is_name(name) {
+            return Ok(Some(of(if Url::parse(name)?.secure { "https" } else { "http" })));
         }
         Ok(name.starts_with("null-co://").then(|| of("null-co")))
     }
@@ -58,10 +62,26 @@ impl Protocol {
         }
     }
 
+    fn http(&self) -> Result<HttpOptions, BlockError> {
+        let options = match &self.name {
+            Some(name) => HttpOptions::new(Url::parse(name)?),
+            None => HttpOptions::from_options(&self.options)?,
+        };
+        let driver = if options.url.secure { "https" } else { "http" };
+        if driver != self.driver {
+            return Err(bad(
+                &format!("driver {}", self.driver),
+                format!("expected {driver} for {}", options.url.shown()),
+            ));
+        }
+        Ok(options)
+    }
+
     /// How it is shown.
     pub fn shown(&self) -> Result<String, BlockError> {
         match self.driver.as_str() {
             "nbd" => Ok(self.nbd()?.uri()),
+            "http" | "https" => Ok(self.http()?.url.shown()),
             _ => Ok(format!("{}://", self.driver)),
         }
     }
@@ -80,6 +100,10 @@ impl Protocol {
                 }
                 Ok(Arc::new(NbdNode::open(nbd)?))
             }
+            "http" | "https" if !options.read_only => {
+                Err(bad(&self.shown()?, "web servers take no writes: open it for reading only"))
+            }
+            "http" | "https" => Ok(Arc::new(HttpNode::open(self.http()?)?)),
             "null-co" => Ok(Arc::new(NullNode::new(self.null_size()?))),
             other => {
                 Err(bad(&format!("driver {other}"), format!("expected file, {}", Self::DRIVERS.join(", "))))

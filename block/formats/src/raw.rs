@@ -211,6 +211,10 @@ impl BlockNode for RawImage {
         self.file.allocated_size()
     }
 
+    fn relock(&self, locked: bool) -> Result<(), BlockError> {
+        self.file.relock(locked)
+    }
+
     fn children(&self) -> Vec<Arc<dyn BlockNode>> {
         vec![self.file.clone()]
     }

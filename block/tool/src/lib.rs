@@ -28,6 +28,7 @@ mod rebase;
 mod snapshot;
 mod target;
 mod text;
+mod tree;
 
 use std::process::ExitCode;
 

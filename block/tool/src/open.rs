@@ -7,7 +7,7 @@ use block_formats::{Image, Name, OpenOptions, Options, Secrets};
 
 use crate::args::{Args, Opt, o};
 use crate::error::{ToolError, usage};
-use crate::objects;
+use crate::{objects, tree};
 
 pub(crate) const FORMAT: Opt = o('f', "format", "FMT", "Format of the image; found out if not given");
 pub(crate) const IMAGE_OPTS: Opt =
@@ -90,6 +90,16 @@ pub(crate) fn open(
     keys: bool,
     options: &OpenOptions,
 ) -> Result<Arc<dyn Image>, ToolError> {
+    if let Some(tree) = tree::parse(name, keys)? {
+        return match format {
+            None => Ok(tree::open(&tree, options)?),
+            Some(format) => {
+                let below = tree::open(&tree, options)?;
+                let name = below.filename().to_owned();
+                Ok(block_formats::open_node(below, &name, Some(format), options)?)
+            }
+        };
+    }
     if !keys {
         return Ok(block_formats::open(name, format, options)?);
     }

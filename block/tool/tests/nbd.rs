@@ -350,6 +350,34 @@ fn background_and_last_client() {
 }
 
 #[test]
+fn filters_by_name() {
+    let b = Bench::new();
+    let names = "driver=blkdebug,image.driver=raw,image.file.driver=file,image.file.filename=src.raw";
+    assert_eq!(b.ours(&format!("compare --image-opts {names} {names}")), "Images are identical.\n");
+    let text = b.fails(&format!(
+        "convert --image-opts {names},inject-error.0.event=read_aio,inject-error.0.sector=9 out"
+    ));
+    assert!(text.contains("(os error 5)") && !b.path("out").exists(), "{text}");
+    let text = b.fails(&format!("info --image-opts {names},inject-error.0.event=l2_load"));
+    assert!(text.contains("l2_load"), "{text}");
+    // A format on a filter, and several nodes that vote.
+    let json = r#"json:{"driver":"qcow2","file":{"driver":"blkdebug","image":{"driver":"file","filename":"src.qcow2"}}}"#;
+    assert_eq!(b.ours(&format!("compare {json} src.qcow2")), "Images are identical.\n");
+    std::fs::copy(b.path("src.raw"), b.path("b.raw")).unwrap();
+    let child = |i: u32, name: &str| {
+        format!("children.{i}.driver=raw,children.{i}.file.driver=file,children.{i}.file.filename={name}")
+    };
+    let names = format!(
+        "driver=quorum,vote-threshold=2,{},{},{}",
+        child(0, "src.raw"),
+        child(1, "b.raw"),
+        child(2, "src.qcow2")
+    );
+    b.ours(&format!("convert --image-opts {names} -O raw back"));
+    b.same("back");
+}
+
+#[test]
 fn a_connection_comes_back() {
     let b = Bench::new();
     let server = b.our_server("-t -e 0 -f raw src.raw", "s");

@@ -1,12 +1,16 @@
 //! What devices stand on and monitors change: the block graph, networks, objects.
 
+use std::sync::Arc;
+
 use anyhow::{Result, bail};
 use block::{Disk, IoPool};
+use block_graph::{Edge, Node};
 use control::VmConfig;
 use control::config::ObjectConfig;
 use control::vm::{BlockInfo, BlockStats};
 
 use crate::chardevs::Chars;
+use crate::exports::Exports;
 use crate::filters::{Filters, is_filter};
 use crate::netdevs::Nets;
 use crate::nodes::Graph;
@@ -19,7 +23,7 @@ const IO_THREADS: usize = 4;
 struct DiskOf {
     /// Name of the drive, empty for a node.
     drive: String,
-    node: String,
+    edge: Arc<Edge>,
     /// Id or path of the device.
     qdev: String,
     disk: Disk,
@@ -38,23 +42,23 @@ pub(crate) struct Peripheral {
 /// All of it.
 pub(crate) struct Backends {
     pub(crate) graph: Graph,
+    pub(crate) exports: Exports,
     pub(crate) nets: Nets,
     pub(crate) objects: Objects,
     pub(crate) filters: Filters,
     pub(crate) peripherals: Vec<Peripheral>,
     pool: IoPool,
     disks: Vec<DiskOf>,
-    /// Drives with `if=none` that no device has taken: name and node, and the top of it.
-    drives: Vec<(String, String, std::sync::Arc<dyn block::BlockNode>, bool)>,
+    /// Drives with `if=none` that no device has taken: name, the top of it, and whether it is read-only.
+    drives: Vec<(String, Arc<Edge>, bool)>,
 }
 
 impl Backends {
     /// Opens what the configuration names.
     pub(crate) fn open(config: &VmConfig, chars: &Chars) -> Result<Self> {
-        let mut graph = Graph::new(config.incoming.is_none());
-        config.blockdevs.iter().try_for_each(|b| graph.add(b))?;
         let mut all = Self {
-            graph,
+            graph: Graph::new(config.incoming.is_none()),
+            exports: Exports::default(),
             nets: Nets::open(config)?,
             objects: Objects::default(),
             filters: Filters::default(),
@@ -66,6 +70,8 @@ impl Backends {
         // RAM back ends that the machine does not use are nothing to make.
         let mut objects = config.objects.iter().filter(|o| !o.qom_type.starts_with("memory-backend-"));
         objects.try_for_each(|o| all.add_object(o, chars))?;
+        all.objects_changed();
+        config.blockdevs.iter().try_for_each(|b| all.graph.add(b))?;
         Ok(all)
     }
 
@@ -101,17 +107,14 @@ impl Backends {
                 bail!("{key}={v} is not supported: expected {}", allowed.join(" or "));
             }
         }
-        if d.copy_on_read {
-            bail!("copy-on-read=on is not supported: expected off");
-        }
         if let Some(c @ ("none" | "directsync")) = d.cache.as_deref() {
             tracing::warn!("drive '{id}': cache={c}: the host's page cache is used all the same");
         }
         let temporary = d.snapshot.unwrap_or(config.snapshot);
         let readonly = d.readonly || d.media == control::config::Media::Cdrom;
         let d = control::config::Drive { readonly, ..d.clone() };
-        let (name, node) = self.graph.drive(&d, id, temporary)?;
-        self.drives.push((id.to_owned(), name, node, readonly));
+        let edge = self.graph.drive(&d, id, temporary)?;
+        self.drives.push((id.to_owned(), edge, readonly));
         Ok(())
     }
 
@@ -121,11 +124,11 @@ impl Backends {
             Some(t) => self.objects.pool(t)?,
             None => self.pool.clone(),
         };
-        let (drive, node, top, readonly) = match self.drives.iter().position(|(i, ..)| i == id) {
+        let (drive, edge, readonly) = match self.drives.iter().position(|(i, ..)| i == id) {
             Some(at) => self.drives.remove(at),
             None if self.graph.has(id) => {
                 let top = self.graph.take(id, &format!("device '{qdev}'"))?;
-                (String::new(), id.to_owned(), top, false)
+                (String::new(), top, false)
             }
             None => {
                 let drives = self.drives.iter().map(|(i, ..)| i.clone());
@@ -135,10 +138,34 @@ impl Backends {
                 bail!("drive '{id}' does not exist or is in use; there are: {known}");
             }
         };
-        let name = if drive.is_empty() { node.clone() } else { drive.clone() };
-        let disk = Disk::new(name, top, readonly, &pool);
-        self.disks.push(DiskOf { drive, node, qdev: qdev.to_owned(), disk: disk.clone() });
+        let name = if drive.is_empty() { id.to_owned() } else { drive.clone() };
+        let disk = Disk::new(name, edge.clone(), readonly, &pool);
+        self.disks.push(DiskOf { drive, edge, qdev: qdev.to_owned(), disk: disk.clone() });
         Ok(disk)
+    }
+
+    /// The node that a command means by the name of a drive, a device or a node.
+    pub(crate) fn node_of(&self, name: &str) -> Result<Arc<Node>> {
+        let by_name = |d: &&DiskOf| !name.is_empty() && (d.drive == name || d.qdev == name);
+        if let Some(d) = self.disks.iter().find(by_name) {
+            return Ok(d.edge.node());
+        }
+        if let Some((_, edge, _)) = self.drives.iter().find(|(id, ..)| id == name) {
+            return Ok(edge.node());
+        }
+        self.graph.find(name)
+    }
+
+    /// Tells those who name objects that there are others.
+    pub(crate) fn objects_changed(&mut self) {
+        self.objects.give(&mut self.graph);
+        self.exports.tls = self.objects.tls_servers();
+    }
+
+    /// Ends all exports and puts everything on stable storage: the machine is going.
+    pub(crate) fn end(&mut self) {
+        let _ = self.exports.stop(&mut self.graph);
+        self.graph.close();
     }
 
     /// For `query-block`.
@@ -146,12 +173,12 @@ impl Backends {
         let of_device = self.disks.iter().map(|d| BlockInfo {
             device: d.drive.clone(),
             qdev: Some(d.qdev.clone()),
-            inserted: self.graph.medium(&d.node),
+            inserted: self.graph.medium(d.edge.node().name()),
             ..BlockInfo::default()
         });
-        let alone = self.drives.iter().map(|(id, node, ..)| BlockInfo {
+        let alone = self.drives.iter().map(|(id, edge, _)| BlockInfo {
             device: id.clone(),
-            inserted: self.graph.medium(node),
+            inserted: self.graph.medium(edge.node().name()),
             ..BlockInfo::default()
         });
         of_device.chain(alone).collect()
@@ -164,7 +191,7 @@ impl Backends {
             BlockStats {
                 device: d.drive.clone(),
                 qdev: Some(d.qdev.clone()),
-                node_name: d.node.clone(),
+                node_name: d.edge.node().name().to_owned(),
                 reads: (s.reads, s.read_bytes),
                 writes: (s.writes, s.write_bytes),
                 flushes: s.flushes,

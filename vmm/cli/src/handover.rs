@@ -4,30 +4,30 @@ use std::io::{IoSlice, IoSliceMut};
 use std::ops::Range;
 use std::path::PathBuf;
 
-use block::{BlockError, BlockNode, Extent, NodeInfo, RawFile, RawOptions};
+use block::{BlockError, BlockNode, Extent, FileNode, FileOptions, NodeInfo, Sharing};
 use parking_lot::RwLock;
 
-/// A raw file that can be given up and taken back.
+/// A file that can be given up and taken back.
 #[derive(Debug)]
 pub(crate) struct Handover {
     path: PathBuf,
-    options: RawOptions,
+    options: FileOptions,
     /// The file, and whether it is ours.
-    file: RwLock<(RawFile, bool)>,
+    file: RwLock<(FileNode, bool)>,
 }
 
 impl Handover {
     /// Opens the file; `ours` if nobody else has it.
-    pub(crate) fn open(path: &str, options: RawOptions, ours: bool) -> Result<Self, BlockError> {
-        let file = RawFile::open(path, Self::as_owner(&options, ours))?;
+    pub(crate) fn open(path: &str, options: FileOptions, ours: bool) -> Result<Self, BlockError> {
+        let file = FileNode::open(path, Self::as_owner(&options, ours))?;
         // The folder may change, at the latest when the process goes to the background.
         let path = std::path::absolute(path).unwrap_or_else(|_| path.into());
         Ok(Self { path, options, file: RwLock::new((file, ours)) })
     }
 
-    fn as_owner(options: &RawOptions, ours: bool) -> RawOptions {
-        RawOptions {
-            lock: options.lock && ours,
+    fn as_owner(options: &FileOptions, ours: bool) -> FileOptions {
+        FileOptions {
+            sharing: if ours { options.sharing } else { Sharing::Unlocked },
             // Without the lock nothing may be written.
             read_only: options.read_only || !ours,
             ..options.clone()
@@ -52,19 +52,19 @@ impl Handover {
         if !ours && !self.options.read_only {
             file.0.flush()?;
         }
-        *file = (RawFile::open(&self.path, Self::as_owner(&self.options, ours))?, ours);
+        *file = (FileNode::open(&self.path, Self::as_owner(&self.options, ours))?, ours);
         Ok(())
     }
 
     /// Lets `f` write to the file, which is open for reading only.
     pub(crate) fn with_writer(
         &self,
-        f: impl FnOnce(&RawFile) -> Result<(), BlockError>,
+        f: impl FnOnce(&FileNode) -> Result<(), BlockError>,
     ) -> Result<(), BlockError> {
         let file = self.file.write();
         // Our own lock for reading would be in the way of one for writing.
-        let options = RawOptions { read_only: false, lock: false, ..self.options.clone() };
-        let result = f(&RawFile::open(&self.path, options)?);
+        let options = FileOptions { read_only: false, sharing: Sharing::Unlocked, ..self.options.clone() };
+        let result = f(&FileNode::open(&self.path, options)?);
         drop(file);
         result
     }
@@ -103,10 +103,26 @@ impl BlockNode for Handover {
     fn resize(&self, size: u64) -> Result<(), BlockError> {
         self.owned()?.0.resize(size)
     }
+
+    fn size(&self) -> u64 {
+        self.file.read().0.size()
+    }
+
+    fn allocated_size(&self) -> Option<u64> {
+        self.file.read().0.allocated_size()
+    }
+
+    fn grows(&self) -> bool {
+        self.file.read().0.grows()
+    }
+
+    fn relock(&self, locked: bool) -> Result<(), BlockError> {
+        self.file.read().0.relock(locked)
+    }
 }
 
 impl Handover {
-    fn owned(&self) -> Result<parking_lot::RwLockReadGuard<'_, (RawFile, bool)>, BlockError> {
+    fn owned(&self) -> Result<parking_lot::RwLockReadGuard<'_, (FileNode, bool)>, BlockError> {
         let file = self.file.read();
         if file.1 { Ok(file) } else { Err(BlockError::ReadOnly) }
     }
@@ -122,8 +138,8 @@ mod tests {
         std::fs::create_dir_all(&dir).unwrap();
         let path = dir.join("disk").display().to_string();
         std::fs::write(&path, [1; 1024]).unwrap();
-        let source = Handover::open(&path, RawOptions::default(), true).unwrap();
-        let target = Handover::open(&path, RawOptions::default(), false).unwrap();
+        let source = Handover::open(&path, FileOptions::default(), true).unwrap();
+        let target = Handover::open(&path, FileOptions::default(), false).unwrap();
         assert!(!target.info().read_only, "it will be writable");
         assert!(target.write(0, &[IoSlice::new(&[2])], false).is_err());
         assert!(target.take().is_err(), "the source has it");

@@ -7,9 +7,12 @@ mod accels;
 #[cfg_attr(not(unix), expect(dead_code, reason = "what plugs devices is for Unix hosts"))]
 mod backends;
 mod balloon;
+mod blockcommands;
+mod blockjobs;
 mod chardevs;
 mod console;
 mod devices;
+mod exports;
 #[cfg_attr(not(unix), expect(dead_code, reason = "what plugs devices is for Unix hosts"))]
 mod filters;
 mod firmware;
@@ -38,6 +41,7 @@ mod programs;
 mod qom;
 mod run;
 mod rx_filter;
+mod transaction;
 mod vm;
 
 use std::path::Path;

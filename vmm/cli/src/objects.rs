@@ -1,16 +1,20 @@
-//! Objects of the user: threads for disks, sources of random bytes.
+//! Objects of the user: threads and limits for disks, sources of random bytes, credentials.
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 
 use anyhow::{Context, Result, anyhow, bail};
 use block::IoPool;
+use block_filters::{Limits, ThrottleGroup};
+use block_nbd::{TlsClient, TlsServer};
 use control::config::ObjectConfig;
 use control::vm::IothreadInfo;
+use serde_json::{Map, Value};
 
 use crate::host;
+use crate::nodes::Graph;
 
 /// Where `rng-random` reads unless it is told otherwise.
 const RANDOM: &str = "/dev/urandom";
@@ -21,6 +25,12 @@ enum Object {
     Iothread { pool: IoPool, thread_id: u64 },
     /// Random bytes from a file, or from the host if there is none.
     Rng(Option<File>),
+    /// Limits that block nodes share.
+    Throttle(Arc<ThrottleGroup>),
+    /// Credentials of clients.
+    TlsClient(TlsClient),
+    /// Credentials of servers.
+    TlsServer(TlsServer),
 }
 
 /// All of them, with how many users each has.
@@ -72,13 +82,34 @@ impl Objects {
         Ok(file.as_ref().map(File::try_clone).transpose()?)
     }
 
+    /// Tells the block graph of what its nodes name.
+    pub(crate) fn give(&self, graph: &mut Graph) {
+        graph.tls.clear();
+        for (id, (_, object, _)) in &self.all {
+            match object {
+                Object::Throttle(group) => drop(graph.groups.insert(id.clone(), group.clone())),
+                Object::TlsClient(tls) => graph.tls.push((id.clone(), tls.clone())),
+                _ => {}
+            }
+        }
+    }
+
+    /// Credentials of servers, by id.
+    pub(crate) fn tls_servers(&self) -> Vec<(String, TlsServer)> {
+        let one = |(id, (_, object, _)): (&String, &(ObjectConfig, Object, usize))| match object {
+            Object::TlsServer(tls) => Some((id.clone(), tls.clone())),
+            _ => None,
+        };
+        self.all.iter().filter_map(one).collect()
+    }
+
     /// For `query-iothreads`.
     pub(crate) fn iothreads(&self) -> Vec<IothreadInfo> {
         let one = |(id, (_, object, _)): (&String, &(ObjectConfig, Object, usize))| match object {
             Object::Iothread { thread_id, .. } => {
                 Some(IothreadInfo { id: id.clone(), thread_id: *thread_id })
             }
-            Object::Rng(_) => None,
+            _ => None,
         };
         self.all.iter().filter_map(one).collect()
     }
@@ -109,6 +140,30 @@ fn make(o: &ObjectConfig) -> Result<Object> {
             let path = o.props.text("filename")?;
             let path = path.as_deref().unwrap_or(RANDOM);
             Object::Rng(Some(host::open_unblocking(path).with_context(|| path.to_owned())?))
+        }
+        "throttle-group" => {
+            // QMP's `limits`, and the command line's `x-` properties.
+            let mut map: Map<String, Value> =
+                o.props.iter().map(|(k, v)| (k.to_owned(), v.clone())).collect();
+            if let Some(Value::Object(limits)) = map.remove("limits") {
+                map.extend(limits);
+            }
+            Object::Throttle(ThrottleGroup::new(&o.id, Limits::parse(&map)?))
+        }
+        "tls-creds-x509" => {
+            o.props.check_keys(
+                "tls-creds-x509",
+                &["dir", "endpoint", "verify-peer", "priority", "sanity-check"],
+            )?;
+            let dir = o.props.text("dir")?.ok_or_else(|| anyhow!("needs 'dir'"))?.into_owned();
+            match o.props.text("endpoint")?.as_deref().unwrap_or("client") {
+                "client" => Object::TlsClient(TlsClient::open(dir.as_ref())?),
+                "server" => {
+                    let verify = o.props.bool("verify-peer")?.unwrap_or(true);
+                    Object::TlsServer(TlsServer::open(dir.as_ref(), verify)?)
+                }
+                other => bail!("endpoint={other}: expected client or server"),
+            }
         }
         other => bail!("an object of type '{other}' cannot be made while the machine runs"),
     })

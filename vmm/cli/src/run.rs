@@ -62,6 +62,7 @@ pub(crate) fn run(config: VmConfig) -> Result<u8> {
     }
     let code = main_loop(&config, &vm, &rx);
     vm.machine.stop();
+    vm.end_disks();
     if log.wants(LogItems::STATS) {
         log.write(format_args!("{}", launched.machine.partition().stats()));
     }

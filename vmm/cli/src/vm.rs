@@ -16,14 +16,14 @@ use control::vm::{
 use guest_memory::PAGE_SIZE;
 use machine::{Machine, snapshot};
 use parking_lot::Mutex;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::backends::Backends;
 use crate::chardevs::Chars;
 use crate::launch::Launched;
 use crate::migration::{self, Migration};
 use crate::rx_filter;
-use crate::{balloon, console, host, list, qom};
+use crate::{balloon, blockcommands, console, host, list, qom};
 
 type Answer<T> = Result<T, VmError>;
 
@@ -53,6 +53,8 @@ pub(crate) struct RheaVm {
     stop_listener: Mutex<Option<StopListener>>,
     pub(crate) backends: Arc<Mutex<Backends>>,
     pub(crate) migration: Migration,
+    /// Long work on disks.
+    pub(crate) block_jobs: Arc<block_jobs::Jobs>,
     /// For threads of its own.
     me: Weak<RheaVm>,
     /// Held by what needs the machine to stand until it is done: nobody may let it run meanwhile.
@@ -122,7 +124,15 @@ impl RheaVm {
             merge: launched.merge,
             dump: launched.dump,
         };
-        let vm = Arc::new_cyclic(|me| Self {
+        let vm = Arc::new_cyclic(|me: &Weak<Self>| Self {
+            block_jobs: {
+                let me = me.clone();
+                block_jobs::Jobs::new(move |(name, data)| {
+                    if let Some(vm) = me.upgrade() {
+                        vm.events.emit(&Event::new(name, data));
+                    }
+                })
+            },
             machine: launched.machine.clone(),
             info,
             arch,
@@ -161,6 +171,14 @@ impl RheaVm {
     /// Ids of the character back ends and the types of their objects.
     pub(crate) fn chardev_kinds(&self) -> Vec<(String, String)> {
         self.chars.info().into_iter().map(|c| (c.label, format!("chardev-{}", c.kind))).collect()
+    }
+
+    /// Ends jobs and exports, and puts what disks keep on stable storage. The machine stands.
+    pub(crate) fn end_disks(&self) {
+        self.block_jobs.end_all();
+        let mut backends = self.backends.lock();
+        backends.drain();
+        backends.end();
     }
 
     /// Asks the main loop for something.
@@ -505,6 +523,10 @@ impl Vm for RheaVm {
         self.backends.lock().graph.remove(name).map_err(failed)
     }
 
+    fn block_command(&self, name: &str, arguments: &Map<String, Value>) -> Answer<Value> {
+        blockcommands::run(&self.this()?, name, arguments).map_err(|e| failed(format!("{e:#}")))
+    }
+
     fn commit(&self, device: &str) -> Answer<usize> {
         let _standing = self.standing.lock();
         let ran = self.machine.stop();
@@ -564,7 +586,10 @@ impl Vm for RheaVm {
     }
 
     fn object_add(&self, object: &ObjectConfig) -> Answer<()> {
-        self.backends.lock().add_object(object, &self.chars).map_err(|e| failed(format!("{e:#}")))
+        let mut b = self.backends.lock();
+        b.add_object(object, &self.chars).map_err(|e| failed(format!("{e:#}")))?;
+        b.objects_changed();
+        Ok(())
     }
 
     fn object_del(&self, id: &str) -> Answer<()> {

@@ -83,6 +83,11 @@ impl BlockNode for Qcow2 {
         Some(own + if self.geo.external { self.data.allocated_size()? } else { 0 })
     }
 
+    fn relock(&self, locked: bool) -> Result<(), BlockError> {
+        self.file.relock(locked)?;
+        if self.geo.external { self.data.relock(locked) } else { Ok(()) }
+    }
+
     fn children(&self) -> Vec<Arc<dyn BlockNode>> {
         let mut all = vec![self.file.clone()];
         if self.geo.external {
@@ -167,6 +172,11 @@ impl Image for Qcow2 {
 
     fn backing(&self) -> Option<Arc<dyn Image>> {
         self.backing.read().clone()
+    }
+
+    fn replace_backing(&self, backing: Option<Arc<dyn Image>>) -> Result<(), BlockError> {
+        *self.backing.write() = backing;
+        Ok(())
     }
 
     fn backing_name(&self) -> Option<BackingName> {

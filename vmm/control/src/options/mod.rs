@@ -148,7 +148,7 @@ fn apply_alone(group: &'static group::Group, values: &mut group::Values) -> Resu
 }
 
 /// Types of `-object`.
-pub const OBJECT_TYPES: [&str; 12] = [
+pub const OBJECT_TYPES: [&str; 14] = [
     "memory-backend-ram",
     "memory-backend-memfd",
     "memory-backend-file",
@@ -161,6 +161,8 @@ pub const OBJECT_TYPES: [&str; 12] = [
     "filter-redirector",
     "filter-rewriter",
     "filter-impair",
+    "throttle-group",
+    "tls-creds-x509",
 ];
 
 /// Keys of one of these types, with their types in the words of QMP.

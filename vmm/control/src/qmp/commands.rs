@@ -95,6 +95,13 @@ macro_rules! commands {
     (@ ?) => { false };
 }
 
+/// Commands that the machine does itself, by name.
+macro_rules! forward {
+    ($name:literal) => {
+        |c: &Control, a: &Arguments| Ok(c.vm.block_command($name, a)?)
+    };
+}
+
 // `!` marks an argument that is required, `?` one that is not.
 commands! {
     "query-status" () |c, _| {
@@ -144,10 +151,91 @@ commands! {
     "query-block" () block::query_block;
     "query-blockstats" ("query-nodes" ? Bool) block::query_stats;
     "query-named-block-nodes" ("flat" ? Bool) block::query_nodes;
-    "query-block-jobs" () |_, _| Ok(json!([]));
     "query-iothreads" () block::query_iothreads;
     "blockdev-add" ("driver" ! Text, "node-name" ! Text, "" ? Rest) block::add;
     "blockdev-del" ("node-name" ! Text) block::del;
+    "query-block-jobs" () forward!("query-block-jobs");
+    "query-block-exports" () forward!("query-block-exports");
+    "job-pause" ("id" ! Text) forward!("job-pause");
+    "job-resume" ("id" ! Text) forward!("job-resume");
+    "job-cancel" ("id" ! Text) forward!("job-cancel");
+    "job-complete" ("id" ! Text) forward!("job-complete");
+    "job-finalize" ("id" ! Text) forward!("job-finalize");
+    "block-job-pause" ("device" ! Text) forward!("block-job-pause");
+    "block-job-resume" ("device" ! Text) forward!("block-job-resume");
+    "block-job-complete" ("device" ! Text) forward!("block-job-complete");
+    "block-job-finalize" ("id" ! Text) forward!("block-job-finalize");
+    "block-job-dismiss" ("id" ! Text) forward!("block-job-dismiss");
+    "block-job-cancel" ("device" ! Text, "force" ? Bool) forward!("block-job-cancel");
+    "block-job-set-speed" ("device" ! Text, "speed" ! Number) forward!("block-job-set-speed");
+    "blockdev-mirror" (
+        "job-id" ? Text, "device" ! Text, "target" ! Text, "sync" ! Text, "speed" ? Number, "granularity" ? Number,
+        "buf-size" ? Number, "on-source-error" ? Text, "on-target-error" ? Text, "filter-node-name" ? Text,
+        "copy-mode" ? Text, "auto-finalize" ? Bool, "auto-dismiss" ? Bool, "target-is-zero" ? Bool,
+        "bitmap" ? Text, "replaces" ? Text
+    ) forward!("blockdev-mirror");
+    "drive-mirror" (
+        "job-id" ? Text, "device" ! Text, "target" ! Text, "format" ? Text, "node-name" ? Text, "mode" ? Text,
+        "sync" ! Text, "speed" ? Number, "granularity" ? Number, "buf-size" ? Number, "on-source-error" ? Text,
+        "on-target-error" ? Text, "unmap" ? Bool, "copy-mode" ? Text, "auto-finalize" ? Bool,
+        "auto-dismiss" ? Bool, "bitmap" ? Text, "replaces" ? Text
+    ) forward!("drive-mirror");
+    "blockdev-backup" (
+        "job-id" ? Text, "device" ! Text, "target" ! Text, "sync" ! Text, "speed" ? Number, "bitmap" ? Text,
+        "bitmap-mode" ? Text, "compress" ? Bool, "on-source-error" ? Text, "on-target-error" ? Text,
+        "on-cbw-error" ? Text, "filter-node-name" ? Text, "auto-finalize" ? Bool, "auto-dismiss" ? Bool
+    ) forward!("blockdev-backup");
+    "drive-backup" (
+        "job-id" ? Text, "device" ! Text, "target" ! Text, "format" ? Text, "mode" ? Text, "sync" ! Text,
+        "speed" ? Number, "bitmap" ? Text, "bitmap-mode" ? Text, "compress" ? Bool, "on-source-error" ? Text,
+        "on-target-error" ? Text, "on-cbw-error" ? Text, "auto-finalize" ? Bool, "auto-dismiss" ? Bool
+    ) forward!("drive-backup");
+    "block-stream" (
+        "job-id" ? Text, "device" ! Text, "base" ? Text, "base-node" ? Text, "backing-file" ? Text,
+        "bottom" ? Text, "speed" ? Number, "on-error" ? Text, "filter-node-name" ? Text, "auto-finalize" ? Bool,
+        "auto-dismiss" ? Bool
+    ) forward!("block-stream");
+    "block-commit" (
+        "job-id" ? Text, "device" ! Text, "base" ? Text, "base-node" ? Text, "top" ? Text, "top-node" ? Text,
+        "backing-file" ? Text, "speed" ? Number, "on-error" ? Text, "filter-node-name" ? Text,
+        "auto-finalize" ? Bool, "auto-dismiss" ? Bool
+    ) forward!("block-commit");
+    "blockdev-create" ("job-id" ! Text, "options" ! Any) forward!("blockdev-create");
+    "blockdev-reopen" ("options" ! List) forward!("blockdev-reopen");
+    "blockdev-snapshot" ("node" ! Text, "overlay" ! Text) forward!("blockdev-snapshot");
+    "blockdev-snapshot-sync" (
+        "device" ? Text, "node-name" ? Text, "snapshot-file" ! Text, "snapshot-node-name" ? Text, "format" ? Text,
+        "mode" ? Text
+    ) forward!("blockdev-snapshot-sync");
+    "change-backing-file" (
+        "device" ! Text, "image-node-name" ! Text, "backing-file" ! Text
+    ) forward!("change-backing-file");
+    "block_resize" ("device" ? Text, "node-name" ? Text, "size" ! Number) forward!("block_resize");
+    "transaction" ("actions" ! List, "properties" ? Any) forward!("transaction");
+    "block-dirty-bitmap-add" (
+        "node" ! Text, "name" ! Text, "granularity" ? Number, "persistent" ? Bool, "disabled" ? Bool
+    ) forward!("block-dirty-bitmap-add");
+    "block-dirty-bitmap-remove" ("node" ! Text, "name" ! Text) forward!("block-dirty-bitmap-remove");
+    "block-dirty-bitmap-clear" ("node" ! Text, "name" ! Text) forward!("block-dirty-bitmap-clear");
+    "block-dirty-bitmap-enable" ("node" ! Text, "name" ! Text) forward!("block-dirty-bitmap-enable");
+    "block-dirty-bitmap-disable" ("node" ! Text, "name" ! Text) forward!("block-dirty-bitmap-disable");
+    "block-dirty-bitmap-merge" (
+        "node" ! Text, "target" ! Text, "bitmaps" ! List
+    ) forward!("block-dirty-bitmap-merge");
+    "nbd-server-start" (
+        "addr" ! Any, "tls-creds" ? Text, "tls-authz" ? Text, "max-connections" ? Number,
+        "handshake-max-seconds" ? Number
+    ) forward!("nbd-server-start");
+    "nbd-server-add" (
+        "device" ! Text, "name" ? Text, "description" ? Text, "writable" ? Bool, "bitmap" ? Text
+    ) forward!("nbd-server-add");
+    "nbd-server-remove" ("name" ! Text, "mode" ? Text) forward!("nbd-server-remove");
+    "nbd-server-stop" () forward!("nbd-server-stop");
+    "block-export-add" (
+        "type" ! Text, "id" ! Text, "node-name" ! Text, "writable" ? Bool, "writethrough" ? Bool, "name" ? Text,
+        "description" ? Text, "bitmaps" ? List, "allocation-depth" ? Bool
+    ) forward!("block-export-add");
+    "block-export-del" ("id" ! Text, "mode" ? Text) forward!("block-export-del");
     "query-memdev" () |c, _| Ok(c.vm.memdevs().into_iter().map(|m| json!({
         "id": m.id, "size": m.size, "merge": m.merge, "dump": m.dump, "prealloc": m.prealloc, "share": m.share,
         "reserve": true, "host-nodes": [], "policy": "default",
@@ -228,10 +316,16 @@ commands! {
         let tag = text(a, "tag");
         job(c, a, "snapshot-delete", || c.vm.delete_snapshot(tag))
     };
-    "query-jobs" () |c, _| Ok(c.jobs.query());
+    "query-jobs" () |c, a| {
+        let mut all = c.jobs.query();
+        if let (Value::Array(all), Value::Array(more)) = (&mut all, c.vm.block_command("query-jobs", a)?) {
+            all.extend(more);
+        }
+        Ok(all)
+    };
     "job-dismiss" ("id" ! Text) |c, a| {
         let id = text(a, "id");
-        if c.jobs.dismiss(c.vm.events(), id) { done(()) } else { Err(QmpError::Generic(format!("job '{id}' not found"))) }
+        if c.jobs.dismiss(c.vm.events(), id) { done(()) } else { Ok(c.vm.block_command("job-dismiss", a)?) }
     };
     "ringbuf-read" ("device" ! Text, "size" ! Number, "format" ? Text) ringbuf_read;
     "ringbuf-write" ("device" ! Text, "data" ! Text, "format" ? Text) |c, a| {

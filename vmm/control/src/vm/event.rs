@@ -17,7 +17,7 @@ pub struct Event {
 }
 
 /// Names of all events that there are.
-pub(crate) const EVENT_NAMES: [&str; 18] = [
+pub(crate) const EVENT_NAMES: [&str; 24] = [
     "STOP",
     "RESUME",
     "RESET",
@@ -31,6 +31,12 @@ pub(crate) const EVENT_NAMES: [&str; 18] = [
     "DEVICE_DELETED",
     "BLOCK_IO_ERROR",
     "JOB_STATUS_CHANGE",
+    "BLOCK_JOB_READY",
+    "BLOCK_JOB_COMPLETED",
+    "BLOCK_JOB_CANCELLED",
+    "BLOCK_JOB_ERROR",
+    "BLOCK_JOB_PENDING",
+    "BLOCK_EXPORT_DELETED",
     "MIGRATION",
     "VSERPORT_CHANGE",
     "BALLOON_CHANGE",

@@ -100,6 +100,21 @@ macro_rules! filter_keys {
     };
 }
 
+/// Limits of a group of block nodes, each an average, a maximum and how long that may last.
+macro_rules! limit_keys {
+    ($($name:literal)*) => {
+        &[
+            $(
+                size(concat!("x-", $name)),
+                size(concat!("x-", $name, "-max")),
+                number(concat!("x-", $name, "-max-length")),
+            )*
+            size("x-iops-size"),
+            text("limits"),
+        ]
+    };
+}
+
 pub(crate) static OBJECTS: Family = Family {
     what: "object",
     members: &[
@@ -137,6 +152,20 @@ pub(crate) static OBJECTS: Family = Family {
                 number("jitter"),
                 number("seed")
             ),
+        ),
+        (
+            "throttle-group",
+            limit_keys!("bps-total" "bps-read" "bps-write" "iops-total" "iops-read" "iops-write"),
+        ),
+        (
+            "tls-creds-x509",
+            &[
+                text("dir"),
+                word("endpoint", &["client", "server"]),
+                switch("verify-peer"),
+                switch("sanity-check"),
+                text("priority"),
+            ],
         ),
     ],
 };

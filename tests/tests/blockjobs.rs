@@ -1,0 +1,345 @@
+//! Disks of a machine that change under their user: snapshots, jobs and exports by QMP. The machine has no guest: what writes
+//! its disks is an NBD client, through the same edges as a device.
+#![cfg(target_os = "linux")]
+#![expect(clippy::unwrap_used, reason = "a panic in a test is its report")]
+
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rhea_tests::boot::{self, STEP, Scratch};
+use rhea_tests::qmp::Qmp;
+use serde_json::{Value, json};
+
+struct Machine {
+    process: Child,
+    qmp: Qmp,
+    scratch: Scratch,
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+impl Machine {
+    fn new(name: &str) -> Self {
+        let scratch = Scratch::new(name);
+        let socket = scratch.path("qmp");
+        let process = Command::new(boot::rhea())
+            .args(["run", "-M", "none", "-S", "-nodefaults", "-display", "none", "-qmp"])
+            .arg(format!("unix:{},server=on,wait=off", socket.display()))
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap();
+        let qmp = Qmp::connect(&socket, STEP).unwrap();
+        Machine { process, qmp, scratch }
+    }
+
+    #[track_caller]
+    fn ok(&mut self, command: &str, arguments: Value) -> Value {
+        self.qmp.execute(command, arguments).unwrap_or_else(|e| panic!("{command}: {e}"))
+    }
+
+    #[track_caller]
+    fn refused(&mut self, command: &str, arguments: Value, words: &str) {
+        let e = self.qmp.execute(command, arguments).unwrap_err();
+        assert!(e.contains(words), "{command}: {e}");
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.scratch.path(name)
+    }
+
+    #[track_caller]
+    fn tool(&self, kind: &str, args: &[&str]) -> String {
+        let out =
+            Command::new(boot::rhea()).arg(kind).args(args).current_dir(self.path(".")).output().unwrap();
+        let text = String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr);
+        assert!(out.status.success(), "{kind} {args:?}: {text}");
+        text
+    }
+
+    /// Adds a qcow2 image of this name as a node of the same name.
+    fn image(&mut self, name: &str) {
+        let file = self.path(name).display().to_string();
+        self.tool("img", &["create", "-q", "-f", "qcow2", &file, "4M"]);
+        self.ok(
+            "blockdev-add",
+            json!({"driver": "qcow2", "node-name": name, "file": {"driver": "file", "filename": file}}),
+        );
+    }
+
+    /// Gives a node to NBD clients, for writing.
+    fn export(&mut self, node: &str) {
+        let path = self.path("nbd").display().to_string();
+        self.ok("nbd-server-start", json!({"addr": {"type": "unix", "data": {"path": path}}}));
+        self.ok(
+            "block-export-add",
+            json!({"type": "nbd", "id": "e0", "node-name": node, "name": "disk", "writable": true}),
+        );
+    }
+
+    fn uri(&self) -> String {
+        format!("nbd+unix:///disk?socket={}", self.path("nbd").display())
+    }
+
+    /// Writes or reads through the export.
+    #[track_caller]
+    fn io(&self, commands: &[&str]) {
+        let mut args = vec!["-f", "raw"];
+        commands.iter().for_each(|c| args.extend(["-c", c]));
+        let uri = self.uri();
+        args.push(&uri);
+        let said = self.tool("io", &args);
+        assert!(!said.contains("verification failed"), "{commands:?}: {said}");
+    }
+
+    #[track_caller]
+    fn event(&mut self, name: &str) -> Value {
+        self.qmp.event(name).unwrap_or_else(|e| panic!("{name}: {e}"))
+    }
+
+    /// Waits until no job is left.
+    fn idle(&mut self) {
+        let until = Instant::now() + STEP;
+        while !self.ok("query-block-jobs", json!({})).as_array().unwrap().is_empty() {
+            assert!(Instant::now() < until, "a job does not end");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn names(&mut self) -> Vec<String> {
+        let all = self.ok("query-named-block-nodes", json!({}));
+        let mut names: Vec<String> =
+            all.as_array().unwrap().iter().map(|n| n["node-name"].as_str().unwrap().to_owned()).collect();
+        names.retain(|n| !n.starts_with('#'));
+        names
+    }
+
+    fn end(mut self) -> Scratch {
+        let _ = self.qmp.execute("quit", json!({}));
+        self.process.wait().unwrap();
+        std::mem::replace(&mut self.scratch, Scratch::new("empty"))
+    }
+}
+
+#[test]
+fn snapshots_streams_and_commits() {
+    let mut m = Machine::new("chain");
+    m.image("base");
+    m.export("base");
+    m.io(&["write -P 1 0 4M"]);
+    for (i, name) in ["one", "two", "three"].iter().enumerate() {
+        let file = m.path(name).display().to_string();
+        let node = if i == 0 { "base" } else { ["one", "two"][i - 1] };
+        m.ok(
+            "blockdev-snapshot-sync",
+            json!({"node-name": node, "snapshot-file": file, "snapshot-node-name": name}),
+        );
+        let (at, pattern) = (i << 20, i + 2);
+        m.io(&[&format!("write -P {pattern} {at} 1M"), &format!("write -P {pattern} 3M {}", 64 << 10 << i)]);
+    }
+    let checks =
+        ["read -P 2 0 1M", "read -P 3 1M 1M", "read -P 4 2M 1M", "read -P 4 3M 256k", "read -P 1 3328k 768k"];
+    m.io(&checks);
+    // What lies between goes into the base.
+    m.refused(
+        "block-commit",
+        json!({"device": "three", "top-node": "base", "base-node": "one"}),
+        "not below",
+    );
+    m.refused("block-commit", json!({"device": "three", "top-node": "nope"}), "not in the backing chain");
+    m.ok("block-commit", json!({"job-id": "c", "device": "three", "top-node": "two", "base-node": "base"}));
+    assert_eq!(m.event("BLOCK_JOB_COMPLETED")["data"]["type"], "commit");
+    m.idle();
+    m.io(&checks);
+    m.ok("blockdev-del", json!({"node-name": "two"}));
+    m.ok("blockdev-del", json!({"node-name": "one"}));
+    m.refused("blockdev-del", json!({"node-name": "base"}), "in use");
+    // The active image goes there as well, while it is written.
+    m.ok("block-commit", json!({"job-id": "c", "device": "three", "speed": 1 << 20}));
+    m.io(&["write -P 9 512k 64k"]);
+    m.ok("block-job-set-speed", json!({"device": "c", "speed": 0}));
+    m.event("BLOCK_JOB_READY");
+    m.io(&["write -P 8 640k 64k"]);
+    m.ok("job-complete", json!({"id": "c"}));
+    let done = m.event("BLOCK_JOB_COMPLETED");
+    assert!(done["data"].get("error").is_none(), "{done}");
+    m.idle();
+    let mut checks: Vec<&str> = checks[1..].to_vec();
+    checks.extend(["read -P 2 0 512k", "read -P 9 512k 64k", "read -P 8 640k 64k"]);
+    m.io(&checks);
+    m.ok("blockdev-del", json!({"node-name": "three"}));
+    assert_eq!(m.names(), ["base"]);
+    // An overlay takes everything up.
+    let file = m.path("four").display().to_string();
+    m.ok(
+        "blockdev-snapshot-sync",
+        json!({"node-name": "base", "snapshot-file": file, "snapshot-node-name": "four"}),
+    );
+    m.ok("block-stream", json!({"job-id": "s", "device": "four"}));
+    m.event("BLOCK_JOB_COMPLETED");
+    m.idle();
+    m.ok("blockdev-del", json!({"node-name": "base"}));
+    m.io(&checks);
+    let info = m.tool("img", &["info", "-U", "four"]);
+    assert!(!info.contains("backing"), "{info}");
+    m.ok("block-export-del", json!({"id": "e0"}));
+    m.ok("blockdev-del", json!({"node-name": "four"}));
+    m.tool("img", &["check", "four"]);
+    m.tool("img", &["check", "base"]);
+    m.end();
+}
+
+#[test]
+fn mirrors_and_backups() {
+    let mut m = Machine::new("mirror");
+    m.image("disk");
+    m.export("disk");
+    m.io(&["write -P 1 0 4M"]);
+    m.ok("block-dirty-bitmap-add", json!({"node": "disk", "name": "b"}));
+    let full = m.path("full").display().to_string();
+    let actions = json!([
+        {"type": "block-dirty-bitmap-clear", "data": {"node": "disk", "name": "b"}},
+        {"type": "drive-backup", "data": {"job-id": "b", "device": "disk", "target": full, "sync": "full", "format": "qcow2"}},
+    ]);
+    m.ok("transaction", json!({"actions": actions}));
+    m.event("BLOCK_JOB_COMPLETED");
+    m.idle();
+    m.io(&["write -P 2 1M 192k"]);
+    // None of a transaction happens if one part fails.
+    let actions = json!([
+        {"type": "block-dirty-bitmap-clear", "data": {"node": "disk", "name": "b"}},
+        {"type": "abort", "data": {}},
+    ]);
+    m.refused("transaction", json!({"actions": actions}), "Abort");
+    let inc = m.path("inc").display().to_string();
+    m.tool("img", &["create", "-q", "-f", "qcow2", "-b", "full", "-F", "qcow2", &inc]);
+    m.ok(
+        "drive-backup",
+        json!({"job-id": "b", "device": "disk", "target": inc, "sync": "incremental", "bitmap": "b", "mode": "existing", "format": "qcow2"}),
+    );
+    let done = m.event("BLOCK_JOB_COMPLETED");
+    assert_eq!((&done["data"]["len"], done["data"].get("error")), (&json!(192 << 10), None), "{done}");
+    m.idle();
+    let same = m.tool("img", &["compare", "-U", "-f", "raw", "-F", "qcow2", &m.uri(), "inc"]);
+    assert!(same.contains("identical"), "{same}");
+    // A mirror onto a node takes the disk over.
+    m.image("target");
+    m.refused("blockdev-mirror", json!({"device": "disk", "target": "disk", "sync": "full"}), "same");
+    m.refused("blockdev-mirror", json!({"device": "disk", "target": "target", "sync": "half"}), "half");
+    for copy_mode in ["background", "write-blocking"] {
+        let (from, to) = if copy_mode == "background" { ("disk", "target") } else { ("target", "disk") };
+        m.ok(
+            "blockdev-mirror",
+            json!({"job-id": "m", "device": from, "target": to, "sync": "full", "copy-mode": copy_mode, "auto-dismiss": false}),
+        );
+        m.event("BLOCK_JOB_READY");
+        m.io(&["write -P 7 2M 64k", "discard 0 64k", "write -z 128k 64k"]);
+        m.refused("blockdev-del", json!({"node-name": to}), "in use");
+        m.ok("block-job-complete", json!({"device": "m"}));
+        m.event("BLOCK_JOB_COMPLETED");
+        m.io(&["read -P 7 2M 64k", "read -P 0 128k 64k", "read -P 2 1M 192k", "read -P 1 3M 1M"]);
+        let jobs = m.ok("query-jobs", json!({}));
+        assert_eq!((&jobs[0]["status"], &jobs[0]["id"]), (&json!("concluded"), &json!("m")), "{jobs}");
+        m.ok("job-dismiss", json!({"id": "m"}));
+        m.idle();
+    }
+    m.ok("blockdev-del", json!({"node-name": "target"}));
+    m.refused("job-cancel", json!({"id": "m"}), "not found");
+    m.refused("block-export-add", json!({"type": "nbd", "id": "e0", "node-name": "disk"}), "already");
+    m.ok("nbd-server-stop", json!({}));
+    m.refused("nbd-server-stop", json!({}), "not running");
+    let scratch = m.end();
+    let check =
+        Command::new(boot::rhea()).args(["img", "check", "disk"]).current_dir(scratch.path(".")).status();
+    assert!(check.unwrap().success());
+}
+
+#[test]
+fn bitmaps_outlive_the_machine() {
+    let mut m = Machine::new("bitmaps");
+    m.image("disk");
+    m.export("disk");
+    m.ok(
+        "block-dirty-bitmap-add",
+        json!({"node": "disk", "name": "kept", "persistent": true, "granularity": 4096}),
+    );
+    m.ok("block-dirty-bitmap-add", json!({"node": "disk", "name": "gone"}));
+    m.refused("block-dirty-bitmap-add", json!({"node": "disk", "name": "gone"}), "already exists");
+    m.refused(
+        "block-dirty-bitmap-add",
+        json!({"node": "disk", "name": "x", "granularity": 77}),
+        "power of two",
+    );
+    m.io(&["write -P 1 64k 4k", "write -P 1 1M 5k"]);
+    m.ok("block-dirty-bitmap-disable", json!({"node": "disk", "name": "gone"}));
+    m.ok("block-dirty-bitmap-merge", json!({"node": "disk", "target": "kept", "bitmaps": ["gone"]}));
+    // A client sees it, and nobody changes it meanwhile.
+    m.ok(
+        "block-export-add",
+        json!({"type": "nbd", "id": "e1", "node-name": "disk", "name": "dirty", "bitmaps": ["gone"]}),
+    );
+    m.refused("block-dirty-bitmap-clear", json!({"node": "disk", "name": "gone"}), "in use");
+    let names = format!(
+        "driver=nbd,server.type=unix,server.path={},export=dirty,x-dirty-bitmap=qemu:dirty-bitmap:gone",
+        m.path("nbd").display()
+    );
+    let map = m.tool("img", &["map", "--output=json", "--image-opts", &names]);
+    assert!(
+        map.contains("\"start\": 65536, \"length\": 65536") && map.contains("\"start\": 1048576"),
+        "{map}"
+    );
+    let scratch = m.end();
+    let info =
+        Command::new(boot::rhea()).args(["img", "info", "disk"]).current_dir(scratch.path(".")).output();
+    let info = String::from_utf8_lossy(&info.unwrap().stdout).into_owned();
+    assert!(info.contains("name: kept") && !info.contains("gone") && !info.contains("in-use"), "{info}");
+}
+
+#[test]
+fn filters_and_protocols_by_name() {
+    let mut m = Machine::new("filters");
+    m.image("disk");
+    m.ok("object-add", json!({"qom-type": "throttle-group", "id": "g", "limits": {"iops-total": 100000}}));
+    m.ok(
+        "blockdev-add",
+        json!({"driver": "throttle", "node-name": "slow", "file": "disk", "throttle-group": "g"}),
+    );
+    m.ok(
+        "blockdev-add",
+        json!({"driver": "blkdebug", "node-name": "bad", "image": "slow", "inject-error": [{"event": "none", "iotype": "read", "sector": 100, "errno": 5}]}),
+    );
+    m.export("bad");
+    m.io(&["write -P 3 0 1M", "read -P 3 0 50k"]);
+    let out =
+        Command::new(boot::rhea()).args(["io", "-f", "raw", "-c", "read 0 64k", &m.uri()]).output().unwrap();
+    assert!(!out.status.success(), "the fault is injected: {out:?}");
+    // A client of our own server, with a cache on top.
+    let path = m.path("nbd").display().to_string();
+    m.ok(
+        "blockdev-add",
+        json!({"driver": "nbd", "node-name": "net", "server": {"type": "unix", "path": path}, "export": "disk", "read-only": true}),
+    );
+    m.ok("blockdev-add", json!({"driver": "raw", "node-name": "part", "file": "net", "offset": 4096, "size": 8192, "read-only": true}));
+    assert_eq!(m.names(), ["bad", "disk", "net", "part", "slow"]);
+    for (name, options, words) in [
+        ("quorum", json!({"children": ["part"], "vote-threshold": 2, "read-only": true}), "vote-threshold=2"),
+        ("throttle", json!({"file": "part", "throttle-group": "h"}), "'h'"),
+        ("blkdebug", json!({"image": "part", "inject-error": [{"event": "l1_update"}]}), "l1_update"),
+        ("compress", json!({"file": "part"}), "compressed"),
+        ("nbd", json!({"server": {"type": "unix", "path": "/nonexistent"}}), "/nonexistent"),
+        ("qcow2", json!({"file": "part", "nonsense": 1}), "nonsense"),
+        ("throttle", json!({"file": "disk", "throttle-group": "g"}), "in use"),
+    ] {
+        let mut all = options;
+        all["driver"] = name.into();
+        all["node-name"] = "x".into();
+        m.refused("blockdev-add", all, words);
+    }
+    assert_eq!(m.names(), ["bad", "disk", "net", "part", "slow"]);
+    m.end();
+}
