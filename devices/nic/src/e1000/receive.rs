@@ -63,7 +63,7 @@ impl E1000 {
 
     /// Number of descriptors of the ring, and of those that the host has given.
     fn room(&self) -> (u32, u32) {
-        let entries = self.r.get(reg::RDLEN) / DESCRIPTOR as u32 & 0xffff;
+        let entries = (self.r.get(reg::RDLEN) / DESCRIPTOR as u32) & 0xffff;
         let (head, tail) = (self.r.get(reg::RDH), self.r.get(reg::RDT));
         if head >= entries || tail >= entries {
             return (entries, 0);

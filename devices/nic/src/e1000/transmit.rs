@@ -122,7 +122,7 @@ impl Context {
 impl E1000 {
     /// Sends what the host has put into the ring.
     pub(super) fn transmit(&mut self) {
-        let entries = self.r.get(reg::TDLEN) / DESCRIPTOR as u32 & 0xffff;
+        let entries = (self.r.get(reg::TDLEN) / DESCRIPTOR as u32) & 0xffff;
         let tail = self.r.get(reg::TDT);
         let mut causes = 0;
         // At most once round: a tail outside of the ring is never reached.
