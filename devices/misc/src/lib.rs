@@ -1,6 +1,8 @@
 //! Small chips that fit nowhere else, one file a chip.
 
 mod fw_cfg;
+mod i6300esb;
+mod ib700;
 mod isa_debug_exit;
 mod port92;
 mod pvpanic;
@@ -8,6 +10,8 @@ mod pvpanic_pci;
 mod sifive_test;
 
 pub use fw_cfg::{FwCfgConfig, FwCfgError, FwCfgTable};
+pub use i6300esb::I6300EsbConfig;
+pub use ib700::Ib700Config;
 pub use isa_debug_exit::IsaDebugExitConfig;
 pub use port92::Port92Config;
 pub use pvpanic::PvpanicConfig;
@@ -20,6 +24,7 @@ use pci::PciKind;
 /// All kinds of device in this crate.
 pub const KINDS: &[DeviceKind] = &[
     DeviceKind::of::<FwCfgConfig>(),
+    DeviceKind::of::<Ib700Config>(),
     DeviceKind::of::<IsaDebugExitConfig>(),
     DeviceKind::of::<Port92Config>(),
     DeviceKind::of::<PvpanicConfig>(),
@@ -27,4 +32,4 @@ pub const KINDS: &[DeviceKind] = &[
 ];
 
 /// All PCI functions in this crate.
-pub const PCI_KINDS: &[PciKind] = &[PciKind::of::<PvpanicPciConfig>()];
+pub const PCI_KINDS: &[PciKind] = &[PciKind::of::<I6300EsbConfig>(), PciKind::of::<PvpanicPciConfig>()];

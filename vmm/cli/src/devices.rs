@@ -23,8 +23,8 @@ pub(crate) fn all() -> Vec<DeviceKind> {
 
 /// All kinds of PCI function.
 pub(crate) fn pci_functions() -> Vec<PciKind> {
-    let families: [&[PciKind]; 5] =
-        [pci::KINDS, misc::PCI_KINDS, storage::PCI_KINDS, display::PCI_KINDS, virtio_pci()];
+    let families: [&[PciKind]; 6] =
+        [pci::KINDS, misc::PCI_KINDS, nic::PCI_KINDS, storage::PCI_KINDS, display::PCI_KINDS, virtio_pci()];
     families.concat()
 }
 

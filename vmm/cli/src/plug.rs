@@ -10,10 +10,11 @@ use control::config::{DeviceConfig, Drive, DriveInterface, Media, Nic, Props};
 use control::{VmConfig, nearest};
 use device::{AnyConfig, CharBackend};
 use machines::{BoardKind, Plugged, PluggedIsa, PluggedPci};
-use misc::{IsaDebugExitConfig, PvpanicConfig};
+use misc::{Ib700Config, IsaDebugExitConfig, PvpanicConfig};
+use nic::{E1000Config, NicBackend};
 use pci::{AnyPci, Pci, PciKind};
 use serial::DebugConConfig;
-use storage::{FloppyDrive, IdeDrive};
+use storage::{FloppyDrive, IdeDrive, NvmeConfig};
 use virtio::{
     BalloonConfig, BlkConfig, ConsoleConfig, Mmio, NetBackend, NetConfig, RngConfig, RngSource, VirtioConfig,
     VirtioPci, VsockBackend, VsockConfig,
@@ -148,6 +149,9 @@ const DRIVERS: &[Driver] = &[
         extra: &[("ioport", "uint16", "port (default: 0x505)")],
         make: Make::With(pvpanic),
     },
+    Driver { name: "e1000", category: "Network", bus: PCI, extra: &NETDEV, make: Make::With(e1000) },
+    Driver { name: "ib700", category: "Misc", bus: "ISA", extra: &[], make: Make::With(ib700) },
+    Driver { name: "nvme", category: "Storage", bus: PCI, extra: &DRIVE, make: Make::With(nvme) },
     Driver {
         name: "virtconsole",
         category: "Input",
@@ -293,6 +297,25 @@ fn debugcon(m: &mut Making<'_>) -> Result<Made> {
     port_of(m, "iobase", 0xe9)?;
     chardev(m)?;
     Ok(Made::Device(Box::new(DebugConConfig::default())))
+}
+
+fn ib700(m: &mut Making<'_>) -> Result<Made> {
+    m.port = Some(0x441);
+    Ok(Made::Device(Box::new(Ib700Config::default())))
+}
+
+fn nvme(m: &mut Making<'_>) -> Result<Made> {
+    let id = m.props.take_text("drive")?;
+    let id = id.ok_or_else(|| anyhow!("needs drive=ID, of a -drive with if=none or a -blockdev"))?;
+    let iothread = m.props.take_text("iothread")?;
+    let disk = m.backends.disk(&id, m.name, iothread.as_deref())?;
+    Ok(Made::Pci(Box::new(Pci::new(NvmeConfig { serial: String::new(), disks: vec![disk] }))))
+}
+
+fn e1000(m: &mut Making<'_>) -> Result<Made> {
+    let id = m.props.take_text("netdev")?;
+    let end = id.map(|id| net_end(m.backends, m.name, &id)).transpose()?;
+    Ok(Made::Pci(Box::new(Pci::new(E1000Config { mac: None, backend: NicBackend(end) }))))
 }
 
 fn port_alone(_: &mut Making<'_>) -> Result<Made> {
