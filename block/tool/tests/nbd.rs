@@ -371,7 +371,7 @@ fn filters_by_name() {
         "driver=quorum,vote-threshold=2,{},{},{}",
         child(0, "src.raw"),
         child(1, "b.raw"),
-        child(2, "src.qcow2")
+        child(2, "src.qcow2").replace("driver=raw", "driver=qcow2")
     );
     b.ours(&format!("convert --image-opts {names} -O raw back"));
     b.same("back");

@@ -198,8 +198,11 @@ pub trait Vm: Send + Sync {
     }
     /// Does one of QMP's commands about disks, jobs and exports; the types of its arguments have been checked.
     fn block_command(&self, name: &str, arguments: &serde_json::Map<String, Value>) -> Answer<Value> {
-        let _ = arguments;
         match name {
+            "job-dismiss" => {
+                let id = arguments.get("id").and_then(Value::as_str).unwrap_or_default();
+                Err(VmError::Failed(format!("job '{id}' not found")))
+            }
             "query-jobs" | "query-block-jobs" | "query-block-exports" => Ok(Value::Array(Vec::new())),
             _ => unsupported(name),
         }
