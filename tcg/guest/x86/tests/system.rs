@@ -392,3 +392,18 @@ fn an_nmi_holds_back_others_until_iret() {
         assert_eq!(second.rbx, first.rbx + 1);
     });
 }
+
+#[test]
+fn calls_of_16_bit_code_at_the_bottom_of_memory() {
+    both(|rig| {
+        // call +1; hlt; out 0xf4, al
+        rig.write(CODE, b"\xe8\x01\x00\xf4\xe6\xf4");
+        let mut s = State::reset();
+        (s.cs.selector, s.cs.base, s.rip) = (0, 0, CODE);
+        (s.ss.base, s.rsp) = (0, 0x8000);
+        rig.set_state(&s);
+        assert_eq!(rig.run(), Exit::Kicked);
+        let t = rig.state();
+        assert_eq!((t.rip, t.rsp, rig.get(0x7ffe) & 0xffff), (CODE + 6, 0x7ffe, CODE + 3));
+    });
+}

@@ -163,7 +163,15 @@ impl Translator<'_, '_> {
         }
         let ty = int(self.stack_bytes());
         let back = self.next_offset();
-        let back = if self.mode.cs_base == 0 { self.b.pc(ty, back) } else { self.b.iconst(ty, back) };
+        let back = match ty {
+            _ if self.mode.cs_base != 0 => self.b.iconst(ty, back),
+            // An address is of 32 or 64 bits.
+            Type::I16 => {
+                let pc = self.b.pc(Type::I32, back);
+                self.b.trunc(ty, pc)
+            }
+            _ => self.b.pc(ty, back),
+        };
         let hint = Hint::Call(self.next);
         if self.is_direct() {
             let target = self.target();
