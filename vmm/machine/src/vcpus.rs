@@ -2,10 +2,12 @@
 
 use std::any::Any;
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 
-use accel::{Exit, Kicker, Vcpu, VcpuBinder, VcpuIo};
+use accel::arch::GuestArch;
+use accel::{Exit, InternalError, Kicker, Vcpu, VcpuBinder, VcpuIo};
 use parking_lot::{Condvar, Mutex};
 
 use crate::MachineError;
@@ -186,7 +188,17 @@ fn drive(index: u32, v: &mut dyn Vcpu, shared: &Shared, io: &dyn VcpuIo, on_exit
         }
         c.standing -= 1;
         drop(c);
-        match v.run(io) {
+        // Elsewhere on the stack nothing is left half done: a panic inside generated code ends the process at once.
+        let outcome = catch_unwind(AssertUnwindSafe(|| v.run(io)));
+        let Ok(outcome) = outcome.map_err(|panic| {
+            let mut c = shared.control.lock();
+            (c.running, c.halted[at]) = (false, true);
+            drop(c);
+            on_exit(index, Exit::Fatal(Box::new(failure(&message(&*panic), DEFECT))));
+        }) else {
+            continue;
+        };
+        match outcome {
             Ok(Exit::Kicked) => {}
             Ok(Exit::Halted) => {
                 shared.control.lock().halted[at] = true;
@@ -199,19 +211,118 @@ fn drive(index: u32, v: &mut dyn Vcpu, shared: &Shared, io: &dyn VcpuIo, on_exit
                 on_exit(index, exit);
             }
             Err(e) => {
-                let error = accel::InternalError {
-                    guest: accel::arch::GuestArch::X86_64,
-                    reason: e.to_string(),
-                    pc: 0,
-                    bytes: Vec::new(),
-                    registers: String::new(),
-                    recoverable: false,
-                    advice: "this is an error of the host or of Rhea; try another accelerator (-accel tcg)"
-                        .into(),
-                };
+                let error = failure(
+                    &e.to_string(),
+                    "this is an error of the host or of Rhea; try another accelerator (-accel tcg)",
+                );
                 shared.control.lock().halted[at] = true;
                 on_exit(index, Exit::Fatal(Box::new(error)));
             }
         }
+    }
+}
+
+/// What to do about a panic.
+const DEFECT: &str = "this is a defect in Rhea: please report it with the lines above";
+
+/// What a panic says.
+fn message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    format!("a vCPU's thread has panicked: {}", text.unwrap_or("no message"))
+}
+
+/// An error that says nothing of the guest.
+fn failure(reason: &str, advice: &str) -> InternalError {
+    InternalError {
+        guest: GuestArch::X86_64,
+        reason: reason.to_owned(),
+        pc: 0,
+        bytes: Vec::new(),
+        registers: String::new(),
+        recoverable: false,
+        advice: advice.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use accel::arch::CpuState;
+    use accel::{DebugConfig, IoResult, VcpuError};
+
+    use super::*;
+
+    /// A vCPU that panics when it runs.
+    struct Broken;
+
+    impl Kicker for Broken {
+        fn kick(&self) {}
+    }
+
+    impl VcpuBinder for Broken {
+        fn index(&self) -> u32 {
+            0
+        }
+        fn kicker(&self) -> Arc<dyn Kicker> {
+            Arc::new(Broken)
+        }
+        fn bind(self: Box<Self>) -> Result<Box<dyn Vcpu>, VcpuError> {
+            Ok(self)
+        }
+    }
+
+    impl Vcpu for Broken {
+        fn run(&mut self, _io: &dyn VcpuIo) -> Result<Exit, VcpuError> {
+            panic!("on purpose");
+        }
+        fn state(&mut self) -> Result<CpuState, VcpuError> {
+            Err(VcpuError::Unsupported("state"))
+        }
+        fn set_state(&mut self, _state: &CpuState) -> Result<(), VcpuError> {
+            Ok(())
+        }
+        fn set_debug(&mut self, _debug: &DebugConfig) -> Result<(), VcpuError> {
+            Ok(())
+        }
+        fn translate(&mut self, _gva: u64) -> Option<u64> {
+            None
+        }
+    }
+
+    impl VcpuIo for Broken {
+        fn mmio_read(&self, _: u64, _: &mut [u8]) -> IoResult {
+            IoResult::DecodeError
+        }
+        fn mmio_write(&self, _: u64, _: &[u8]) -> IoResult {
+            IoResult::DecodeError
+        }
+        fn pio_read(&self, _: u16, _: &mut [u8]) -> IoResult {
+            IoResult::DecodeError
+        }
+        fn pio_write(&self, _: u16, _: &[u8]) -> IoResult {
+            IoResult::DecodeError
+        }
+        fn ack_irq(&self, _: u32) -> Option<u8> {
+            None
+        }
+        fn eoi(&self, _: u8) {}
+    }
+
+    #[test]
+    fn a_panic_is_told_and_ends_nothing_else() {
+        let (tx, rx) = mpsc::channel();
+        let tell: ExitHandler = Arc::new(move |cpu, exit| {
+            let _ = tx.send((cpu, exit));
+        });
+        let vcpus = Vcpus::new(vec![Box::new(Broken)], &|_| Arc::new(Broken), &tell).unwrap();
+        vcpus.run();
+        let (cpu, Exit::Fatal(error)) = rx.recv().unwrap() else { panic!("another exit") };
+        assert_eq!((cpu, error.reason.as_str()), (0, "a vCPU's thread has panicked: on purpose"));
+        // The thread stands, answers, and does not run the vCPU again.
+        vcpus.stop();
+        assert_eq!(vcpus.on(0, |_| 7), Some(7));
+        vcpus.run();
+        vcpus.stop();
+        assert!(rx.try_recv().is_err());
     }
 }
