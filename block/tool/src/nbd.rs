@@ -1,6 +1,5 @@
 //! `qemu-nbd`: an image given to others by NBD, or the list of what a server gives.
 
-use std::io::Write;
 use std::sync::Arc;
 
 use block::{BlockNode, Overlay};
@@ -285,6 +284,8 @@ fn serve(args: &Args) -> Outcome {
 /// Leaves the terminal and tells who waits that clients can connect.
 #[cfg(unix)]
 fn detach() {
+    use std::io::Write as _;
+
     let _ = rustix::process::setsid();
     let mut out = std::io::stdout();
     let _ = out.write_all(b"\n").and_then(|()| out.flush());

@@ -12,7 +12,8 @@ pub(crate) fn all() -> Vec<Box<dyn Accelerator>> {
 #[cfg(target_os = "linux")]
 fn hardware() -> Vec<Box<dyn Accelerator>> {
     // Where KVM has to emulate what it does not know, the translator takes over.
-    let translator = crate::guests::translator(accel::arch::GuestArch::X86_64);
+    let x86 = accel::arch::GuestArch::X86_64;
+    let translator = crate::guests::translators().into_iter().find(|t| t.guests().contains(&x86));
     let kvm: Box<dyn Accelerator> = Box::new(accel_kvm::Kvm::new());
     vec![match translator {
         Some(translator) => Box::new(accel_takeover::Takeover::new(kvm, translator)),

@@ -12,11 +12,6 @@ pub(crate) fn translators() -> Vec<Box<dyn Accelerator>> {
     vec![Box::new(Tcg::<Riscv>::new()), Box::new(Tcg::<X86>::new())]
 }
 
-/// The translator that runs guests of `arch`.
-pub(crate) fn translator(arch: GuestArch) -> Option<Box<dyn Accelerator>> {
-    translators().into_iter().find(|t| t.guests().contains(&arch))
-}
-
 /// Architectures whose programs user mode runs.
 pub(crate) fn programs() -> Vec<user::Guest> {
     programs::all(&[GuestArch::Riscv64, GuestArch::Riscv32, GuestArch::X86_64, GuestArch::I386])

@@ -138,6 +138,7 @@ impl Nets {
     }
 
     /// Notes which back end a card has.
+    #[cfg_attr(not(unix), expect(dead_code, reason = "what plugs devices is for Unix hosts"))]
     pub(crate) fn card(&mut self, name: &str, id: &str) {
         self.cards.push((name.to_owned(), id.to_owned()));
     }
