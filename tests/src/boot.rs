@@ -29,15 +29,27 @@ pub fn rhea() -> &'static Path {
         if let Some(binary) = env::var_os("RHEA_BIN") {
             return PathBuf::from(binary);
         }
-        let status = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-            .args(["build", "--quiet", "--release", "--package", "rhea"])
-            .current_dir(workspace::root())
-            .status();
+        let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        command.args(["build", "--quiet", "--release", "--package", "rhea"]).current_dir(workspace::root());
+        forget_cargo(&mut command);
+        let status = command.status();
         assert!(status.is_ok_and(|status| status.success()), "cargo build --release --package rhea failed");
         let target =
             env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace::root().join("target"), PathBuf::from);
         target.join("release/rhea")
     })
+}
+
+/// Takes away what Cargo tells a test of its package: build scripts of dependencies look at that, and a build would be made anew
+/// for it.
+pub fn forget_cargo(command: &mut Command) {
+    for (name, _) in env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") || text == "CARGO_CRATE_NAME"
+        {
+            command.env_remove(&name);
+        }
+    }
 }
 
 /// The path of a fetched guest file such as `riscv64/linux`; `None`, said aloud, when it is not there.

@@ -204,6 +204,7 @@ fn make_run_gives_a_shell_on_the_terminal() {
     let mut run = Process::on_terminal("make", &["run"], |command| {
         // What the outer make or cargo tells its children is not for this one.
         command.current_dir(&root).env_remove("MAKEFLAGS").env_remove("MAKELEVEL").env_remove("CARGO");
+        boot::forget_cargo(command);
     })
     .unwrap();
     let mut session = || -> Result<(), String> {
