@@ -8,7 +8,7 @@ use crate::{
     control::CR0_PG,
     exceptions::{self, vector},
     guest::X86,
-    kvm, mmu,
+    kvm, mmu, smm,
     state::{Cpu, seg},
 };
 
@@ -239,8 +239,11 @@ fn write_efer(cx: &mut Cx<'_, X86>, value: u64) -> Result<(), Trap> {
 /// The registers that have no field of their own in the neutral state, ascending.
 pub(crate) fn save(cx: &mut Cx<'_, X86>) -> Vec<Msr> {
     let s = &*cx.state;
-    let mut list =
-        vec![Msr { index: TSC_ADJUST, value: s.msrs.tsc_adjust }, Msr { index: SMBASE, value: s.smbase }];
+    let mut list = vec![Msr { index: TSC_ADJUST, value: s.msrs.tsc_adjust }];
+    // Where it was never moved, an accelerator without system management mode can take the vCPU over.
+    if s.smbase != smm::BASE {
+        list.push(Msr { index: SMBASE, value: s.smbase });
+    }
     for index in plain_numbers() {
         if let Some(v) = plain(cx.state, index) {
             list.push(Msr { index, value: *v });
