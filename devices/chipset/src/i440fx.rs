@@ -4,7 +4,7 @@ use device::{Access, BuildError, Device, ResetKind, StateBlob, StateError, Wires
 use pci::config_space::{ConfigSpace, command, reg, touches};
 use pci::{Function, FunctionSpec, INTEL, PciConfig, PciDevice, class};
 
-use crate::memory::{LowMemory, PAM_COUNT, SMRAM_LOCK, SMRAM_OPEN};
+use crate::memory::{LowMemory, PAM_COUNT, SMRAM_OPEN, lock_smram};
 
 device_config! {
     /// The host bridge.
@@ -95,14 +95,5 @@ impl PciDevice for I440fx {
         if touches(at, len, PAM, PAM_COUNT) || touches(at, len, SMRAM, 1) {
             self.follow();
         }
-    }
-}
-
-/// Once locked, SMRAM is closed and stays so until the next reset.
-pub(crate) fn lock_smram(space: &mut ConfigSpace, at: usize, locked: &mut bool) {
-    let value = space.u8(at);
-    *locked |= value & SMRAM_LOCK != 0;
-    if *locked {
-        space.set_u8(at, value & !SMRAM_OPEN | SMRAM_LOCK);
     }
 }

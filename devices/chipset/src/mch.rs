@@ -10,8 +10,7 @@ use guest_memory::{AddressSpace, MemoryError, Region, RegionId};
 use pci::config_space::{ConfigSpace, command, reg, touches};
 use pci::{ECAM_BUS, Fabric, Function, FunctionSpec, INTEL, PciConfig, PciDevice, class, ecam};
 
-use crate::i440fx::lock_smram;
-use crate::memory::{LowMemory, PAM_COUNT, SMRAM_OPEN};
+use crate::memory::{LowMemory, PAM_COUNT, SMRAM_OPEN, lock_smram};
 
 /// Where the guest has put the memory-mapped configuration space: base and size, 0 if nowhere. For those who describe the
 /// machine to it.

@@ -9,6 +9,7 @@
 use device::Spaces;
 use guest_memory::{AddressSpace, MemoryError, Region, RegionId, Transaction};
 use pci::MEMORY_CONTAINER;
+use pci::config_space::ConfigSpace;
 
 /// Name of the RAM that the windows lie over.
 const RAM: &str = "ram";
@@ -122,3 +123,12 @@ trait Pipe: Sized {
 }
 
 impl Pipe for Region {}
+
+/// Once locked, SMRAM is closed and stays so until the next reset.
+pub(crate) fn lock_smram(space: &mut ConfigSpace, at: usize, locked: &mut bool) {
+    let value = space.u8(at);
+    *locked |= value & SMRAM_LOCK != 0;
+    if *locked {
+        space.set_u8(at, value & !SMRAM_OPEN | SMRAM_LOCK);
+    }
+}
