@@ -7,12 +7,14 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 GUESTS ?= build/guests
 SCRIPTS := resources/scripts
-RHEA := $(or $(CARGO_TARGET_DIR),target)/release/rhea
+# Cargo's profile of the binary; dev builds much faster, and what it translates runs as fast.
+PROFILE ?= release
+RHEA := $(or $(CARGO_TARGET_DIR),target)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))/rhea
 
 .PHONY: build run test check cross-check bench fuzz boot-tests golden-bless install clean help deps guests
 
-build: deps ## build the release binary
-	cargo build --release --package rhea
+build: deps ## build the binary (PROFILE=release)
+	cargo build --profile $(PROFILE) --package rhea
 
 run: build guests ## boot Debian's riscv64 kernel to a shell on this terminal (Ctrl-A x leaves)
 	$(RHEA) run --arch riscv64 -M virt -smp 2 -m 512 -nographic -no-reboot \
@@ -35,7 +37,7 @@ boot-tests: build guests ## the long whole-system tests
 
 bench: build guests ## tables of boot cost, start-up, idle and translation speed against QEMU 10
 	$(SCRIPTS)/deps.sh bench
-	cargo build --quiet --release --package rhea_tests --bins
+	cargo build --quiet --profile $(PROFILE) --package rhea_tests --bins
 	$(dir $(RHEA))bench $(BENCH)
 
 fuzz: deps ## longer runs of the random tests (FUZZ_CASES, default 20000)

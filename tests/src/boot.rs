@@ -19,7 +19,7 @@ pub const STEP: Duration = Duration::from_secs(180);
 /// The words every Linux guest here is started with.
 pub const APPEND: &str = "console=ttyS0 panic=-1";
 
-/// The binary under test: `RHEA_BIN`, or a release build made now.
+/// The binary under test: `RHEA_BIN`, or one built now by the profile `PROFILE` (release), as `make` does.
 ///
 /// # Panics
 /// When it cannot be built.
@@ -30,13 +30,16 @@ pub fn rhea() -> &'static Path {
             return PathBuf::from(binary);
         }
         let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        command.args(["build", "--quiet", "--release", "--package", "rhea"]).current_dir(workspace::root());
+        let profile = env::var("PROFILE").unwrap_or_else(|_| "release".to_owned());
+        command
+            .args(["build", "--quiet", "--profile", &profile, "--package", "rhea"])
+            .current_dir(workspace::root());
         forget_cargo(&mut command);
         let status = command.status();
-        assert!(status.is_ok_and(|status| status.success()), "cargo build --release --package rhea failed");
+        assert!(status.is_ok_and(|status| status.success()), "cargo build --package rhea failed");
         let target =
             env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace::root().join("target"), PathBuf::from);
-        target.join("release/rhea")
+        target.join(if profile == "dev" { "debug" } else { &profile }).join("rhea")
     })
 }
 
