@@ -116,6 +116,41 @@ fn riscv64_linux_on_the_interpreter_powers_off() {
     assert_eq!(status.code(), Some(0));
 }
 
+/// Debian's amd64 kernel on one processor of the multiprocessor table, and on more that ACPI names, to its power-off.
+#[test]
+fn x86_64_linux_on_microvm_with_few_and_many_processors() {
+    if !boot::has_board("x86_64", "microvm") {
+        return;
+    }
+    let (Some(kernel), Some(initrd)) = (boot::guest("x86_64/linux"), boot::guest("x86_64/initrd.gz")) else {
+        return;
+    };
+    for (acpi, vcpus, append) in [("off", 1, "guest.reboot reboot=t"), ("on", 4, ""), ("on", 8, "")] {
+        let (board, vcpus_text) = (format!("microvm,acpi={acpi}"), vcpus.to_string());
+        let append = format!("{APPEND} {append}");
+        let arguments = [
+            "-accel",
+            "tcg",
+            "-smp",
+            &vcpus_text,
+            "-m",
+            "512",
+            "-kernel",
+            text(&kernel),
+            "-initrd",
+            text(&initrd),
+            "-append",
+            &append,
+        ];
+        let mut guest = boot::start("x86_64", &board, &arguments).unwrap();
+        guest.console.expect("GUEST-INIT-OK x86_64", LONG).unwrap();
+        guest.console.expect(&format!("cpus={vcpus}"), LONG).unwrap();
+        guest.console.expect("GUEST-DONE", LONG).unwrap();
+        let (status, _) = guest.wait(LONG).unwrap();
+        assert_eq!(status.code(), Some(0), "{acpi}, {vcpus}");
+    }
+}
+
 #[test]
 fn x86_64_linux_on_microvm_under_kvm_ends() {
     if !boot::has_board("x86_64", "microvm") || !boot::has_kvm() {

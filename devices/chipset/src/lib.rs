@@ -3,6 +3,7 @@
 //! The interrupt controllers, timers, clocks and DMA of these chips are devices of their own in other crates.
 
 mod acpi;
+mod acpi_pm;
 mod i440fx;
 mod ich9;
 mod mch;
@@ -13,6 +14,7 @@ mod pirq;
 #[cfg(test)]
 mod tests;
 
+pub use acpi_pm::AcpiPmConfig;
 pub use i440fx::I440fxConfig;
 pub use ich9::{Ich9LpcConfig, Ich9SmbusConfig};
 pub use mch::{EcamPlace, MchConfig};

@@ -5,7 +5,9 @@ use device::test_bench::{Bench, check};
 use pci::Pci;
 use pci::test_bench::PciBench;
 
-use crate::{I440fxConfig, Ich9LpcConfig, Ich9SmbusConfig, MchConfig, Piix3Config, Piix4PmConfig};
+use crate::{
+    AcpiPmConfig, I440fxConfig, Ich9LpcConfig, Ich9SmbusConfig, MchConfig, Piix3Config, Piix4PmConfig,
+};
 
 #[test]
 fn all_pass_the_common_tests() {
@@ -15,6 +17,7 @@ fn all_pass_the_common_tests() {
     check(Pci::new(Piix4PmConfig::default()));
     check(Pci::new(Ich9LpcConfig { smm: true }));
     check(Pci::new(Ich9SmbusConfig::default()));
+    check(AcpiPmConfig::default());
 }
 
 #[test]
@@ -70,6 +73,21 @@ fn the_power_button_the_timer_and_soft_off() {
     power(&b, 1, 3, 0xf1);
     let b = PciBench::new(Ich9LpcConfig::default());
     power(&b, 1, 2, 2);
+}
+
+#[test]
+fn a_block_of_its_own_is_the_systems_from_the_start() {
+    let b = Bench::new(AcpiPmConfig::default());
+    assert_eq!(b.read(0, 4, 2), 1);
+    b.write(0, 2, 2, 0x100);
+    b.input("power_button", 0, true);
+    assert!(b.line("sci"));
+    b.write(0, 0, 2, 0x100);
+    assert!(!b.line("sci"));
+    b.write(0, 4, 2, 0);
+    assert_eq!(b.read(0, 4, 2), 1, "there is no legacy mode");
+    b.write(0, 4, 2, 1 << 13);
+    assert_eq!(b.take_requests(), [SystemRequest::Shutdown { code: None }]);
 }
 
 #[test]

@@ -50,6 +50,16 @@ pub(super) struct Piece {
     pub(super) ram: bool,
 }
 
+/// What the kernel is told of the machine.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Told<'a> {
+    /// The command line.
+    pub(super) append: &'a str,
+    pub(super) map: &'a [Piece],
+    /// Where ACPI's root pointer stands.
+    pub(super) acpi: Option<u32>,
+}
+
 fn bad(path: &Path, what: &str) -> MachineError {
     MachineError::Board(format!("{}: {what}", path.display()))
 }
@@ -103,7 +113,7 @@ fn put(page: &mut [u8], at: usize, value: u64, n: usize) {
 }
 
 /// The zero page.
-fn zero_page(h: &Header, load: u64, initrd: Option<(u64, u64)>, map: &[Piece]) -> Vec<u8> {
+fn zero_page(h: &Header, load: u64, initrd: Option<(u64, u64)>, told: &Told<'_>) -> Vec<u8> {
     let mut page = vec![0; 4096];
     page[0x1f1..0x1f1 + h.setup.len()].copy_from_slice(&h.setup);
     // A boot loader without a number of its own; the kernel was loaded high.
@@ -111,12 +121,13 @@ fn zero_page(h: &Header, load: u64, initrd: Option<(u64, u64)>, map: &[Piece]) -
     page[0x211] |= 1;
     put(&mut page, 0x214, load, 4);
     put(&mut page, 0x228, COMMAND_LINE, 4);
+    put(&mut page, 0x70, told.acpi.unwrap_or(0).into(), 8);
     if let Some((at, len)) = initrd {
         put(&mut page, 0x218, at, 4);
         put(&mut page, 0x21c, len, 4);
     }
-    page[0x1e8] = map.len() as u8;
-    for (i, p) in map.iter().enumerate() {
+    page[0x1e8] = told.map.len() as u8;
+    for (i, p) in told.map.iter().enumerate() {
         let at = 0x2d0 + 20 * i;
         put(&mut page, at, p.base, 8);
         put(&mut page, at + 8, p.size, 8);
@@ -156,13 +167,14 @@ fn pvh_entry<H: FileHeader<Endian = Endianness>>(data: &[u8]) -> Option<u64> {
 }
 
 /// The start info of PVH with its module list and memory map, as images.
-fn start_info(initrd: Option<(u64, u64)>, map: &[Piece]) -> Vec<Image> {
+fn start_info(initrd: Option<(u64, u64)>, told: &Told<'_>) -> Vec<Image> {
     let mut info = vec![0; 56];
     put(&mut info, 0, 0x336e_c578, 4);
     put(&mut info, 4, 1, 4);
     put(&mut info, 24, COMMAND_LINE, 8);
+    put(&mut info, 32, told.acpi.unwrap_or(0).into(), 8);
     put(&mut info, 40, MEMORY_MAP, 8);
-    put(&mut info, 48, map.len() as u64, 4);
+    put(&mut info, 48, told.map.len() as u64, 4);
     let mut images = Vec::new();
     if let Some((at, len)) = initrd {
         put(&mut info, 12, 1, 4);
@@ -173,7 +185,7 @@ fn start_info(initrd: Option<(u64, u64)>, map: &[Piece]) -> Vec<Image> {
         images.push(Image::bytes("modules", MODULES, module));
     }
     let mut table = Vec::new();
-    for p in map {
+    for p in told.map {
         let mut row = vec![0; 24];
         put(&mut row, 0, p.base, 8);
         put(&mut row, 8, p.size, 8);
@@ -199,10 +211,10 @@ pub(super) fn place(
     b: &mut Board,
     c: &BoardConfig,
     path: &Path,
-    append: &str,
-    map: &[Piece],
+    told: &Told<'_>,
     low_top: u64,
 ) -> Result<Start, MachineError> {
+    let append = told.append;
     if append.len() > MAX_COMMAND_LINE || append.contains('\0') {
         return Err(MachineError::Board(format!(
             "-append: {} bytes; at most {MAX_COMMAND_LINE} without a NUL are possible",
@@ -262,10 +274,10 @@ pub(super) fn place(
     }
     match (&setup, start) {
         (Some(h), Start::Long { entry }) => {
-            images.push(Image::bytes("zero page", ZERO_PAGE, zero_page(h, entry - 0x200, initrd, map)));
+            images.push(Image::bytes("zero page", ZERO_PAGE, zero_page(h, entry - 0x200, initrd, told)));
             images.push(Image::bytes("page tables", PAGE_TABLES, page_tables()));
         }
-        _ => images.extend(start_info(initrd, map)),
+        _ => images.extend(start_info(initrd, told)),
     }
     let mut line = append.as_bytes().to_vec();
     line.push(0);
@@ -313,7 +325,9 @@ mod tests {
         let h = header(Path::new("k"), &image(0x20f, 1)).unwrap().unwrap();
         let map =
             [Piece { base: 0, size: LOW_END, ram: true }, Piece { base: LOW_END, size: 0x400, ram: false }];
-        let p = zero_page(&h, HIGH, Some((0x123_4000, 0x55)), &map);
+        let told = Told { append: "", map: &map, acpi: Some(0xe_0000) };
+        let p = zero_page(&h, HIGH, Some((0x123_4000, 0x55)), &told);
+        assert_eq!(le(&p, 0x70, 8), 0xe_0000);
         assert_eq!(le(&p, 0x202, 4), u64::from(u32::from_le_bytes(*b"HdrS")));
         assert_eq!((le(&p, 0x218, 4), le(&p, 0x21c, 4), le(&p, 0x228, 4)), (0x123_4000, 0x55, COMMAND_LINE));
         assert_eq!((p[0x1e8], le(&p, 0x2d0 + 20, 8), le(&p, 0x2d0 + 36, 4)), (2, LOW_END, 2));

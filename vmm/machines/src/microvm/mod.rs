@@ -1,15 +1,18 @@
 //! `microvm`: the smallest x86 machine that Linux boots on directly.
 //!
-//! RAM, a serial port, a real-time clock, the keyboard controller's reset line, virtio-mmio transports; no PCI,
-//! no ACPI, no firmware unless one is given. A multiprocessor table names the processors and the I/O APIC.
+//! RAM, a serial port, a real-time clock, the keyboard controller's reset line, virtio-mmio transports, power management; no
+//! PCI, no firmware unless one is given. ACPI tables, or with `acpi=off` a multiprocessor table alone, name the processors and
+//! the I/O APIC.
 //!
 //! Where the interrupt controllers stand: [`crate::x86`].
 
 mod boot;
+mod dsdt;
 mod mptable;
 
 use accel::arch::x86_64::Table;
 use accel::arch::{CpuState, GuestArch};
+use chipset::AcpiPmConfig;
 use guest_memory::Unassigned;
 use input::I8042Config;
 use machine::{Board, Image, MachineError, Node};
@@ -17,7 +20,9 @@ use misc::IsaDebugExitConfig;
 use serial::{DebugConConfig, Ns16550Config};
 use timer::Mc146818Config;
 
-use self::boot::{Piece, Start};
+use self::boot::{Piece, Start, Told};
+use self::dsdt::Devices;
+use crate::pc::acpi::{self, Hardware};
 use crate::x86::{self, Controllers, FOUR_GIB, IOAPIC};
 use crate::{Bios, BoardConfig, BoardKind, kernel};
 
@@ -25,11 +30,23 @@ use crate::{Bios, BoardConfig, BoardKind, kernel};
 const LOW_MAX: u64 = 3 << 30;
 const VIRTIO: u64 = 0xfeb0_0000;
 const VIRTIO_STEP: u64 = 0x1000;
-/// Legacy interrupts that nothing else uses.
-const VIRTIO_IRQS: [usize; 8] = [5, 6, 7, 9, 10, 11, 14, 15];
+/// Most virtio devices.
+const VIRTIO_SLOTS: usize = 8;
+/// Interrupts of virtio devices that ACPI names: inputs of the I/O APIC alone.
+const VIRTIO_GSI: usize = 16;
+/// Legacy interrupts that nothing else uses, for a kernel without ACPI.
+const VIRTIO_IRQS: [usize; VIRTIO_SLOTS] = [5, 6, 7, 9, 10, 11, 14, 15];
+/// Power management registers.
+const PM_BASE: u16 = 0x600;
+const PM_SIZE: u8 = 12;
+const SCI: usize = 9;
+/// Where ACPI's root pointer stands, and the tables behind it: where a kernel looks for it.
+const ACPI: u32 = 0xe_0000;
 const SERIAL: [(u16, usize); 2] = [(0x3f8, 4), (0x2f8, 3)];
 const RTC: (u16, usize) = (0x70, 8);
 const KEYBOARD: (u16, u16, usize) = (0x60, 0x64, 1);
+/// The keyboard controller's command that resets the machine.
+const RESET: u8 = 0xfe;
 const DEBUG_EXIT: u16 = 0x501;
 const DEBUG_CONSOLE: u16 = 0xe9;
 
@@ -48,8 +65,11 @@ pub const KIND: BoardKind = BoardKind {
         ("isa-debug-exit", "on or off: exit port 0x501 for tests (default off)"),
         ("debugcon", "on or off: debug console at port 0xe9, on the second serial (default off)"),
         ("x-option-roms", "off: this board runs no option ROMs (default off)"),
-        ("acpi", "off: the multiprocessor table takes the place of ACPI (default off)"),
-        ("auto-kernel-cmdline", "on or off: tell the kernel of the virtio devices (default on)"),
+        ("acpi", "on or off: ACPI tables and power management (default on; off with -bios)"),
+        (
+            "auto-kernel-cmdline",
+            "on or off: without ACPI, tell the kernel of the virtio devices (default on)",
+        ),
     ],
     isa: true,
     pci: false,
@@ -77,14 +97,9 @@ fn wire(c: &BoardConfig, node: &mut Node, pin: &str, n: usize) -> Result<(), Mac
 /// Records the board.
 pub fn build(c: &BoardConfig) -> Result<Board, MachineError> {
     KIND.check(c)?;
-    for (name, why) in
-        [("x-option-roms", "it runs no option ROMs"), ("acpi", "it has a multiprocessor table instead")]
-    {
-        if switch(c, name, false)? {
-            return Err(MachineError::Board(format!(
-                "microvm: {name}=on is not possible on this board: {why}"
-            )));
-        }
+    if switch(c, "x-option-roms", false)? {
+        let why = "x-option-roms=on is not possible on this board: it runs no option ROMs";
+        return Err(MachineError::Board(format!("microvm: {why}")));
     }
     let least = 2 << 20;
     if c.ram < least || c.ram > 1 << 40 {
@@ -102,8 +117,8 @@ pub fn build(c: &BoardConfig) -> Result<Board, MachineError> {
         b.ram("ram.high", FOUR_GIB, c.ram - low, c.ram_config.after(low));
     }
     controllers(c)?.add(&mut b, c)?;
-    let virtio_line = add_devices(&mut b, c)?;
-    let start = place(&mut b, c, low, &virtio_line)?;
+    let devices = add_devices(&mut b, c)?;
+    let start = place(&mut b, c, low, &devices)?;
     b.cpu_init(move |index, state| {
         if index == 0
             && let CpuState::X86_64(s) = state
@@ -126,12 +141,24 @@ pub fn build(c: &BoardConfig) -> Result<Board, MachineError> {
     Ok(b)
 }
 
-/// Adds the devices. Returns what the kernel is to be told of them.
-fn add_devices(b: &mut Board, c: &BoardConfig) -> Result<String, MachineError> {
+/// Whether there are ACPI tables and what they name. Firmware that is given brings its own.
+fn has_acpi(c: &BoardConfig) -> Result<bool, MachineError> {
+    let on = switch(c, "acpi", c.kernel.is_some())?;
+    if on && c.kernel.is_none() {
+        return Err(MachineError::Board(
+            "microvm: acpi=on: firmware brings its own tables; add -kernel".into(),
+        ));
+    }
+    Ok(on)
+}
+
+/// Adds the devices. Returns what the kernel is to be told of.
+fn add_devices(b: &mut Board, c: &BoardConfig) -> Result<Devices, MachineError> {
+    let mut told = Devices::default();
     let debugcon = switch(c, "debugcon", false)?;
     if switch(c, "isa-serial", true)? {
-        let ports = if debugcon { 1 } else { SERIAL.len().min(c.serials.len().max(1)) };
-        for (i, (port, n)) in SERIAL.iter().take(ports).enumerate() {
+        told.serials = if debugcon { 1 } else { SERIAL.len().min(c.serials.len().max(1)) };
+        for (i, (port, n)) in SERIAL.iter().take(told.serials).enumerate() {
             let s = b.add(&format!("serial{i}"), Ns16550Config::default());
             wire(c, s.pio(0, *port), "irq", *n)?;
             s.chardev("chardev", c.serials.get(i).cloned().flatten());
@@ -141,11 +168,16 @@ fn add_devices(b: &mut Board, c: &BoardConfig) -> Result<String, MachineError> {
         let d = b.add("debugcon", DebugConConfig::default());
         d.pio(0, DEBUG_CONSOLE).chardev("chardev", c.serials.get(1).cloned().flatten());
     }
-    if switch(c, "rtc", true)? {
+    told.rtc = switch(c, "rtc", true)?;
+    if told.rtc {
         wire(c, b.add("rtc", Mc146818Config::default()).pio(0, RTC.0), "irq", RTC.1)?;
     }
     let k = b.add("keyboard", I8042Config::default());
     wire(c, k.pio(0, KEYBOARD.0).pio(1, KEYBOARD.1), "kbd", KEYBOARD.2)?;
+    if has_acpi(c)? {
+        wire(c, b.add("pm", AcpiPmConfig::default()).pio(0, PM_BASE), "sci", SCI)?;
+        b.power_button(x86::device_pin("pm", "power_button", 0));
+    }
     if switch(c, "isa-debug-exit", false)? {
         b.add("debug-exit", IsaDebugExitConfig::default()).pio(0, DEBUG_EXIT);
     }
@@ -153,20 +185,19 @@ fn add_devices(b: &mut Board, c: &BoardConfig) -> Result<String, MachineError> {
         let d = &p.device;
         b.plug(&d.id, d.config.as_ref(), &d.chardevs).pio(0, p.port);
     }
-    if c.virtio.len() > VIRTIO_IRQS.len() {
+    if c.virtio.len() > VIRTIO_SLOTS {
         return Err(MachineError::Board(format!(
-            "microvm: {} virtio devices; there are {} slots",
+            "microvm: {} virtio devices; there are {VIRTIO_SLOTS} slots",
             c.virtio.len(),
-            VIRTIO_IRQS.len()
         )));
     }
-    let mut line = String::new();
-    for (i, (p, n)) in c.virtio.iter().zip(VIRTIO_IRQS).enumerate() {
+    for (i, (p, legacy)) in c.virtio.iter().zip(VIRTIO_IRQS).enumerate() {
         let base = VIRTIO + i as u64 * VIRTIO_STEP;
+        let n = if has_acpi(c)? { VIRTIO_GSI + i } else { legacy };
         wire(c, b.plug(&p.id, p.config.as_ref(), &p.chardevs).mmio(0, base).dma(), "irq", n)?;
-        line.push_str(&format!(" virtio_mmio.device=512@{base:#x}:{n}"));
+        told.virtio.push((base, n));
     }
-    Ok(line)
+    Ok(told)
 }
 
 /// What the kernel is told of memory.
@@ -185,7 +216,14 @@ fn memory_map(ram: u64) -> Vec<Piece> {
 }
 
 /// Puts in what the machine starts with.
-fn place(b: &mut Board, c: &BoardConfig, low: u64, virtio: &str) -> Result<Start, MachineError> {
+fn place(b: &mut Board, c: &BoardConfig, low: u64, devices: &Devices) -> Result<Start, MachineError> {
+    let has_acpi = has_acpi(c)?;
+    if has_acpi {
+        let hardware =
+            Hardware { pm_base: PM_BASE, reset: (KEYBOARD.1, RESET), cpus: c.vcpus, ..Hardware::default() };
+        let tables = acpi::placed(&hardware, &dsdt::build(devices), ACPI);
+        b.image(Image::bytes("acpi", ACPI.into(), tables));
+    }
     b.image(Image::bytes(
         "mp table",
         boot::LOW_END,
@@ -194,10 +232,14 @@ fn place(b: &mut Board, c: &BoardConfig, low: u64, virtio: &str) -> Result<Start
     match (&c.kernel, &c.bios) {
         (Some(path), _) => {
             let mut append = c.append.clone();
-            if switch(c, "auto-kernel-cmdline", true)? {
-                append.push_str(virtio);
+            if switch(c, "auto-kernel-cmdline", true)? && !has_acpi {
+                for (base, n) in &devices.virtio {
+                    append.push_str(&format!(" virtio_mmio.device=512@{base:#x}:{n}"));
+                }
             }
-            boot::place(b, c, path, append.trim_start(), &memory_map(c.ram), low)
+            let told =
+                Told { append: append.trim_start(), map: &memory_map(c.ram), acpi: has_acpi.then_some(ACPI) };
+            boot::place(b, c, path, &told, low)
         }
         (None, Bios::File(path)) => {
             let len = kernel::file_len(path)?;

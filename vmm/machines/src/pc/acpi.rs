@@ -3,7 +3,10 @@
 //! ACPI Specification 6.5, chapter 5; PCI Firmware Specification 3.2, 4.1.2 (MCFG); IA-PC HPET Specification 1.0a, 3.2.4. The
 //! script is QEMU's table loader (`docs/specs`): firmware allocates each file, patches addresses into them and sums up.
 //!
-//! What the guest may move (the memory-mapped configuration space) is looked at when it asks for the tables.
+//! What the guest may move (the memory-mapped configuration space) is looked at when it asks for the tables. A board without
+//! firmware puts them into memory as they are to stand there: [`placed`].
+
+use device::le_value;
 
 use super::dsdt;
 
@@ -24,25 +27,26 @@ const FADT_X_DSDT: usize = 140;
 
 /// What differs between the boards.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Hardware {
+pub(crate) struct Hardware {
     /// PCI Express board, with the memory-mapped configuration space at this base and of this size.
-    pub(super) express: bool,
-    pub(super) ecam: Option<(u64, u64)>,
+    pub(crate) express: bool,
+    pub(crate) ecam: Option<(u64, u64)>,
     /// First port of the power management block, as firmware places it.
-    pub(super) pm_base: u16,
+    pub(crate) pm_base: u16,
     /// The general-purpose event block: first port and size of both halves.
-    pub(super) gpe: (u16, u8),
-    /// Values of the SMI command port that hand ACPI over and back.
-    pub(super) acpi_enable: u8,
-    pub(super) acpi_disable: u8,
-    pub(super) cpus: u32,
+    pub(crate) gpe: (u16, u8),
+    /// Values of the SMI command port that hand ACPI over and back; nothing where it is never taken.
+    pub(crate) handover: Option<(u8, u8)>,
+    /// The port and the value that reset the machine.
+    pub(crate) reset: (u16, u8),
+    pub(crate) cpus: u32,
     /// End of RAM below 4 GiB, and of all RAM.
-    pub(super) low_end: u64,
-    pub(super) high_end: u64,
+    pub(crate) low_end: u64,
+    pub(crate) high_end: u64,
     /// There is an HPET.
-    pub(super) hpet: bool,
+    pub(crate) hpet: bool,
     /// Serial ports.
-    pub(super) serials: usize,
+    pub(crate) serials: usize,
 }
 
 /// The tables, and what the script does to them.
@@ -105,8 +109,10 @@ fn fadt(h: &Hardware) -> Vec<u8> {
     let port = |offset: u16| u32::from(h.pm_base + offset).to_le_bytes();
     // SCI; SMI command port with its values.
     put(&mut f, 46, &super::SCI.to_le_bytes());
-    put(&mut f, 48, &0xb2u32.to_le_bytes());
-    put(&mut f, 52, &[h.acpi_enable, h.acpi_disable]);
+    if let Some((enable, disable)) = h.handover {
+        put(&mut f, 48, &0xb2u32.to_le_bytes());
+        put(&mut f, 52, &[enable, disable]);
+    }
     // Event block, control block, timer, general-purpose events.
     put(&mut f, 56, &port(0));
     put(&mut f, 64, &port(4));
@@ -124,12 +130,14 @@ fn fadt(h: &Hardware) -> Vec<u8> {
     // APIC destinations are physical if there are more than 8 processors.
     let flags = flags | if h.cpus > 8 { 1 << 19 } else { 0 };
     put(&mut f, 112, &flags.to_le_bytes());
-    put(&mut f, 116, &gas(0xcf9, 8, 1));
-    put(&mut f, 128, &[0x0f]);
+    put(&mut f, 116, &gas(h.reset.0, 8, 1));
+    put(&mut f, 128, &[h.reset.1]);
     put(&mut f, 148, &gas(h.pm_base, 32, 0));
     put(&mut f, 172, &gas(h.pm_base + 4, 16, 0));
     put(&mut f, 208, &gas(h.pm_base + 8, 32, 0));
-    put(&mut f, 220, &gas(h.gpe.0, h.gpe.1 * 8, 0));
+    if h.gpe.1 != 0 {
+        put(&mut f, 220, &gas(h.gpe.0, h.gpe.1 * 8, 0));
+    }
     f
 }
 
@@ -181,14 +189,14 @@ fn waet() -> Vec<u8> {
     2u32.to_le_bytes().to_vec()
 }
 
-/// Makes everything.
-pub(super) fn build(h: &Hardware) -> Acpi {
+/// Makes the tables; also returns where the root table is in them.
+fn tables(h: &Hardware, dsdt: &[u8]) -> (Builder, usize) {
     let mut b = Builder { data: Vec::new(), sums: Vec::new(), pointers: Vec::new() };
     let facs = b.data.len();
     b.data.extend_from_slice(b"FACS");
     b.data.extend_from_slice(&(FACS_SIZE as u32).to_le_bytes());
     b.data.resize(FACS_SIZE, 0);
-    let dsdt = b.table(b"DSDT", 1, &dsdt::build(h));
+    let dsdt = b.table(b"DSDT", 1, dsdt);
     let fadt = b.table(b"FACP", 3, &fadt(h));
     b.pointer(fadt + FADT_FACS, facs, 4);
     b.pointer(fadt + FADT_DSDT, dsdt, 4);
@@ -205,15 +213,46 @@ pub(super) fn build(h: &Hardware) -> Acpi {
     for (i, to) in listed.into_iter().enumerate() {
         b.pointer(rsdt + HEADER + 4 * i, to, 4);
     }
-    while !b.data.len().is_multiple_of(4096) {
-        b.data.push(0);
-    }
+    (b, rsdt)
+}
+
+/// The root pointer to a root table at `rsdt`, without its sum.
+fn root(rsdt: u32) -> Vec<u8> {
     let mut rsdp = b"RSD PTR \0".to_vec();
     rsdp.extend_from_slice(OEM);
     rsdp.push(0);
-    rsdp.extend((rsdt as u32).to_le_bytes());
+    rsdp.extend(rsdt.to_le_bytes());
+    rsdp
+}
+
+/// Makes everything for firmware.
+pub(super) fn build(h: &Hardware) -> Acpi {
+    let (mut b, rsdt) = tables(h, &dsdt::build(h));
+    while !b.data.len().is_multiple_of(4096) {
+        b.data.push(0);
+    }
     let loader = script(&b);
-    Acpi { tables: b.data, rsdp, loader }
+    Acpi { tables: b.data, rsdp: root(rsdt as u32), loader }
+}
+
+/// Root pointer and tables as they stand at `base` of memory, below 4 GiB and on a boundary of 64 bytes.
+pub(crate) fn placed(h: &Hardware, dsdt: &[u8], base: u32) -> Vec<u8> {
+    const ROOT: usize = 64;
+    let sum = |bytes: &[u8]| bytes.iter().fold(0u8, |sum, b| sum.wrapping_add(*b)).wrapping_neg();
+    let (Builder { mut data, sums, pointers }, rsdt) = tables(h, dsdt);
+    let at = base + ROOT as u32;
+    for (field, _) in pointers {
+        let to = le_value(&data[field..field + 4]) as u32 + at;
+        data[field..field + 4].copy_from_slice(&to.to_le_bytes());
+    }
+    for (start, len) in sums {
+        data[start + 9] = sum(&data[start..start + len]);
+    }
+    let mut all = root(rsdt as u32 + at);
+    all[8] = sum(&all);
+    all.resize(ROOT, 0);
+    all.extend(data);
+    all
 }
 
 fn name(file: &str) -> [u8; 56] {
@@ -317,5 +356,9 @@ mod tests {
         let fadt = table(word(rsdt, 36));
         assert_eq!(&table(word(fadt, 40))[..4], b"DSDT");
         assert_eq!(&tables[(u64::from(word(fadt, 36)) - base) as usize..][..4], b"FACS");
+        // What firmware makes of it is what a board without firmware has.
+        let own = placed(&h, &dsdt::build(&h), base as u32 - 64);
+        assert_eq!(own[..20], rsdp[..20]);
+        assert_eq!(own[64..], tables[..own.len() - 64]);
     }
 }

@@ -4,7 +4,7 @@
 //! slots of the chipset, ports, fw_cfg items, ACPI and SMBIOS tables. Firmware is SeaBIOS or, in flash, OVMF, as
 //! distributions package them.
 
-mod acpi;
+pub(crate) mod acpi;
 mod boot_rom;
 mod dsdt;
 mod firmware;
