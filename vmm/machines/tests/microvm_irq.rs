@@ -192,12 +192,11 @@ fn four_processors_come_up() {
     for irqchip in MODES {
         let change = |c: &mut machines::BoardConfig| c.vcpus = 4;
         let Some((machine, events, _file)) = machine_with(&pvh(&code), irqchip, "", change) else { return };
-        for round in 0..2 {
-            machine.start();
-            assert_eq!(answer(&events), exit_code(3), "{irqchip:?}, round {round}");
-            machine.reset().unwrap();
-            while events.try_recv().is_ok() {}
-        }
+        machine.start();
+        assert_eq!(answer(&events), exit_code(3), "{irqchip:?}");
+        // It runs on from its reset, and may be done before this returns.
+        machine.reset().unwrap();
+        assert_eq!(answer(&events), exit_code(3), "{irqchip:?}, after a reset");
         machine.stop();
     }
 }
