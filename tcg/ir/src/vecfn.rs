@@ -17,6 +17,8 @@ pub enum Scope {
     Uniform,
     /// All of the vector: `v256`, `v512`.
     Whole,
+    /// All of the vector: from `v128` on.
+    All,
 }
 
 impl Scope {
@@ -25,7 +27,7 @@ impl Scope {
     pub const fn allows(self, ty: Type) -> bool {
         match self {
             Self::Lanes | Self::Uniform => ty.is_vector(),
-            Self::Blocks => matches!(ty, Type::V128 | Type::V256 | Type::V512),
+            Self::Blocks | Self::All => matches!(ty, Type::V128 | Type::V256 | Type::V512),
             Self::Whole => matches!(ty, Type::V256 | Type::V512),
         }
     }
@@ -132,6 +134,24 @@ functions! {
     GfAffine "gfaffine" 2 Lanes;
     /// The same of the bytes' inverses.
     GfInverse "gfinverse" 2 Lanes;
+    /// Leading zeros of lanes of 1 << `imm & 3` bytes.
+    Clz "clz" 1 Lanes;
+    /// Number of ones in lanes of 1 << `imm & 3` bytes.
+    Ones "ones" 1 Lanes;
+    /// Double words of `a` plus the products of four bytes without sign of `b` and signed ones of `c`; of two signed words if
+    /// bit 0 of `imm` is set; saturated if bit 1 is.
+    Dot "dot" 3 Lanes;
+    /// Quadwords of `a` plus the low 52 bits of the product of 52 bits of `b` and `c`; the high ones if bit 0 of `imm` is set.
+    Mul52 "mul52" 3 Lanes;
+    /// Bytes of the quadword of `b` that begin at the bits that the bytes of `a` name, modulo 64.
+    BytesAt "bytesat" 2 Lanes;
+    /// All ones in the bytes of `b` that name, modulo 64, a bit of the quadword of `a` that is set.
+    BitsAt "bitsat" 2 Lanes;
+    /// All ones in binary32 lanes of a class in `imm`: quiet NaN (0), +0, -0, +infinity, -infinity, denormal, negative
+    /// and finite, signalling NaN (7).
+    Class32 "class32" 1 Lanes;
+    /// The same of binary64.
+    Class64 "class64" 1 Lanes;
     // Shifts by one count: the low 64 bits of `b`.
     /// Words to the left; 0 from the width on.
     Shl16 "shl16" 2 Uniform;
@@ -218,6 +238,9 @@ functions! {
     Blend32 "blend32" 2 Blocks;
     /// Sums of absolute differences of four bytes of `b` from those of `a` at eight places (MPSADBW).
     SadBlocks "sadblocks" 2 Blocks;
+    /// Sums of absolute differences of four bytes of `a` from four of `b`, whose double words `imm` picks, at the same and
+    /// the next bytes (VDBPSADBW).
+    SadPicked "sadpicked" 2 Blocks;
     /// Carry-less product of the quadwords that bits 0 (of `a`) and 4 (of `b`) of `imm` pick.
     Clmul "clmul" 2 Blocks;
     /// A round of AES encryption of `a` with key `b` (FIPS 197).
@@ -251,4 +274,19 @@ functions! {
     Gather32 "gather32" 2 Whole;
     /// Quadwords of each 256 bits picked by pairs of bits of `imm`.
     Gather64 "gather64" 1 Whole;
+    /// Lanes of 1 << `imm & 3` bytes of `a` picked by those of `b`, modulo their number.
+    Gather "gather" 2 All;
+    /// The same from the lanes of `a`, then of `c`.
+    GatherTwo "gathertwo" 3 All;
+    /// Lanes of 1 << `imm & 3` bytes of `a` whose lanes of `b` have their top bits, one after the other; zeros above.
+    Compress "compress" 2 All;
+    /// Lanes of `a` one after the other where those of `b` have their top bits; zeros elsewhere.
+    Expand "expand" 2 All;
+    /// Lanes of 1 << `imm & 3` bytes as lanes of 1 << `imm >> 2 & 3`, which are narrower, in the low part: truncated, or as `imm >> 4`
+    /// says signed and saturated (1) or without sign and saturated (2); zeros above.
+    Narrow "narrow" 1 All;
+    /// For lanes of 1 << `imm & 3` bytes the set of those below that are equal.
+    Conflict "conflict" 1 All;
+    /// The double words of `a` above those of `b`, shifted down by `imm & 15` of them; quadwords if bit 4 is set.
+    AlignLanes "alignlanes" 2 All;
 }

@@ -1,11 +1,11 @@
 //! Vector functions, and vectors made of halves. Nearly every function is one instruction of the host; those of AES,
-//! GF(2^8), carry-less products and SHA need their extensions. On 512 bits all stay soft.
+//! GF(2^8), carry-less products and SHA need their extensions.
 
-use tcg_ir::{Inst, Lane, Op, Scope, Type, Value, VecFn};
+use tcg_ir::{Inst, Op, Type, Value, VecFn};
 
-use super::alloc::{Class, NONE, class};
+use super::alloc::{Class, NONE, avx512, class};
 use super::asm::V;
-use super::lower_vec::{Shape, p0f, p3a, p38};
+use super::lower_vec::{p0f, p3a, p38};
 use super::regs::*;
 use super::{Gen, Too};
 
@@ -13,6 +13,8 @@ use super::{Gen, Too};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Needs {
     Nothing,
+    /// The function stays soft.
+    Never,
     Aes,
     Clmul,
     Gf,
@@ -20,10 +22,11 @@ enum Needs {
 }
 
 impl Needs {
-    /// True if the host has it for registers of 128 or of 256 bits.
+    /// True if the host has it for registers of 128 or of 256 bits; of 512 bits it has them with AVX-512.
     fn met(self, wide: bool) -> bool {
         match self {
             Self::Nothing => true,
+            Self::Never => false,
             Self::Aes => is_x86_feature_detected!("aes") && (!wide || is_x86_feature_detected!("vaes")),
             Self::Clmul => {
                 is_x86_feature_detected!("pclmulqdq") && (!wide || is_x86_feature_detected!("vpclmulqdq"))
@@ -60,9 +63,25 @@ enum Form {
 /// The host's instruction.
 const fn row(f: VecFn) -> (V, Form, Needs) {
     use Form::{Legacy, Narrow, NarrowImm, One, OneImm, Shift, Swapped, Two, TwoImm};
-    use Needs::{Aes, Clmul, Gf, Nothing, Sha};
+    use Needs::{Aes, Clmul, Gf, Never, Nothing, Sha};
     use VecFn as F;
     match f {
+        F::Clz
+        | F::Ones
+        | F::Dot
+        | F::Mul52
+        | F::BytesAt
+        | F::BitsAt
+        | F::Class32
+        | F::Class64
+        | F::SadPicked
+        | F::Gather
+        | F::GatherTwo
+        | F::Compress
+        | F::Expand
+        | F::Narrow
+        | F::Conflict
+        | F::AlignLanes => (p0f(0), Two, Never),
         F::AddS8 => (p0f(0xec), Two, Nothing),
         F::AddS16 => (p0f(0xed), Two, Nothing),
         F::AddU8 => (p0f(0xdc), Two, Nothing),
@@ -157,11 +176,53 @@ const fn row(f: VecFn) -> (V, Form, Needs) {
 /// The host's instruction for vectors of type `ty`, if it has one.
 fn host(f: VecFn, ty: Type) -> Option<(V, Form)> {
     let (v, form, needs) = row(f);
-    let wide = ty == Type::V256;
-    (ty != Type::V512
-        && needs.met(wide)
-        && (!matches!(form, Form::Narrow | Form::NarrowImm | Form::Legacy) || !wide))
-        .then_some((v, form))
+    let wide = matches!(ty, Type::V256 | Type::V512);
+    if !needs.met(wide) || wide && matches!(form, Form::Narrow | Form::NarrowImm | Form::Legacy) {
+        return None;
+    }
+    match ty {
+        Type::V512 if !avx512() || only_vex(f) => None,
+        Type::V512 if of_quadwords(f) => Some((v.w(true).z(), form)),
+        Type::V512 => Some((v.z(), form)),
+        _ => Some((v.l(wide), form)),
+    }
+}
+
+/// Functions whose instructions have no form with EVEX.
+const fn only_vex(f: VecFn) -> bool {
+    use VecFn as F;
+    matches!(
+        f,
+        F::Sign8
+            | F::Sign16
+            | F::Sign32
+            | F::AddPairs16
+            | F::AddPairs32
+            | F::AddPairsS16
+            | F::SubPairs16
+            | F::SubPairs32
+            | F::SubPairsS16
+            | F::Blend16
+            | F::Blend32
+            | F::SadBlocks
+    )
+}
+
+/// Functions whose instructions have the bit W with EVEX, but need it not with VEX.
+const fn of_quadwords(f: VecFn) -> bool {
+    use VecFn as F;
+    matches!(
+        f,
+        F::MulU32
+            | F::MulS32
+            | F::Shl64
+            | F::Shr64
+            | F::ZipLow64
+            | F::ZipHigh64
+            | F::PickTwo64
+            | F::Pick64
+            | F::PickV64
+    )
 }
 
 /// True if a function needs no soft fallback.
@@ -178,7 +239,6 @@ impl Gen<'_> {
         if form == Form::Legacy {
             return self.sha(v, inst, op, f.args() == 3);
         }
-        let s = Shape::new(Lane::I8, inst.ty);
         let two = f.args() == 2;
         let a = self.use_xmm(inst.a)?;
         let b = if two { self.use_xmm(inst.b)? } else { a };
@@ -187,8 +247,7 @@ impl Gen<'_> {
             self.done(inst.b);
         }
         let d = self.define_xmm(v, a, 0)?;
-        let (op, imm) = (op.l(s.y), inst.imm as u8);
-        debug_assert!(f.scope() != Scope::Whole || s.y);
+        let imm = inst.imm as u8;
         match form {
             Form::Two => self.asm.vop(op, d, a, b),
             Form::Swapped => self.asm.vop(op, d, b, a),

@@ -5,6 +5,7 @@
 //! which owns guest state, memory and helpers. Invariants: nothing panics on a region the verifier accepts; a loop is
 //! interruptible at its `budget` marks; after every exit the pc slot holds the guest address to go on at.
 
+mod across;
 mod flags;
 mod float;
 mod scalar;

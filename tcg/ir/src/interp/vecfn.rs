@@ -2,7 +2,7 @@
 //!
 //! Sources: Intel SDM volume 2 for what the media instructions compute, FIPS 197 for AES.
 
-use super::{Val, sha};
+use super::{Val, across, sha};
 use crate::{Scope, VecFn};
 
 /// Applies `$f` to lanes `$t` (of unsigned type `$u`) of two blocks.
@@ -21,16 +21,20 @@ macro_rules! lanes {
 pub(super) fn function(f: VecFn, bytes: usize, args: [&Val; 3], imm: u8) -> Val {
     let [a, b, c] = args;
     let mut r = Val::ZERO;
-    if f.scope() == Scope::Whole {
-        whole(f, bytes, a, b, imm, &mut r);
-        return r;
+    match f.scope() {
+        Scope::Whole => {
+            whole(f, bytes, a, b, imm, &mut r);
+            return r;
+        }
+        Scope::All => return across::function(f, bytes, args, imm),
+        _ => {}
     }
     let at = |v: &Val, n: usize| u128::from(v.0[2 * n]) | u128::from(v.0[2 * n + 1]) << 64;
     for n in 0..bytes.div_ceil(16) {
         let (x, y, z) = (at(a, n), at(b, n), at(c, n));
         let v = match f.scope() {
             Scope::Uniform => uniform(f, x, b.0[0]),
-            Scope::Lanes => lane_wise(f, x, y, imm),
+            Scope::Lanes => lane_wise(f, [x, y, z], imm),
             _ => block(f, [x, y, z], imm, n),
         };
         (r.0[2 * n], r.0[2 * n + 1]) = (v as u64, (v >> 64) as u64);
@@ -77,8 +81,31 @@ fn signed_as(x: i32, y: i32) -> i32 {
     x.wrapping_mul(y.signum())
 }
 
-fn lane_wise(f: VecFn, a: u128, b: u128, imm: u8) -> u128 {
+fn lane_wise(f: VecFn, [a, b, c]: [u128; 3], imm: u8) -> u128 {
+    let size = 8 << (imm & 3);
     match f {
+        VecFn::Clz => gather(size, words(a, size).map(|v| u64::from(v.leading_zeros() + size - 64))),
+        VecFn::Ones => gather(size, words(a, size).map(|v| v.count_ones().into())),
+        VecFn::Dot => {
+            let of = words(a, 32).zip(words(b, 32)).zip(words(c, 32));
+            gather(32, of.map(|((a, b), c)| dot(a as i32, b as u32, c as u32, imm)))
+        }
+        VecFn::Mul52 => {
+            let of = words(a, 64).zip(words(b, 64)).zip(words(c, 64));
+            gather(64, of.map(|((a, b), c)| a.wrapping_add(product52(b, c, imm & 1 != 0))))
+        }
+        VecFn::BytesAt => lanes!(u64, u64, a, b, |x: u64, y: u64| {
+            u64::from_le_bytes(x.to_le_bytes().map(|n| y.rotate_right((n & 63).into()) as u8))
+        }),
+        VecFn::BitsAt => lanes!(u64, u64, a, b, |x: u64, y: u64| {
+            u64::from_le_bytes(y.to_le_bytes().map(|n| if x >> (n & 63) & 1 != 0 { 0xff } else { 0 }))
+        }),
+        VecFn::Class32 => {
+            lanes!(u32, u32, a, a, |x: u32, _| if is_class(x.into(), 8, 23, imm) { u32::MAX } else { 0 })
+        }
+        VecFn::Class64 => {
+            lanes!(u64, u64, a, a, |x: u64, _| if is_class(x, 11, 52, imm) { u64::MAX } else { 0 })
+        }
         VecFn::AddS8 => lanes!(u8, i8, a, b, i8::saturating_add),
         VecFn::AddS16 => lanes!(u16, i16, a, b, i16::saturating_add),
         VecFn::AddU8 => lanes!(u8, u8, a, b, u8::saturating_add),
@@ -135,9 +162,45 @@ fn lane_wise(f: VecFn, a: u128, b: u128, imm: u8) -> u128 {
     }
 }
 
+/// A double word plus the products of the parts of two others.
+fn dot(sum: i32, a: u32, b: u32, imm: u8) -> u64 {
+    let products: i64 = if imm & 1 != 0 {
+        (0..2).map(|i| i64::from((a >> (16 * i)) as i16) * i64::from((b >> (16 * i)) as i16)).sum()
+    } else {
+        (0..4).map(|i| i64::from((a >> (8 * i)) as u8) * i64::from((b >> (8 * i)) as i8)).sum()
+    };
+    let sum = i64::from(sum) + products;
+    if imm & 2 != 0 { sum.clamp(i32::MIN.into(), i32::MAX.into()) as u64 } else { sum as u64 }
+}
+
+/// A half of the product of two numbers of 52 bits.
+fn product52(a: u64, b: u64, high: bool) -> u64 {
+    const MASK: u64 = (1 << 52) - 1;
+    let p = u128::from(a & MASK) * u128::from(b & MASK);
+    (if high { p >> 52 } else { p }) as u64 & MASK
+}
+
+/// Whether a float with fields of `exp` and `mant` bits is of one of the classes.
+fn is_class(v: u64, exp: u32, mant: u32, classes: u8) -> bool {
+    let negative = v >> (exp + mant) & 1 != 0;
+    let (e, m) = (v >> mant & ((1 << exp) - 1), v & ((1 << mant) - 1));
+    let (top, quiet) = (e == (1 << exp) - 1, m >> (mant - 1) & 1 != 0);
+    let is = [
+        top && quiet,
+        e == 0 && m == 0 && !negative,
+        e == 0 && m == 0 && negative,
+        top && m == 0 && !negative,
+        top && m == 0 && negative,
+        e == 0 && m != 0,
+        !top && negative && (e != 0 || m != 0),
+        top && m != 0 && !quiet,
+    ];
+    is.iter().enumerate().any(|(i, is)| *is && classes >> i & 1 != 0)
+}
+
 /// Words of `n` bits of a block.
 fn words(v: u128, n: u32) -> impl Iterator<Item = u64> {
-    (0..128 / n).map(move |i| (v >> (i * n)) as u64 & ((1 << n) - 1))
+    (0..128 / n).map(move |i| (v >> (i * n)) as u64 & (u64::MAX >> (64 - n)))
 }
 
 /// A block of words of `n` bits.
@@ -235,6 +298,16 @@ fn block(f: VecFn, [a, b, c]: [u128; 3], imm: u8, n: usize) -> u128 {
             let (x, y) = (a.to_le_bytes(), b.to_le_bytes());
             let (from, to) = (usize::from(imm >> 2 & 1) * 4, usize::from(imm & 3) * 4);
             let sum = |i: usize| (0..4).map(|j| u64::from(x[from + i + j].abs_diff(y[to + j]))).sum();
+            gather(16, (0..8).map(sum))
+        }
+        VecFn::SadPicked => {
+            let picked: Vec<u8> = (0..4).flat_map(|i| (picked(b, i) as u32).to_le_bytes()).collect();
+            let x = a.to_le_bytes();
+            // Words 0 and 1 compare the first four bytes, 2 and 3 the next four; those of each half share eight of the picked.
+            let sum = |i: usize| {
+                let (from, to) = (i / 4 * 8 + i % 4 / 2 * 4, i / 4 * 8 + i % 4);
+                (0..4).map(|j| u64::from(x[from + j].abs_diff(picked[to + j]))).sum()
+            };
             gather(16, (0..8).map(sum))
         }
         VecFn::Clmul => {
