@@ -369,6 +369,11 @@ impl Gen<'_> {
         if x.bound == 0 || x.home != NO_SLOT || x.is(fl::CONST | fl::FRAMED) {
             return;
         }
+        self.unbind_all(v);
+    }
+
+    /// No slot holds the value any more.
+    fn unbind_all(&mut self, v: u32) {
         let mut i = 0;
         while i < self.st.binds.len() {
             let b = self.st.binds[i];
@@ -690,6 +695,11 @@ impl Gen<'_> {
         }
         if uses == 0 && bound == 0 && reg != NO_REG {
             self.release(reg);
+        }
+        // Slots that are too narrow to hold all of it do not stand for it alone.
+        let v = &self.vals[b.val as usize];
+        if bound != 0 && v.reg == NO_REG && v.home == NO_SLOT && !v.is(fl::CONST | fl::FRAMED) {
+            self.unbind_all(b.val);
         }
     }
 
