@@ -7,7 +7,8 @@ use tcg_engine::{Helper, Trap};
 use tcg_ir::{Effects, HelperDesc, HelperId, SlotSet, interp::flag_bits};
 
 use crate::{
-    control, debug, exceptions, far, fpu, guest::X86, port, smm, sse, state, strings, system, text, wide,
+    avx512, control, debug, exceptions, far, fpu, guest::X86, port, smm, sse, state, strings, system, text,
+    wide,
 };
 
 /// A helper with its number.
@@ -111,12 +112,13 @@ pub(crate) fn all() -> Vec<HelperDesc> {
         (sse::FIRST, sse::table()),
         (smm::FIRST, smm::table()),
         (text::FIRST, text::table()),
+        (avx512::FIRST, avx512::table()),
     ];
     let mut all = Vec::new();
     for (first, part) in parts {
         debug_assert_eq!(usize::from(first), all.len(), "helper bases follow each other");
         all.extend(part);
     }
-    debug_assert_eq!(usize::from(text::FIRST + text::COUNT), all.len(), "all are numbered");
+    debug_assert_eq!(usize::from(avx512::FIRST + avx512::COUNT), all.len(), "all are numbered");
     all
 }

@@ -9,8 +9,9 @@
 //! - `control`, `msr`, `system`, `debug`, `cpuid`: system registers and instructions;
 //! - `smm`: system management mode; `kvm`: the paravirtual clock; `mmu`: paging; `strings`, `wide`, `port`: string operations, wide arithmetic, ports;
 //! - `user`: programs, without a kernel's tables;
-//! - `fpu`, `sse`: x87 and what vector instructions cannot say in IR.
+//! - `fpu`, `sse`, `avx512`: x87 and what vector instructions cannot say in IR.
 
+mod avx512;
 mod control;
 pub mod cpu;
 mod cpuid;

@@ -55,6 +55,10 @@ pub struct Mode {
     pub sse: bool,
     /// AVX is on (CR4.OSXSAVE and XCR0).
     pub avx: bool,
+    /// AVX-512 is on (CR4.OSXSAVE and XCR0).
+    pub avx512: bool,
+    /// Some vector register may hold something above bit 255.
+    pub high: bool,
     /// XSAVE and XGETBV are on.
     pub osxsave: bool,
     /// MXCSR bits 13-15 and 6 (RC, FZ, DAZ): RC in bits 0-1, FZ 2, DAZ 3.
@@ -106,6 +110,8 @@ impl Mode {
             mp: s.cr0 & CR0_MP != 0,
             sse: s.cr4 & CR4_OSFXSR != 0,
             avx: s.cr4 & CR4_OSXSAVE != 0 && s.xcr0 & 6 == 6,
+            avx512: s.cr4 & CR4_OSXSAVE != 0 && s.xcr0 & 0xe6 == 0xe6,
+            high: s.high != 0,
             osxsave: s.cr4 & CR4_OSXSAVE != 0,
             mxcsr: (rc | fz << 2 | daz << 3) as u8,
             unmasked: s.mxcsr & 0x1f80 != 0x1f80,
@@ -136,7 +142,9 @@ impl Mode {
             | (self.osxsave as u64) << 18
             | (self.mxcsr as u64) << 19
             | (self.unmasked as u64) << 23
-            | (self.segs[seg::CS] as u64) << 24;
+            | (self.segs[seg::CS] as u64) << 24
+            | (self.avx512 as u64) << 59
+            | (self.high as u64) << 60;
         if self.cs_base & !0xf_fff0 != 0 {
             return common | ODD | (self.cs_base as u64) << 27;
         }
@@ -174,6 +182,8 @@ impl Mode {
             mp: bit(15),
             sse: bit(16),
             avx: bit(17),
+            avx512: bit(59),
+            high: bit(60),
             osxsave: bit(18),
             mxcsr: (bits >> 19 & 15) as u8,
             unmasked: bit(23),
@@ -223,8 +233,16 @@ mod tests {
     #[test]
     fn bits_round_trip() {
         let base = Mode::from_bits(0);
-        let mut mode =
-            Mode { protected: true, cpl: 2, mmu: 2, mxcsr: 9, unmasked: true, cs_base: 0xf_fff0, ..base };
+        let mut mode = Mode {
+            protected: true,
+            cpl: 2,
+            mmu: 2,
+            mxcsr: 9,
+            unmasked: true,
+            avx512: true,
+            cs_base: 0xf_fff0,
+            ..base
+        };
         mode.segs = [Class::Based, Class::Checked, Class::Limited, Class::Flat, Class::Checked, Class::Based];
         assert_eq!(Mode::from_bits(mode.bits()), mode);
         mode.cs_base = 0xffff_0000;

@@ -39,6 +39,8 @@ pub(crate) fn reset(model: &Model, index: u32) -> Cpu {
         opmask: [0; 8],
         x87: X87::default(),
         zmmh: [[0; 4]; 32],
+        scratch: [[0; 8]; 3],
+        high: 0,
         cr0: 0x6000_0010,
         cr2: 0,
         cr3: 0,
@@ -108,7 +110,7 @@ pub(crate) fn init(cx: &mut Cx<'_, X86>) {
     let old = &*cx.state;
     fresh.x87 = old.x87;
     (fresh.xmm, fresh.ymmh, fresh.zmmh, fresh.opmask) = (old.xmm, old.ymmh, old.zmmh, old.opmask);
-    (fresh.mxcsr, fresh.xcr0, fresh.pkru) = (old.mxcsr, old.xcr0, old.pkru);
+    (fresh.mxcsr, fresh.xcr0, fresh.pkru, fresh.high) = (old.mxcsr, old.xcr0, old.pkru, old.high);
     let efer = fresh.msrs.efer;
     fresh.msrs = old.msrs.clone();
     fresh.msrs.efer = efer;
@@ -365,6 +367,7 @@ pub(crate) fn load(cx: &mut Cx<'_, X86>, n: &State) -> Result<(), VcpuError> {
         s.zmmh[i] = [words[4], words[5], words[6], words[7]];
     }
     s.opmask = f.opmask;
+    s.look_at_high();
     (s.pkru, s.xcr0) = (u64::from(f.pkru), f.xcr0 | 1);
     *cx.state = s;
     cx.set_exceptions(Exceptions::from_bits_truncate(f.mxcsr & 0x3f));

@@ -32,18 +32,24 @@ pub(crate) mod gather {
     pub(crate) const WIDE_ADDRESS: u32 = 42;
 }
 
-/// Lane `n` of `bytes` bytes of a vector register.
-fn lane(s: &Cpu, reg: usize, n: usize, bytes: usize) -> u64 {
+/// Lane `n` of 4 or 8 bytes of a vector register.
+pub(crate) fn lane(s: &Cpu, reg: usize, n: usize, bytes: usize) -> u64 {
     let at = n * bytes;
-    let half = if at < 16 { s.xmm[reg] } else { s.ymmh[reg] };
-    let word = half[at % 16 / 8];
+    let word = match at {
+        0..16 => s.xmm[reg][at / 8],
+        16..32 => s.ymmh[reg][at / 8 - 2],
+        _ => s.zmmh[reg][at / 8 - 4],
+    };
     if bytes == 8 { word } else { word >> (at % 8 * 8) & 0xffff_ffff }
 }
 
-fn set_lane(s: &mut Cpu, reg: usize, n: usize, bytes: usize, v: u64) {
+pub(crate) fn set_lane(s: &mut Cpu, reg: usize, n: usize, bytes: usize, v: u64) {
     let at = n * bytes;
-    let half = if at < 16 { &mut s.xmm[reg] } else { &mut s.ymmh[reg] };
-    let word = &mut half[at % 16 / 8];
+    let word = match at {
+        0..16 => &mut s.xmm[reg][at / 8],
+        16..32 => &mut s.ymmh[reg][at / 8 - 2],
+        _ => &mut s.zmmh[reg][at / 8 - 4],
+    };
     if bytes == 8 {
         *word = v;
     } else {
@@ -53,8 +59,8 @@ fn set_lane(s: &mut Cpu, reg: usize, n: usize, bytes: usize, v: u64) {
 }
 
 /// Zeros from byte `from` of a vector register on.
-fn clear_from(s: &mut Cpu, reg: usize, from: usize) {
-    for n in from / 8..4 {
+pub(crate) fn clear_from(s: &mut Cpu, reg: usize, from: usize) {
+    for n in from / 8..8 {
         set_lane(s, reg, n, 8, 0);
     }
 }
@@ -64,9 +70,9 @@ fn is_signed(s: &Cpu, reg: usize, n: usize, bytes: usize) -> bool {
 }
 
 /// Linear address of an access whose offset in segment `n` is known.
-fn linear(s: &Cpu, n: usize, offset: u64, bytes: u64) -> Result<u64, Trap> {
+pub(crate) fn linear(s: &Cpu, n: usize, offset: u64, bytes: u64, write: bool) -> Result<u64, Trap> {
     if !s.code64() {
-        return crate::segment::check(s, n, offset & 0xffff_ffff, bytes, false);
+        return crate::segment::check(s, n, offset & 0xffff_ffff, bytes, write);
     }
     Ok(if n < seg::FS { offset } else { offset.wrapping_add(s.seg_base[n]) })
 }
@@ -94,7 +100,7 @@ fn gather_lanes(cx: &mut Cx<'_, X86>, base: u64, how: u64) -> Result<(), Trap> {
             };
             let offset = base.wrapping_add(index << (how >> gather::SCALE & 3));
             let offset = if wide(gather::WIDE_ADDRESS) { offset } else { offset & 0xffff_ffff };
-            let at = linear(cx.state, (how >> gather::SEGMENT & 7) as usize, offset, bytes)?;
+            let at = linear(cx.state, (how >> gather::SEGMENT & 7) as usize, offset, bytes, false)?;
             let v = cx.load(at, m)?;
             set_lane(cx.state, to, n, bytes as usize, v);
             set_lane(cx.state, mask, n, bytes as usize, 0);
@@ -150,7 +156,7 @@ fn status(s: &Cpu) -> Status {
     status
 }
 
-const fn rounding(rc: u64) -> RoundingMode {
+pub(crate) const fn rounding(rc: u64) -> RoundingMode {
     match rc & 3 {
         1 => RoundingMode::Down,
         2 => RoundingMode::Up,
@@ -159,11 +165,12 @@ const fn rounding(rc: u64) -> RoundingMode {
     }
 }
 
-/// Adds what a conversion raised to the sticky exceptions.
-fn raise(cx: &mut Cx<'_, X86>, flags: Flags) {
+/// Adds what an operation raised to the sticky exceptions.
+pub(crate) fn raise(cx: &mut Cx<'_, X86>, flags: Flags) {
     let table = [
         (Flags::INVALID, Exceptions::INVALID),
         (Flags::INPUT_DENORMAL, Exceptions::DENORMAL),
+        (Flags::DIV_BY_ZERO, Exceptions::DIV_BY_ZERO),
         (Flags::OVERFLOW, Exceptions::OVERFLOW),
         (Flags::UNDERFLOW, Exceptions::UNDERFLOW),
         (Flags::INEXACT, Exceptions::INEXACT),

@@ -196,6 +196,10 @@ pub struct Cpu {
     pub x87: X87,
     /// Bits 256 to 511 of ZMM0 to ZMM31.
     pub zmmh: [[u64; 4]; 32],
+    /// Operands of helpers that work on vectors; results come in the first.
+    pub scratch: [[u64; 8]; 3],
+    /// 1 if `zmmh` may hold something: else what writes narrower registers need not clear it.
+    pub high: u64,
     /// CR0.
     pub cr0: u64,
     /// CR2.
@@ -320,6 +324,11 @@ impl Cpu {
         self.sys = rflags & flags::SYSTEM;
     }
 
+    /// Sees whether `zmmh` holds anything, after a change from outside of translated code.
+    pub fn look_at_high(&mut self) {
+        self.high = u64::from(self.zmmh != [[0; 4]; 32]);
+    }
+
     /// Clears the zero flag or sets it, leaving the others.
     pub fn set_zf(&mut self, on: bool) {
         let bits = flag_bits(&self.flags) & !FlagBits::Z | if on { FlagBits::Z } else { 0 };
@@ -347,6 +356,9 @@ const XMM: u16 = 42;
 const YMMH: u16 = 74;
 const MM: u16 = 106;
 const TOP: u16 = 114;
+const ZMMH: u16 = 115;
+const OPMASK: u16 = 147;
+const SCRATCH: u16 = 155;
 
 /// Slot of general register `n`.
 #[must_use]
@@ -384,6 +396,27 @@ pub const fn ymmh(n: usize) -> SlotId {
     SlotId(YMMH + n as u16)
 }
 
+/// Slot of bits 256 to 511 of vector register `n`, a `v256`.
+#[must_use]
+pub const fn zmmh(n: usize) -> SlotId {
+    SlotId(ZMMH + n as u16)
+}
+
+/// Slot of opmask register `n`.
+#[must_use]
+pub const fn opmask(n: usize) -> SlotId {
+    SlotId(OPMASK + n as u16)
+}
+
+/// Slot of operand `n` of vector helpers, a `v512`.
+#[must_use]
+pub const fn scratch(n: usize) -> SlotId {
+    SlotId(SCRATCH + n as u16)
+}
+
+/// Slot of "`zmmh` may hold something".
+pub const HIGH: SlotId = SlotId(SCRATCH + 3);
+
 /// Slot of MMX register `n`, a `v64`.
 #[must_use]
 pub const fn mm(n: usize) -> SlotId {
@@ -416,6 +449,14 @@ const YMMH_NAMES: [&str; 32] = [
     "ymmh31",
 ];
 const MM_NAMES: [&str; 8] = ["mm0", "mm1", "mm2", "mm3", "mm4", "mm5", "mm6", "mm7"];
+const ZMMH_NAMES: [&str; 32] = [
+    "zmmh0", "zmmh1", "zmmh2", "zmmh3", "zmmh4", "zmmh5", "zmmh6", "zmmh7", "zmmh8", "zmmh9", "zmmh10",
+    "zmmh11", "zmmh12", "zmmh13", "zmmh14", "zmmh15", "zmmh16", "zmmh17", "zmmh18", "zmmh19", "zmmh20",
+    "zmmh21", "zmmh22", "zmmh23", "zmmh24", "zmmh25", "zmmh26", "zmmh27", "zmmh28", "zmmh29", "zmmh30",
+    "zmmh31",
+];
+const OPMASK_NAMES: [&str; 8] = ["k0", "k1", "k2", "k3", "k4", "k5", "k6", "k7"];
+const SCRATCH_NAMES: [&str; 3] = ["scratch0", "scratch1", "scratch2"];
 
 /// The slot table.
 #[must_use]
@@ -441,6 +482,10 @@ pub fn slots() -> SlotTable {
     let x87 = offset_of!(Cpu, x87);
     row(&mut t, &MM_NAMES, x87 + offset_of!(X87, regs), 16, Type::V64);
     t.add("x87_top", x87 + offset_of!(X87, top), Type::I64);
+    row(&mut t, &ZMMH_NAMES, offset_of!(Cpu, zmmh), 32, Type::V256);
+    row(&mut t, &OPMASK_NAMES, offset_of!(Cpu, opmask), 8, Type::I64);
+    row(&mut t, &SCRATCH_NAMES, offset_of!(Cpu, scratch), 64, Type::V512);
+    t.add("high", offset_of!(Cpu, high), Type::I64);
     t
 }
 
@@ -463,5 +508,8 @@ mod tests {
         assert_eq!(t.find("ymmh0"), Some(ymmh(0)));
         assert_eq!(t.find("mm7"), Some(mm(7)));
         assert_eq!(t.find("x87_top"), Some(X87_TOP));
+        assert_eq!((t.find("zmmh0"), t.find("zmmh31")), (Some(zmmh(0)), Some(zmmh(31))));
+        assert_eq!((t.find("k0"), t.find("k7")), (Some(opmask(0)), Some(opmask(7))));
+        assert_eq!((t.find("scratch2"), t.find("high")), (Some(scratch(2)), Some(HIGH)));
     }
 }

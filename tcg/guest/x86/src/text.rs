@@ -91,7 +91,7 @@ fn compare(s: &mut Cpu, how: u64, b: u128) -> u64 {
         };
         s.xmm[0] = [mask as u64, (mask >> 64) as u64];
         if how & VEX != 0 {
-            s.ymmh[0] = [0; 2];
+            (s.ymmh[0], s.zmmh[0]) = ([0; 2], [0; 4]);
         }
     }
     let flags = [

@@ -158,6 +158,14 @@ fn requested(s: &Cpu) -> u64 {
     (u64::from(s.reg32(0)) | u64::from(s.reg32(2)) << 32) & s.xcr0
 }
 
+/// Component of ZMM16 to ZMM31, which outside of 64-bit mode is neither written nor read (SDM volume 1, 13.5.5).
+const HI16_ZMM: u64 = 1 << 7;
+
+/// Components of `mask` that the mode reaches.
+fn reached(s: &Cpu, mask: u64) -> u64 {
+    if s.code64() { mask } else { mask & !HI16_ZMM }
+}
+
 /// The bytes of a component beyond the legacy area.
 fn component(s: &Cpu, n: u32, image: &mut [u8]) {
     match n {
@@ -198,6 +206,7 @@ fn set_component(s: &mut Cpu, n: u32, image: &[u8]) {
             for r in 0..vectors(s) {
                 (0..4).for_each(|w| s.zmmh[r][w] = take(image, 32 * r + 8 * w, 8));
             }
+            s.look_at_high();
         }
         7 => {
             for r in 16..32 {
@@ -206,6 +215,7 @@ fn set_component(s: &mut Cpu, n: u32, image: &[u8]) {
                 s.ymmh[r] = [word(2), word(3)];
                 s.zmmh[r] = [word(4), word(5), word(6), word(7)];
             }
+            s.look_at_high();
         }
         _ => s.pkru = take(image, 0, 4),
     }
@@ -336,7 +346,7 @@ pub(crate) fn xsave(cx: &mut Cx<'_, X86>, at: u64, wide: bool, form: Form) -> Re
         put(&mut image, LEGACY + 8, rfbm | COMPACTED, 8);
     }
     write_bytes(cx, at, &image)?;
-    for (n, offset, len) in layout(written, (form == Form::Compact).then_some(rfbm)) {
+    for (n, offset, len) in layout(reached(cx.state, written), (form == Form::Compact).then_some(rfbm)) {
         let mut part = [0; 1024];
         component(cx.state, n, &mut part[..len]);
         write_bytes(cx, at.wrapping_add(offset), &part[..len])?;
@@ -365,7 +375,7 @@ pub(crate) fn xrstor(cx: &mut Cx<'_, X86>, at: u64, wide: bool) -> Result<(), Tr
         return gp();
     }
     let mut parts = Vec::new();
-    for (n, offset, len) in layout(rfbm, compact.then_some(present)) {
+    for (n, offset, len) in layout(reached(cx.state, rfbm), compact.then_some(present)) {
         let mut part = [0; 1024];
         if bv >> n & 1 != 0 {
             read_bytes(cx, at.wrapping_add(offset), &mut part[..len])?;

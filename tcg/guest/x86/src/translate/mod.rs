@@ -13,6 +13,7 @@ mod bit;
 mod control;
 mod data;
 mod debug;
+mod evex;
 mod flags;
 mod fpu_env;
 mod operand;
@@ -87,6 +88,8 @@ pub(crate) struct Translator<'a, 'b> {
     shielded: bool,
     /// A vector of zeros that the block has.
     zeros: Option<(BlockId, Value)>,
+    /// An instruction has written above bit 255 first: other units have another key from there on.
+    went_high: bool,
 }
 
 /// Why there is no next instruction.
@@ -123,6 +126,7 @@ pub(crate) fn unit(
         shield: 0,
         shielded: false,
         zeros: None,
+        went_high: false,
     };
     if mode.tf || mode.shadow || mode.debug {
         t.limits.straight = true;
@@ -398,7 +402,7 @@ impl Translator<'_, '_> {
 
     /// True if the next unit has another key than this one for reasons of its own.
     fn key_ends(&self) -> bool {
-        self.mode.tf || self.mode.shadow || self.mode.debug || self.shield != 0
+        self.mode.tf || self.mode.shadow || self.mode.debug || self.shield != 0 || self.went_high
     }
 
     /// Ends the unit at a fixed linear address.

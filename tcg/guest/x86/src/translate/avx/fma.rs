@@ -59,9 +59,13 @@ impl Translator<'_, '_> {
         let saved = self.begin_float();
         let ty = self.vector_type();
         let (third, second, first) = match f.shape {
-            Shape::Packed(_) => (self.read_vector(2, ty), self.read_vector(1, ty), self.read_vector(0, ty)),
+            Shape::Packed(lane) => {
+                let all = [2, 1, 0].map(|n| self.read_vector(n, ty));
+                all.map(|v| self.active_lanes(lane, v)).into()
+            }
             Shape::Scalar(_) => {
-                (self.scalar_at(2, f.shape), self.scalar_at(1, f.shape), self.scalar_at(0, f.shape))
+                let all = [2, 1, 0].map(|n| self.scalar_at(n, f.shape));
+                all.map(|v| self.active_scalar(v)).into()
             }
         };
         // Factors and addend, in the order in which NaNs are looked for.

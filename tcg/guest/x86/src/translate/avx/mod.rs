@@ -12,10 +12,11 @@ mod permute;
 use std::sync::LazyLock;
 
 use iced_x86::Mnemonic;
-use tcg_ir::Lane;
+use tcg_ir::{Lane, Type};
 
-use super::Translator;
+use super::{Flow, Translator};
 use crate::{
+    avx512::ClearRegisters,
     exceptions::{self, vector},
     state,
 };
@@ -26,7 +27,15 @@ static OLDER: LazyLock<Vec<Mnemonic>> = LazyLock::new(|| {
         Mnemonic::values().map(|m| (format!("{m:?}").to_lowercase(), m)).collect();
     let mut table = vec![Mnemonic::INVALID; Mnemonic::values().count()];
     for (name, m) in &names {
-        if let Some(older) = name.strip_prefix('v').and_then(|n| names.get(n)) {
+        // Of logic EVEX names the lanes that its mask counts.
+        let older = name.strip_prefix('v').map(|n| match n {
+            "pandd" | "pandq" => "pand",
+            "pandnd" | "pandnq" => "pandn",
+            "pord" | "porq" => "por",
+            "pxord" | "pxorq" => "pxor",
+            n => n,
+        });
+        if let Some(older) = older.and_then(|n| names.get(n)) {
             table[*m as usize] = *older;
         }
     }
@@ -38,6 +47,12 @@ impl Translator<'_, '_> {
     pub(super) fn avx(&mut self, m: Mnemonic) -> bool {
         if !self.is_vex() {
             return false;
+        }
+        if self.opmask(m) {
+            return true;
+        }
+        if self.is_evex() && self.evex(m) {
+            return true;
         }
         if self.avx_permute(m)
             || self.avx_moves(m)
@@ -66,7 +81,13 @@ impl Translator<'_, '_> {
 
     /// Raises #UD or #NM if AVX may not be used now (SDM volume 2, 2.4); true if it may.
     pub(super) fn avx_on(&mut self) -> bool {
-        if !self.mode.avx || !self.mode.protected || self.mode.vm86 {
+        let on = if self.is_evex() { self.mode.avx512 } else { self.mode.avx };
+        self.extended_on(on)
+    }
+
+    /// The same for instructions of a state component that is on or not.
+    pub(super) fn extended_on(&mut self, on: bool) -> bool {
+        if !on || !self.mode.protected || self.mode.vm86 {
             self.undefined();
             return false;
         }
@@ -78,6 +99,12 @@ impl Translator<'_, '_> {
     }
 
     fn clear_registers(&mut self, all: bool) {
+        if self.mode.high {
+            let all = self.b.iconst(Type::I64, all.into());
+            self.call::<ClearRegisters>(&[all]);
+            self.flow = Flow::NewKey;
+            return;
+        }
         let zero = self.zeros();
         for n in 0..if self.mode.code64 { 16 } else { 8 } {
             self.b.set(state::ymmh(n), zero);

@@ -120,6 +120,25 @@ impl Translator<'_, '_> {
         self.set_vector(r);
     }
 
+    /// The same by the predicate's number.
+    pub(crate) fn packed_compared(
+        &mut self,
+        lane: Lane,
+        attr: FpAttr,
+        kind: u8,
+        a: Value,
+        b: Value,
+    ) -> Value {
+        let p = Predicate::of(kind);
+        self.packed_mask(lane, attr.with_flag(p.signalling), p, a, b)
+    }
+
+    /// The same of scalars.
+    pub(crate) fn scalar_compared(&mut self, attr: FpAttr, kind: u8, a: Value, b: Value) -> Value {
+        let p = Predicate::of(kind);
+        self.scalar_mask(attr.with_flag(p.signalling), p, a, b)
+    }
+
     fn packed_mask(&mut self, lane: Lane, attr: FpAttr, p: Predicate, a: Value, b: Value) -> Value {
         let ty = self.b.ty(a);
         let (x, y) = if p.swapped { (b, a) } else { (a, b) };

@@ -99,11 +99,12 @@ impl Translator<'_, '_> {
         }
         let saved = self.begin_float();
         let r = if let Shape::Packed(lane) = shape {
-            let (b, a) = (self.vector(1), self.vector(0));
+            let (b, a) = (self.active_vector(1, lane), self.active_vector(0, lane));
             self.packed_float(packed, lane, attr, a, b)
         } else {
             let (b, old) = (self.scalar(1, shape), self.vector(0));
             let a = self.lane(shape.ty(), shape.lane(), old, 0);
+            let (a, b) = (self.active_scalar(a), self.active_scalar(b));
             let r = self.b.fp(op, attr, a, b);
             self.with_lane(shape.lane(), old, 0, r)
         };
@@ -127,6 +128,9 @@ impl Translator<'_, '_> {
     /// The same by the operand's own number.
     pub(crate) fn scalar_at(&mut self, n: u32, shape: Shape) -> Value {
         if self.is_memory(n) {
+            if self.has_mask() {
+                return self.memory_scalar(shape.ty());
+            }
             let ea = self.ea_sized(shape.lane().bytes() as u64, false);
             return self.load(shape.ty(), &ea);
         }
@@ -138,10 +142,11 @@ impl Translator<'_, '_> {
     fn unary_float(&mut self, shape: Shape, attr: FpAttr, op: Op, packed: Op) {
         let saved = self.begin_float();
         let r = if let Shape::Packed(lane) = shape {
-            let v = self.vector(1);
+            let v = self.active_vector(1, lane);
             self.packed_float(packed, lane, attr, v, Value::NONE)
         } else {
             let (v, old) = (self.scalar(1, shape), self.vector(0));
+            let v = self.active_scalar(v);
             let r = self.b.fp(op, attr, v, Value::NONE);
             self.with_lane(shape.lane(), old, 0, r)
         };

@@ -2,7 +2,9 @@
 //! 9 to 14).
 //!
 //! Instructions of MMX, SSE and AVX differ in their width alone: they are translated by the same functions, on `v64`,
-//! `v128` and `v256`. With VEX the destination is no source: `source` numbers the operands as those without have them.
+//! `v128` and `v256`, with EVEX on `v512` as well. With VEX or EVEX the destination is no source: `source` numbers the
+//! operands as those without have them. What a mask of AVX-512 changes is seen to where operands are read and results
+//! written (`evex`).
 
 mod compare;
 mod convert;
@@ -40,9 +42,14 @@ impl Translator<'_, '_> {
             || self.sse_text(m)
     }
 
-    /// Whether the instruction has VEX.
+    /// Whether the instruction has VEX or EVEX.
     pub(crate) fn is_vex(&self) -> bool {
-        self.insn.encoding() == EncodingKind::VEX
+        matches!(self.insn.encoding(), EncodingKind::VEX | EncodingKind::EVEX)
+    }
+
+    /// Whether the instruction has EVEX.
+    pub(crate) fn is_evex(&self) -> bool {
+        self.insn.encoding() == EncodingKind::EVEX
     }
 
     /// Number of operands that are registers or memory.
@@ -65,13 +72,15 @@ impl Translator<'_, '_> {
         self.is_register(n) && self.insn.op_register(n).is_mm()
     }
 
-    /// Width of the instruction: `v64` if it works on MMX registers, `v256` if on YMM registers.
+    /// Width of the instruction: `v64` if it works on MMX registers, `v256` if on YMM and `v512` if on ZMM registers.
     pub(crate) fn vector_type(&self) -> Type {
         let any = |count: u32, is: fn(iced_x86::Register) -> bool| {
             (0..self.insn.op_count().min(count)).any(|n| self.is_register(n) && is(self.insn.op_register(n)))
         };
         if any(2, iced_x86::Register::is_mm) {
             Type::V64
+        } else if any(3, iced_x86::Register::is_zmm) {
+            Type::V512
         } else if any(3, iced_x86::Register::is_ymm) {
             Type::V256
         } else {
@@ -105,8 +114,14 @@ impl Translator<'_, '_> {
         self.read_vector(n, ty)
     }
 
-    /// Writes the destination register: with VEX all of it.
+    /// Writes the destination register: with VEX all of it, with EVEX as its mask says.
     pub(super) fn set_vector(&mut self, v: Value) {
+        let v = if self.is_evex() { self.masked(v) } else { v };
+        self.put_vector(v);
+    }
+
+    /// Writes the destination register whatever the mask says.
+    pub(super) fn put_vector(&mut self, v: Value) {
         let r = self.insn.op_register(0);
         if r.is_mm() {
             self.b.set(state::mm(r.number()), v);
@@ -119,10 +134,19 @@ impl Translator<'_, '_> {
 
     /// Writes vector register `n`, zeros above the value.
     pub(crate) fn set_wide(&mut self, n: usize, v: Value) {
+        let ty = self.b.ty(v);
         let (low, high) =
-            if self.b.ty(v) == Type::V256 { (self.part(v, 0), self.part(v, 1)) } else { (v, self.zeros()) };
+            if ty == Type::V128 { (v, self.zeros()) } else { (self.part(v, 0), self.part(v, 1)) };
         self.b.set(state::xmm(n), low);
         self.b.set(state::ymmh(n), high);
+        if ty == Type::V512 {
+            self.go_high();
+            let top = self.part_of(Type::V256, v, 1);
+            self.b.set(state::zmmh(n), top);
+        } else if self.mode.high {
+            let zero = self.splat(Type::V256, Lane::I64, 0);
+            self.b.set(state::zmmh(n), zero);
+        }
     }
 
     /// 128 bits of zeros: one value a block, so that upper halves share a register.
@@ -138,23 +162,46 @@ impl Translator<'_, '_> {
         v
     }
 
-    /// Half `n` of 256 bits.
+    /// 128 bits number `n` of more.
     pub(crate) fn part(&mut self, v: Value, n: u64) -> Value {
-        self.b.vector(Op::Vpart, Type::V128, Lane::I8, 0, [v, Value::NONE, Value::NONE], n)
+        self.part_of(Type::V128, v, n)
     }
 
-    /// Two halves of 256 bits.
+    /// Part number `n` of a type of the vector, or all of it.
+    pub(crate) fn part_of(&mut self, ty: Type, v: Value, n: u64) -> Value {
+        if self.b.ty(v) == ty {
+            return v;
+        }
+        self.b.vector(Op::Vpart, ty, Lane::I8, 0, [v, Value::NONE, Value::NONE], n)
+    }
+
+    /// Two halves of a vector twice as wide.
     pub(crate) fn join(&mut self, low: Value, high: Value) -> Value {
-        self.b.vector(Op::Vjoin, Type::V256, Lane::I8, 0, [low, high, Value::NONE], 0)
+        let ty = if self.b.ty(low) == Type::V256 { Type::V512 } else { Type::V256 };
+        self.b.vector(Op::Vjoin, ty, Lane::I8, 0, [low, high, Value::NONE], 0)
+    }
+
+    /// The value in the low part of a type at least as wide, with anything above.
+    pub(crate) fn padded(&mut self, ty: Type, v: Value) -> Value {
+        let mut v = v;
+        while self.b.ty(v).bytes() < ty.bytes() {
+            v = self.join(v, v);
+        }
+        v
     }
 
     /// Vector register `n`.
     pub(crate) fn vector_register(&mut self, n: usize, ty: Type) -> Value {
         let low = self.xmm(n);
-        if ty != Type::V256 {
+        if !matches!(ty, Type::V256 | Type::V512) {
             return low;
         }
         let high = self.b.get(state::ymmh(n), Type::V128);
+        let low = self.join(low, high);
+        if ty == Type::V256 {
+            return low;
+        }
+        let high = self.b.get(state::zmmh(n), Type::V256);
         self.join(low, high)
     }
 
@@ -188,15 +235,15 @@ impl Translator<'_, '_> {
         self.b.vector(Op::Vsplat, ty, lane, 0, [v, Value::NONE, Value::NONE], 0)
     }
 
-    /// A vector constant; of 256 bits both halves.
+    /// A vector constant; of more than 128 bits each 128.
     pub(crate) fn bytes(&mut self, ty: Type, value: u128) -> Value {
         let v = self.splat(ty, Lane::I64, value as u64);
         if ty == Type::V64 || (value >> 64) as u64 == value as u64 {
             return v;
         }
-        if ty == Type::V256 {
-            let half = self.bytes(Type::V128, value);
-            return self.join(half, half);
+        if ty != Type::V128 {
+            let part = self.bytes(Type::V128, value);
+            return self.padded(ty, part);
         }
         let high = self.b.iconst(Type::I64, (value >> 64) as u64);
         self.b.vector(Op::Vinsert, ty, Lane::I64, 0, [v, high, Value::NONE], 1)
@@ -256,6 +303,9 @@ impl Translator<'_, '_> {
     /// Attributes of floating-point operations under MXCSR as it is now: it is part of the unit's key.
     pub(crate) fn sse_attr(&self) -> FpAttr {
         let mut a = FpAttr::RISCV.with_nan(NanPolicy::X86).with_rounding(self.mode.rounding());
+        if self.is_evex() {
+            a = self.embedded(a);
+        }
         if self.mode.mxcsr & 4 != 0 {
             a = FpAttr(a.0 | 1 << 7);
         }
@@ -268,6 +318,9 @@ impl Translator<'_, '_> {
     /// Operand `n`: a vector register's low part, or memory, which must be aligned without VEX if it has 16 bytes.
     pub(crate) fn read_vector(&mut self, n: u32, ty: Type) -> Value {
         if self.is_memory(n) {
+            if self.is_evex() {
+                return self.memory_lanes(ty);
+            }
             let ea = self.ea_sized(ty.bytes() as u64, false);
             let aligned = !self.is_vex() && ty != Type::V64;
             let m = if aligned { self.mem_aligned(ty.bytes()) } else { self.mem(ty.bytes()) };

@@ -1,7 +1,7 @@
 //! Shifts (SDM volume 1, 5.4.6, 5.6.3).
 
 use iced_x86::{Mnemonic, OpKind};
-use tcg_ir::{Lane, Op, Type, VecFn};
+use tcg_ir::{Lane, Op, Type, Value, VecFn};
 
 use super::super::Translator;
 
@@ -49,11 +49,20 @@ impl Translator<'_, '_> {
         }
         // The count is the low 64 bits of an operand that has at most 128.
         let n = self.source(1);
-        let count = self.read_vector(n, if ty == Type::V256 { Type::V128 } else { ty });
-        let count = if ty == Type::V256 { self.join(count, count) } else { count };
+        let count = self.shift_count(n, if ty == Type::V64 { ty } else { Type::V128 });
+        let count = self.padded(ty, count);
         let v = self.vector(0);
         let r = self.function(by_all, v, count, 0);
         self.set_vector(r);
         true
+    }
+
+    /// The operand that has the count, which no mask changes.
+    pub(crate) fn shift_count(&mut self, n: u32, ty: Type) -> Value {
+        if self.is_evex() && self.is_memory(n) {
+            let ea = self.ea_sized(16, false);
+            return self.load(ty, &ea);
+        }
+        self.read_vector(n, ty)
     }
 }
