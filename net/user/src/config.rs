@@ -29,6 +29,8 @@ pub const KEYS: &[&str] = &[
     "ipv6-host",
     "ipv6-dns",
     "mtu",
+    "smb",
+    "smbserver",
 ];
 
 /// The IPv4 side.
@@ -109,6 +111,8 @@ pub struct UserConfig {
     pub host_forwards: Vec<HostForward>,
     /// Addresses of the network behind which stands something on the host.
     pub guest_forwards: Vec<GuestForward>,
+    /// Folder that is shared by SMB, and the server's address.
+    pub smb: Option<(PathBuf, Ipv4Addr)>,
     /// Largest IP packet, in bytes, on the network.
     pub mtu: u16,
 }
@@ -138,6 +142,7 @@ impl Default for UserConfig {
             bootfile: None,
             host_forwards: Vec::new(),
             guest_forwards: Vec::new(),
+            smb: None,
             mtu: 1500,
         }
     }
@@ -157,6 +162,7 @@ pub struct Options {
     dns6: Option<Ipv6Addr>,
     forwards: Vec<String>,
     guests: Vec<String>,
+    smb: (Option<PathBuf>, Option<Ipv4Addr>),
 }
 
 fn parse<T: std::str::FromStr>(key: &str, value: &str, expected: &str) -> Result<T, UserError> {
@@ -225,6 +231,8 @@ impl Options {
                 }
                 config.mtu = mtu;
             }
+            "smb" => self.smb.0 = Some(PathBuf::from(value)),
+            "smbserver" => self.smb.1 = Some(parse(key, value, V4)?),
             _ => return Err(UserError::Unknown { key: key.into(), known: KEYS.join(", ") }),
         }
         Ok(())
@@ -295,6 +303,29 @@ impl Options {
             }
             config.guest_forwards.push(forward);
         }
+        config.smb = match self.smb {
+            (None, None) => None,
+            (None, Some(ip)) => {
+                return Err(UserError::option("smbserver", &ip.to_string(), "of use without smb=FOLDER"));
+            }
+            (Some(folder), ip) => {
+                let name = folder.display().to_string();
+                let Some(n) = config.ipv4 else {
+                    return Err(UserError::option("smb", &name, "possible without IPv4"));
+                };
+                // A file of settings has one line for each, and the folder's name is in one of them.
+                if !folder.is_dir() || name.contains(['\n', '\r']) {
+                    return Err(UserError::option("smb", &name, "a folder"));
+                }
+                let ip = ip.unwrap_or(Ipv4Addr::from_bits(n.net.to_bits() + 4));
+                check_inside("smbserver", ip, &n)?;
+                if ip == n.host || ip == n.dns || ip == n.dhcp_start {
+                    let other = "another address than host, dns and dhcpstart";
+                    return Err(UserError::option("smbserver", &ip.to_string(), other));
+                }
+                Some((folder, ip))
+            }
+        };
         Ok(config)
     }
 }
@@ -336,15 +367,16 @@ fn network(value: &str) -> Result<(Ipv4Addr, u8), UserError> {
     Ok((Ipv4Addr::from_bits(ip.to_bits() & mask), prefix))
 }
 
+fn check_inside(key: &str, ip: Ipv4Addr, n: &Net4) -> Result<(), UserError> {
+    if !n.contains(ip) || ip == n.net || ip == n.broadcast() {
+        return Err(UserError::option(key, &ip.to_string(), &format!("a host in {}/{}", n.net, n.prefix)));
+    }
+    Ok(())
+}
+
 fn check4(n: &Net4) -> Result<(), UserError> {
     for (key, ip) in [("host", n.host), ("dhcpstart", n.dhcp_start), ("dns", n.dns)] {
-        if !n.contains(ip) || ip == n.net || ip == n.broadcast() {
-            return Err(UserError::option(
-                key,
-                &ip.to_string(),
-                &format!("a host in {}/{}", n.net, n.prefix),
-            ));
-        }
+        check_inside(key, ip, n)?;
     }
     if n.host == n.dns {
         return Err(UserError::option("dns", &n.dns.to_string(), "another address than host"));
@@ -397,6 +429,8 @@ mod tests {
             ("ipv6-prefixlen", "127", "126"),
             ("hostfwd", "tcp:x", "hostfwd"),
             ("guestfwd", "tcp:10.0.9.1:80-cmd:cat", "guest's network"),
+            ("smb", "/no/such/folder", "a folder"),
+            ("smbserver", "10.0.2.4", "without smb"),
             ("colour", "red", "there are: net, host"),
         ] {
             let text = made(&[(key, value)]).unwrap_err().to_string();

@@ -1,4 +1,5 @@
-//! DHCP and BOOTP for IPv4 (RFC 2131, RFC 2132, RFC 951, RFC 3397), and stateless DHCPv6 (RFC 8415, section 18.2.6).
+//! DHCP and BOOTP for IPv4 (RFC 2131, RFC 2132, RFC 951, RFC 3397), and stateless DHCPv6 (RFC 8415, section 18.2.6;
+//! RFC 3646, RFC 5970).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -38,7 +39,7 @@ struct Request {
 }
 
 /// Domain names as DNS writes them (RFC 1035, 3.1); one that cannot be written so is left out.
-fn names<'a>(all: impl Iterator<Item = &'a String>) -> Vec<u8> {
+fn names(all: &[String]) -> Vec<u8> {
     let mut bytes = Vec::new();
     for name in all {
         let labels: Vec<&str> = name.trim_end_matches('.').split('.').collect();
@@ -51,6 +52,18 @@ fn names<'a>(all: impl Iterator<Item = &'a String>) -> Vec<u8> {
         }
     }
     bytes
+}
+
+/// Most bytes of a search list that an advertisement or answer has room for.
+const SEARCH: usize = 512;
+
+/// The domains that names are looked up in, as DNS writes them: the user's choice, else the host's.
+pub(crate) fn search(cx: &mut Cx<'_>) -> Vec<u8> {
+    let chosen = &cx.config.dns_search;
+    let all = if chosen.is_empty() { cx.nat.resolver.search() } else { chosen };
+    // Whole names only.
+    let fitting = (0..=all.len()).rev().map(|n| names(&all[..n])).find(|bytes| bytes.len() <= SEARCH);
+    fitting.unwrap_or_default()
 }
 
 impl Dhcp {
@@ -171,11 +184,7 @@ fn answer_bytes(request: &[u8], kind: u8, ip: Option<Ipv4Addr>, cx: &mut Cx<'_>)
         if let Some(name) = &cx.config.tftp_server_name {
             put(66, name.as_bytes());
         }
-        let search = if cx.config.dns_search.is_empty() {
-            names(cx.nat.resolver.search().iter())
-        } else {
-            names(cx.config.dns_search.iter())
-        };
+        let search = search(cx);
         if !search.is_empty() {
             put(119, &search);
         }
@@ -217,9 +226,13 @@ pub(crate) fn v6(src: SocketAddr, data: &[u8], cx: &mut Cx<'_>) {
     if !cx.config.restrict {
         put(23, &n.dns.octets());
     }
-    let search = names(cx.config.dns_search.iter());
-    if !search.is_empty() {
+    let search = search(cx);
+    if !search.is_empty() && !cx.config.restrict {
         put(24, &search);
+    }
+    if let Some(file) = &cx.config.bootfile {
+        // RFC 5970, 3.1.
+        put(59, format!("tftp://[{}]/{}", n.host, file.trim_start_matches('/')).as_bytes());
     }
     let from: Ipv6Addr = crate::nat::LINK_LOCAL;
     cx.out.udp(SocketAddr::new(from.into(), 547), src, &answer);

@@ -30,6 +30,8 @@ pub struct HostForward {
 pub enum Behind {
     /// A program, run by the shell for each connection, with the connection as its standard input and output.
     Command(String),
+    /// A program and its arguments, with the connection, a TCP socket, as its standard input and output.
+    Program(PathBuf, Vec<String>),
     /// A TCP server.
     Tcp(SocketAddr),
     /// A Unix stream socket.

@@ -14,12 +14,14 @@
 mod config;
 mod dhcp;
 mod error;
+mod errors;
 mod forward;
 mod icmp;
 mod nat;
 mod neighbour;
 mod out;
 mod packet;
+mod smb;
 mod tcp;
 mod tftp;
 mod udp;
@@ -109,14 +111,33 @@ impl Shared {
 pub struct UserNet {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
+    /// What the file server needs for as long as there may be connections to it.
+    _smb: Option<smb::Smb>,
+}
+
+/// Lets this process have as many descriptors as the host allows it: each connection of the guest's takes one.
+fn more_descriptors() {
+    #[cfg(unix)]
+    {
+        use rustix::process::{Resource, getrlimit, setrlimit};
+        let mut limit = getrlimit(Resource::Nofile);
+        if limit.current != limit.maximum {
+            limit.current = limit.maximum;
+            if let Err(e) = setrlimit(Resource::Nofile, limit) {
+                tracing::debug!("user network: the limit of descriptors stays: {e}");
+            }
+        }
+    }
 }
 
 impl UserNet {
     /// Makes the network and opens the ports that lead in.
     ///
     /// # Errors
-    /// A port cannot be opened, or the host refuses a thread.
-    pub fn new(config: UserConfig) -> Result<Self, UserError> {
+    /// A port cannot be opened, `smbd` is not there, or the host refuses a thread.
+    pub fn new(mut config: UserConfig) -> Result<Self, UserError> {
+        more_descriptors();
+        let smb = smb::Smb::start(&mut config)?;
         let failed = |e| UserError::host("user network", e);
         let poll = Poll::new().map_err(failed)?;
         let waker = Waker::new(poll.registry(), token(Kind::Wake, 0)).map_err(failed)?;
@@ -132,7 +153,7 @@ impl UserNet {
             .name("net-user".into())
             .spawn(move || worker.run())
             .map_err(failed)?;
-        Ok(UserNet { shared, thread: Some(thread) })
+        Ok(UserNet { shared, thread: Some(thread), _smb: smb })
     }
 
     /// TCP connections there are now.

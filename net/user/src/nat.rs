@@ -123,10 +123,25 @@ impl Nat {
         Some(SocketAddr::new(ip, to.port()))
     }
 
+    /// The address under which the guest sees who reports an error about a packet to `remote`.
+    pub(crate) fn who(&self, from: Option<IpAddr>, remote: IpAddr) -> IpAddr {
+        match from {
+            Some(ip) if !ip.is_loopback() && ip.is_ipv4() == remote.is_ipv4() => match self.owner(ip) {
+                Owner::Outside => ip,
+                _ => remote,
+            },
+            _ => remote,
+        }
+    }
+
+    /// The gateway's address of a family.
+    pub(crate) fn gateway(&self, v6: bool) -> Option<IpAddr> {
+        if v6 { Some(self.config.ipv6?.host.into()) } else { Some(self.config.ipv4?.host.into()) }
+    }
+
     /// The address under which the guest sees somebody on the host's side who connects to it; `v4` is the guest's family.
     pub(crate) fn inward(&self, from: Option<SocketAddr>, v4: bool) -> Option<SocketAddr> {
-        let gateway =
-            if v4 { IpAddr::V4(self.config.ipv4?.host) } else { IpAddr::V6(self.config.ipv6?.host) };
+        let gateway = self.gateway(!v4)?;
         let Some(from) = from else { return Some(SocketAddr::new(gateway, 0)) };
         let same = from.is_ipv4() == v4 && !from.ip().is_loopback() && is_unicast(from.ip());
         let seen = same && self.owner(from.ip()) == Owner::Outside;

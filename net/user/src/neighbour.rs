@@ -153,5 +153,12 @@ pub(crate) fn advertise_router(cx: &mut Cx<'_>) {
     m.extend([25, 3, 0, 0]);
     m.extend(LIFE.to_be_bytes());
     m.extend(n.dns.octets());
+    let mut search = crate::dhcp::search(cx);
+    if !search.is_empty() {
+        search.resize(search.len().next_multiple_of(8), 0);
+        m.extend([31, (1 + search.len() / 8) as u8, 0, 0]);
+        m.extend(LIFE.to_be_bytes());
+        m.extend(search);
+    }
     icmpv6(LINK_LOCAL, ALL_NODES, m, cx);
 }

@@ -31,6 +31,10 @@ const GUEST_TSO4: u64 = 1 << 7;
 const GUEST_TSO6: u64 = 1 << 8;
 
 const PENDING: usize = 1024;
+/// Size of a buffer for payload: the longest segment's.
+pub(crate) const BUFFER: usize = HEADROOM + 65535;
+/// Buffers kept for the next segments.
+const SPARE: usize = 32;
 /// Neighbours remembered.
 const NEIGHBOURS: usize = 256;
 
@@ -43,8 +47,47 @@ pub(crate) struct Out {
     neighbours: HashMap<IpAddr, [u8; 6]>,
     last: [u8; 6],
     pending: VecDeque<Vec<u8>>,
+    spare: Vec<Vec<u8>>,
     mtu: usize,
+    /// Smaller ones on the way to some addresses.
+    narrow: HashMap<IpAddr, usize>,
     ident: u16,
+}
+
+/// Writes an IP header: `h` is as long as one without options is. For IPv4 `(ident, fragment)` are the fields of these names.
+pub(crate) fn ip_header(
+    h: &mut [u8],
+    (src, dst): (IpAddr, IpAddr),
+    protocol: IpProtocol,
+    length: usize,
+    (ident, fragment): (u16, u16),
+) {
+    h.fill(0);
+    match (src, dst) {
+        (IpAddr::V4(src), IpAddr::V4(dst)) => {
+            h[0] = 0x45;
+            put16(h, 2, (20 + length) as u16);
+            put16(h, 4, ident);
+            put16(h, 6, fragment);
+            h[8] = 64;
+            h[9] = protocol.into();
+            h[12..16].copy_from_slice(&src.octets());
+            h[16..20].copy_from_slice(&dst.octets());
+            let sum = !checksum::data(h);
+            put16(h, 10, sum);
+        }
+        (IpAddr::V6(src), IpAddr::V6(dst)) => {
+            h[0] = 0x60;
+            put16(h, 4, length as u16);
+            h[6] = protocol.into();
+            // Neighbour discovery demands the largest.
+            h[7] = if protocol == IpProtocol::Icmpv6 { 255 } else { 64 };
+            h[8..24].copy_from_slice(&src.octets());
+            h[24..40].copy_from_slice(&dst.octets());
+        }
+        // The two ends of a flow are of one family.
+        _ => {}
+    }
 }
 
 /// What a TCP segment's header says.
@@ -55,6 +98,8 @@ pub(crate) struct TcpHead {
     /// The flags byte.
     pub(crate) flags: u8,
     pub(crate) window: u16,
+    /// The urgent pointer.
+    pub(crate) urgent: u16,
     /// Maximum segment size and window scale, on SYN.
     pub(crate) options: Option<(u16, Option<u8>)>,
 }
@@ -66,6 +111,7 @@ pub(crate) mod flag {
     pub(crate) const RST: u8 = 4;
     pub(crate) const PSH: u8 = 8;
     pub(crate) const ACK: u8 = 16;
+    pub(crate) const URG: u8 = 32;
 }
 
 fn put16(to: &mut [u8], at: usize, value: u16) {
@@ -79,7 +125,9 @@ impl Out {
             neighbours: HashMap::new(),
             last: [0xff; 6],
             pending: VecDeque::new(),
+            spare: Vec::new(),
             mtu: mtu.into(),
+            narrow: HashMap::new(),
             ident: 0,
         }
     }
@@ -87,6 +135,34 @@ impl Out {
     /// Largest IP packet.
     pub(crate) fn mtu(&self) -> usize {
         self.mtu
+    }
+
+    /// Largest IP packet to an address.
+    pub(crate) fn mtu_to(&self, ip: IpAddr) -> usize {
+        self.narrow.get(&ip).copied().unwrap_or(self.mtu)
+    }
+
+    /// Somebody inside says that the way to an address takes no more than this; whether that is less than before.
+    pub(crate) fn narrow(&mut self, ip: IpAddr, mtu: usize) -> bool {
+        // Everything carries as much as this (RFC 1191, 3; RFC 8200, 5).
+        let mtu = mtu.max(if ip.is_ipv4() { 576 } else { 1280 });
+        let news = mtu < self.mtu_to(ip) && (self.narrow.len() < NEIGHBOURS || self.narrow.contains_key(&ip));
+        if news {
+            self.narrow.insert(ip, mtu);
+        }
+        news
+    }
+
+    /// A buffer with [`HEADROOM`] and room for the longest payload, of any content.
+    pub(crate) fn buffer(&mut self) -> Vec<u8> {
+        self.spare.pop().unwrap_or_else(|| vec![0; BUFFER])
+    }
+
+    /// Gives back what [`Out::buffer`] gave.
+    pub(crate) fn recycle(&mut self, buffer: Vec<u8>) {
+        if buffer.len() == BUFFER && self.spare.len() < SPARE {
+            self.spare.push(buffer);
+        }
     }
 
     /// Remembers who has an address.
@@ -163,40 +239,10 @@ impl Out {
         (length, fragment): (usize, u16),
     ) -> usize {
         let to = self.mac_of(dst);
-        let (kind, at) = match (src, dst) {
-            (IpAddr::V4(src), IpAddr::V4(dst)) => {
-                let at = end - 20;
-                let h = &mut frame[at..end];
-                h.fill(0);
-                h[0] = 0x45;
-                put16(h, 2, (20 + length) as u16);
-                put16(h, 4, self.ident);
-                // Segments that are no fragments must not become any.
-                put16(h, 6, if fragment == 0 && protocol == IpProtocol::Tcp { 0x4000 } else { fragment });
-                h[8] = 64;
-                h[9] = protocol.into();
-                h[12..16].copy_from_slice(&src.octets());
-                h[16..20].copy_from_slice(&dst.octets());
-                let sum = !checksum::data(h);
-                put16(h, 10, sum);
-                (0x0800u16, at)
-            }
-            (IpAddr::V6(src), IpAddr::V6(dst)) => {
-                let at = end - 40;
-                let h = &mut frame[at..end];
-                h.fill(0);
-                h[0] = 0x60;
-                put16(h, 4, length as u16);
-                h[6] = protocol.into();
-                // Neighbour discovery demands the largest.
-                h[7] = if protocol == IpProtocol::Icmpv6 { 255 } else { 64 };
-                h[8..24].copy_from_slice(&src.octets());
-                h[24..40].copy_from_slice(&dst.octets());
-                (0x86dd, at)
-            }
-            // The two ends of a flow are of one family.
-            _ => return end,
-        };
+        let (kind, at) = if src.is_ipv4() { (0x0800u16, end - 20) } else { (0x86dd, end - 40) };
+        // Segments that are no fragments must not become any.
+        let fragment = if fragment == 0 && protocol == IpProtocol::Tcp { 0x4000 } else { fragment };
+        ip_header(&mut frame[at..end], (src, dst), protocol, length, (self.ident, fragment));
         let at = at - ETHERNET;
         frame[at..at + 6].copy_from_slice(&to);
         frame[at + 6..at + 12].copy_from_slice(&MAC);
@@ -204,24 +250,34 @@ impl Out {
         at
     }
 
-    /// Sends an IP packet. What exceeds the MTU goes in fragments (IPv4) or not at all (IPv6).
+    /// Sends an IP packet, in fragments if it exceeds the MTU.
     pub(crate) fn ip(&mut self, src: IpAddr, dst: IpAddr, protocol: IpProtocol, payload: &[u8]) {
         self.ident = self.ident.wrapping_add(1);
-        let header = if src.is_ipv4() { 20 } else { 40 };
-        let room = (self.mtu - header) & !7;
-        if payload.len() + header > self.mtu && src.is_ipv6() || payload.len() > 65535 - header {
+        let (header, mtu, v6) = (if src.is_ipv4() { 20 } else { 40 }, self.mtu_to(dst), src.is_ipv6());
+        if payload.len() > 65535 - header {
             return;
         }
-        let pieces = if payload.len() + header <= self.mtu { payload.len().max(1) } else { room };
+        let whole = payload.len() + header <= mtu;
+        // IPv6 has a header of its own for fragments (RFC 8200, 4.5).
+        let extra = if v6 && !whole { 8 } else { 0 };
+        let most = if whole { payload.len().max(1) } else { (mtu - header - extra) & !7 };
         let mut offset = 0;
         loop {
-            let piece = &payload[offset..payload.len().min(offset + pieces)];
+            let piece = &payload[offset..payload.len().min(offset + most)];
             let more = offset + piece.len() < payload.len();
-            let fragment = (offset / 8) as u16 | if more { 0x2000 } else { 0 };
-            let end = VNET + ETHERNET + header;
-            let mut frame = vec![0; end + piece.len()];
-            frame[end..].copy_from_slice(piece);
-            self.headers(&mut frame, end, (src, dst), protocol, (piece.len(), fragment));
+            let start = VNET + ETHERNET + header;
+            let mut frame = vec![0; start];
+            let (mut protocol, mut fragment) = (protocol, 0);
+            if extra != 0 {
+                frame.extend([protocol.into(), 0]);
+                frame.extend((offset as u16 | u16::from(more)).to_be_bytes());
+                frame.extend(u32::from(self.ident).to_be_bytes());
+                protocol = IpProtocol::Ipv6Frag;
+            } else if !whole {
+                fragment = (offset / 8) as u16 | if more { 0x2000 } else { 0 };
+            }
+            frame.extend_from_slice(piece);
+            self.headers(&mut frame, start, (src, dst), protocol, (extra + piece.len(), fragment));
             self.control(frame);
             offset += piece.len();
             if !more {
@@ -263,8 +319,7 @@ impl Out {
     /// may be longer than the MTU, and whoever receives it knows where it would have been cut.
     pub(crate) fn tcp_data(
         &mut self,
-        src: SocketAddr,
-        dst: SocketAddr,
+        (src, dst): (SocketAddr, SocketAddr),
         head: &TcpHead,
         buffer: &mut [u8],
         mss: Option<u16>,
@@ -302,6 +357,7 @@ impl Out {
         h[12] = (((20 + options) / 4) << 4) as u8;
         h[13] = head.flags;
         put16(h, 14, head.window);
+        put16(h, 18, head.urgent);
         if let Some((size, scale)) = head.options {
             h[20..22].copy_from_slice(&[2, 4]);
             put16(h, 22, size);

@@ -21,6 +21,10 @@ pub(crate) struct Packet<'a> {
     pub(crate) dst: IpAddr,
     pub(crate) protocol: IpProtocol,
     pub(crate) payload: &'a [u8],
+    /// How many routers it may pass.
+    pub(crate) hops: u8,
+    /// Routers may send it in fragments.
+    pub(crate) fragments: bool,
     /// The IP header and what follows, for error messages that quote it.
     pub(crate) whole: &'a [u8],
 }
@@ -36,6 +40,7 @@ pub(crate) struct Fragment<'a> {
     key: (IpAddr, IpAddr, u32, u8),
     offset: usize,
     more: bool,
+    hops: u8,
     data: &'a [u8],
 }
 
@@ -51,9 +56,18 @@ pub(crate) fn ipv4(bytes: &[u8]) -> Option<Parsed<'_>> {
     if p.more_frags() || p.frag_offset() != 0 {
         let key = (src, dst, u32::from(p.ident()), p.next_header().into());
         let offset = p.frag_offset().into();
-        return Some(Parsed::Fragment(Fragment { key, offset, more: p.more_frags(), data: payload }));
+        let (more, hops) = (p.more_frags(), p.hop_limit());
+        return Some(Parsed::Fragment(Fragment { key, offset, more, hops, data: payload }));
     }
-    Some(Parsed::Whole(Packet { src, dst, protocol: p.next_header(), payload, whole: bytes.get(..total)? }))
+    Some(Parsed::Whole(Packet {
+        src,
+        dst,
+        protocol: p.next_header(),
+        payload,
+        hops: p.hop_limit(),
+        fragments: !p.dont_frag(),
+        whole: bytes.get(..total)?,
+    }))
 }
 
 /// Reads an IPv6 packet.
@@ -79,10 +93,19 @@ pub(crate) fn ipv6(bytes: &[u8]) -> Option<Parsed<'_>> {
                 let id = u32::from_be_bytes([head[4], head[5], head[6], head[7]]);
                 let (offset, more) = (usize::from(field & !7), field & 1 != 0);
                 let key = (src, dst, id, head[0]);
-                return Some(Parsed::Fragment(Fragment { key, offset, more, data: rest.get(8..)? }));
+                let (hops, data) = (p.hop_limit(), rest.get(8..)?);
+                return Some(Parsed::Fragment(Fragment { key, offset, more, hops, data }));
             }
             _ => {
-                return Some(Parsed::Whole(Packet { src, dst, protocol: next.into(), payload: rest, whole }));
+                return Some(Parsed::Whole(Packet {
+                    src,
+                    dst,
+                    protocol: next.into(),
+                    payload: rest,
+                    hops: p.hop_limit(),
+                    fragments: false,
+                    whole,
+                }));
             }
         }
     }
@@ -94,8 +117,14 @@ struct Partial {
     until: Instant,
 }
 
-/// A datagram put together: its ends, protocol and payload.
-pub(crate) type Assembled = (IpAddr, IpAddr, IpProtocol, Vec<u8>);
+/// A datagram put together.
+pub(crate) struct Assembled {
+    pub(crate) src: IpAddr,
+    pub(crate) dst: IpAddr,
+    pub(crate) protocol: IpProtocol,
+    pub(crate) hops: u8,
+    pub(crate) data: Vec<u8>,
+}
 
 /// Puts datagrams together.
 #[derive(Default)]
@@ -135,7 +164,7 @@ impl Reassembly {
         partial.pieces.sort_by_key(|(at, _)| *at);
         let data = partial.pieces.into_iter().flat_map(|(_, data)| data).collect();
         let (src, dst, _, protocol) = f.key;
-        Some((src, dst, protocol.into(), data))
+        Some(Assembled { src, dst, protocol: protocol.into(), hops: f.hops, data })
     }
 }
 
@@ -153,7 +182,7 @@ mod tests {
 
     fn piece(id: u32, offset: usize, more: bool, data: &[u8]) -> Fragment<'_> {
         let ip = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        Fragment { key: (ip, ip, id, 17), offset, more, data }
+        Fragment { key: (ip, ip, id, 17), offset, more, hops: 64, data }
     }
 
     #[test]
@@ -161,8 +190,8 @@ mod tests {
         let (mut all, now) = (Reassembly::default(), Instant::now());
         assert!(all.add(&piece(1, 8, false, &[2; 5]), now).is_none());
         assert!(all.add(&piece(2, 0, true, &[9; 8]), now).is_none());
-        let (.., data) = all.add(&piece(1, 0, true, &[1; 8]), now).unwrap();
-        assert_eq!(data, [1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2]);
+        let whole = all.add(&piece(1, 0, true, &[1; 8]), now).unwrap();
+        assert_eq!(whole.data, [1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2]);
         // Overlap gives the datagram up, and so does time.
         assert!(all.add(&piece(2, 0, true, &[9; 16]), now).is_none());
         assert!(all.add(&piece(2, 8, false, &[9; 8]), now).is_none());

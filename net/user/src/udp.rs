@@ -15,7 +15,7 @@ use crate::icmp::{self, Unreachable};
 use crate::out::transport_sum;
 use crate::packet::Packet;
 use crate::worker::{Cx, Kind, token};
-use crate::{UserError, neighbour};
+use crate::{UserError, errors, neighbour};
 
 /// Sockets at a time; the one idle longest goes.
 const MOST: usize = 1024;
@@ -27,6 +27,11 @@ const IDLE_DNS: Duration = Duration::from_secs(15);
 const ALIASES: usize = 16;
 /// Peers of a forwarded port.
 const PEERS: usize = 256;
+/// The host's number for "message too long".
+#[cfg(unix)]
+const TOO_LONG: i32 = libc::EMSGSIZE;
+#[cfg(not(unix))]
+const TOO_LONG: i32 = 10040;
 /// Datagrams read from a socket before others have their turn.
 const BATCH: usize = 64;
 
@@ -38,6 +43,58 @@ struct Flow {
     idle: Duration,
     /// Where it is, and where the guest sees it.
     aliases: Vec<(SocketAddr, SocketAddr)>,
+    /// As the socket has it: routers that a datagram may pass, and whether they may send it in fragments. `None` is the
+    /// host's habit.
+    hops: Option<u8>,
+    fragments: Option<bool>,
+}
+
+impl Flow {
+    fn is_v6(&self) -> bool {
+        !self.key.1
+    }
+
+    /// Where the guest sees somebody.
+    fn seen(&self, at: SocketAddr) -> Option<SocketAddr> {
+        self.aliases.iter().find(|(real, _)| *real == at).map(|(_, seen)| *seen)
+    }
+
+    /// Sends a datagram the way the guest's packet was to go.
+    fn send(&mut self, p: &Packet<'_>, data: &[u8], to: SocketAddr, cx: &mut Cx<'_>) -> io::Result<usize> {
+        let hops = p.hops.saturating_sub(1).max(1);
+        if self.hops != Some(hops) {
+            icmp::set_hops(&self.socket, self.is_v6(), hops);
+            self.hops = Some(hops);
+        }
+        if self.fragments != Some(p.fragments) {
+            errors::fragments(&self.socket, self.is_v6(), p.fragments);
+            self.fragments = Some(p.fragments);
+        }
+        let first = self.socket.send_to(data, to);
+        if first.as_ref().is_err_and(|e| e.kind() != io::ErrorKind::WouldBlock) {
+            // Perhaps of an earlier datagram.
+            self.errors(cx);
+            if first.as_ref().is_err_and(|e| e.raw_os_error() != Some(TOO_LONG)) {
+                return self.socket.send_to(data, to);
+            }
+        }
+        first
+    }
+
+    /// Tells the guest what the host was told of its datagrams.
+    fn errors(&self, cx: &mut Cx<'_>) {
+        let guest = self.key.0;
+        while let Some(error) = errors::next(&self.socket) {
+            let seen = error.to.and_then(|to| self.seen(to).or(Some(to)));
+            let Some(remote) = seen.filter(|s| s.is_ipv4() == guest.is_ipv4()) else { continue };
+            let length = u16::try_from(8 + error.data.len()).unwrap_or(u16::MAX);
+            let mut head = Vec::new();
+            [guest.port(), remote.port(), length, 0].iter().for_each(|n| head.extend(n.to_be_bytes()));
+            head.extend(error.data);
+            let from = cx.nat.who(error.from, remote.ip());
+            icmp::report(error.what, from, (guest.ip(), remote.ip()), IpProtocol::Udp, &head, cx.out);
+        }
+    }
 }
 
 struct Forward {
@@ -114,8 +171,10 @@ impl Udp {
             flow.aliases.truncate(ALIASES - 1);
             flow.aliases.insert(0, (to, dst));
         }
-        match flow.socket.send_to(data, to) {
+        match flow.send(p, data, to, cx) {
             Ok(_) => {}
+            // The guest has been told how much would do.
+            Err(e) if e.raw_os_error() == Some(TOO_LONG) => {}
             Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => {
                 icmp::unreachable(p, Unreachable::Port, cx.out);
             }
@@ -141,8 +200,10 @@ impl Udp {
         let mut socket = UdpSocket::bind(SocketAddr::new(any, 0))?;
         let entry = self.flows.vacant_entry();
         let index = entry.key();
+        errors::watch(&socket, !key.1);
         cx.registry.register(&mut socket, token(Kind::Udp, index), Interest::READABLE)?;
-        entry.insert(Flow { key, socket, used: cx.now, idle: IDLE, aliases: Vec::new() });
+        let (used, idle) = (cx.now, IDLE);
+        entry.insert(Flow { key, socket, used, idle, aliases: Vec::new(), hops: None, fragments: None });
         self.by_guest.insert(key, index);
         Ok(index)
     }
@@ -176,6 +237,7 @@ impl Udp {
 
     fn read_flow(&mut self, index: usize, cx: &mut Cx<'_>) -> bool {
         let Some(flow) = self.flows.get_mut(index) else { return true };
+        flow.errors(cx);
         for _ in 0..BATCH {
             if !cx.out.has_room() {
                 return false;
@@ -183,8 +245,8 @@ impl Udp {
             match flow.socket.recv_from(&mut self.buffer) {
                 Ok((n, from)) => {
                     flow.used = cx.now;
-                    let alias = flow.aliases.iter().find(|(real, _)| *real == from).map(|(_, seen)| *seen);
-                    let Some(seen) = alias.or_else(|| cx.nat.inward(Some(from), flow.key.0.is_ipv4())) else {
+                    let v4 = flow.key.0.is_ipv4();
+                    let Some(seen) = flow.seen(from).or_else(|| cx.nat.inward(Some(from), v4)) else {
                         continue;
                     };
                     cx.out.udp(seen, flow.key.0, &self.buffer[..n]);

@@ -21,6 +21,9 @@ use crate::{Shared, UserConfig, UserError, neighbour};
 /// How often idle sockets are looked for.
 const SWEEP: Duration = Duration::from_secs(5);
 
+/// The same where there are only connections, whose time is longer.
+const WATCH: Duration = Duration::from_secs(60);
+
 /// What an event belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -99,7 +102,7 @@ impl Worker {
             let mut cx = Cx { out, nat, config, registry: poll.registry(), now: Instant::now() };
             if retry {
                 cx.out.retry();
-                tcp.touch_all();
+                tcp.touch_blocked();
             }
             for event in &events {
                 let Token(t) = event.token();
@@ -110,6 +113,7 @@ impl Worker {
                         index,
                         event.is_readable() || failed,
                         event.is_writable() || event.is_write_closed() || event.is_error(),
+                        event.is_priority(),
                     ),
                     Some(Kind::Listener) => tcp.accept(index, &mut cx),
                     Some(kind @ (Kind::Udp | Kind::UdpForward)) => udp.ready(*kind, index),
@@ -129,6 +133,7 @@ impl Worker {
                 *swept = cx.now;
                 udp.sweep(cx.now);
                 icmp.sweep(cx.now);
+                tcp.sweep(&mut cx);
             }
             self.shared.connections.store(self.tcp.len(), Ordering::Relaxed);
         }
@@ -137,7 +142,11 @@ impl Worker {
     /// How long nothing needs to be done.
     fn patience(&self) -> Option<Duration> {
         let now = Instant::now();
-        let sweep = (self.udp.len() > 0 || !self.icmp.is_empty()).then_some(self.swept + SWEEP);
+        let sweep = if self.udp.len() > 0 || !self.icmp.is_empty() {
+            Some(self.swept + SWEEP)
+        } else {
+            (self.tcp.len() > 0).then_some(self.swept + WATCH)
+        };
         let next = self.tcp.next_timer().into_iter().chain(sweep).min()?;
         // Rounded up: what is woken a little early has nothing to do yet.
         Some(next.saturating_duration_since(now) + Duration::from_millis(1))
@@ -167,9 +176,11 @@ impl Worker {
                 self.packet(&p, trusted, now);
             }
             Some(Parsed::Fragment(f)) => {
-                if let Some((src, dst, protocol, data)) = self.reassembly.add(&f, now) {
-                    self.learn(src, mac);
-                    let p = Packet { src, dst, protocol, payload: &data, whole: &[] };
+                if let Some(a) = self.reassembly.add(&f, now) {
+                    self.learn(a.src, mac);
+                    let (payload, whole) = (a.data.as_slice(), &[][..]);
+                    let (src, dst, protocol, hops) = (a.src, a.dst, a.protocol, a.hops);
+                    let p = Packet { src, dst, protocol, payload, hops, fragments: true, whole };
                     self.packet(&p, trusted, now);
                 }
             }
@@ -187,6 +198,12 @@ impl Worker {
         let cx = &mut Cx { out, nat, config, registry: poll.registry(), now };
         // Only the network's own hosts speak here; a client of DHCP has no address yet.
         let known = cx.nat.owner(p.src) == Owner::Inside && packet::is_unicast(p.src);
+        if p.hops <= 1 && known && packet::is_unicast(p.dst) && cx.nat.owner(p.dst) == Owner::Outside {
+            if let Some(gateway) = cx.nat.gateway(p.dst.is_ipv6()) {
+                icmp::exceeded(p, gateway, cx.out);
+            }
+            return;
+        }
         match p.protocol {
             IpProtocol::Tcp if known && packet::is_unicast(p.dst) => tcp.input(p, trusted, cx),
             IpProtocol::Udp => {
@@ -200,8 +217,13 @@ impl Worker {
                     _ => {}
                 }
             }
-            IpProtocol::Icmp if known && p.src.is_ipv4() => icmp.input(p, cx),
-            IpProtocol::Icmpv6 if p.src.is_ipv6() => icmp.input(p, cx),
+            IpProtocol::Icmp if !known || p.src.is_ipv6() => {}
+            IpProtocol::Icmpv6 if p.src.is_ipv4() => {}
+            IpProtocol::Icmp | IpProtocol::Icmpv6 => {
+                if let Some(narrower) = icmp.input(p, cx) {
+                    tcp.narrowed(narrower, cx);
+                }
+            }
             _ if known && !p.whole.is_empty() => icmp::unreachable(p, Unreachable::Forbidden, cx.out),
             _ => {}
         }

@@ -1,25 +1,23 @@
 //! One TCP connection: the guest's end is made here, the other one is a stream of the host's.
 //!
 //! Source: RFC 9293 (states, acceptability, windows), RFC 7323 (window scale), RFC 6298 (back-off), RFC 5681 (duplicate
-//! acknowledgements). There is no congestion between the guest and us, so what the guest's window allows is sent.
+//! acknowledgements), RFC 5961 (resets), RFC 1122, 4.2.3.6 (keep-alive). There is no congestion between the guest and us, so
+//! what the guest's window allows is sent.
 //!
 //! Invariants:
-//! - `segments` holds what is sent and not acknowledged, then what is not sent yet; the first `sent` of them are sent;
-//! - payload of the guest's is acknowledged when it is in `inbound` or written to the host, never before;
-//! - at most [`SEND_LIMIT`] bytes wait for the guest and [`RECEIVE_LIMIT`] for the host.
+//! - payload of the guest's is acknowledged when it waits for the host or is written to it, never before;
+//! - at most `share` bytes wait for the host and twice as many for the guest.
 
-use std::collections::VecDeque;
-use std::io::{self, IoSlice};
+use std::io;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::host::Host;
-use crate::out::{HEADROOM, Out, TcpHead, flag};
+use super::inbound::Inbound;
+use super::outbound::Outbound;
+use crate::icmp::{self, Unreachable};
+use crate::out::{BUFFER, HEADROOM, Out, TcpHead, flag};
 
-/// Most bytes kept until the host takes them.
-const RECEIVE_LIMIT: usize = 512 << 10;
-/// Most bytes kept until the guest has acknowledged them.
-const SEND_LIMIT: usize = 1 << 20;
 /// Our window's scale: windows of up to 8 MiB.
 const SCALE: u8 = 7;
 /// First time-out of what is not acknowledged.
@@ -28,8 +26,12 @@ const TIMEOUT: Duration = Duration::from_millis(300);
 const LONGEST: Duration = Duration::from_secs(20);
 /// Time-outs in a row before a connection is given up.
 const TRIES: u32 = 12;
-/// Smaller writes are collected.
-const DIRECT: usize = 16 << 10;
+/// Silence after which the guest is asked whether it is still there, as Linux does it.
+const IDLE: Duration = Duration::from_secs(7200);
+/// Time between two such questions.
+const AGAIN: Duration = Duration::from_secs(75);
+/// Questions without an answer before it is taken to be gone.
+const PROBES: u32 = 9;
 
 /// Both ends as the guest sees them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -42,7 +44,7 @@ pub(crate) struct Flow {
 enum Phase {
     /// The guest wants it, the host's connection is under way.
     Connecting,
-    /// Our SYN has been sent (with ACK if the guest began).
+    /// Our SYN has been sent (with ACK if the guest has sent one as well).
     SynSent {
         guest_began: bool,
     },
@@ -56,6 +58,8 @@ pub(crate) struct Segment<'a> {
     pub(crate) ack: u32,
     pub(crate) flags: u8,
     pub(crate) window: u16,
+    /// The urgent pointer, if it counts.
+    pub(crate) urgent: Option<u16>,
     pub(crate) mss: Option<u16>,
     pub(crate) scale: Option<u8>,
     pub(crate) payload: &'a [u8],
@@ -67,19 +71,7 @@ impl Segment<'_> {
     }
 }
 
-struct Outbound {
-    seq: u32,
-    /// [`HEADROOM`] bytes for headers, then the payload.
-    buffer: Vec<u8>,
-}
-
-impl Outbound {
-    fn len(&self) -> usize {
-        self.buffer.len() - HEADROOM
-    }
-}
-
-fn before(a: u32, b: u32) -> bool {
+pub(super) fn before(a: u32, b: u32) -> bool {
     (a.wrapping_sub(b) as i32) < 0
 }
 
@@ -88,22 +80,17 @@ pub(crate) struct Conn {
     pub(crate) flow: Flow,
     pub(crate) host: Host,
     phase: Phase,
+    /// Bytes it may keep for the host.
+    share: usize,
     // From the guest.
-    receive_next: u32,
-    inbound: VecDeque<u8>,
-    guest_ended: bool,
-    host_told: bool,
+    inbound: Inbound,
     need_ack: bool,
     /// Window last told, in bytes.
     told: usize,
     // To the guest.
     scale: Option<u8>,
     mss: u16,
-    una: u32,
-    next: u32,
-    window: usize,
-    segments: VecDeque<Outbound>,
-    sent: usize,
+    outbound: Outbound,
     host_ended: bool,
     end_sent: bool,
     duplicates: u32,
@@ -113,35 +100,36 @@ pub(crate) struct Conn {
     deadline: Option<Instant>,
     /// The timer that will look at the deadline.
     timer: Option<Instant>,
+    /// When the guest last said something, and how often it has been asked since.
+    heard: Instant,
+    probes: u32,
     // The host's stream.
     readable: bool,
-    writable: bool,
+    /// An urgent byte is somewhere in it.
+    urgent: bool,
+    /// The guest had no room for what there was.
+    blocked: bool,
+    listed: bool,
 }
 
 /// The largest segment we take and, without the guest's word, give.
 fn our_mss(flow: &Flow, out: &Out) -> u16 {
-    (out.mtu() - if flow.guest.is_ipv4() { 40 } else { 60 }) as u16
+    (out.mtu_to(flow.guest.ip()) - if flow.guest.is_ipv4() { 40 } else { 60 }) as u16
 }
 
 impl Conn {
-    fn new(flow: Flow, host: Host, phase: Phase, isn: u32) -> Self {
+    fn new((flow, host): (Flow, Host), phase: Phase, isn: u32, share: usize, now: Instant) -> Self {
         Conn {
             flow,
             host,
             phase,
-            receive_next: 0,
-            inbound: VecDeque::new(),
-            guest_ended: false,
-            host_told: false,
+            share,
+            inbound: Inbound::default(),
             need_ack: false,
             told: 0,
             scale: None,
             mss: 536,
-            una: isn,
-            next: isn,
-            window: 0,
-            segments: VecDeque::new(),
-            sent: 0,
+            outbound: Outbound { una: isn, next: isn, ..Outbound::default() },
             host_ended: false,
             end_sent: false,
             duplicates: 0,
@@ -149,36 +137,54 @@ impl Conn {
             tries: 0,
             deadline: None,
             timer: None,
+            heard: now,
+            probes: 0,
             readable: false,
-            writable: false,
+            urgent: false,
+            blocked: false,
+            listed: false,
         }
     }
 
     /// One the guest began with `syn`. It is answered once the host's side stands.
-    pub(crate) fn from_guest(flow: Flow, host: Host, syn: &Segment<'_>, isn: u32, out: &Out) -> Self {
-        let mut conn = Self::new(flow, host, Phase::Connecting, isn);
-        conn.receive_next = syn.seq.wrapping_add(1);
-        conn.take_syn_options(syn, out);
-        conn.window = syn.window.into();
+    pub(crate) fn from_guest(
+        ends: (Flow, Host),
+        syn: &Segment<'_>,
+        isn: u32,
+        share: usize,
+        out: &Out,
+        now: Instant,
+    ) -> Self {
+        let mut conn = Self::new(ends, Phase::Connecting, isn, share, now);
+        conn.take_syn(syn, out);
         conn
     }
 
     /// One from the host's side; the guest is asked right away.
-    pub(crate) fn to_guest(flow: Flow, host: Host, isn: u32, out: &mut Out, now: Instant) -> Self {
-        let mut conn = Self::new(flow, host, Phase::SynSent { guest_began: false }, isn);
-        conn.next = isn.wrapping_add(1);
+    pub(crate) fn to_guest(ends: (Flow, Host), isn: u32, share: usize, out: &mut Out, now: Instant) -> Self {
+        let mut conn = Self::new(ends, Phase::SynSent { guest_began: false }, isn, share, now);
+        conn.outbound.next = isn.wrapping_add(1);
         conn.send_syn(out);
         conn.arm(now);
         conn
     }
 
-    fn take_syn_options(&mut self, syn: &Segment<'_>, out: &Out) {
+    fn take_syn(&mut self, syn: &Segment<'_>, out: &Out) {
+        self.inbound.next = syn.seq.wrapping_add(1);
         self.mss = syn.mss.unwrap_or(536).clamp(64, our_mss(&self.flow, out));
         self.scale = syn.scale.map(|s| s.min(14));
+        // Windows of SYNs are not scaled.
+        self.outbound.window = syn.window.into();
     }
 
     pub(crate) fn is_dead(&self) -> bool {
         self.phase == Phase::Dead
+    }
+
+    /// Number of the next byte of either side, if both have ended in order.
+    pub(crate) fn ended_well(&self) -> Option<(u32, u32)> {
+        let both = self.inbound.is_done() && self.end_sent && self.outbound.is_acknowledged();
+        both.then_some((self.outbound.next, self.inbound.next))
     }
 
     pub(crate) fn deadline(&self) -> Option<Instant> {
@@ -195,10 +201,35 @@ impl Conn {
         self.timer = Some(at);
     }
 
+    /// Whether it waits for room on the guest's side and is in no list of such connections; from now on it is.
+    pub(crate) fn enlist(&mut self) -> bool {
+        self.blocked && !std::mem::replace(&mut self.listed, true)
+    }
+
+    /// It is in that list no more.
+    pub(crate) fn delist(&mut self) {
+        self.listed = false;
+    }
+
+    /// How much it may keep from now on.
+    pub(crate) fn set_share(&mut self, share: usize) {
+        self.share = share;
+    }
+
     /// Notes what the host's stream can do.
-    pub(crate) fn ready(&mut self, readable: bool, writable: bool) {
-        self.readable |= readable;
-        self.writable |= writable;
+    pub(crate) fn ready(&mut self, readable: bool, writable: bool, urgent: bool) {
+        self.readable |= readable | urgent;
+        self.inbound.writable |= writable;
+        self.urgent |= urgent;
+    }
+
+    /// Packets to the guest must not be longer than this.
+    pub(crate) fn narrowed(&mut self, out: &mut Out, now: Instant) {
+        self.mss = self.mss.min(our_mss(&self.flow, out));
+        if self.phase == Phase::Open && !self.outbound.is_acknowledged() {
+            self.resend(out);
+            self.arm(now);
+        }
     }
 
     fn arm(&mut self, now: Instant) {
@@ -207,7 +238,7 @@ impl Conn {
     }
 
     fn free(&self) -> usize {
-        RECEIVE_LIMIT.saturating_sub(self.inbound.len())
+        self.share.saturating_sub(self.inbound.waiting())
     }
 
     fn head(&mut self, seq: u32, flags: u8) -> TcpHead {
@@ -217,38 +248,38 @@ impl Conn {
         let shift = if self.scale.is_some() { SCALE } else { 0 };
         TcpHead {
             seq,
-            ack: self.receive_next,
+            ack: self.inbound.next,
             flags: flags | flag::ACK,
             window: u16::try_from(free >> shift).unwrap_or(u16::MAX),
-            options: None,
+            ..TcpHead::default()
         }
+    }
+
+    fn send(&self, head: &TcpHead, out: &mut Out) {
+        out.tcp_control(self.flow.remote, self.flow.guest, head);
     }
 
     fn send_syn(&mut self, out: &mut Out) {
         let guest_began = self.phase == Phase::SynSent { guest_began: true };
         let scale = (!guest_began || self.scale.is_some()).then_some(SCALE);
         let head = TcpHead {
-            seq: self.next.wrapping_sub(1),
-            ack: if guest_began { self.receive_next } else { 0 },
+            seq: self.outbound.next.wrapping_sub(1),
+            ack: if guest_began { self.inbound.next } else { 0 },
             flags: flag::SYN | if guest_began { flag::ACK } else { 0 },
-            // Windows of SYNs are not scaled.
-            window: u16::MAX,
+            window: u16::try_from(self.share).unwrap_or(u16::MAX),
             options: Some((our_mss(&self.flow, out), scale)),
+            ..TcpHead::default()
         };
-        self.told = u16::MAX.into();
-        out.tcp_control(self.flow.remote, self.flow.guest, &head);
+        // More than a SYN can say becomes known with the first segment.
+        self.told = self.share;
+        self.send(&head, out);
     }
 
     /// Ends it, and tells the guest.
     pub(crate) fn reset(&mut self, out: &mut Out) {
         if self.phase != Phase::Dead {
-            let head = TcpHead {
-                seq: self.next,
-                ack: self.receive_next,
-                flags: flag::RST | flag::ACK,
-                ..TcpHead::default()
-            };
-            out.tcp_control(self.flow.remote, self.flow.guest, &head);
+            let (seq, ack) = (self.outbound.next, self.inbound.next);
+            self.send(&TcpHead { seq, ack, flags: flag::RST | flag::ACK, ..TcpHead::default() }, out);
             self.abort();
         }
     }
@@ -259,89 +290,129 @@ impl Conn {
         self.phase = Phase::Dead;
     }
 
+    /// The host could not connect.
+    fn refused(&mut self, error: &io::Error, out: &mut Out) {
+        let what = match error.kind() {
+            io::ErrorKind::HostUnreachable => Unreachable::Host,
+            io::ErrorKind::NetworkUnreachable => Unreachable::Network,
+            _ => return self.reset(out),
+        };
+        let mut syn = Vec::new();
+        syn.extend(self.flow.guest.port().to_be_bytes());
+        syn.extend(self.flow.remote.port().to_be_bytes());
+        syn.extend(self.inbound.next.wrapping_sub(1).to_be_bytes());
+        syn.extend([0, 0, 0, 0, 0x50, flag::SYN, 0, 0, 0, 0, 0, 0]);
+        icmp::no_way(what, (self.flow.guest.ip(), self.flow.remote.ip()), &syn, out);
+        self.abort();
+    }
+
     /// Takes a segment from the guest.
     pub(crate) fn segment(&mut self, s: &Segment<'_>, out: &mut Out, now: Instant) {
-        match self.phase {
-            Phase::Dead => return,
+        (self.heard, self.probes) = (now, 0);
+        let go_on = match self.phase {
+            Phase::Dead => false,
             Phase::Connecting => {
                 if s.has(flag::RST) {
                     self.abort();
+                } else if s.has(flag::SYN) && !s.has(flag::ACK) {
+                    // Again, or by another that has taken the first one's place.
+                    self.take_syn(s, out);
                 }
-                return;
+                false
             }
-            Phase::SynSent { guest_began: true } => {
-                if s.has(flag::RST) {
-                    return self.abort();
-                }
-                if s.has(flag::SYN) {
-                    return self.send_syn(out);
-                }
-                if !s.has(flag::ACK) || s.ack != self.next {
-                    return self.reset(out);
-                }
-                self.opened();
-            }
+            Phase::SynSent { guest_began: true } => self.answered(s, out),
             Phase::SynSent { guest_began: false } => {
-                let acceptable = s.has(flag::ACK) && s.ack == self.next;
-                if s.has(flag::RST) {
-                    if acceptable {
-                        self.abort();
-                    }
-                    return;
+                self.answered_first(s, out);
+                false
+            }
+            Phase::Open if s.has(flag::RST) => {
+                // Only an exact one counts (RFC 5961); others are challenged.
+                if s.seq == self.inbound.next {
+                    self.abort();
+                } else {
+                    self.need_ack = true;
                 }
-                if !s.has(flag::SYN) || !acceptable {
-                    return;
-                }
-                self.receive_next = s.seq.wrapping_add(1);
-                self.take_syn_options(s, out);
-                self.opened();
-                self.window = s.window.into();
+                false
+            }
+            Phase::Open if s.has(flag::SYN) => {
                 self.need_ack = true;
-                return;
+                false
             }
-            Phase::Open => {
-                if s.has(flag::RST) {
-                    // Only an exact one counts (RFC 5961); others are challenged.
-                    if s.seq == self.receive_next {
-                        return self.abort();
-                    }
-                    self.need_ack = true;
-                    return;
-                }
-                if s.has(flag::SYN) {
-                    self.need_ack = true;
-                    return;
-                }
+            Phase::Open => true,
+        };
+        if go_on {
+            if s.has(flag::ACK) {
+                self.acknowledged(s, out, now);
+            }
+            self.payload(s);
+        }
+    }
+
+    /// Our SYN with its ACK has been sent; whether the segment is of the connection that stands now.
+    fn answered(&mut self, s: &Segment<'_>, out: &mut Out) -> bool {
+        let acknowledges = s.has(flag::ACK) && s.ack == self.outbound.next;
+        if s.has(flag::RST) {
+            if s.seq == self.inbound.next {
+                self.abort();
+            }
+            return false;
+        }
+        if s.has(flag::SYN) {
+            // Both began at once, or it has not seen our answer.
+            if acknowledges && s.seq.wrapping_add(1) == self.inbound.next {
+                self.take_syn(s, out);
+                self.opened();
+                self.need_ack = true;
+            } else {
+                self.send_syn(out);
+            }
+            return false;
+        }
+        if !acknowledges {
+            self.reset(out);
+            return false;
+        }
+        self.opened();
+        true
+    }
+
+    /// Our SYN has been sent, and the guest has not sent one so far.
+    fn answered_first(&mut self, s: &Segment<'_>, out: &mut Out) {
+        let acknowledges = s.has(flag::ACK) && s.ack == self.outbound.next;
+        if s.has(flag::RST) {
+            if acknowledges {
+                self.abort();
+            }
+        } else if s.has(flag::ACK) && !acknowledges {
+            // Of a connection that is no more.
+            self.send(&TcpHead { seq: s.ack, flags: flag::RST, ..TcpHead::default() }, out);
+        } else if s.has(flag::SYN) {
+            self.take_syn(s, out);
+            if acknowledges {
+                self.opened();
+                self.need_ack = true;
+            } else {
+                // It has begun at the same time.
+                self.phase = Phase::SynSent { guest_began: true };
+                self.send_syn(out);
             }
         }
-        if s.has(flag::ACK) {
-            self.acknowledged(s, out, now);
-        }
-        self.payload(s);
     }
 
     fn opened(&mut self) {
-        self.una = self.next;
+        self.outbound.una = self.outbound.next;
         self.phase = Phase::Open;
         self.deadline = None;
         self.tries = 0;
         // The stream may have been ready for long.
-        self.ready(true, true);
+        self.ready(true, true, false);
     }
 
     fn acknowledged(&mut self, s: &Segment<'_>, out: &mut Out, now: Instant) {
         let window = usize::from(s.window) << self.scale.unwrap_or(0);
-        if before(self.una, s.ack) && !before(self.next, s.ack) {
-            self.una = s.ack;
+        if self.outbound.acknowledge(s.ack, out) {
             (self.duplicates, self.tries) = (0, 0);
-            while let Some(first) = self.segments.front() {
-                if self.sent == 0 || before(s.ack, first.seq.wrapping_add(first.len() as u32)) {
-                    break;
-                }
-                self.segments.pop_front();
-                self.sent -= 1;
-            }
-            if self.una == self.next {
+            if self.outbound.is_acknowledged() {
                 self.deadline = None;
             } else {
                 self.arm(now);
@@ -350,56 +421,36 @@ impl Conn {
                 Some(point) if before(s.ack, point) => self.resend(out),
                 _ => self.recover = None,
             }
-        } else if s.ack == self.una && s.payload.is_empty() && window == self.window && self.sent > 0 {
+        } else if s.ack == self.outbound.una
+            && s.payload.is_empty()
+            && window == self.outbound.window
+            && self.outbound.sent > 0
+        {
             self.duplicates += 1;
             if self.duplicates == 3 {
                 self.resend(out);
             }
         }
-        if !before(s.ack, self.una) {
-            self.window = window;
+        if !before(s.ack, self.outbound.una) {
+            self.outbound.window = window;
         }
     }
 
     fn payload(&mut self, s: &Segment<'_>) {
-        let end = s.has(flag::FIN);
-        if s.payload.is_empty() && !end {
+        if s.payload.is_empty() && !s.has(flag::FIN) {
             // A probe of whether we are still there.
-            self.need_ack |= before(s.seq, self.receive_next);
+            self.need_ack |= before(s.seq, self.inbound.next);
             return;
         }
         self.need_ack = true;
-        let known = self.receive_next.wrapping_sub(s.seq);
-        if before(self.receive_next, s.seq) || known as usize > s.payload.len() || self.guest_ended {
-            return;
-        }
-        let mut new = &s.payload[known as usize..];
-        self.receive_next = self.receive_next.wrapping_add(new.len().min(self.free()) as u32);
-        let whole = new.len() <= self.free();
-        if !whole {
-            new = &new[..self.free()];
-        }
-        if self.inbound.is_empty() && self.writable && new.len() >= DIRECT {
-            match self.host.write(&[IoSlice::new(new)]) {
-                Ok(n) => {
-                    self.writable = n == new.len();
-                    new = &new[n..];
-                }
-                // What it is shows when the rest is written.
-                Err(e) => self.writable = e.kind() != io::ErrorKind::WouldBlock,
-            }
-        }
-        self.inbound.extend(new);
-        if end && whole {
-            self.receive_next = self.receive_next.wrapping_add(1);
-            self.guest_ended = true;
-        }
+        let room = self.free();
+        self.inbound.take(s, room, &mut self.host);
     }
 
     /// Sends the first segment that is not acknowledged again.
     fn resend(&mut self, out: &mut Out) {
-        self.recover.get_or_insert(self.next);
-        if self.sent > 0 {
+        self.recover.get_or_insert(self.outbound.next);
+        if self.outbound.sent > 0 {
             self.transmit(0, out);
         } else if self.end_sent {
             self.send_end(out);
@@ -407,121 +458,121 @@ impl Conn {
     }
 
     fn transmit(&mut self, index: usize, out: &mut Out) -> bool {
-        let Some(seq) = self.segments.get(index).map(|s| s.seq) else { return false };
-        let head = self.head(seq, flag::PSH);
-        let cut = out.tcp_room(self.flow.guest.is_ipv6(), self.mss).1.then_some(self.mss);
-        let segment = &mut self.segments[index];
-        out.tcp_data(self.flow.remote, self.flow.guest, &head, &mut segment.buffer, cut)
+        let Some(piece) = self.outbound.segments.get(index) else { return false };
+        let (seq, length, urgent) = (piece.seq, piece.length, piece.urgent);
+        let mut head = self.head(seq, flag::PSH);
+        if urgent {
+            head.flags |= flag::URG;
+            head.urgent = 1;
+        }
+        let (ends, mss) = ((self.flow.remote, self.flow.guest), self.mss);
+        let cut = out.tcp_room(self.flow.guest.is_ipv6(), mss).1.then_some(mss);
+        let buffer = &mut self.outbound.segments[index].buffer[..HEADROOM + length];
+        if cut.is_some() || length <= mss.into() {
+            return out.tcp_data(ends, &head, buffer, cut);
+        }
+        // It was made when more fitted into a packet.
+        let mut sent = true;
+        for (i, part) in buffer[HEADROOM..].chunks(mss.into()).enumerate() {
+            head.seq = seq.wrapping_add((i * usize::from(mss)) as u32);
+            let mut frame = vec![0; HEADROOM];
+            frame.extend_from_slice(part);
+            sent = sent && out.tcp_data(ends, &head, &mut frame, None);
+        }
+        sent
     }
 
     fn send_end(&mut self, out: &mut Out) {
-        let head = self.head(self.next.wrapping_sub(1), flag::FIN);
-        out.tcp_control(self.flow.remote, self.flow.guest, &head);
+        let head = self.head(self.outbound.next.wrapping_sub(1), flag::FIN);
+        self.send(&head, out);
     }
 
     /// Moves what can be moved in both directions.
     pub(crate) fn pump(&mut self, out: &mut Out, now: Instant) {
+        self.blocked = false;
         match self.phase {
-            Phase::Dead => return,
+            Phase::Dead | Phase::SynSent { .. } => return,
             Phase::Connecting => match self.host.connected() {
                 None => return,
-                Some(Err(_)) => return self.reset(out),
+                Some(Err(e)) => return self.refused(&e, out),
                 Some(Ok(())) => {
-                    self.next = self.una.wrapping_add(1);
+                    self.outbound.next = self.outbound.una.wrapping_add(1);
                     self.phase = Phase::SynSent { guest_began: true };
                     self.send_syn(out);
                     self.arm(now);
                     return;
                 }
             },
-            Phase::SynSent { .. } => return,
             Phase::Open => {}
         }
-        if !self.write_host() || !self.read_host(out, now) {
+        if !self.inbound.flush(&mut self.host) || !self.read_host(out, now) {
             return self.reset(out);
         }
-        if self.host_ended && !self.end_sent && self.sent == self.segments.len() {
-            self.next = self.next.wrapping_add(1);
+        if self.host_ended && !self.end_sent && self.outbound.sent == self.outbound.segments.len() {
+            self.outbound.next = self.outbound.next.wrapping_add(1);
             self.end_sent = true;
             self.send_end(out);
             self.arm(now);
         }
         // A window that was nearly shut and is open again must be told of.
         let free = self.free();
-        if self.need_ack || (free >= self.told + RECEIVE_LIMIT / 4 && self.told < RECEIVE_LIMIT / 2) {
-            let head = self.head(self.next, 0);
-            out.tcp_control(self.flow.remote, self.flow.guest, &head);
+        if self.need_ack || (free >= self.told + self.share / 4 && self.told < self.share / 2) {
+            let head = self.head(self.outbound.next, 0);
+            self.send(&head, out);
         }
-        if self.host_told && self.end_sent && self.una == self.next {
+        if self.ended_well().is_some() {
             self.phase = Phase::Dead;
         }
-    }
-
-    /// Writes to the host; `false` if it is gone.
-    fn write_host(&mut self) -> bool {
-        while self.writable && !self.inbound.is_empty() {
-            let (a, b) = self.inbound.as_slices();
-            match self.host.write(&[IoSlice::new(a), IoSlice::new(b)]) {
-                Ok(n) => {
-                    self.inbound.drain(..n);
-                }
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.writable = false,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => return false,
-            }
-        }
-        if self.inbound.is_empty() && self.inbound.capacity() > DIRECT {
-            self.inbound = VecDeque::new();
-        }
-        if self.guest_ended && self.inbound.is_empty() && !self.host_told {
-            self.host.end_writes();
-            self.host_told = true;
-        }
-        true
     }
 
     /// Sends what is there, and reads from the host what the guest's window allows; `false` if the host is gone.
     fn read_host(&mut self, out: &mut Out, now: Instant) -> bool {
         loop {
-            while self.sent < self.segments.len() {
-                if !self.transmit(self.sent, out) {
+            while self.outbound.sent < self.outbound.segments.len() {
+                if !self.transmit(self.outbound.sent, out) {
+                    self.blocked = true;
                     return true;
                 }
-                let length = self.segments[self.sent].len() as u32;
-                self.next = self.next.wrapping_add(length);
-                self.sent += 1;
+                let length = self.outbound.segments[self.outbound.sent].length as u32;
+                self.outbound.next = self.outbound.next.wrapping_add(length);
+                self.outbound.sent += 1;
                 if self.deadline.is_none() {
                     self.arm(now);
                 }
             }
-            let flying = self.next.wrapping_sub(self.una) as usize;
-            let allowed = self.window.min(SEND_LIMIT).saturating_sub(flying);
-            if !self.readable || self.host_ended || allowed == 0 || !out.has_room() {
-                if self.readable && !self.host_ended && self.window == 0 && self.deadline.is_none() {
+            if !self.readable || self.host_ended {
+                return true;
+            }
+            let allowed = self.outbound.window.min(2 * self.share).saturating_sub(self.outbound.flying());
+            if allowed == 0 {
+                if self.outbound.window == 0 && self.deadline.is_none() {
                     // The window's opening might be lost.
                     self.arm(now);
                 }
                 return true;
             }
+            if !out.has_room() {
+                self.blocked = true;
+                return true;
+            }
+            let urgent = self.urgent && self.host.at_mark();
             let (room, _) = out.tcp_room(self.flow.guest.is_ipv6(), self.mss);
             // Whole segments, so that only the last is short.
-            let most = room.min(65535 - HEADROOM) / usize::from(self.mss) * usize::from(self.mss);
-            let length = most.min(allowed);
-            let mut buffer = vec![0; HEADROOM + length];
-            match self.host.read(&mut buffer[HEADROOM..]) {
-                Ok(0) => self.host_ended = true,
-                Ok(n) => {
-                    buffer.truncate(HEADROOM + n);
-                    if n < length / 2 {
-                        buffer.shrink_to_fit();
-                    }
-                    let seq = self.next;
-                    self.segments.push_back(Outbound { seq, buffer });
+            let most = room.min(BUFFER - HEADROOM) / usize::from(self.mss) * usize::from(self.mss);
+            let length = if urgent { 1 } else { most.min(allowed) };
+            let mut buffer = out.buffer();
+            match self.host.read(&mut buffer[HEADROOM..HEADROOM + length]) {
+                Ok(n) if n > 0 => {
+                    self.urgent &= !urgent;
+                    self.outbound.push(buffer, n, urgent, out);
+                    continue;
                 }
+                Ok(_) => self.host_ended = true,
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.readable = false,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) => return false,
             }
+            out.recycle(buffer);
         }
     }
 
@@ -534,15 +585,33 @@ impl Conn {
         }
         match self.phase {
             Phase::SynSent { .. } => self.send_syn(out),
-            Phase::Open if self.una == self.next => {
-                // Probes a shut window with a byte that has been had already.
+            Phase::Open if self.outbound.is_acknowledged() => {
+                // A shut window.
                 self.tries = self.tries.min(4);
-                let head = self.head(self.next.wrapping_sub(1), 0);
-                out.tcp_control(self.flow.remote, self.flow.guest, &head);
+                self.probe(out);
             }
             Phase::Open => self.resend(out),
             Phase::Connecting | Phase::Dead => return,
         }
         self.arm(now);
+    }
+
+    /// Makes the guest answer, by a byte that it has had already.
+    fn probe(&mut self, out: &mut Out) {
+        let head = self.head(self.outbound.next.wrapping_sub(1), 0);
+        self.send(&head, out);
+    }
+
+    /// Looks, from time to time, whether the guest is still there.
+    pub(crate) fn watch(&mut self, out: &mut Out, now: Instant) {
+        let silent = now.saturating_duration_since(self.heard) >= IDLE + AGAIN * self.probes;
+        if self.phase != Phase::Open || !silent || !self.outbound.is_acknowledged() {
+            return;
+        }
+        self.probes += 1;
+        if self.probes > PROBES {
+            return self.reset(out);
+        }
+        self.probe(out);
     }
 }

@@ -24,9 +24,23 @@ macro_rules! each {
     };
 }
 
+/// Sets a connection's options; one that the host refuses is done without.
+pub(crate) fn prepare(stream: &mio::net::TcpStream) {
+    let socket = socket2::SockRef::from(stream);
+    // What the guest has collected is not to be collected again.
+    let _ = socket.set_tcp_nodelay(true);
+    // The guest's questions whether its peer is there end here.
+    let _ = socket.set_keepalive(true);
+    // Urgent bytes come where they stand.
+    let _ = socket.set_out_of_band_inline(true);
+}
+
 impl Host {
     pub(crate) fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
-        each!(self, s => s.register(registry, token, Interest::READABLE | Interest::WRITABLE))
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        #[cfg(target_os = "linux")]
+        let interest = interest | Interest::PRIORITY;
+        each!(self, s => s.register(registry, token, interest))
     }
 
     pub(crate) fn deregister(&mut self, registry: &Registry) {
@@ -40,8 +54,7 @@ impl Host {
             Host::Tcp(s) => match (s.take_error(), s.peer_addr()) {
                 (Ok(Some(e)) | Err(e), _) => Some(Err(e)),
                 (_, Ok(_)) => {
-                    // What the guest has collected is not to be collected again.
-                    let _ = s.set_nodelay(true);
+                    prepare(s);
                     Some(Ok(()))
                 }
                 (_, Err(e)) if e.kind() == io::ErrorKind::NotConnected => None,
@@ -58,6 +71,24 @@ impl Host {
 
     pub(crate) fn write(&mut self, from: &[IoSlice<'_>]) -> io::Result<usize> {
         each!(self, s => s.write_vectored(from))
+    }
+
+    /// Writes a byte out of band, where there is such a thing.
+    pub(crate) fn write_urgent(&mut self, byte: u8) -> io::Result<usize> {
+        match self {
+            Host::Tcp(s) => socket2::SockRef::from(&*s).send_out_of_band(&[byte]),
+            #[cfg(unix)]
+            Host::Unix(s) => s.write(&[byte]),
+        }
+    }
+
+    /// Whether the next byte is an urgent one.
+    pub(crate) fn at_mark(&self) -> bool {
+        match self {
+            Host::Tcp(s) => crate::errors::at_mark(s),
+            #[cfg(unix)]
+            Host::Unix(_) => false,
+        }
     }
 
     /// Ends the guest's direction.

@@ -2,14 +2,20 @@
 
 mod conn;
 mod host;
+mod inbound;
+mod outbound;
 
 use std::cmp::Reverse;
 use std::collections::hash_map::{Entry, RandomState};
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::hash::BuildHasher;
 use std::io;
-use std::net::SocketAddr;
-use std::time::Instant;
+use std::net::{IpAddr, SocketAddr};
+#[cfg(unix)]
+use std::os::fd::OwnedFd;
+#[cfg(unix)]
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use mio::Interest;
 use slab::Slab;
@@ -24,7 +30,18 @@ use crate::worker::{Cx, Kind, token};
 use crate::{UserError, icmp, neighbour};
 
 /// Most connections at a time.
-const MOST: usize = 8192;
+const MOST: usize = 16384;
+/// Bytes that all of them together may keep for the host, and half of what they may for the guest, as long as none has to
+/// do with less than [`LEAST`].
+const BUDGET: usize = 512 << 20;
+/// The least a connection may keep.
+const LEAST: usize = 32 << 10;
+/// The most.
+const ENOUGH: usize = 512 << 10;
+/// Connections that have ended, remembered in case the guest has not seen the last acknowledgement.
+const ENDED: usize = 1024;
+/// For how long.
+const LINGER: Duration = Duration::from_secs(10);
 
 enum Listener {
     Tcp(mio::net::TcpListener),
@@ -48,9 +65,20 @@ pub(crate) struct Tcp {
     listeners: Vec<(Listener, SocketAddr)>,
     /// Connections that something happened to.
     touched: Vec<usize>,
+    /// Connections that wait for room on the guest's side.
+    blocked: Vec<usize>,
     timers: BinaryHeap<Reverse<(Instant, usize)>>,
+    ended: VecDeque<Ended>,
     secret: RandomState,
     count: u32,
+}
+
+/// A connection that is no more.
+struct Ended {
+    flow: Flow,
+    at: Instant,
+    seq: u32,
+    ack: u32,
 }
 
 fn bind(rule: &HostForward) -> Result<Option<Listener>, UserError> {
@@ -100,7 +128,9 @@ impl Tcp {
             by_flow: HashMap::new(),
             listeners,
             touched: Vec::new(),
+            blocked: Vec::new(),
             timers: BinaryHeap::new(),
+            ended: VecDeque::new(),
             secret: RandomState::new(),
             count: 0,
         })
@@ -115,6 +145,11 @@ impl Tcp {
     fn isn(&mut self, flow: &Flow) -> u32 {
         self.count = self.count.wrapping_add(64_000);
         (self.secret.hash_one(flow) as u32).wrapping_add(self.count)
+    }
+
+    /// Bytes each connection may keep.
+    fn share(&self) -> usize {
+        (BUDGET / self.conns.len().max(1)).clamp(LEAST, ENOUGH)
     }
 
     fn touch(&mut self, index: usize) {
@@ -147,6 +182,7 @@ impl Tcp {
             ack: packet.ack_number().0 as u32,
             flags: p.payload[13],
             window: packet.window_len(),
+            urgent: packet.urg().then(|| packet.urgent_at()).filter(|at| *at > 0),
             mss,
             scale,
             payload: packet.payload(),
@@ -155,14 +191,24 @@ impl Tcp {
             guest: SocketAddr::new(p.src, packet.src_port()),
             remote: SocketAddr::new(p.dst, packet.dst_port()),
         };
-        match self.by_flow.get(&flow) {
-            Some(&index) => {
+        match self.by_flow.get(&flow).copied() {
+            Some(index) => {
                 self.conns[index].segment(&s, cx.out, cx.now);
                 self.touch(index);
             }
             None if s.has(flag::SYN) && !s.has(flag::ACK | flag::RST) => self.begin(flow, &s, p, cx),
+            None if s.has(flag::FIN) && self.end_again(&flow, cx) => {}
             None => refuse(&flow, &s, cx),
         }
+    }
+
+    /// The guest repeats the end of a connection that has ended: it has missed the answer. False if there was none.
+    fn end_again(&self, flow: &Flow, cx: &mut Cx<'_>) -> bool {
+        let known = self.ended.iter().find(|e| e.flow == *flow && cx.now.duration_since(e.at) < LINGER);
+        let Some(&Ended { seq, ack, .. }) = known else { return false };
+        let head = TcpHead { seq, ack, flags: flag::ACK, window: u16::MAX, ..TcpHead::default() };
+        cx.out.tcp_control(flow.remote, flow.guest, &head);
+        true
     }
 
     /// The guest wants a connection.
@@ -187,13 +233,14 @@ impl Tcp {
         match host {
             Ok(host) => {
                 let isn = self.isn(&flow);
-                let conn = Conn::from_guest(flow, host, syn, isn, cx.out);
+                let conn = Conn::from_guest((flow, host), syn, isn, self.share(), cx.out, cx.now);
                 self.insert(conn, cx);
             }
-            Err(e)
-                if matches!(e.kind(), io::ErrorKind::NetworkUnreachable | io::ErrorKind::HostUnreachable) =>
-            {
+            Err(e) if e.kind() == io::ErrorKind::NetworkUnreachable => {
                 icmp::unreachable(p, icmp::Unreachable::Network, cx.out);
+            }
+            Err(e) if e.kind() == io::ErrorKind::HostUnreachable => {
+                icmp::unreachable(p, icmp::Unreachable::Host, cx.out);
             }
             Err(e) => {
                 tracing::debug!("user network: {}: {e}", flow.remote);
@@ -221,7 +268,10 @@ impl Tcp {
             let Some((listener, guest)) = self.listeners.get(which) else { return };
             let guest = *guest;
             let accepted = match listener {
-                Listener::Tcp(l) => l.accept().map(|(s, peer)| (Host::Tcp(s), Some(peer))),
+                Listener::Tcp(l) => l.accept().map(|(s, peer)| {
+                    host::prepare(&s);
+                    (Host::Tcp(s), Some(peer))
+                }),
                 #[cfg(unix)]
                 Listener::Unix(l, _) => l.accept().map(|(s, _)| (Host::Unix(s), None)),
             };
@@ -245,23 +295,47 @@ impl Tcp {
                 neighbour::solicit(guest.ip(), cx);
             }
             let isn = self.isn(&flow);
-            let conn = Conn::to_guest(flow, host, isn, cx.out, cx.now);
+            let conn = Conn::to_guest((flow, host), isn, self.share(), cx.out, cx.now);
             self.insert(conn, cx);
         }
     }
 
-    /// A stream of the host's can be read or written.
-    pub(crate) fn ready(&mut self, index: usize, readable: bool, writable: bool) {
+    /// A stream of the host's can be read or written, or has an urgent byte.
+    pub(crate) fn ready(&mut self, index: usize, readable: bool, writable: bool, urgent: bool) {
         if let Some(conn) = self.conns.get_mut(index) {
-            conn.ready(readable, writable);
+            conn.ready(readable, writable, urgent);
             self.touch(index);
         }
     }
 
-    /// The guest has room again: every connection may have something.
-    pub(crate) fn touch_all(&mut self) {
-        self.touched.clear();
-        self.touched.extend(self.conns.iter().map(|(index, _)| index));
+    /// The guest has room again.
+    pub(crate) fn touch_blocked(&mut self) {
+        for index in std::mem::take(&mut self.blocked) {
+            if let Some(conn) = self.conns.get_mut(index) {
+                conn.delist();
+                self.touched.push(index);
+            }
+        }
+    }
+
+    /// Packets to an address must be shorter from now on.
+    pub(crate) fn narrowed(&mut self, to: IpAddr, cx: &mut Cx<'_>) {
+        for (_, conn) in self.conns.iter_mut().filter(|(_, c)| c.flow.guest.ip() == to) {
+            conn.narrowed(cx.out, cx.now);
+        }
+    }
+
+    /// Looks after connections that are silent.
+    pub(crate) fn sweep(&mut self, cx: &mut Cx<'_>) {
+        while self.ended.front().is_some_and(|e| cx.now.duration_since(e.at) >= LINGER) {
+            self.ended.pop_front();
+        }
+        for (index, conn) in &mut self.conns {
+            conn.watch(cx.out, cx.now);
+            if conn.is_dead() {
+                self.touched.push(index);
+            }
+        }
     }
 
     /// Moves what can be moved.
@@ -278,12 +352,23 @@ impl Tcp {
             }
             self.touch(index);
         }
+        let share = self.share();
         for index in std::mem::take(&mut self.touched) {
             let Some(conn) = self.conns.get_mut(index) else { continue };
+            conn.set_share(share);
             conn.pump(cx.out, cx.now);
+            if conn.enlist() {
+                self.blocked.push(index);
+            }
             if conn.is_dead() {
                 let mut conn = self.conns.remove(index);
                 conn.host.deregister(cx.registry);
+                if let Some((seq, ack)) = conn.ended_well() {
+                    if self.ended.len() >= ENDED {
+                        self.ended.pop_front();
+                    }
+                    self.ended.push_back(Ended { flow: conn.flow, at: cx.now, seq, ack });
+                }
                 if let Entry::Occupied(e) = self.by_flow.entry(conn.flow)
                     && *e.get() == index
                 {
@@ -313,22 +398,46 @@ fn open(behind: &Behind) -> io::Result<Host> {
         Behind::Unix(path) => mio::net::UnixStream::connect(path).map(Host::Unix),
         #[cfg(unix)]
         Behind::Command(command) => {
-            use std::os::fd::OwnedFd;
-            use std::process::{Command, Stdio};
             let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
             ours.set_nonblocking(true)?;
-            let (input, output) = (OwnedFd::from(theirs.try_clone()?), OwnedFd::from(theirs));
-            let mut child = Command::new("/bin/sh")
-                .args(["-c", command])
-                .stdin(Stdio::from(input))
-                .stdout(Stdio::from(output))
-                .spawn()?;
-            // Somebody must collect its exit status.
-            std::thread::Builder::new().name("net-guestfwd".into()).spawn(move || child.wait())?;
+            spawn(Command::new("/bin/sh").args(["-c", command]), theirs.into())?;
             Ok(Host::Unix(mio::net::UnixStream::from_std(ours)))
         }
+        #[cfg(unix)]
+        Behind::Program(path, arguments) => {
+            let (ours, theirs) = tcp_pair()?;
+            ours.set_nonblocking(true)?;
+            spawn(Command::new(path).args(arguments), theirs.into())?;
+            Ok(Host::Tcp(mio::net::TcpStream::from_std(ours)))
+        }
         #[cfg(not(unix))]
-        Behind::Unix(_) | Behind::Command(_) => Err(io::ErrorKind::Unsupported.into()),
+        Behind::Unix(_) | Behind::Command(_) | Behind::Program(..) => Err(io::ErrorKind::Unsupported.into()),
+    }
+}
+
+/// Runs a program on a socket.
+#[cfg(unix)]
+fn spawn(command: &mut Command, socket: OwnedFd) -> io::Result<()> {
+    use std::os::unix::process::CommandExt;
+    let input = Stdio::from(socket.try_clone()?);
+    // In a group of its own: smbd, when it ends, ends all of its group.
+    let mut child = command.process_group(0).stdin(input).stdout(Stdio::from(socket)).spawn()?;
+    // Somebody must collect its exit status.
+    std::thread::Builder::new().name("net-guestfwd".into()).spawn(move || child.wait())?;
+    Ok(())
+}
+
+/// Two ends of a TCP connection of this host's with itself.
+#[cfg(unix)]
+fn tcp_pair() -> io::Result<(std::net::TcpStream, std::net::TcpStream)> {
+    let listener = std::net::TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0))?;
+    let ours = std::net::TcpStream::connect(listener.local_addr()?)?;
+    loop {
+        let (theirs, peer) = listener.accept()?;
+        // Somebody else on this host may have been quicker.
+        if peer == ours.local_addr()? {
+            return Ok((ours, theirs));
+        }
     }
 }
 

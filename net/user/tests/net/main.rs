@@ -1,8 +1,14 @@
 //! The network as a guest sees it.
 #![expect(clippy::unwrap_used, reason = "a panic in a test is the report")]
 
+mod errors;
 mod guest;
+mod leases;
+mod many;
+mod raw;
+mod segments;
 mod services;
+mod smb;
 mod tcp;
 
 use net_user::{Options, UserConfig};

@@ -35,6 +35,8 @@ pub(crate) static NETDEVS: Family = Family {
                 number("mtu"),
                 text("ipv6-host"),
                 text("ipv6-dns"),
+                text("smb"),
+                text("smbserver"),
             ],
         ),
         (
