@@ -93,8 +93,8 @@ fn ten_thousand_connections() {
     assert_eq!(raw.net.connections(), COUNT);
     let each = resident().saturating_sub(before) / COUNT;
     assert!(each < 4096, "a silent connection takes {each} bytes");
-    for i in 0..COUNT {
-        raw.tcp(&Tcp { flags: ACK, seq: 1, ack: next[i], data: vec![i as u8], ..own(i) });
+    for (i, ack) in next.iter().copied().enumerate() {
+        raw.tcp(&Tcp { flags: ACK, seq: 1, ack, data: vec![i as u8], ..own(i) });
     }
     for _ in 0..COUNT {
         let back = raw.segment_with(|s| !s.data.is_empty());
