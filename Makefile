@@ -6,6 +6,7 @@ SHELL := /bin/bash
 PREFIX ?= /usr/local
 DESTDIR ?=
 GUESTS ?= build/guests
+ARCH ?= x86_64
 SCRIPTS := resources/scripts
 # Cargo's profile of the binary; dev builds much faster, and what it translates runs as fast.
 PROFILE ?= release
@@ -16,10 +17,8 @@ RHEA := $(or $(CARGO_TARGET_DIR),target)/$(if $(filter dev,$(PROFILE)),debug,$(P
 build: deps ## build the binary (PROFILE=release)
 	cargo build --profile $(PROFILE) --package rhea
 
-run: build guests ## boot Debian's riscv64 kernel to a shell on this terminal (Ctrl-A x leaves)
-	$(RHEA) run --arch riscv64 -M virt -smp 2 -m 512 -nographic -no-reboot \
-	    -bios $(GUESTS)/riscv64/fw_dynamic.bin -kernel $(GUESTS)/riscv64/linux -initrd $(GUESTS)/riscv64/initrd.gz \
-	    -append 'console=ttyS0 panic=-1 quiet guest.shell'
+run: build guests ## boot Debian's kernel to a shell on this terminal (Ctrl-A x leaves; ARCH=x86_64 or riscv64)
+	@$(SCRIPTS)/run.sh $(RHEA) $(GUESTS) $(ARCH)
 
 test: ## all checks and tests: lints, licences, unit and whole-system tests, other hosts
 	$(SCRIPTS)/test.sh
@@ -31,7 +30,7 @@ cross-check: deps ## clippy for aarch64 Linux, aarch64 macOS and x86_64 Windows
 	$(SCRIPTS)/cross-check.sh
 
 boot-tests: build guests ## the long whole-system tests
-	$(SCRIPTS)/deps.sh test
+	$(SCRIPTS)/deps.sh test pc
 	$(SCRIPTS)/guests.sh $(GUESTS) userland
 	cargo test --package rhea_tests --features long --test long --test net_long -- --test-threads=1
 
@@ -41,7 +40,7 @@ bench: build guests ## tables of boot cost, start-up, idle and translation speed
 	$(dir $(RHEA))bench $(BENCH)
 
 fuzz: deps ## longer runs of the random tests (FUZZ_CASES, default 20000)
-	$(SCRIPTS)/deps.sh test
+	$(SCRIPTS)/deps.sh test pc
 	PROPTEST_CASES=$(or $(FUZZ_CASES),20000) RHEA_FUZZ=$$(($(or $(FUZZ_CASES),20000) / 1000 + 1)) RHEA_FUZZ_CASES=$(or $(FUZZ_CASES),20000) cargo test --release --workspace fuzz
 
 golden-bless: deps ## accept the present output as the golden text

@@ -2,7 +2,8 @@
 # deps.sh GROUP...: installs from Debian what a make target needs, once, and is silent when it is there.
 #   build   a linker for rustc
 #   test    independent oracles: qemu-riscv64 (user mode), RISC-V binutils, a GDB for all architectures,
-#           makers and checkers of disk images and FAT volumes, the firmware of PCs
+#           makers and checkers of disk images and FAT volumes
+#   pc      the firmware of PCs
 #   bench   qemu-system-riscv64 10 to compare with, and a RISC-V C compiler for the programs run in it
 #   cross   the import-library tool that Windows builds of std need
 set -euo pipefail
@@ -30,8 +31,9 @@ for group in "$@"; do
         ;;
     test)
         apt_install git qemu-user binutils-riscv64-linux-gnu gdb-multiarch
-        apt_install cryptsetup-bin dosfstools mtools bximage cloop-utils seabios
+        apt_install cryptsetup-bin dosfstools mtools bximage cloop-utils
         ;;
+    pc) apt_install seabios ;;
     bench)
         suite=$(qemu_suite)
         apt_install ${suite:+-t "$suite"} qemu-system-misc

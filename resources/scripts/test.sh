@@ -33,7 +33,7 @@ fetch_guests() {
     echo "SKIPPED: fetching guests: Debian's archive could not be reached"
 }
 
-resources/scripts/deps.sh build test || exit 1
+resources/scripts/deps.sh build test pc || exit 1
 stage guests fetch_guests
 stage check resources/scripts/check.sh
 # The binary of the boots is built as the tests are: a release build would take as long as all tests together, and would not
