@@ -18,6 +18,7 @@ pub mod arch;
 mod debug;
 mod exit;
 mod features;
+pub mod nothing;
 mod partition;
 mod vcpu;
 

@@ -239,7 +239,7 @@ pub(crate) fn launch(
             Some(c) => c.model.clone(),
             None => accel.cpu_models(arch).into_iter().next().map_or_else(String::new, |(model, _)| model),
         };
-        let accel: &dyn Accelerator = if empty { &none::Nothing } else { accel.as_ref() };
+        let accel: &dyn Accelerator = if empty { &accel::nothing::Nothing } else { accel.as_ref() };
         let machine = realize(b, accel, options).with_context(|| format!("machine {}", board.name))?;
         return Ok(Launched {
             machine,

@@ -88,7 +88,7 @@ impl Machine {
         let io = move |cpu| -> Arc<dyn VcpuIo> { Arc::new(CpuIo { machine: io.clone(), cpu }) };
         let events = options.events.clone();
         let on_exit: ExitHandler = Arc::new(move |cpu, exit| events(MachineEvent::Exit { cpu, exit }));
-        let vcpus = Vcpus::new(partition.take_vcpus(), &io, &on_exit)?;
+        let vcpus = Vcpus::new(board.arch, partition.take_vcpus(), &io, &on_exit)?;
         let thread = timers.spawn().map_err(|source| MachineError::Host { what: "timer thread", source })?;
         let graph = board.describe();
         let held = board.nodes.iter().filter(|n| n.held.is_some()).map(|n| n.name.clone()).collect();

@@ -31,6 +31,7 @@ struct Control {
 }
 
 struct Shared {
+    arch: GuestArch,
     control: Mutex<Control>,
     /// Signalled to threads.
     go: Condvar,
@@ -48,6 +49,7 @@ pub(crate) struct Vcpus {
 impl Vcpus {
     /// Starts the threads; they stand still until [`Vcpus::run`].
     pub(crate) fn new(
+        arch: GuestArch,
         binders: Vec<Box<dyn VcpuBinder>>,
         io: &dyn Fn(u32) -> Arc<dyn VcpuIo>,
         on_exit: &ExitHandler,
@@ -59,8 +61,12 @@ impl Vcpus {
             held: vec![false; n],
             ..Control::default()
         };
-        let shared =
-            Arc::new(Shared { control: Mutex::new(control), go: Condvar::new(), stood: Condvar::new() });
+        let shared = Arc::new(Shared {
+            arch,
+            control: Mutex::new(control),
+            go: Condvar::new(),
+            stood: Condvar::new(),
+        });
         let kickers = binders.iter().map(|b| b.kicker()).collect();
         let all = Self { shared: shared.clone(), kickers, threads: Mutex::default() };
         for b in binders {
@@ -194,7 +200,7 @@ fn drive(index: u32, v: &mut dyn Vcpu, shared: &Shared, io: &dyn VcpuIo, on_exit
             let mut c = shared.control.lock();
             (c.running, c.halted[at]) = (false, true);
             drop(c);
-            on_exit(index, Exit::Fatal(Box::new(failure(&message(&*panic), DEFECT))));
+            on_exit(index, Exit::Fatal(Box::new(failure(shared.arch, &message(&*panic), DEFECT))));
         }) else {
             continue;
         };
@@ -212,6 +218,7 @@ fn drive(index: u32, v: &mut dyn Vcpu, shared: &Shared, io: &dyn VcpuIo, on_exit
             }
             Err(e) => {
                 let error = failure(
+                    shared.arch,
                     &e.to_string(),
                     "this is an error of the host or of Rhea; try another accelerator (-accel tcg)",
                 );
@@ -233,9 +240,9 @@ fn message(panic: &(dyn Any + Send)) -> String {
 }
 
 /// An error that says nothing of the guest.
-fn failure(reason: &str, advice: &str) -> InternalError {
+fn failure(guest: GuestArch, reason: &str, advice: &str) -> InternalError {
     InternalError {
-        guest: GuestArch::X86_64,
+        guest,
         reason: reason.to_owned(),
         pc: 0,
         bytes: Vec::new(),
@@ -314,10 +321,12 @@ mod tests {
         let tell: ExitHandler = Arc::new(move |cpu, exit| {
             let _ = tx.send((cpu, exit));
         });
-        let vcpus = Vcpus::new(vec![Box::new(Broken)], &|_| Arc::new(Broken), &tell).unwrap();
+        let vcpus =
+            Vcpus::new(GuestArch::Riscv64, vec![Box::new(Broken)], &|_| Arc::new(Broken), &tell).unwrap();
         vcpus.run();
         let (cpu, Exit::Fatal(error)) = rx.recv().unwrap() else { panic!("another exit") };
         assert_eq!((cpu, error.reason.as_str()), (0, "a vCPU's thread has panicked: on purpose"));
+        assert_eq!(error.guest, GuestArch::Riscv64);
         // The thread stands, answers, and does not run the vCPU again.
         vcpus.stop();
         assert_eq!(vcpus.on(0, |_| 7), Some(7));

@@ -4,10 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use accel::arch::GuestArch;
-use accel::{
-    AccelError, Accelerator, Caps, CpuModel, IrqchipMode, LogSink, Partition, PartitionConfig, VcpuBinder,
-    VcpuLines, VcpuSignal,
-};
+use accel::nothing::Nothing;
+use accel::{CpuModel, IrqchipMode, LogSink};
 use device::{
     Access, AccessRule, BuildError, Device, DeviceConfig, RegionSpec, ResetKind, StateBlob, StateError,
     Wires, device_config,
@@ -17,47 +15,6 @@ use guest_memory::{PAGE_SIZE, RamConfig, Unassigned};
 use super::migrate::{Limits, Progress, receive, send};
 use super::*;
 use crate::{Board, Options, realize};
-
-/// An accelerator for machines without vCPUs.
-struct Nobody;
-
-impl Accelerator for Nobody {
-    fn name(&self) -> &'static str {
-        "nobody"
-    }
-
-    fn guests(&self) -> Vec<GuestArch> {
-        GuestArch::ALL.to_vec()
-    }
-
-    fn probe(&self, _: GuestArch) -> Result<Caps, AccelError> {
-        Ok(Caps::default())
-    }
-
-    fn cpu_models(&self, _: GuestArch) -> Vec<(String, String)> {
-        Vec::new()
-    }
-
-    fn create(&self, _: PartitionConfig) -> Result<Box<dyn Partition>, AccelError> {
-        Ok(Box::new(Nobody))
-    }
-}
-
-impl Partition for Nobody {
-    fn take_vcpus(&self) -> Vec<Box<dyn VcpuBinder>> {
-        Vec::new()
-    }
-
-    fn lines(&self) -> Arc<dyn VcpuLines> {
-        Arc::new(Nobody)
-    }
-}
-
-impl VcpuLines for Nobody {
-    fn set_line(&self, _: u32, _: u32, _: bool) {}
-
-    fn signal(&self, _: u32, _: VcpuSignal) {}
-}
 
 device_config! {
     /// A register.
@@ -132,7 +89,7 @@ fn machine(size: u64) -> Arc<Machine> {
         wall_clock: None,
         events: Arc::new(|_| {}),
     };
-    realize(b, &Nobody, options).unwrap()
+    realize(b, &Nothing, options).unwrap()
 }
 
 fn fill(m: &Machine, seed: u8, value: u64) {
