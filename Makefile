@@ -35,7 +35,7 @@ boot-tests: build guests ## the long whole-system tests
 	cargo test --package rhea_tests --features long --test long --test net_long -- --test-threads=1
 
 bench: build guests ## tables of boot cost, start-up, idle and translation speed against QEMU 10
-	$(SCRIPTS)/deps.sh bench
+	$(SCRIPTS)/deps.sh bench pc
 	cargo build --quiet --profile $(PROFILE) --package rhea_tests --bins
 	$(dir $(RHEA))bench $(BENCH)
 

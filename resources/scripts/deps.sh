@@ -4,7 +4,7 @@
 #   test    independent oracles: qemu-riscv64 (user mode), RISC-V binutils, a GDB for all architectures,
 #           makers and checkers of disk images and FAT volumes
 #   pc      the firmware of PCs
-#   bench   qemu-system-riscv64 10 to compare with, and a RISC-V C compiler for the programs run in it
+#   bench   qemu-system-riscv64 and qemu-system-x86_64 10 to compare with, and a RISC-V C compiler for the programs run in them
 #   cross   the import-library tool that Windows builds of std need
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -36,7 +36,7 @@ for group in "$@"; do
     pc) apt_install seabios ;;
     bench)
         suite=$(qemu_suite)
-        apt_install ${suite:+-t "$suite"} qemu-system-misc
+        apt_install ${suite:+-t "$suite"} qemu-system-misc qemu-system-x86
         apt_install gcc-riscv64-linux-gnu libc6-dev-riscv64-cross
         ;;
     cross) apt_install zstd binutils-mingw-w64-x86-64 ;;

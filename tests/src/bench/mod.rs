@@ -1,5 +1,6 @@
 //! The measurements and what drives them.
 
+mod linux;
 mod net;
 mod table;
 
@@ -7,14 +8,13 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::{Command, ExitCode},
-    thread,
     time::Duration,
 };
 
 use rhea_tests::{
-    boot::{self, APPEND},
+    boot,
     process::{self, Process, Usage},
-    tiny, workspace,
+    tiny,
 };
 use table::Row;
 
@@ -24,23 +24,23 @@ const STEP: Duration = Duration::from_secs(600);
 const RAM: u64 = 512 << 20;
 /// Guest code run once to measure translation.
 const COLD: usize = 4 << 20;
-/// How long the idle guest is watched.
-const IDLE: Duration = Duration::from_secs(20);
-/// Programs run inside the guest, from `tests/programs`.
-const PROGRAMS: [&str; 5] = ["integer", "float", "calls", "memory", "syscalls"];
 
 type Result<T> = std::result::Result<T, String>;
 type Measurement = fn(&Bench) -> Result<Vec<Row>>;
 
 const MEASUREMENTS: &[(&str, Measurement)] = &[
     ("start", start),
-    ("boot", |bench| boots(bench, 1)),
-    ("boot4", |bench| boots(bench, 4)),
+    ("boot", |bench| linux::VIRT.boots(bench, 1)),
+    ("boot4", |bench| linux::VIRT.boots(bench, 4)),
     ("cold", cold),
-    ("idle", idle),
-    ("programs", programs),
+    ("idle", |bench| linux::VIRT.idle(bench)),
+    ("programs", |bench| linux::VIRT.programs(bench)),
     ("net", net::net),
     ("kvm", kvm),
+    ("seabios", seabios),
+    ("pc", |bench| linux::PC.boots(bench, 1)),
+    ("q35", |bench| linux::Q35.boots(bench, 1)),
+    ("x86-programs", |bench| linux::PC.programs(bench)),
 ];
 
 /// Who is measured.
@@ -147,31 +147,6 @@ fn mebibytes(bytes: Option<u64>) -> f64 {
     bytes.map_or(f64::NAN, |bytes| bytes as f64 / f64::from(1 << 20))
 }
 
-/// Starts Debian's kernel with an initramfs.
-fn linux(contender: Contender, initrd: &str, words: &str, vcpus: usize) -> Result<Process> {
-    let (firmware, kernel) = (guest("riscv64/fw_dynamic.bin")?, guest("riscv64/linux")?);
-    let (append, vcpus) = (format!("{APPEND} {words}"), vcpus.to_string());
-    let arguments = [
-        "-m", "512", "-smp", &vcpus, "-bios", &firmware, "-kernel", &kernel, "-initrd", initrd, "-append",
-        &append,
-    ];
-    contender.start("riscv64", "virt", &arguments)
-}
-
-fn boots(bench: &Bench, vcpus: usize) -> Result<Vec<Row>> {
-    let initrd = guest("riscv64/initrd.gz")?;
-    let rows = vec![
-        Row::new(format!("Linux boot to power-off, riscv64 virt, {vcpus} vCPU: CPU"), "s"),
-        Row::new(format!("the same: resident memory beside guest RAM, {vcpus} vCPU"), "MiB"),
-    ];
-    bench.rounds(("riscv64", "virt"), rows, |contender| {
-        let mut guest = linux(contender, &initrd, "", vcpus)?;
-        guest.console.expect("GUEST-DONE", STEP)?;
-        let resident = mebibytes(process::overhead(guest.pid(), RAM));
-        Ok(vec![finish(&mut guest)?.cpu().as_secs_f64(), resident])
-    })
-}
-
 fn start(bench: &Bench) -> Result<Vec<Row>> {
     let firmware = bench.file("power-off.bin", &tiny::riscv_power_off())?;
     let rows = vec![Row::new("start to first guest instruction and exit, riscv64 virt: CPU", "ms")];
@@ -196,64 +171,15 @@ fn cold(bench: &Bench) -> Result<Vec<Row>> {
     })
 }
 
-fn idle(bench: &Bench) -> Result<Vec<Row>> {
-    let initrd = guest("riscv64/initrd.gz")?;
-    let rows = vec![Row::new("idle Linux guest, riscv64 virt: share of a core", "%")];
-    bench.rounds(("riscv64", "virt"), rows, |contender| {
-        let mut guest = linux(contender, &initrd, "guest.idle=3600", 1)?;
-        guest.console.expect("GUEST-IDLE", STEP)?;
-        thread::sleep(Duration::from_secs(3));
-        let used = || process::cpu_so_far(guest.pid()).ok_or("the process is gone");
-        let before = used()?;
-        thread::sleep(IDLE);
-        Ok(vec![(used()? - before).as_secs_f64() / IDLE.as_secs_f64() * 100.0])
-    })
-}
-
-/// Compiles the programs for the guest and puts them into an initramfs.
-fn programs_initrd(bench: &Bench) -> Result<String> {
-    let run = |command: &mut Command| -> Result<()> {
-        let output = command.output().map_err(|error| format!("{command:?}: {error}"))?;
-        if output.status.success() {
-            return Ok(());
-        }
-        Err(format!("{command:?}: {}", String::from_utf8_lossy(&output.stderr).trim()))
-    };
-    let root = workspace::root();
-    let initrd = bench.folder.join("programs.initrd");
-    let tool = std::env::current_exe().map_err(|error| error.to_string())?.with_file_name("mkinitrd");
-    let mut archive = Command::new(tool);
-    archive.arg(&initrd).arg(root.join("resources/guest/init")).arg(guest("riscv64/busybox")?);
-    for program in PROGRAMS {
-        let binary = bench.folder.join(program);
-        let source = root.join(format!("tests/programs/{program}.c"));
-        run(Command::new("riscv64-linux-gnu-gcc")
-            .args(["-O2", "-static", "-o"])
-            .arg(&binary)
-            .arg(source)
-            .arg("-lm"))?;
-        archive.arg(format!("bin/{program}={}", binary.display()));
-    }
-    run(&mut archive)?;
-    Ok(text(&initrd))
-}
-
-fn programs(bench: &Bench) -> Result<Vec<Row>> {
-    let initrd = programs_initrd(bench)?;
-    let words = format!("guest.bench={}", PROGRAMS.join(","));
-    let rows = PROGRAMS.iter().map(|program| Row::new(format!("{program} in the guest: CPU"), "s")).collect();
-    bench.rounds(("riscv64", "virt"), rows, |contender| {
-        let mut guest = linux(contender, &initrd, &words, 1)?;
-        let mut values = Vec::new();
-        for program in PROGRAMS {
-            guest.console.expect(&format!("GUEST-BENCH-START {program}"), STEP)?;
-            let before = process::cpu_so_far(guest.pid()).ok_or("the process is gone")?;
-            guest.console.expect(&format!("GUEST-BENCH-END {program} status=0"), STEP)?;
-            let after = process::cpu_so_far(guest.pid()).ok_or("the process is gone")?;
-            values.push((after - before).as_secs_f64());
-        }
-        finish(&mut guest)?;
-        Ok(values)
+/// A PC without disks, to its firmware's last word.
+fn seabios(bench: &Bench) -> Result<Vec<Row>> {
+    let rows = vec![Row::new("SeaBIOS on pc to \"No bootable device\": CPU", "s")];
+    bench.rounds(("x86_64", "pc"), rows, |contender| {
+        let arguments = ["-accel", "tcg", "-m", "512", "-nic", "none"];
+        let guest = &mut contender.start("x86_64", "pc", &arguments)?;
+        guest.console.expect("No bootable device", STEP)?;
+        let used = process::cpu_so_far(guest.pid()).ok_or("the process is gone")?;
+        Ok(vec![used.as_secs_f64()])
     })
 }
 
