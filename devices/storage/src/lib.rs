@@ -8,16 +8,18 @@ mod ata;
 mod floppy;
 mod i8257;
 mod ide;
+mod media;
 mod nvme;
 mod requests;
-mod scsi;
+pub mod scsi;
 
 pub use ahci::{AHCI_PORTS, AhciConfig, AhciController};
 pub use floppy::{FloppyConfig, FloppyController, FloppyDrive};
 pub use i8257::{IsaDma, IsaDmaConfig};
 pub use ide::{IDE_IRQS, IDE_PORTS, IdeController, IdeDrive, Piix3IdeConfig, Piix4IdeConfig};
-
+pub use media::{Slot, Slots, Tray};
 pub use nvme::NvmeConfig;
+pub use scsi::{ScsiBus, ScsiDrive, TrayListener};
 
 use device::DeviceKind;
 use pci::PciKind;

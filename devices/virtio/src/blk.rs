@@ -1,8 +1,7 @@
 //! Block device (virtio 1.2, 5.2).
 //!
 //! Requests are taken off the rings by whoever notifies and run on the disk's pool of threads, which push the
-//! result and raise the interrupt. What a ring can hold bounds what is in flight. Data passes through a buffer:
-//! the block layer takes slices, and guest memory may change under a slice.
+//! result and raise the interrupt. What a ring can hold bounds what is in flight.
 
 use std::any::Any;
 use std::sync::Arc;
@@ -15,6 +14,7 @@ use parking_lot::{Condvar, Mutex};
 use crate::chain::Chain;
 use crate::device::{Notifier, Progress, VirtioConfig, VirtioDevice, config_bytes};
 use crate::queue::{QueueState, Virtqueue};
+use crate::transfer::Transfers;
 
 const DEVICE_TYPE: u32 = 2;
 const KIND: &str = "virtio-blk";
@@ -49,8 +49,6 @@ mod result {
 
 /// Offset of `writeback` in the config space.
 const WRITEBACK: u64 = 32;
-/// Bytes that pass through the buffer at a time.
-const PIECE: usize = 256 << 10;
 /// Most segments in a discard or write-zeroes request.
 const MAX_RANGES: u32 = 32;
 /// Most sectors in a segment of a discard request.
@@ -145,7 +143,7 @@ impl VirtioConfig for BlkConfig {
             features: Mutex::new(0),
             in_flight: Mutex::new(0),
             idle: Condvar::new(),
-            buffers: Mutex::default(),
+            transfers: Transfers::default(),
         };
         Ok(Box::new(Blk {
             writeback: self.write_cache,
@@ -182,8 +180,7 @@ struct Shared {
     features: Mutex<u64>,
     in_flight: Mutex<usize>,
     idle: Condvar,
-    /// Buffers that no request uses: as many as there are threads.
-    buffers: Mutex<Vec<Vec<u8>>>,
+    transfers: Transfers,
 }
 
 /// Counts a request out of flight, whatever becomes of it.
@@ -233,15 +230,6 @@ impl Shared {
         }))
     }
 
-    fn buffer(&self, len: u64) -> Vec<u8> {
-        let len = len.min(PIECE as u64) as usize;
-        let mut buffer = self.buffers.lock().pop().unwrap_or_default();
-        if buffer.len() < len {
-            buffer.resize(len.next_power_of_two(), 0);
-        }
-        buffer
-    }
-
     /// The byte range of a transfer, if it lies on the disk and is whole sectors.
     fn range(disk: &Disk, sector: u64, len: u64) -> Result<u64, BlockError> {
         let size = disk.len();
@@ -255,20 +243,8 @@ impl Shared {
     }
 
     fn read(&self, disk: &Disk, chain: &mut Chain, sector: u64, len: u64) -> Result<u8, BlockError> {
-        let mut offset = Self::range(disk, sector, len)?;
-        let mut left = len;
-        let mut buffer = self.buffer(len);
-        let mut done = Ok(result::OK);
-        while left > 0 && done.is_ok() {
-            let n = left.min(PIECE as u64) as usize;
-            done = disk.read_at(offset, &mut buffer[..n]).map(|()| {
-                chain.write(&buffer[..n]);
-                result::OK
-            });
-            (offset, left) = (offset + n as u64, left - n as u64);
-        }
-        self.buffers.lock().push(buffer);
-        done
+        let offset = Self::range(disk, sector, len)?;
+        self.transfers.read(disk, chain, offset, len).map(|()| result::OK)
     }
 
     fn write(&self, disk: &Disk, chain: &mut Chain, sector: u64) -> Result<u8, BlockError> {
@@ -276,19 +252,9 @@ impl Shared {
             return Err(BlockError::ReadOnly);
         }
         let len = chain.readable();
-        let mut offset = Self::range(disk, sector, len)?;
+        let offset = Self::range(disk, sector, len)?;
         let stable = self.write_through.load(Ordering::Relaxed);
-        let mut buffer = self.buffer(len);
-        let mut done = Ok(result::OK);
-        while chain.readable() > 0 && done.is_ok() {
-            let max = chain.readable().min(PIECE as u64) as usize;
-            let n = chain.read(&mut buffer[..max]);
-            let slices = [std::io::IoSlice::new(&buffer[..n])];
-            done = disk.write_vectored_at(offset, &slices, stable).map(|()| result::OK);
-            offset += n as u64;
-        }
-        self.buffers.lock().push(buffer);
-        done
+        self.transfers.write(disk, chain, offset, len, stable).map(|()| result::OK)
     }
 
     fn ranges(&self, disk: &Disk, chain: &mut Chain, zeroes: bool) -> Result<u8, BlockError> {

@@ -19,6 +19,13 @@ struct Cursor {
     offset: u32,
 }
 
+/// A place among a buffer's writable bytes that is filled later.
+#[derive(Clone, Copy, Debug)]
+pub struct Hole {
+    at: Cursor,
+    len: usize,
+}
+
 /// A buffer taken from a queue, to be given back by [`crate::Virtqueue::push`]. Holds the memory map it was
 /// checked against, so access cannot fail.
 #[derive(Clone, Debug)]
@@ -145,6 +152,34 @@ impl Chain {
         // At most 4 GiB - 1: the chain is no longer.
         self.written += done as u32;
         done
+    }
+
+    /// Passes over `len` writable bytes, which count as written, to be filled later; none if there are fewer.
+    pub fn hole(&mut self, len: usize) -> Option<Hole> {
+        if self.writable < len as u64 {
+            return None;
+        }
+        let hole = Hole { at: self.write, len };
+        let mut left = len;
+        while left > 0 {
+            let (_, n) = Self::step(&self.segments, &mut self.write, self.segments.len(), left)?;
+            left -= n;
+        }
+        self.writable -= len as u64;
+        self.written += len as u32;
+        Some(hole)
+    }
+
+    /// Fills a hole from its beginning, as far as it goes.
+    pub fn fill(&self, hole: Hole, data: &[u8]) {
+        let (mut at, data) = (hole.at, &data[..data.len().min(hole.len)]);
+        let mut done = 0;
+        while done < data.len() {
+            let end = self.segments.len();
+            let Some((addr, n)) = Self::step(&self.segments, &mut at, end, data.len() - done) else { break };
+            let _ = self.memory.write_slice(&data[done..done + n], GuestAddress(addr));
+            done += n;
+        }
     }
 
     /// Writes the last writable byte, where several protocols keep their status. It counts as written only if

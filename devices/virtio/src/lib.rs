@@ -15,19 +15,22 @@ mod device;
 mod net;
 mod queue;
 mod rng;
+mod scsi;
 #[cfg(test)]
 mod test_driver;
+mod transfer;
 mod transport;
 mod vsock;
 
 pub use self::device::{Notifier, Progress, VirtioConfig, VirtioDevice, feature};
 pub use balloon::{Balloon, BalloonConfig, BalloonStats};
 pub use blk::{Blk, BlkConfig};
-pub use chain::Chain;
+pub use chain::{Chain, Hole};
 pub use console::{Console, ConsoleConfig};
 pub use net::{NetBackend, NetCard, NetConfig, RxFilter};
 pub use queue::{MAX_CHAIN, QueueLayout, QueueState, RingKind, Virtqueue};
 pub use rng::{RngConfig, RngSource};
+pub use scsi::{Scsi, ScsiConfig};
 pub use transport::mmio::{COMPATIBLE, EmptySlot, IRQ_PIN, Mmio, MmioOptions, REGION_SIZE};
 pub use transport::pci::VirtioPci;
 pub use vsock::{VsockBackend, VsockConfig};
@@ -42,6 +45,7 @@ pub const KINDS: &[DeviceKind] = &[
     DeviceKind::of::<EmptySlot>(),
     DeviceKind::of::<Mmio<NetConfig>>(),
     DeviceKind::of::<Mmio<RngConfig>>(),
+    DeviceKind::of::<Mmio<ScsiConfig>>(),
     DeviceKind::of::<Mmio<ConsoleConfig>>(),
     DeviceKind::of::<Mmio<VsockConfig>>(),
 ];
@@ -52,6 +56,7 @@ pub const PCI_KINDS: &[PciKind] = &[
     PciKind::of::<VirtioPci<BlkConfig>>(),
     PciKind::of::<VirtioPci<NetConfig>>(),
     PciKind::of::<VirtioPci<RngConfig>>(),
+    PciKind::of::<VirtioPci<ScsiConfig>>(),
     PciKind::of::<VirtioPci<ConsoleConfig>>(),
     PciKind::of::<VirtioPci<VsockConfig>>(),
 ];

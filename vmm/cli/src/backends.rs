@@ -7,7 +7,9 @@ use block::{Disk, IoPool};
 use block_graph::{Edge, Node};
 use control::VmConfig;
 use control::config::ObjectConfig;
-use control::vm::{BlockInfo, BlockStats};
+use control::vm::{BlockInfo, BlockStats, Event};
+use serde_json::json;
+use storage::TrayListener;
 
 use crate::chardevs::Chars;
 use crate::exports::Exports;
@@ -19,14 +21,31 @@ use crate::objects::Objects;
 /// Threads that do the work of disks that have none of their own.
 const IO_THREADS: usize = 4;
 
-/// A disk of a device.
-struct DiskOf {
+/// A drive of a device.
+struct DriveOf {
     /// Name of the drive, empty for a node.
     drive: String,
-    edge: Arc<Edge>,
     /// Id or path of the device.
     qdev: String,
+    /// What is in it.
+    medium: Option<Medium>,
+    /// Where its slot is, if what is in it can be changed.
+    slot: Option<SlotAt>,
+}
+
+/// A disk, and what leads to its node.
+struct Medium {
+    edge: Arc<Edge>,
     disk: Disk,
+}
+
+/// Where a drive is whose medium can be changed.
+#[derive(Clone, Debug)]
+pub(crate) enum SlotAt {
+    /// On a controller of this name, by its number there.
+    Unit(String, usize),
+    /// On a SCSI adapter of this name, by target and unit.
+    Scsi(String, u8, u16),
 }
 
 /// A device that the user plugged.
@@ -48,7 +67,9 @@ pub(crate) struct Backends {
     pub(crate) filters: Filters,
     pub(crate) peripherals: Vec<Peripheral>,
     pool: IoPool,
-    disks: Vec<DiskOf>,
+    disks: Vec<DriveOf>,
+    /// Drives without a medium that no device has taken.
+    empty: Vec<String>,
     /// Drives with `if=none` that no device has taken: name, the top of it, and whether it is read-only.
     drives: Vec<(String, Arc<Edge>, bool)>,
 }
@@ -65,6 +86,7 @@ impl Backends {
             peripherals: Vec::new(),
             pool: IoPool::new(IO_THREADS),
             disks: Vec::new(),
+            empty: Vec::new(),
             drives: Vec::new(),
         };
         // RAM back ends that the machine does not use are nothing to make.
@@ -93,11 +115,27 @@ impl Backends {
         if self.filters.remove(id) { Ok(()) } else { self.objects.remove(id) }
     }
 
-    /// Opens a drive; its disk is taken by [`Backends::disk`].
-    pub(crate) fn drive(&mut self, config: &VmConfig, d: &control::config::Drive, id: &str) -> Result<()> {
-        if self.drives.iter().any(|(i, ..)| i == id) || self.graph.has(id) {
+    fn new_name(&self, id: &str) -> Result<()> {
+        let taken = self.drives.iter().any(|(i, ..)| i == id)
+            || self.empty.iter().any(|i| i == id)
+            || self.disks.iter().any(|d| d.drive == id)
+            || self.graph.has(id);
+        if taken {
             bail!("there is a drive or block node '{id}' already");
         }
+        Ok(())
+    }
+
+    /// Notes a drive that has no medium yet.
+    pub(crate) fn empty_drive(&mut self, id: &str) -> Result<()> {
+        self.new_name(id)?;
+        self.empty.push(id.to_owned());
+        Ok(())
+    }
+
+    /// Opens a drive; its disk is taken by [`Backends::disk`].
+    pub(crate) fn drive(&mut self, config: &VmConfig, d: &control::config::Drive, id: &str) -> Result<()> {
+        self.new_name(id)?;
         for (key, value, allowed) in [
             ("werror", &d.werror, &["report"][..]),
             ("rerror", &d.rerror, &["report"]),
@@ -130,6 +168,7 @@ impl Backends {
                 let top = self.graph.take(id, &format!("device '{qdev}'"))?;
                 (String::new(), top, false)
             }
+            None if self.empty.iter().any(|i| i == id) => bail!("needs a medium, and drive '{id}' is empty"),
             None => {
                 let drives = self.drives.iter().map(|(i, ..)| i.clone());
                 let nodes = self.graph.info().into_iter().filter_map(|m| m.node_name);
@@ -140,15 +179,85 @@ impl Backends {
         };
         let name = if drive.is_empty() { id.to_owned() } else { drive.clone() };
         let disk = Disk::new(name, edge.clone(), readonly, &pool);
-        self.disks.push(DiskOf { drive, edge, qdev: qdev.to_owned(), disk: disk.clone() });
+        let medium = Some(Medium { edge, disk: disk.clone() });
+        self.disks.push(DriveOf { drive, qdev: qdev.to_owned(), medium, slot: None });
         Ok(disk)
+    }
+
+    /// The same for a device that does with nothing in it.
+    pub(crate) fn medium(&mut self, id: Option<&str>, qdev: &str) -> Result<Option<Disk>> {
+        let drive = match id {
+            Some(id) => match self.empty.iter().position(|i| i == id) {
+                Some(at) => self.empty.remove(at),
+                None => return self.disk(id, qdev, None).map(Some),
+            },
+            None => String::new(),
+        };
+        self.disks.push(DriveOf { drive, qdev: qdev.to_owned(), medium: None, slot: None });
+        Ok(None)
+    }
+
+    /// What is in the drive of device `qdev` can be changed there.
+    pub(crate) fn has_slot(&mut self, qdev: &str, at: SlotAt) {
+        if let Some(d) = self.disks.iter_mut().find(|d| d.qdev == qdev) {
+            d.slot = Some(at);
+        }
+    }
+
+    /// Announces the movements of a drive's tray.
+    pub(crate) fn tray_listener(&self, drive: Option<&str>, qdev: &str) -> TrayListener {
+        let (announcer, drive, qdev) =
+            (self.nets.announcer.clone(), drive.unwrap_or_default().to_owned(), qdev.to_owned());
+        TrayListener::new(move |open| {
+            let data = json!({"device": drive, "id": qdev, "tray-open": open});
+            announcer.emit(&Event::new("DEVICE_TRAY_MOVED", data));
+        })
+    }
+
+    /// The device and the slot that a command means by the name of a drive or of a device.
+    pub(crate) fn slot(&self, name: &str) -> Result<(String, SlotAt)> {
+        let found = self.disks.iter().find(|d| !name.is_empty() && (d.drive == name || d.qdev == name));
+        let Some(d) = found else { bail!("Device '{name}' not found") };
+        let Some(slot) = &d.slot else { bail!("Device '{name}' is not removable") };
+        Ok((d.qdev.clone(), slot.clone()))
+    }
+
+    /// Puts a node into the drive of a device, as the disk to load there.
+    pub(crate) fn load_node(&mut self, qdev: &str, node: &str) -> Result<Disk> {
+        let edge = self.graph.take(node, &format!("device '{qdev}'"))?;
+        Ok(self.load(qdev, edge, false))
+    }
+
+    /// The same by what leads to a node.
+    pub(crate) fn load(&mut self, qdev: &str, edge: Arc<Edge>, readonly: bool) -> Disk {
+        let disk = Disk::new(qdev, edge.clone(), readonly, &self.pool);
+        if let Some(d) = self.disks.iter_mut().find(|d| d.qdev == qdev) {
+            d.medium = Some(Medium { edge, disk: disk.clone() });
+        }
+        disk
+    }
+
+    /// Takes out what is in the drive of a device, which has let go of it. What a drive brought with it is closed.
+    pub(crate) fn unload(&mut self, qdev: &str) {
+        let Some(d) = self.disks.iter_mut().find(|d| d.qdev == qdev) else { return };
+        let Some(Medium { edge, disk }) = d.medium.take() else { return };
+        disk.drain();
+        let node = edge.node().name().to_owned();
+        drop((disk, edge));
+        self.graph.let_drive_go(&node);
+    }
+
+    /// Whether there is something in the drive of a device.
+    pub(crate) fn is_loaded(&self, qdev: &str) -> bool {
+        self.disks.iter().any(|d| d.qdev == qdev && d.medium.is_some())
     }
 
     /// The node that a command means by the name of a drive, a device or a node.
     pub(crate) fn node_of(&self, name: &str) -> Result<Arc<Node>> {
-        let by_name = |d: &&DiskOf| !name.is_empty() && (d.drive == name || d.qdev == name);
+        let by_name = |d: &&DriveOf| !name.is_empty() && (d.drive == name || d.qdev == name);
         if let Some(d) = self.disks.iter().find(by_name) {
-            return Ok(d.edge.node());
+            let Some(medium) = &d.medium else { bail!("Device '{name}' has no medium") };
+            return Ok(medium.edge.node());
         }
         if let Some((_, edge, _)) = self.drives.iter().find(|(id, ..)| id == name) {
             return Ok(edge.node());
@@ -173,7 +282,8 @@ impl Backends {
         let of_device = self.disks.iter().map(|d| BlockInfo {
             device: d.drive.clone(),
             qdev: Some(d.qdev.clone()),
-            inserted: self.graph.medium(d.edge.node().name()),
+            removable: d.slot.is_some(),
+            inserted: d.medium.as_ref().and_then(|m| self.graph.medium(m.edge.node().name())),
             ..BlockInfo::default()
         });
         let alone = self.drives.iter().map(|(id, edge, _)| BlockInfo {
@@ -181,17 +291,22 @@ impl Backends {
             inserted: self.graph.medium(edge.node().name()),
             ..BlockInfo::default()
         });
-        of_device.chain(alone).collect()
+        let empty = self.empty.iter().map(|id| BlockInfo {
+            device: id.clone(),
+            removable: true,
+            ..BlockInfo::default()
+        });
+        of_device.chain(alone).chain(empty).collect()
     }
 
     /// For `query-blockstats`.
     pub(crate) fn block_stats(&self) -> Vec<BlockStats> {
-        let one = |d: &DiskOf| {
-            let s = d.disk.stats();
+        let one = |d: &DriveOf| {
+            let s = d.medium.as_ref().map(|m| m.disk.stats()).unwrap_or_default();
             BlockStats {
                 device: d.drive.clone(),
                 qdev: Some(d.qdev.clone()),
-                node_name: d.edge.node().name().to_owned(),
+                node_name: d.medium.as_ref().map_or_else(String::new, |m| m.edge.node().name().to_owned()),
                 reads: (s.reads, s.read_bytes),
                 writes: (s.writes, s.write_bytes),
                 flushes: s.flushes,
@@ -203,6 +318,6 @@ impl Backends {
 
     /// Waits until no disk works any more; the machine stands.
     pub(crate) fn drain(&self) {
-        self.disks.iter().for_each(|d| d.disk.drain());
+        self.disks.iter().filter_map(|d| d.medium.as_ref()).for_each(|m| m.disk.drain());
     }
 }

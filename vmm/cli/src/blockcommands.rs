@@ -8,6 +8,7 @@ use block_graph::drained;
 use serde_json::{Map, Value, json};
 
 use crate::blockjobs::{self, Arguments, needed, number, text};
+use crate::media;
 use crate::transaction;
 use crate::vm::RheaVm;
 
@@ -24,6 +25,7 @@ pub(crate) fn run(vm: &Arc<RheaVm>, name: &str, a: &Arguments) -> Result<Value> 
         "change-backing-file" => blockjobs::change_backing(vm, a)?,
         "transaction" => transaction::transaction(vm, a)?,
         "block_resize" => resize(vm, a)?,
+        _ if media::NAMES.contains(&name) => return media::run(vm, name, a),
         "blockdev-reopen" => reopen(vm, a)?,
         "nbd-server-start" => vm.backends.lock().exports.start(a)?,
         "nbd-server-stop" => {

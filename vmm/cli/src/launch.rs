@@ -186,6 +186,7 @@ pub(crate) fn launch(
         pci: plugs.pci,
         ide: plugs.ide,
         floppies: plugs.floppies,
+        boot_drives: plugs.boot_drives,
         vga: vga(config, board)?,
         fw_cfg: Vec::new(),
         boot_order: boot_order(config),

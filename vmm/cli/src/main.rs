@@ -21,6 +21,7 @@ mod host;
 mod launch;
 mod list;
 mod log;
+mod media;
 mod migration;
 mod netdevs;
 mod nodes;

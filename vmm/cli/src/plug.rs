@@ -6,24 +6,26 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow, bail};
 use control::chardev::PortKind;
-use control::config::{DeviceConfig, Drive, DriveInterface, Media, Nic, Props};
+use control::config::{DeviceConfig, Nic, Props};
 use control::{VmConfig, nearest};
 use device::{AnyConfig, CharBackend};
-use machines::{BoardKind, Plugged, PluggedIsa, PluggedPci};
+use machines::{BoardKind, BootDrive, Plugged, PluggedIsa, PluggedPci};
 use misc::{Ib700Config, IsaDebugExitConfig, PvpanicConfig};
 use nic::{E1000Config, NicBackend};
 use pci::{AnyPci, Pci, PciKind};
 use serial::DebugConConfig;
-use storage::{FloppyDrive, IdeDrive, NvmeConfig};
+use storage::{FloppyDrive, IdeDrive, ScsiBus, ScsiDrive};
 use virtio::{
-    BalloonConfig, BlkConfig, ConsoleConfig, Mmio, NetBackend, NetConfig, RngConfig, RngSource, VirtioConfig,
-    VirtioPci, VsockBackend, VsockConfig,
+    BalloonConfig, ConsoleConfig, Mmio, NetBackend, NetConfig, RngConfig, RngSource, ScsiConfig,
+    VirtioConfig, VirtioPci, VsockBackend, VsockConfig,
 };
 
 use crate::backends::{Backends, Peripheral};
 use crate::chardevs::Chars;
 use crate::launch::texts;
 use crate::objects;
+
+mod drives;
 
 /// Driver that carries console and serial ports.
 const SERIAL_BUS: &str = "virtio-serial-device";
@@ -39,13 +41,20 @@ pub(crate) type Extra = (&'static str, &'static str, &'static str);
 enum Made {
     Device(Box<dyn AnyConfig>),
     Pci(Box<dyn AnyPci>),
+    /// Drives on the board's own controllers, and their numbers there if the user says.
+    Ide(Box<IdeDrive>, Option<usize>),
+    Floppy(FloppyDrive, Option<usize>),
+    /// A drive on the bus of an adapter, which is given by its name.
+    Scsi(Box<ScsiDrive>, String),
 }
 
 impl Made {
-    fn config(&mut self) -> &mut dyn AnyConfig {
+    /// What has settings of its own.
+    fn config(&mut self) -> Option<&mut dyn AnyConfig> {
         match self {
-            Made::Device(config) => config.as_mut(),
-            Made::Pci(function) => function.as_config_mut(),
+            Made::Device(config) => Some(config.as_mut()),
+            Made::Pci(function) => Some(function.as_config_mut()),
+            Made::Ide(..) | Made::Floppy(..) | Made::Scsi(..) => None,
         }
     }
 }
@@ -83,6 +92,11 @@ struct Making<'a> {
     port: Option<u16>,
     /// It is plugged into PCI.
     pci: bool,
+    /// The bus the user names, for drives.
+    bus: Option<String>,
+    board: &'a BoardKind,
+    /// Buses of the adapters so far.
+    scsi: &'a mut Vec<(String, ScsiBus)>,
 }
 
 const CHARDEV: Extra = ("chardev", "str", "ID of a chardev to use as a backend");
@@ -150,8 +164,43 @@ const DRIVERS: &[Driver] = &[
         make: Make::With(pvpanic),
     },
     Driver { name: "e1000", category: "Network", bus: PCI, extra: &NETDEV, make: Make::With(e1000) },
+    Driver {
+        name: "floppy",
+        category: "Storage",
+        bus: drives::FLOPPY_BUS,
+        extra: drives::FLOPPY_EXTRA,
+        make: Make::With(drives::floppy),
+    },
     Driver { name: "ib700", category: "Misc", bus: "ISA", extra: &[], make: Make::With(ib700) },
-    Driver { name: "nvme", category: "Storage", bus: PCI, extra: &DRIVE, make: Make::With(nvme) },
+    Driver {
+        name: "ide-cd",
+        category: "Storage",
+        bus: drives::IDE_BUS,
+        extra: drives::IDE_EXTRA,
+        make: Make::With(drives::ide_cd),
+    },
+    Driver {
+        name: "ide-hd",
+        category: "Storage",
+        bus: drives::IDE_BUS,
+        extra: drives::IDE_EXTRA,
+        make: Make::With(drives::ide_hd),
+    },
+    Driver { name: "nvme", category: "Storage", bus: PCI, extra: &DRIVE, make: Make::With(drives::nvme) },
+    Driver {
+        name: "scsi-cd",
+        category: "Storage",
+        bus: drives::SCSI_BUS,
+        extra: drives::SCSI_EXTRA,
+        make: Make::With(drives::scsi_cd),
+    },
+    Driver {
+        name: "scsi-hd",
+        category: "Storage",
+        bus: drives::SCSI_BUS,
+        extra: drives::SCSI_EXTRA,
+        make: Make::With(drives::scsi_hd),
+    },
     Driver {
         name: "virtconsole",
         category: "Input",
@@ -171,7 +220,7 @@ const DRIVERS: &[Driver] = &[
         category: "Storage",
         bus: "virtio-bus",
         extra: &DRIVE,
-        make: Make::With(virtio_blk),
+        make: Make::With(drives::virtio_blk),
     },
     Driver {
         name: "virtio-net-device",
@@ -199,7 +248,7 @@ const DRIVERS: &[Driver] = &[
         category: "Storage",
         bus: PCI,
         extra: &DRIVE,
-        make: Make::With(virtio_blk),
+        make: Make::With(drives::virtio_blk),
     },
     Driver {
         name: "virtio-net-pci",
@@ -209,6 +258,20 @@ const DRIVERS: &[Driver] = &[
         make: Make::With(virtio_net),
     },
     Driver { name: "virtio-rng-pci", category: "Misc", bus: PCI, extra: &RNG, make: Make::With(virtio_rng) },
+    Driver {
+        name: "virtio-scsi-device",
+        category: "Storage",
+        bus: "virtio-bus",
+        extra: &[],
+        make: Make::With(virtio_scsi),
+    },
+    Driver {
+        name: "virtio-scsi-pci",
+        category: "Storage",
+        bus: PCI,
+        extra: &[],
+        make: Make::With(virtio_scsi),
+    },
     Driver {
         name: "virtio-serial-pci",
         category: "Input",
@@ -247,7 +310,8 @@ const DRIVERS: &[Driver] = &[
 ];
 
 /// Names of drivers that stand for the PCI ones.
-const ALIASES: [&str; 5] = ["virtio-balloon", "virtio-blk", "virtio-net", "virtio-rng", "virtio-serial"];
+const ALIASES: [&str; 6] =
+    ["virtio-balloon", "virtio-blk", "virtio-net", "virtio-rng", "virtio-scsi", "virtio-serial"];
 
 /// The driver of a name, or what is near to it.
 pub(crate) fn driver(name: &str) -> Result<Driver> {
@@ -304,14 +368,6 @@ fn ib700(m: &mut Making<'_>) -> Result<Made> {
     Ok(Made::Device(Box::new(Ib700Config::default())))
 }
 
-fn nvme(m: &mut Making<'_>) -> Result<Made> {
-    let id = m.props.take_text("drive")?;
-    let id = id.ok_or_else(|| anyhow!("needs drive=ID, of a -drive with if=none or a -blockdev"))?;
-    let iothread = m.props.take_text("iothread")?;
-    let disk = m.backends.disk(&id, m.name, iothread.as_deref())?;
-    Ok(Made::Pci(Box::new(Pci::new(NvmeConfig { serial: String::new(), disks: vec![disk] }))))
-}
-
 fn e1000(m: &mut Making<'_>) -> Result<Made> {
     let id = m.props.take_text("netdev")?;
     let end = id.map(|id| net_end(m.backends, m.name, &id)).transpose()?;
@@ -333,14 +389,6 @@ fn virtio<C: VirtioConfig>(pci: bool, config: C, backend: C::Backend) -> Made {
 
 fn virtio_balloon(m: &mut Making<'_>) -> Result<Made> {
     Ok(virtio(m.pci, BalloonConfig::default(), ()))
-}
-
-fn virtio_blk(m: &mut Making<'_>) -> Result<Made> {
-    let id = m.props.take_text("drive")?;
-    let id = id.ok_or_else(|| anyhow!("needs drive=ID, of a -drive with if=none or a -blockdev"))?;
-    let iothread = m.props.take_text("iothread")?;
-    let disk = m.backends.disk(&id, m.name, iothread.as_deref())?;
-    Ok(virtio(m.pci, BlkConfig::default(), Some(disk)))
 }
 
 fn virtio_net(m: &mut Making<'_>) -> Result<Made> {
@@ -377,6 +425,12 @@ fn virtio_vsock(m: &mut Making<'_>) -> Result<Made> {
     Ok(virtio(m.pci, config, VsockBackend(Some(Arc::new(muxer)))))
 }
 
+fn virtio_scsi(m: &mut Making<'_>) -> Result<Made> {
+    let bus = ScsiBus::default();
+    m.scsi.push((m.name.to_owned(), bus.clone()));
+    Ok(virtio(m.pci, ScsiConfig::default(), bus))
+}
+
 fn virtio_serial(m: &mut Making<'_>) -> Result<Made> {
     Ok(virtio(m.pci, ConsoleConfig::default(), ()))
 }
@@ -389,6 +443,9 @@ pub(crate) struct Plugs {
     pub(crate) pci: Vec<PluggedPci>,
     pub(crate) ide: Vec<(usize, IdeDrive)>,
     pub(crate) floppies: [Option<FloppyDrive>; 2],
+    pub(crate) boot_drives: Vec<(u32, BootDrive)>,
+    /// Buses of SCSI adapters by the adapter's name.
+    scsi: Vec<(String, ScsiBus)>,
 }
 
 /// Everything that is plugged into a board.
@@ -402,7 +459,8 @@ pub(crate) fn plug(
     let mut out = Plugs::default();
     for (i, d) in config.drives.iter().enumerate() {
         let id = d.id.clone().unwrap_or_else(|| format!("drive{i}"));
-        drive(config, d, &id, backends, board, &mut out).with_context(|| format!("drive '{id}'"))?;
+        drives::of_board(config, d, &id, backends, board, &mut out)
+            .with_context(|| format!("drive '{id}'"))?;
     }
     for (i, n) in config.nics.iter().enumerate() {
         let id = n.name.clone().unwrap_or_else(|| format!("nic{i}"));
@@ -423,10 +481,15 @@ pub(crate) fn plug(
             chardevs: Vec::new(),
             port: None,
             pci: driver.bus == PCI,
+            bus: d.bus.clone(),
+            board,
+            scsi: &mut out.scsi,
         };
         let mut place = Place::default();
         if making.pci {
             place = Place::take(d.bus.clone(), &mut making.props).with_context(fail)?;
+        } else if drives::BUSES.contains(&driver.bus) {
+            place.boot_index = boot_index(&mut making.props).with_context(fail)?;
         }
         let mut made = device(d, &driver, &mut making, config).with_context(fail)?;
         let (mut chardevs, port) = (making.chardevs, making.port);
@@ -437,97 +500,21 @@ pub(crate) fn plug(
         if SERIAL_BUSES.contains(&d.driver.as_str()) {
             while let Some(port) = config.devices.get(i).filter(|p| PORTS.contains(&p.driver.as_str())) {
                 let fail = || format!("-device {}", port.driver);
-                chardevs.push(serial_port(port, &mut names, made.config(), chars).with_context(fail)?);
+                if let Some(bus) = made.config() {
+                    chardevs.push(serial_port(port, &mut names, bus, chars).with_context(fail)?);
+                }
                 i += 1;
             }
         }
         note(backends, &name, driver.name, d.id.is_some());
-        out.add(name, made, chardevs, port, &mut place);
+        match made {
+            Made::Device(_) | Made::Pci(_) => out.add(name, made, chardevs, port, &mut place),
+            drive => {
+                drives::hang(&mut out, backends, board, &name, drive, place.boot_index).with_context(fail)?
+            }
+        }
     }
     Ok(out)
-}
-
-/// One drive, and the place of it that the board gives it.
-fn drive(
-    config: &VmConfig,
-    d: &Drive,
-    id: &str,
-    backends: &mut Backends,
-    board: &BoardKind,
-    out: &mut Plugs,
-) -> Result<()> {
-    let default = if board.ide > 0 { DriveInterface::Ide } else { DriveInterface::Virtio };
-    let interface = d.interface.unwrap_or(default);
-    let there = match interface {
-        DriveInterface::Ide => board.ide > 0,
-        DriveInterface::Floppy => board.floppy,
-        DriveInterface::None | DriveInterface::Virtio => true,
-        _ => false,
-    };
-    // Before the image is opened, so that this is all that is said.
-    if !there {
-        let file = d.file.as_deref().unwrap_or("no file");
-        let expected = match (board.ide > 0, board.floppy) {
-            (true, _) => "ide, floppy, none or virtio",
-            (_, true) => "floppy, none or virtio",
-            _ => "none or virtio",
-        };
-        bail!("({file}): this board has no {} interface; expected {expected}", interface.name());
-    }
-    let cd = d.media == Media::Cdrom;
-    let empty = d.file.is_none() && (cd || interface == DriveInterface::Floppy);
-    if !empty {
-        backends.drive(config, d, id)?;
-    }
-    let pci = board.pci;
-    match interface {
-        DriveInterface::Virtio => {
-            let blk = BlkConfig {
-                serial: d.serial.clone().unwrap_or_default(),
-                write_cache: !matches!(d.cache.as_deref(), Some("writethrough" | "directsync")),
-                ..BlkConfig::default()
-            };
-            let disk = backends.disk(id, id, None)?;
-            note(backends, id, if pci { "virtio-blk-pci" } else { "virtio-blk-device" }, false);
-            out.add(id.to_owned(), virtio(pci, blk, Some(disk)), Vec::new(), None, &mut Place::default());
-        }
-        DriveInterface::Ide => {
-            let disk = if empty { None } else { Some(backends.disk(id, id, None)?) };
-            let taken = |n: &usize| out.ide.iter().any(|(at, _)| at == n);
-            // Two drives share a channel of an IDE controller; a SATA port has one.
-            let units = if board.ide == 4 { 2 } else { 1 };
-            let wanted = match (d.index, d.bus, d.unit) {
-                (Some(index), ..) => Some(index as usize),
-                (None, None, None) => None,
-                (None, bus, unit) => Some(bus.unwrap_or(0) as usize * units + unit.unwrap_or(0) as usize),
-            };
-            let at = match wanted {
-                Some(n) => Some(n).filter(|n| *n < board.ide && !taken(n)),
-                None => (0..board.ide).find(|n| !taken(n)),
-            };
-            let at = at.ok_or_else(|| {
-                anyhow!("its place on the disk controller is taken or not there; there are {}", board.ide)
-            })?;
-            let serial = d.serial.clone();
-            let drive = match disk {
-                Some(disk) if !cd => IdeDrive { serial, ..IdeDrive::disk(disk) },
-                disk => IdeDrive { serial, ..IdeDrive::cd(disk) },
-            };
-            out.ide.push((at, drive));
-        }
-        DriveInterface::Floppy => {
-            let disk = if empty { None } else { Some(backends.disk(id, id, None)?) };
-            let at = d
-                .index
-                .or(d.unit)
-                .map_or_else(|| out.floppies.iter().position(Option::is_none), |n| Some(n as usize));
-            let free = at.and_then(|at| out.floppies.get_mut(at)).filter(|drive| drive.is_none());
-            *free.ok_or_else(|| anyhow!("there is no such floppy drive, or it is taken; there are two"))? =
-                Some(FloppyDrive { disk });
-        }
-        _ => {}
-    }
-    Ok(())
 }
 
 /// Where a PCI function is to be, and what firmware is to know of it.
@@ -560,10 +547,7 @@ impl Place {
             place.multifunction = on;
             props.remove("multifunction");
         }
-        if let Some(index) = props.u64("bootindex")? {
-            place.boot_index = Some(u32::try_from(index)?);
-            props.remove("bootindex");
-        }
+        place.boot_index = boot_index(props)?;
         if let Some(bar) = props.u64("rombar")? {
             props.remove("rombar");
             place.rom = (bar == 0).then(|| Arc::from(Vec::new()));
@@ -578,6 +562,12 @@ impl Place {
         }
         Ok(place)
     }
+}
+
+fn boot_index(props: &mut Props) -> Result<Option<u32>> {
+    let index = props.u64("bootindex")?;
+    props.remove("bootindex");
+    Ok(index.map(u32::try_from).transpose()?)
 }
 
 /// Slot and function: hexadecimal, as `lspci` shows them.
@@ -609,6 +599,7 @@ impl Plugs {
                 address: place.address,
                 multifunction: place.multifunction,
                 boot_index: place.boot_index,
+                boot_behind: Vec::new(),
             }),
             Made::Device(config) => {
                 let device = Plugged { id, config, chardevs };
@@ -617,6 +608,8 @@ impl Plugs {
                     None => self.virtio.push(device),
                 }
             }
+            // Those are hung on controllers.
+            Made::Ide(..) | Made::Floppy(..) | Made::Scsi(..) => {}
         }
     }
 }
@@ -668,7 +661,13 @@ fn device(d: &DeviceConfig, driver: &Driver, making: &mut Making<'_>, config: &V
         Make::With(make) => make(making)?,
         Make::Pci(make) => Made::Pci(make()),
     };
-    let settings = made.config();
+    let Some(settings) = made.config() else {
+        let known: Vec<&str> = driver.extra.iter().map(|(n, ..)| *n).collect();
+        if let Some((key, _)) = making.props.iter().next() {
+            bail!("property '{key}' is not known; known: {}", known.join(", "));
+        }
+        return Ok(made);
+    };
     for g in config.globals.iter().filter(|g| g.driver == d.driver) {
         settings
             .set(&g.property, &g.value)

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail};
 use control::VmConfig;
-use machines::{BoardKind, Plugged, PluggedIsa, PluggedPci};
+use machines::{BoardKind, BootDrive, Plugged, PluggedIsa, PluggedPci};
 use storage::{FloppyDrive, IdeDrive};
 
 use crate::backends::Backends;
@@ -38,6 +38,7 @@ pub(crate) struct Plugs {
     pub(crate) pci: Vec<PluggedPci>,
     pub(crate) ide: Vec<(usize, IdeDrive)>,
     pub(crate) floppies: [Option<FloppyDrive>; 2],
+    pub(crate) boot_drives: Vec<(u32, BootDrive)>,
 }
 
 /// Nothing, when nothing is asked for.

@@ -174,6 +174,9 @@ pub(crate) fn types(arch: GuestArch) -> Vec<QomType> {
         ("pci-device", "device"),
         ("virtio-device", "device"),
         ("virtio-serial-port", "device"),
+        ("ide-device", "device"),
+        ("scsi-device", "device"),
+        ("floppy-drive", "device"),
         ("cpu", "device"),
         (cpu_base(arch), "cpu"),
     ] {
@@ -185,6 +188,9 @@ pub(crate) fn types(arch: GuestArch) -> Vec<QomType> {
             "ISA" => "isa-device",
             "virtio-bus" => "virtio-device",
             "PCI" => "pci-device",
+            "IDE" => "ide-device",
+            "SCSI" => "scsi-device",
+            "floppy-bus" => "floppy-drive",
             _ => "virtio-serial-port",
         };
         add(d.name, parent, false);

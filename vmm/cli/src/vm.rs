@@ -21,6 +21,7 @@ use serde_json::{Map, Value};
 use crate::backends::Backends;
 use crate::chardevs::Chars;
 use crate::launch::Launched;
+use crate::media;
 use crate::migration::{self, Migration};
 use crate::rx_filter;
 use crate::{balloon, blockcommands, console, host, list, qom};
@@ -504,7 +505,9 @@ impl Vm for RheaVm {
     }
 
     fn block_devices(&self) -> Vec<BlockInfo> {
-        self.backends.lock().block_devices()
+        let mut all = self.backends.lock().block_devices();
+        media::look(self, &mut all);
+        all
     }
 
     fn block_stats(&self) -> Vec<BlockStats> {

@@ -80,8 +80,19 @@ pub struct PluggedPci {
     pub address: Option<(u8, u8)>,
     /// The device has several functions.
     pub multifunction: bool,
-    /// Place in the order of boot devices, and how firmware names what is behind the function.
+    /// Place in the order of boot devices.
     pub boot_index: Option<u32>,
+    /// The same of what hangs on it, with firmware's name of that behind the function's own.
+    pub boot_behind: Vec<(u32, String)>,
+}
+
+/// A drive on a controller of the board's own that firmware may boot from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BootDrive {
+    /// By its place on the disk controller.
+    Ide(usize),
+    /// By its number.
+    Floppy(usize),
 }
 
 /// A graphics card that the board places.
@@ -136,6 +147,8 @@ pub struct BoardConfig {
     pub ide: Vec<(usize, IdeDrive)>,
     /// Floppy drives.
     pub floppies: [Option<FloppyDrive>; 2],
+    /// Places of drives in the order of boot devices.
+    pub boot_drives: Vec<(u32, BootDrive)>,
     /// The board's graphics card.
     pub vga: Option<VgaCard>,
     /// Files for firmware by name (`-fw_cfg`).

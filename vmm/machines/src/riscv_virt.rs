@@ -387,6 +387,7 @@ mod tests {
             pci: Vec::new(),
             ide: Vec::new(),
             floppies: [None, None],
+            boot_drives: Vec::new(),
             vga: None,
             fw_cfg: Vec::new(),
             boot_order: String::new(),

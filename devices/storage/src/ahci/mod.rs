@@ -11,7 +11,6 @@ mod tests;
 
 use std::any::Any;
 
-use block::Disk;
 use device::{
     Access, AccessRule, BuildError, Device, Properties, Property, PropertyError, ResetKind, StateBlob,
     StateError, Wires, le_fill, le_value,
@@ -20,6 +19,7 @@ use pci::{BarKind, Function, FunctionSpec, INTEL, PciConfig, PciDevice, class};
 
 use self::port::Port;
 use crate::ide::{Drive, IdeDrive};
+use crate::media::{Slot, Slots};
 use crate::requests::Requests;
 
 /// Number of ports.
@@ -90,30 +90,17 @@ pub struct AhciController {
     ports: [Port; AHCI_PORTS],
 }
 
-impl AhciController {
-    fn medium(&mut self, port: usize) -> Option<&mut crate::scsi::Medium> {
-        match &mut self.ports.get_mut(port)?.drive {
-            Drive::Cd { cd, .. } => Some(&mut cd.medium),
-            _ => None,
+impl Slots for AhciController {
+    fn with_slot(&mut self, unit: usize, f: &mut dyn FnMut(&mut dyn Slot)) -> bool {
+        match self.ports.get_mut(unit).map(|port| &mut port.drive) {
+            Some(Drive::Cd { cd, .. }) => f(&mut cd.medium),
+            _ => return false,
         }
+        true
     }
+}
 
-    /// Puts another disc into the CD-ROM drive of a port, or none; false if there is no such drive.
-    pub fn change(&mut self, port: usize, disk: Option<Disk>) -> bool {
-        self.medium(port).map(|medium| medium.change(disk)).is_some()
-    }
-
-    /// Opens the tray of the drive of a port. `Some(false)` if the guest holds it shut: it has been asked. `None` if it is
-    /// no CD-ROM drive.
-    pub fn eject(&mut self, port: usize, force: bool) -> Option<bool> {
-        self.medium(port).map(|medium| medium.eject(force))
-    }
-
-    /// Whether the tray of the drive of a port is open and whether it is locked, if it is a CD-ROM drive.
-    pub fn tray(&mut self, port: usize) -> Option<(bool, bool)> {
-        self.medium(port).map(|medium| (medium.open, medium.locked))
-    }
-
+impl AhciController {
     fn update(&mut self) {
         for (i, port) in self.ports.iter().enumerate() {
             if port.interrupts() {

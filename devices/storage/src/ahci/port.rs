@@ -460,6 +460,10 @@ impl Port {
                 (job.kind, job.offset, job.left) = (Kind::PacketRead, offset, len);
                 self.jobs.push(job);
             }
+            // What only disks ask for.
+            Reply::Write { .. } | Reply::Flush | Reply::Discard(_) | Reply::Zero(..) => {
+                self.fail_packet(job, Sense::INVALID_COMMAND);
+            }
         }
     }
 

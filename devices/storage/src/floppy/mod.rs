@@ -20,6 +20,7 @@ use device::{
 use self::commands::Command;
 use self::media::Drive;
 use crate::i8257::IsaDma;
+use crate::media::{Slot, Slots, Tray};
 use crate::requests::Requests;
 
 /// Its DMA channel on a PC.
@@ -160,14 +161,34 @@ pub struct FloppyController {
     paused: bool,
 }
 
-impl FloppyController {
-    /// Puts another diskette into drive `unit`, or none; false if there is no such drive.
-    pub fn change(&mut self, unit: usize, disk: Option<Disk>) -> bool {
-        let Some(drive) = self.drives.get_mut(unit).filter(|d| d.there) else { return false };
-        (drive.disk, drive.changed) = (disk, true);
+impl Slots for FloppyController {
+    fn with_slot(&mut self, unit: usize, f: &mut dyn FnMut(&mut dyn Slot)) -> bool {
+        self.drives.get_mut(unit).filter(|drive| drive.there).map(|drive| f(drive)).is_some()
+    }
+}
+
+/// Diskettes are pulled out by hand.
+impl Slot for Drive {
+    fn tray(&self) -> Option<Tray> {
+        None
+    }
+
+    fn open(&mut self, _force: bool) -> bool {
         true
     }
 
+    fn shut(&mut self) {}
+
+    fn is_loaded(&self) -> bool {
+        self.disk.is_some()
+    }
+
+    fn load(&mut self, disk: Option<Disk>) {
+        (self.disk, self.changed) = (disk, true);
+    }
+}
+
+impl FloppyController {
     fn selected(&self) -> usize {
         usize::from(self.r.dor & 1)
     }

@@ -156,7 +156,7 @@ fn tells_what_is_wrong() {
     assert_eq!(p.fdc.read(1, 0, 1), 0);
     p.fdc.cell().with(|d| {
         let f: &mut FloppyController = d.as_any().unwrap().downcast_mut().unwrap();
-        assert!(f.change(0, None) && !f.change(1, None));
+        assert!(f.with_slot(0, &mut |s| assert!(s.change(None, false))) && !f.with_slot(1, &mut |_| {}));
     });
     assert_eq!(p.fdc.read(1, 0, 1), 0x80);
     p.send(&[0x46, 0, 0, 0, 1, 2, 9, 0x1b, 0xff]);

@@ -702,6 +702,10 @@ impl Channel {
                 self.await_data(len.min(0xffff) as usize);
                 self.set_interrupt(true);
             }
+            // What only disks ask for.
+            Reply::Write { .. } | Reply::Flush | Reply::Discard(_) | Reply::Zero(..) => {
+                self.fail_packet(Sense::INVALID_COMMAND);
+            }
         }
     }
 

@@ -20,8 +20,9 @@ use device::{
 use pci::{BarKind, ConfigSpace, FIXED, Function, FunctionSpec, INTEL, PciConfig, PciDevice, class};
 
 use crate::ata::{AtaDisk, Identity};
+use crate::media::{Slot, Slots};
 use crate::requests::Requests;
-use crate::scsi::{Cd, Medium, Sense};
+use crate::scsi::{Cd, Medium, Sense, TrayListener};
 pub(crate) use channel::{Channel, Drive, packet_device};
 pub(crate) use state::{DriveV1, restore_drive, save_drive};
 
@@ -55,6 +56,8 @@ pub struct IdeDrive {
     pub wwn: u64,
     /// Revolutions per minute; 1 for none at all, 0 if unknown.
     pub rotation: u16,
+    /// Told of the tray of a CD-ROM drive.
+    pub tray: TrayListener,
 }
 
 impl IdeDrive {
@@ -65,7 +68,16 @@ impl IdeDrive {
 
     /// A CD-ROM drive, with what is in it.
     pub fn cd(disk: Option<Disk>) -> Self {
-        IdeDrive { disk, cd: true, serial: None, model: None, version: None, wwn: 0, rotation: 0 }
+        IdeDrive {
+            disk,
+            cd: true,
+            serial: None,
+            model: None,
+            version: None,
+            wwn: 0,
+            rotation: 0,
+            tray: TrayListener::default(),
+        }
     }
 
     fn with_cd(mut self, cd: bool) -> Self {
@@ -89,7 +101,7 @@ impl IdeDrive {
         match &self.disk {
             disk if self.cd => {
                 let cd = Cd {
-                    medium: Medium::new(disk.clone()),
+                    medium: Medium::new(disk.clone(), self.tray.clone()),
                     sense: Sense::NONE,
                     product: identity.model.clone(),
                     version: identity.version.clone(),
@@ -182,25 +194,10 @@ pub struct IdeController {
     channels: [Channel; 2],
 }
 
-impl IdeController {
-    fn medium(&mut self, unit: usize) -> Option<&mut Medium> {
-        self.channels.get_mut(unit / 2)?.medium(unit % 2)
-    }
-
-    /// Puts another disc into CD-ROM drive `unit`, or none, and shuts its tray; false if it is no such drive.
-    pub fn change(&mut self, unit: usize, disk: Option<Disk>) -> bool {
-        self.medium(unit).map(|medium| medium.change(disk)).is_some()
-    }
-
-    /// Opens the tray of drive `unit`. `Some(false)` if the guest holds it shut: it has been asked. `None` if it is no
-    /// CD-ROM drive.
-    pub fn eject(&mut self, unit: usize, force: bool) -> Option<bool> {
-        self.medium(unit).map(|medium| medium.eject(force))
-    }
-
-    /// Whether the tray of drive `unit` is open and whether it is locked, if it is a CD-ROM drive.
-    pub fn tray(&mut self, unit: usize) -> Option<(bool, bool)> {
-        self.medium(unit).map(|medium| (medium.open, medium.locked))
+impl Slots for IdeController {
+    fn with_slot(&mut self, unit: usize, f: &mut dyn FnMut(&mut dyn Slot)) -> bool {
+        let medium = self.channels.get_mut(unit / 2).and_then(|channel| channel.medium(unit % 2));
+        medium.map(|medium| f(medium)).is_some()
     }
 }
 

@@ -10,6 +10,7 @@ use pci::Pci;
 use pci::test_bench::PciBench;
 
 use super::*;
+use crate::media::Tray;
 
 /// Fixed regions on the bench: after configuration space and the bus master.
 const COMMAND: usize = 2;
@@ -301,11 +302,11 @@ fn packets() {
 #[test]
 fn discs_change() {
     let ide = Ide::small();
-    let controller = |f: &mut dyn FnMut(&mut IdeController)| {
-        ide.cell().with(|d| f(d.as_any().unwrap().downcast_mut().unwrap()));
+    let slot = |unit: usize, f: &mut dyn FnMut(&mut dyn Slot)| {
+        ide.cell().with(|d| d.as_any().unwrap().downcast_mut::<IdeController>().unwrap().with_slot(unit, f))
     };
     ide.packet(&[0x1e, 0, 0, 0, 1], false);
-    controller(&mut |c| assert_eq!(c.eject(1, false), Some(false)));
+    assert!(slot(1, &mut |s| assert!(!s.open(false))));
     let event = |ide: &Ide| {
         ide.packet(&[0x4a, 1, 0, 0, 0x10, 0, 0, 0, 8], false);
         let event = ide.answer().concat();
@@ -317,16 +318,17 @@ fn discs_change() {
     assert_eq!(ide.sense(), [5, 0x53, 2]);
     ide.packet(&[0x1e, 0, 0, 0, 0], false);
     ide.packet(&[0x1b, 0, 0, 0, 2], false);
-    controller(&mut |c| assert_eq!((c.tray(1), c.tray(0)), (Some((true, false)), None)));
+    assert!(slot(1, &mut |s| assert_eq!(s.tray(), Some(Tray { open: true, locked: false }))));
+    assert!(!slot(0, &mut |_| {}) && !slot(9, &mut |_| {}));
     ide.packet(&[0], false);
     assert_eq!(ide.sense(), [2, 0x3a, 2]);
     let disc = disk_of(Arc::new(MemoryNode::new("new", 7 * 2048)), &IoPool::immediate());
-    controller(&mut |c| assert!(c.change(1, Some(disc.clone()))));
+    slot(1, &mut |s| assert!(s.change(Some(disc.clone()), false)));
     ide.packet(&[0], false);
     assert_eq!(ide.sense(), [6, 0x28, 0]);
     ide.packet(&[0x25], false);
     assert_eq!(ide.answer().concat()[..4], [0, 0, 0, 6]);
-    controller(&mut |c| assert!(c.change(1, None) && !c.change(0, None)));
+    slot(1, &mut |s| assert!(s.change(None, false)));
     ide.packet(&[0], false);
     assert_eq!(ide.sense(), [2, 0x3a, 0]);
 }

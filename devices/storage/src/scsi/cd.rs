@@ -1,8 +1,7 @@
 //! A CD or DVD drive with a data disc (MMC-5, T10/1675-D): one track, blocks of 2048 bytes.
 
-use block::Disk;
-
 use super::inquiry::Inquiry;
+use super::medium::Medium;
 use super::{Reply, Sense, be, cut, extent, op};
 
 /// A block's bytes.
@@ -26,56 +25,6 @@ mod mmc {
     pub(super) const SET_SPEED: u8 = 0xbb;
     pub(super) const MECHANISM_STATUS: u8 = 0xbd;
     pub(super) const READ_CD: u8 = 0xbe;
-}
-
-/// Media events (MMC-5, 6.7).
-mod event {
-    pub(super) const EJECT_REQUEST: u8 = 1;
-    pub(super) const NEW_MEDIUM: u8 = 2;
-    pub(super) const REMOVED: u8 = 3;
-}
-
-/// The drive's slot: a disc, and the tray's state.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Medium {
-    pub(crate) disk: Option<Disk>,
-    pub(crate) open: bool,
-    /// The guest holds the tray shut.
-    pub(crate) locked: bool,
-    /// A new disc has not been told of yet.
-    pub(crate) changed: bool,
-    /// What GET EVENT STATUS is to tell once; 0 for nothing.
-    pub(crate) event: u8,
-}
-
-impl Medium {
-    /// A drive with or without a disc.
-    pub(crate) fn new(disk: Option<Disk>) -> Self {
-        Medium { disk, ..Medium::default() }
-    }
-
-    /// Whether there is a disc that can be read.
-    pub(crate) fn is_there(&self) -> bool {
-        self.disk.is_some() && !self.open
-    }
-
-    /// Takes the disc out and puts another in, or none, with the tray shut afterwards.
-    pub(crate) fn change(&mut self, disk: Option<Disk>) -> Option<Disk> {
-        self.open = false;
-        self.changed = disk.is_some();
-        self.event = if disk.is_some() { event::NEW_MEDIUM } else { event::REMOVED };
-        std::mem::replace(&mut self.disk, disk)
-    }
-
-    /// Opens the tray; false if the guest holds it shut, and is asked instead.
-    pub(crate) fn eject(&mut self, force: bool) -> bool {
-        if self.locked && !force {
-            self.event = event::EJECT_REQUEST;
-            return false;
-        }
-        (self.open, self.locked, self.event) = (true, false, event::REMOVED);
-        true
-    }
 }
 
 /// The drive.
@@ -161,7 +110,7 @@ impl Cd {
             op::MODE_SENSE_10 => self.mode_sense(cdb[2], be(&cdb[7..9]), 8),
             op::MODE_SELECT_10 => match be(&cdb[7..9]) as u32 {
                 0 => Reply::Done,
-                len => Reply::Receive(len, super::Sent::Mode),
+                len => Reply::Receive(len, super::Sent::Mode(true)),
             },
             op::START_STOP => self.start_stop(cdb[4]),
             op::PREVENT_REMOVAL => {
@@ -200,6 +149,7 @@ impl Cd {
             serial: &self.serial,
             version_code: if self.atapi { 0 } else { 5 },
             response: if self.atapi { 0x21 } else { 2 },
+            wwn: 0,
             pages: &[],
         };
         inquiry.answer(cdb)
@@ -239,11 +189,7 @@ impl Cd {
         if !start && !self.medium.open && self.medium.locked {
             return Reply::Check(Sense::LOCKED);
         }
-        if self.medium.open == start {
-            self.medium.open = !start;
-            self.medium.changed = start && self.medium.disk.is_some();
-            self.medium.event = if self.medium.open { event::REMOVED } else { event::NEW_MEDIUM };
-        }
+        self.medium.move_tray(!start);
         Reply::Done
     }
 
@@ -358,7 +304,7 @@ impl Cd {
             return Reply::Check(Sense::INVALID_FIELD);
         }
         let data = if cdb[4] & 1 << MEDIA != 0 {
-            let code = std::mem::take(&mut self.medium.event);
+            let code = self.medium.take_event();
             let state = u8::from(self.medium.open) | u8::from(self.medium.is_there()) << 1;
             vec![0, 6, MEDIA, 1 << MEDIA, code, state, 0, 0]
         } else {

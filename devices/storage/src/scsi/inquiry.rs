@@ -14,6 +14,8 @@ pub(crate) struct Inquiry<'a> {
     /// SPC version, and the response format with ATAPI's version above it.
     pub(crate) version_code: u8,
     pub(crate) response: u8,
+    /// World-wide name; 0 for none.
+    pub(crate) wwn: u64,
     /// Vital product data pages beyond those that all have.
     pub(crate) pages: &'a [(u8, Vec<u8>)],
 }
@@ -57,9 +59,13 @@ impl Inquiry<'_> {
             }
             0x80 => self.serial.bytes().take(36).collect(),
             0x83 => {
-                // One designator: text of the vendor's choice for this unit.
+                // Designators of this unit: text of the vendor's choice, and the name if it has one.
                 let id: Vec<u8> = self.serial.bytes().take(32).collect();
-                [vec![2, 0, 0, id.len() as u8], id].concat()
+                let name: Vec<u8> = match self.wwn {
+                    0 => Vec::new(),
+                    wwn => [&[1, 3, 0, 8][..], &wwn.to_be_bytes()].concat(),
+                };
+                [vec![2, 0, 0, id.len() as u8], id, name].concat()
             }
             _ => self.pages.iter().find(|(n, _)| *n == number)?.1.clone(),
         };

@@ -6,6 +6,7 @@ use super::*;
 use crate::Mmio;
 use crate::device::feature::{EVENT_IDX, INDIRECT_DESC};
 use crate::test_driver::{Driver, Piece, hostile_rings};
+use crate::transfer::PIECE;
 
 const SIZE: usize = 1 << 20;
 

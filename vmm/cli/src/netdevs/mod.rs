@@ -38,8 +38,8 @@ impl Announcer {
         *self.0.lock() = Some(sink);
     }
 
-    #[cfg(unix)]
-    fn emit(&self, event: &Event) {
+    /// Announces something.
+    pub(crate) fn emit(&self, event: &Event) {
         let sink = self.0.lock().clone();
         if let Some(sink) = sink {
             sink(event);

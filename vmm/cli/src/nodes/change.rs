@@ -122,6 +122,14 @@ impl Graph {
         self.collect();
     }
 
+    /// Lets a node go that a drive brought with it and that nobody stands on any more; others stay.
+    pub(crate) fn let_drive_go(&mut self, name: &str) {
+        if let Some(e) = self.nodes.get_mut(name).filter(|e| e.of_drive) {
+            (e.of_drive, e.implicit) = (false, true);
+        }
+        self.collect();
+    }
+
     /// Makes a node the drive's own, as what it had before is not the drive's any more.
     pub(crate) fn inherit(&mut self, old: &Node, new: &Node) {
         let owned = self.nodes.get_mut(old.name()).is_some_and(|e| std::mem::replace(&mut e.of_drive, false));

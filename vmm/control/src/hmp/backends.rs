@@ -5,6 +5,7 @@ use crate::config::{ConfigError, VmConfig};
 use crate::options::fragment_text;
 use crate::value::{parse_bool, parse_size};
 use crate::vm::{MigrationInfo, VmError};
+use serde_json::{Value, json};
 use std::time::Duration;
 
 /// How often a migration that somebody waits for is looked at.
@@ -42,6 +43,36 @@ pub(super) fn set_link(c: &Context<'_>) -> Answer {
         Some((name, Some(up))) => done(c.control.vm.set_link(name, up)),
         _ => failed("expected two arguments: name on|off"),
     }
+}
+
+pub(super) fn eject(c: &Context<'_>) -> Answer {
+    let (force, device) = match c.args.strip_prefix("-f ") {
+        Some(rest) => (true, rest.trim()),
+        None => (false, c.args),
+    };
+    let arguments = json!({"device": one(device, "device")?, "force": force});
+    block_command(c, "eject", &arguments)
+}
+
+pub(super) fn change(c: &Context<'_>) -> Answer {
+    let mut words: Vec<&str> = c.args.split_whitespace().collect();
+    let force = words.iter().position(|w| *w == "-f").map(|at| words.remove(at)).is_some();
+    let [device, file, more @ ..] = words.as_slice() else {
+        return failed("expected two arguments: device file");
+    };
+    if more.len() > 2 {
+        return failed("expected at most four arguments: device file format read-only-mode");
+    }
+    let mut arguments = json!({"device": device, "filename": file, "force": force});
+    for (key, value) in ["format", "read-only-mode"].into_iter().zip(more) {
+        arguments[key] = (*value).into();
+    }
+    block_command(c, "blockdev-change-medium", &arguments)
+}
+
+fn block_command(c: &Context<'_>, name: &str, arguments: &Value) -> Answer {
+    let empty = serde_json::Map::new();
+    done(c.control.vm.block_command(name, arguments.as_object().unwrap_or(&empty)).map(drop))
 }
 
 pub(super) fn balloon(c: &Context<'_>) -> Answer {

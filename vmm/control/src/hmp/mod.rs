@@ -84,6 +84,8 @@ commands! {
     "commit" "device|all" "write what snapshot=on keeps beside a disk into it" |c| {
         done(c.control.vm.commit(one(c.args, "device or 'all'")?).map(drop))
     };
+    "eject" "[-f] device" "open the tray of a drive and take out what is in it; -f even if the guest holds it" backends::eject;
+    "change" "device [-f] file [format [read-only-mode]]" "put another medium into a drive" backends::change;
     "balloon" "size" "ask the guest to live with so much RAM (a bare number is mebibytes)" backends::balloon;
     "migrate" "[-d] uri" "send the machine to another Rhea; -d does not wait for the end" backends::migrate;
     "migrate_cancel" "" "end a migration under way" |c| done(c.control.vm.migrate_cancel());

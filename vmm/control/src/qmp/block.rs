@@ -29,6 +29,9 @@ fn device(b: &BlockInfo) -> Value {
     if let Some(qdev) = &b.qdev {
         v["qdev"] = qdev.clone().into();
     }
+    if let Some(open) = b.tray_open {
+        v["tray_open"] = open.into();
+    }
     if let Some(m) = &b.inserted {
         v["io-status"] = "ok".into();
         v["inserted"] = medium(m);

@@ -211,6 +211,15 @@ commands! {
         "device" ! Text, "image-node-name" ! Text, "backing-file" ! Text
     ) forward!("change-backing-file");
     "block_resize" ("device" ? Text, "node-name" ? Text, "size" ! Number) forward!("block_resize");
+    "eject" ("device" ? Text, "id" ? Text, "force" ? Bool) forward!("eject");
+    "blockdev-open-tray" ("device" ? Text, "id" ? Text, "force" ? Bool) forward!("blockdev-open-tray");
+    "blockdev-close-tray" ("device" ? Text, "id" ? Text) forward!("blockdev-close-tray");
+    "blockdev-remove-medium" ("id" ! Text) forward!("blockdev-remove-medium");
+    "blockdev-insert-medium" ("id" ! Text, "node-name" ! Text) forward!("blockdev-insert-medium");
+    "blockdev-change-medium" (
+        "device" ? Text, "id" ? Text, "filename" ! Text, "format" ? Text, "force" ? Bool,
+        "read-only-mode" ? Text
+    ) forward!("blockdev-change-medium");
     "transaction" ("actions" ! List, "properties" ? Any) forward!("transaction");
     "block-dirty-bitmap-add" (
         "node" ! Text, "name" ! Text, "granularity" ? Number, "persistent" ? Bool, "disabled" ? Bool

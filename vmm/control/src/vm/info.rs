@@ -193,6 +193,8 @@ pub struct BlockInfo {
     pub removable: bool,
     /// Whether the guest holds the tray.
     pub locked: bool,
+    /// Whether the tray is open, if there is one.
+    pub tray_open: Option<bool>,
     /// The medium; `None` is an empty drive.
     pub inserted: Option<MediumInfo>,
 }

@@ -30,7 +30,7 @@ use timer::CmosRtcConfig;
 
 use self::pci::Slots;
 use crate::x86::{Controllers, FOUR_GIB, device_pin, switch};
-use crate::{BoardConfig, BoardKind, VgaCard};
+use crate::{BoardConfig, BoardKind, BootDrive, VgaCard};
 
 /// First port of the firmware configuration device.
 const FW_CFG: u16 = 0x510;
@@ -324,7 +324,20 @@ fn bridges(
         }
     }
     slots.plug_all(b, c)?;
+    slots.boot.extend(c.boot_drives.iter().map(|(index, drive)| (*index, boot_name(chipset, *drive))));
     Ok(slots.boot)
+}
+
+/// Firmware's name of a drive on the board's own controllers.
+fn boot_name(chipset: Chipset, drive: BootDrive) -> String {
+    match (drive, chipset) {
+        (BootDrive::Ide(i), Chipset::I440fx) => {
+            format!("/pci@i0cf8/ide@1,1/drive@{}/disk@{}", i / 2, i % 2)
+        }
+        (BootDrive::Ide(i), Chipset::Q35) => format!("/pci@i0cf8/pci8086,2922@1f,2/drive@{i}/disk@0"),
+        (BootDrive::Floppy(i), Chipset::I440fx) => format!("/pci@i0cf8/isa@1/fdc@03f0/floppy@{i}"),
+        (BootDrive::Floppy(i), Chipset::Q35) => format!("/pci@i0cf8/isa@1f/fdc@03f0/floppy@{i}"),
+    }
 }
 
 /// Wires an ISA bridge's routed interrupts.

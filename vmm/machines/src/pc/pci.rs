@@ -135,7 +135,11 @@ impl<'a> Slots<'a> {
             behind.map_err(|e| MachineError::Board(format!("{}: {e}", self.board())))?;
         }
         if let Some(index) = p.boot_index {
-            self.boot.push((index, self.firmware_name(bus, at.devfn, spec.class)));
+            let disk = if spec.class >> 16 == 1 { "/disk@0,0" } else { "" };
+            self.boot.push((index, self.firmware_name(bus, at.devfn, spec.class) + disk));
+        }
+        for (index, behind) in &p.boot_behind {
+            self.boot.push((*index, format!("{}{behind}", self.firmware_name(bus, at.devfn, spec.class))));
         }
         let node = b.plug(&p.id, function.as_config(), &p.chardevs);
         node.dma();
@@ -175,7 +179,6 @@ impl<'a> Slots<'a> {
         }
         path.push("pci@i0cf8".into());
         path.reverse();
-        let disk = if class >> 16 == 1 { "/disk@0,0" } else { "" };
-        format!("/{}{disk}", path.join("/"))
+        format!("/{}", path.join("/"))
     }
 }

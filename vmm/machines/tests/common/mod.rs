@@ -38,6 +38,7 @@ pub(crate) fn config(kernel: &Path, irqchip: IrqchipMode, append: &str) -> Board
         pci: Vec::new(),
         ide: Vec::new(),
         floppies: [None, None],
+        boot_drives: Vec::new(),
         vga: None,
         fw_cfg: Vec::new(),
         boot_order: String::new(),
