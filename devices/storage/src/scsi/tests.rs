@@ -120,7 +120,9 @@ fn a_read_only_disk_refuses_writes() {
 fn a_disc_is_changed_behind_its_tray() {
     let moves = Arc::new(AtomicUsize::new(0));
     let count = moves.clone();
-    let listener = TrayListener::new(move |_| drop(count.fetch_add(1, Ordering::Relaxed)));
+    let listener = TrayListener::new(move |_| {
+        count.fetch_add(1, Ordering::Relaxed);
+    });
     let mut u = unit(&ScsiDrive { tray: listener, ..ScsiDrive::cd(0, 0, Some(disk(true))) });
     assert_eq!(u.execute(&cdb(&[0])), Reply::Done);
     assert_eq!(data(u.execute(&cdb(&[0x25]))), [0, 0, 1, 255, 0, 0, 8, 0]);
