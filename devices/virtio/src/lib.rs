@@ -2,7 +2,7 @@
 //!
 //! A [`VirtioDevice`] does the work of one device type on the [`Virtqueue`]s it is given; a transport finds it,
 //! negotiates for it and owns the registers. [`Mmio`] makes a [`device::DeviceConfig`] of any [`VirtioConfig`].
-//! Rings are split or packed; drivers of before version 1 are not supported.
+//! Rings are split or packed; drivers of before version 1 find devices on conventional PCI.
 //!
 //! Split rings are virtio-queue's, which builds on Unix hosts only; elsewhere this crate is empty.
 #![cfg(unix)]
@@ -31,8 +31,9 @@ pub use net::{NetBackend, NetCard, NetConfig, RxFilter};
 pub use queue::{MAX_CHAIN, QueueLayout, QueueState, RingKind, Virtqueue};
 pub use rng::{RngConfig, RngSource};
 pub use scsi::{Scsi, ScsiConfig};
-pub use transport::mmio::{COMPATIBLE, EmptySlot, IRQ_PIN, Mmio, MmioOptions, REGION_SIZE};
-pub use transport::pci::VirtioPci;
+pub use transport::RingOptions;
+pub use transport::mmio::{COMPATIBLE, EmptySlot, IRQ_PIN, Mmio, REGION_SIZE};
+pub use transport::pci::{PciOptions, Switch, VirtioPci};
 pub use vsock::{VsockBackend, VsockConfig};
 
 use ::device::DeviceKind;

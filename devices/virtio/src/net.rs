@@ -382,9 +382,15 @@ impl Rx {
     }
 }
 
-/// Length of the header with these features.
+/// Length of the header with these features: one of before version 1 ends before the number of buffers if there is only one.
 fn header_length(features: u64) -> usize {
-    if features & feature::HASH_REPORT != 0 { HEADER + HASH } else { HEADER }
+    if features & feature::HASH_REPORT != 0 {
+        HEADER + HASH
+    } else if features & (feature::MRG_RXBUF | crate::device::feature::VERSION_1) != 0 {
+        HEADER
+    } else {
+        HEADER - 2
+    }
 }
 
 impl Shared {
@@ -405,11 +411,10 @@ impl NetCard {
 
     /// Sends what a buffer holds.
     fn send(&mut self, chain: &mut Chain) {
-        let Some(mut header) = chain.read_array::<HEADER>() else {
-            return self.shared.log.guest_error(format_args!("a frame without header"));
-        };
-        let hash = header_length(self.features) - HEADER;
-        if chain.skip(hash as u64) != hash as u64 {
+        let length = header_length(self.features);
+        let mut header = [0; HEADER];
+        let (own, hash) = (length.min(HEADER), length.saturating_sub(HEADER));
+        if chain.read(&mut header[..own]) != own || chain.skip(hash as u64) != hash as u64 {
             return self.shared.log.guest_error(format_args!("a frame without header"));
         }
         let length = chain.readable();

@@ -100,7 +100,7 @@ fn config_space() {
 
 /// The same with packed rings on offer.
 fn packed(config: Mmio<NetConfig>) -> Mmio<NetConfig> {
-    let options = crate::MmioOptions { packed: true, ..config.options };
+    let options = crate::RingOptions { packed: true, ..config.options };
     Mmio { options, ..config }
 }
 

@@ -6,7 +6,9 @@
 use std::fmt;
 use std::sync::Arc;
 
-use ::device::{Clock, Dma, GuestLog, State, StateBlob, StateError, Timer, Wires};
+use ::device::{
+    Clock, Dma, GuestLog, PropertyError, State, StateBlob, StateError, Timer, Wires, device_config,
+};
 
 use crate::device::{Notifier, Progress, VirtioDevice, feature};
 use crate::queue::{QueueLayout, QueueState, RingKind, Virtqueue};
@@ -20,12 +22,17 @@ pub(crate) mod status {
     pub(crate) const DRIVER: u8 = 1 | 2 | 4 | 8 | 128;
 }
 
-/// Which options of the rings a transport offers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct RingOptions {
-    pub(crate) indirect_desc: bool,
-    pub(crate) event_idx: bool,
-    pub(crate) packed: bool,
+device_config! {
+    /// Which options of the rings a device offers.
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    pub struct RingOptions {
+        /// Offer indirect descriptors.
+        pub indirect_desc: bool = true,
+        /// Offer event indices in place of interrupt and notification flags.
+        pub event_idx: bool = true,
+        /// Offer packed rings.
+        pub packed: bool = false,
+    }
 }
 
 /// One of the three addresses of a ring.
@@ -38,13 +45,13 @@ pub(crate) enum Area {
 
 /// The registers of one queue.
 #[derive(Clone, Debug, Default)]
-struct QueueRegs {
-    max: u16,
-    size: u32,
-    desc: u64,
-    driver: u64,
-    device: u64,
-    ready: bool,
+pub(super) struct QueueRegs {
+    pub(super) max: u16,
+    pub(super) size: u32,
+    pub(super) desc: u64,
+    pub(super) driver: u64,
+    pub(super) device: u64,
+    pub(super) ready: bool,
 }
 
 ::device::state! {
@@ -61,6 +68,7 @@ struct QueueRegs {
         1 => status: u8, 2 => driver_features: u64, 3 => device_features_sel: u32,
         4 => driver_features_sel: u32, 5 => queue_sel: u32, 6 => queues: Vec<SavedQueue>, 7 => broken: bool,
         8 => again: u64, 9 => deadline: Option<u64>, 10 => device: ::device::Bytes, 11 => failed: bool,
+        12 => legacy: bool,
     }
 }
 
@@ -80,19 +88,21 @@ pub(crate) struct Core {
     status: u8,
     /// The driver has failed to set up a queue before it was allowed to be interrupted.
     failed: bool,
-    offered: u64,
-    driver_features: u64,
+    /// The driver is one of before version 1.
+    pub(super) legacy: bool,
+    pub(super) offered: u64,
+    pub(super) driver_features: u64,
     pub(crate) device_features_sel: u32,
     pub(crate) driver_features_sel: u32,
     pub(crate) queue_sel: u32,
-    queues: Vec<QueueRegs>,
+    pub(super) queues: Vec<QueueRegs>,
     running: Vec<Option<Arc<Virtqueue>>>,
 }
 
 impl Core {
     pub(crate) fn new(
         mut device: Box<dyn VirtioDevice>,
-        options: RingOptions,
+        options: &RingOptions,
         notifier: Arc<dyn Notifier>,
         wires: &Wires,
     ) -> Result<Self, ::device::BuildError> {
@@ -112,6 +122,7 @@ impl Core {
             again: 0,
             status: 0,
             failed: false,
+            legacy: false,
             offered,
             driver_features: 0,
             device_features_sel: 0,
@@ -125,7 +136,7 @@ impl Core {
         })
     }
 
-    fn complain(&self, what: fmt::Arguments<'_>) {
+    pub(super) fn complain(&self, what: fmt::Arguments<'_>) {
         self.log.guest_error(what);
     }
 
@@ -190,11 +201,17 @@ impl Core {
                 return false;
             }
         }
+        self.follow_status(value);
+        false
+    }
+
+    /// Takes over bits of the status that are new, and starts the device with the last of them.
+    pub(super) fn follow_status(&mut self, value: u8) {
+        let new = value & status::DRIVER & !self.status;
         self.status |= new & !status::DRIVER_OK;
         if new & status::DRIVER_OK != 0 {
-            if self.status & status::FEATURES_OK == 0 {
-                self.complain(format_args!("DRIVER_OK without FEATURES_OK"));
-                return false;
+            if self.status & status::FEATURES_OK == 0 && !self.legacy {
+                return self.complain(format_args!("DRIVER_OK without FEATURES_OK"));
             }
             self.status |= status::DRIVER_OK;
             self.device.activate(self.driver_features);
@@ -204,7 +221,6 @@ impl Core {
             // Some drivers fill a queue and notify of it before they are ready.
             self.run_all();
         }
-        false
     }
 
     /// Resets everything.
@@ -218,12 +234,12 @@ impl Core {
         self.timer.cancel();
         self.again = 0;
         self.status = 0;
-        self.failed = false;
+        (self.failed, self.legacy) = (false, false);
         self.driver_features = 0;
         (self.device_features_sel, self.driver_features_sel, self.queue_sel) = (0, 0, 0);
     }
 
-    fn selected(&self) -> Option<&QueueRegs> {
+    pub(super) fn selected(&self) -> Option<&QueueRegs> {
         self.queues.get(self.queue_sel as usize)
     }
 
@@ -437,6 +453,7 @@ impl Core {
             deadline: self.timer.deadline(),
             device,
             failed: self.failed,
+            legacy: self.legacy,
         }
     }
 
@@ -456,7 +473,8 @@ impl Core {
         let (negotiated, ok) =
             (state.status & status::FEATURES_OK != 0, state.status & status::DRIVER_OK != 0);
         let unknown = state.driver_features & !self.offered;
-        if negotiated && (unknown != 0 || !self.device.accepts(state.driver_features)) || ok && !negotiated {
+        let agreed = negotiated || state.legacy;
+        if agreed && (unknown != 0 || !self.device.accepts(state.driver_features)) || ok && !agreed {
             let offered = self.offered;
             let found = state.driver_features;
             return bad("driver_features", format!("expected some of {offered:#x}, found {found:#x}"));
@@ -485,7 +503,7 @@ impl Core {
             self.queues[index] = QueueRegs { max, size, desc, driver, device, ready };
         }
         self.status = state.status;
-        self.failed = state.failed;
+        (self.failed, self.legacy) = (state.failed, state.legacy);
         self.driver_features = state.driver_features;
         self.device_features_sel = state.device_features_sel;
         self.driver_features_sel = state.driver_features_sel;
@@ -502,15 +520,60 @@ impl Core {
     }
 }
 
-/// The core's fields as a blob of their own, for transports that nest them.
-impl CoreState {
-    pub(crate) fn to_bytes(&self) -> ::device::Bytes {
+/// The core's state as a blob of its own, which transports nest in theirs.
+impl Core {
+    pub(crate) fn save_bytes(&self) -> ::device::Bytes {
         let mut out = Vec::new();
-        self.put_fields(&mut out);
+        self.save().put_fields(&mut out);
         ::device::Bytes(out)
     }
 
-    pub(crate) fn from_bytes(bytes: &::device::Bytes) -> Result<Self, StateError> {
-        Self::from_fields(&bytes.0)
+    /// Takes it over; whether the device was broken, which the transport's notifier knows.
+    pub(crate) fn restore_bytes(&mut self, bytes: &::device::Bytes) -> Result<bool, StateError> {
+        let state = CoreState::from_fields(&bytes.0).map_err(|e| e.within("core"))?;
+        self.restore(&state).map_err(|e| e.within("core"))?;
+        Ok(state.broken)
+    }
+}
+
+/// What of [`::device::Device`] is the same for all transports with a `core`.
+macro_rules! forward_to_core {
+    () => {
+        fn timer(&mut self, id: usize) {
+            if id == $crate::transport::TIMER { self.core.timer() } else { self.core.device.timer(id) }
+        }
+
+        fn quiesce(&mut self) {
+            self.core.device.quiesce();
+        }
+
+        fn resume(&mut self) {
+            self.core.resume();
+        }
+
+        fn char_receiver(&mut self, slot: usize) -> Option<&mut dyn ::device::CharReceiver> {
+            self.core.device.char_receiver(slot)
+        }
+
+        fn as_any(&mut self) -> Option<&mut dyn std::any::Any> {
+            Some(self.core.device.as_any())
+        }
+    };
+}
+pub(crate) use forward_to_core;
+
+/// Sets a property in the first of several that knows it: `set` tries one, `next` the rest.
+pub(crate) fn set_first(
+    set: Result<(), PropertyError>,
+    next: impl FnOnce() -> Result<(), PropertyError>,
+) -> Result<(), PropertyError> {
+    match set {
+        Err(PropertyError::Unknown { known: first, .. }) => next().map_err(|e| match e {
+            PropertyError::Unknown { name, known } if !first.is_empty() => {
+                PropertyError::Unknown { name, known: format!("{first}, {known}") }
+            }
+            other => other,
+        }),
+        other => other,
     }
 }

@@ -8,13 +8,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use ::device::{
-    Access, AccessRule, BuildError, CharReceiver, Device, DeviceConfig, GuestLog, IrqLine, PinSpec,
-    Properties, Property, PropertyError, RegionSpec, ResetKind, StateBlob, StateError, Wires, device_config,
-    le_fill, le_value,
+    Access, AccessRule, BuildError, Device, DeviceConfig, GuestLog, IrqLine, PinSpec, Properties, Property,
+    PropertyError, RegionSpec, ResetKind, StateBlob, StateError, Wires, device_config, le_fill, le_value,
 };
 use parking_lot::Mutex;
 
-use super::{Area, Core, CoreState, RingOptions, TIMER};
+use super::{Area, Core, RingOptions, forward_to_core, set_first};
 use crate::device::{Notifier, VirtioConfig};
 
 /// `compatible` of a slot in a device tree.
@@ -67,26 +66,13 @@ mod isr {
     pub(super) const CONFIG: u32 = 2;
 }
 
-device_config! {
-    /// What every device on virtio-mmio has.
-    #[derive(Clone, Debug, PartialEq, Eq)]
-    pub struct MmioOptions {
-        /// Offer indirect descriptors.
-        pub indirect_desc: bool = true,
-        /// Offer event indices in place of interrupt and notification flags.
-        pub event_idx: bool = true,
-        /// Offer packed rings.
-        pub packed: bool = false,
-    }
-}
-
 /// A device of kind `C` on virtio-mmio.
 #[derive(Clone, Debug, Default)]
 pub struct Mmio<C: VirtioConfig> {
     /// The device's own settings.
     pub config: C,
     /// The transport's settings.
-    pub options: MmioOptions,
+    pub options: RingOptions,
     /// What the board gives the device.
     pub backend: C::Backend,
 }
@@ -94,35 +80,17 @@ pub struct Mmio<C: VirtioConfig> {
 impl<C: VirtioConfig> Mmio<C> {
     /// A device with these settings, the transport's being the defaults.
     pub fn new(config: C, backend: C::Backend) -> Self {
-        Mmio { config, backend, options: MmioOptions::default() }
+        Mmio { config, backend, options: RingOptions::default() }
     }
 }
 
 impl<C: VirtioConfig> Properties for Mmio<C> {
     fn properties() -> Vec<Property> {
-        C::properties().into_iter().chain(MmioOptions::properties()).collect()
+        C::properties().into_iter().chain(RingOptions::properties()).collect()
     }
 
     fn set(&mut self, name: &str, value: &str) -> Result<(), PropertyError> {
-        set(&mut self.config, &mut self.options, name, value)
-    }
-}
-
-/// Sets a property of a device or of its transport.
-pub(super) fn set(
-    config: &mut impl Properties,
-    options: &mut MmioOptions,
-    name: &str,
-    value: &str,
-) -> Result<(), PropertyError> {
-    match config.set(name, value) {
-        Err(PropertyError::Unknown { known: first, .. }) => options.set(name, value).map_err(|e| match e {
-            PropertyError::Unknown { name, known } if !first.is_empty() => {
-                PropertyError::Unknown { name, known: format!("{first}, {known}") }
-            }
-            other => other,
-        }),
-        other => other,
+        set_first(self.config.set(name, value), || self.options.set(name, value))
     }
 }
 
@@ -163,8 +131,7 @@ impl<C: VirtioConfig> DeviceConfig for Mmio<C> {
             broken: AtomicBool::new(false),
             log: wires.log(),
         });
-        let MmioOptions { indirect_desc, event_idx, packed } = self.options;
-        let core = Core::new(device, RingOptions { indirect_desc, event_idx, packed }, irq.clone(), wires)?;
+        let core = Core::new(device, &self.options, irq.clone(), wires)?;
         Ok(Box::new(MmioDevice { kind: C::MMIO_KIND, core, irq }))
     }
 }
@@ -314,7 +281,7 @@ impl Device for MmioDevice {
 
     fn save(&self) -> StateBlob {
         // The core first: what it finishes raises interrupts.
-        let core = self.core.save().to_bytes();
+        let core = self.core.save_bytes();
         let (interrupt, generation) = (*self.irq.status.lock(), self.irq.generation.load(Ordering::SeqCst));
         StateBlob::new(self.kind, 1, &V1 { core, interrupt, generation })
     }
@@ -322,9 +289,8 @@ impl Device for MmioDevice {
     fn restore(&mut self, state: &StateBlob) -> Result<(), StateError> {
         let state: V1 = state.decode(self.kind, 1)?;
         StateError::at_most("interrupt", state.interrupt, isr::USED | isr::CONFIG)?;
-        let core = CoreState::from_bytes(&state.core).map_err(|e| e.within("core"))?;
-        self.core.restore(&core).map_err(|e| e.within("core"))?;
-        self.irq.broken.store(core.broken, Ordering::SeqCst);
+        let broken = self.core.restore_bytes(&state.core)?;
+        self.irq.broken.store(broken, Ordering::SeqCst);
         self.irq.generation.store(state.generation, Ordering::SeqCst);
         let mut status = self.irq.status.lock();
         *status = state.interrupt;
@@ -332,25 +298,7 @@ impl Device for MmioDevice {
         Ok(())
     }
 
-    fn timer(&mut self, id: usize) {
-        if id == TIMER { self.core.timer() } else { self.core.device.timer(id) }
-    }
-
-    fn quiesce(&mut self) {
-        self.core.device.quiesce();
-    }
-
-    fn resume(&mut self) {
-        self.core.resume();
-    }
-
-    fn char_receiver(&mut self, slot: usize) -> Option<&mut dyn CharReceiver> {
-        self.core.device.char_receiver(slot)
-    }
-
-    fn as_any(&mut self) -> Option<&mut dyn std::any::Any> {
-        Some(self.core.device.as_any())
-    }
+    forward_to_core!();
 }
 
 device_config! {

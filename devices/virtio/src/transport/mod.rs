@@ -5,10 +5,12 @@
 //! supplies the [`Notifier`].
 
 mod core;
+mod legacy;
 pub(crate) mod mmio;
 pub(crate) mod pci;
 
-pub(crate) use core::{Area, Core, CoreState, RingOptions, TIMER};
+pub use core::RingOptions;
+pub(crate) use core::{Area, Core, TIMER, forward_to_core, set_first};
 
 #[cfg(test)]
 mod pci_tests;

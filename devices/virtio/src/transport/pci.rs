@@ -1,22 +1,23 @@
-//! virtio over PCI (virtio 1.2, 4.1), the modern interface alone: a legacy driver finds no device.
+//! virtio over PCI (virtio 1.2, 4.1): the modern interface and, on conventional buses, the legacy one beside it.
 //!
 //! Register 4 holds the four structures at fixed offsets, register 1 the MSI-X table. Queue n is notified at 4 * n of its
 //! structure. The configuration access capability reaches the same structures for firmware that cannot map them.
+
+mod legacy;
 
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use ::device::{
-    Access, AccessRule, BuildError, CharReceiver, Device, GuestLog, Properties, Property, PropertyError,
-    ResetKind, StateBlob, StateError, Wires, le_fill, le_value,
+    Access, AccessRule, BuildError, Device, GuestLog, Properties, Property, PropertyError, PropertyValue,
+    ResetKind, StateBlob, StateError, Wires, device_config, le_fill, le_value,
 };
 use parking_lot::Mutex;
 use pci::config_space::cap;
-use pci::{BarKind, Express, Function, FunctionSpec, PciConfig, PciDevice, QUMRANET};
+use pci::{BarKind, Express, Function, FunctionSpec, PciConfig, PciDevice, QUMRANET, SUBSYSTEM};
 
-use super::mmio::MmioOptions;
-use super::{Area, Core, CoreState, RingOptions, TIMER};
+use super::{Area, Core, RingOptions, forward_to_core, set_first};
 use crate::device::{Notifier, VirtioConfig};
 
 /// Modern device ids are the device type from here on.
@@ -63,13 +64,58 @@ mod reg {
     pub(super) const QUEUE_RESET: u64 = 0x3a;
 }
 
+/// A switch that may be left to the device.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Switch {
+    /// As the device sees fit.
+    #[default]
+    Auto,
+    /// On.
+    On,
+    /// Off.
+    Off,
+}
+
+impl PropertyValue for Switch {
+    const TYPE: &'static str = "on/off/auto";
+
+    fn parse(text: &str) -> Option<Self> {
+        if text == "auto" {
+            return Some(Switch::Auto);
+        }
+        bool::parse(text).map(|on| if on { Switch::On } else { Switch::Off })
+    }
+
+    fn show(&self) -> String {
+        match self {
+            Switch::Auto => "auto",
+            Switch::On => "on",
+            Switch::Off => "off",
+        }
+        .to_owned()
+    }
+}
+
+device_config! {
+    /// What every virtio device on PCI has.
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    pub struct PciOptions {
+        /// Leave out the interface for drivers of before version 1; auto leaves it out on PCI Express.
+        pub disable_legacy: Switch = Switch::Auto,
+        /// Leave out the interface of version 1.
+        pub disable_modern: bool = false,
+    }
+}
+
 /// A device of kind `C` on PCI.
 #[derive(Clone, Debug, Default)]
 pub struct VirtioPci<C: VirtioConfig> {
     /// The device's own settings.
     pub config: C,
+    /// Those of its rings.
+    pub rings: RingOptions,
     /// The transport's settings.
-    pub options: MmioOptions,
+    pub options: PciOptions,
     /// What the board gives the device.
     pub backend: C::Backend,
 }
@@ -77,17 +123,30 @@ pub struct VirtioPci<C: VirtioConfig> {
 impl<C: VirtioConfig> VirtioPci<C> {
     /// A device with these settings, the transport's being the defaults.
     pub fn new(config: C, backend: C::Backend) -> Self {
-        VirtioPci { config, backend, options: MmioOptions::default() }
+        VirtioPci { config, backend, rings: RingOptions::default(), options: PciOptions::default() }
+    }
+
+    /// Device id with the legacy interface, if it has that.
+    fn legacy_id(&self, express: bool) -> Option<u16> {
+        let wanted = match self.options.disable_legacy {
+            Switch::Auto => !express,
+            Switch::On => false,
+            Switch::Off => true,
+        };
+        legacy::device_id(C::TYPE).filter(|_| wanted)
     }
 }
 
 impl<C: VirtioConfig> Properties for VirtioPci<C> {
     fn properties() -> Vec<Property> {
-        super::mmio::Mmio::<C>::properties()
+        let own = C::properties().into_iter().chain(RingOptions::properties());
+        own.chain(PciOptions::properties()).collect()
     }
 
     fn set(&mut self, name: &str, value: &str) -> Result<(), PropertyError> {
-        super::mmio::set(&mut self.config, &mut self.options, name, value)
+        set_first(self.config.set(name, value), || {
+            set_first(self.rings.set(name, value), || self.options.set(name, value))
+        })
     }
 }
 
@@ -104,13 +163,24 @@ impl<C: VirtioConfig> PciConfig for VirtioPci<C> {
     const KIND: &'static str = C::PCI_KIND;
     const HELP: &'static str = C::HELP;
 
-    fn spec(&self, _express: bool) -> FunctionSpec {
-        let mut spec = FunctionSpec::new(QUMRANET, DEVICE_ID + C::TYPE, C::PCI_CLASS)
-            .revision(1)
+    fn spec(&self, express: bool) -> FunctionSpec {
+        let legacy = self.legacy_id(express);
+        let id = legacy.unwrap_or(DEVICE_ID + C::TYPE);
+        let mut spec = FunctionSpec::new(QUMRANET, id, C::PCI_CLASS)
+            // Drivers of before version 1 go by these two.
+            .revision(legacy.is_none().into())
+            .subsystem(QUMRANET, if legacy.is_some() { C::TYPE } else { SUBSYSTEM })
             .msix_bar(self.config.vectors().clamp(2, 2048), MSIX_BAR)
-            .bar(BAR, BAR_SIZE, BarKind::Memory64(AccessRule::UP_TO_4))
             .power()
             .express(Express::Endpoint);
+        if legacy.is_some() {
+            let ports = AccessRule { min: 1, max: 4, unaligned: true };
+            spec = spec.bar(legacy::BAR, legacy::SIZE, BarKind::Ports(ports));
+        }
+        if self.options.disable_modern {
+            return spec;
+        }
+        spec = spec.bar(BAR, BAR_SIZE, BarKind::Memory64(AccessRule::UP_TO_4));
         if let Some(bar) = &mut spec.bars[BAR] {
             bar.prefetchable = true;
         }
@@ -148,9 +218,11 @@ impl<C: VirtioConfig> PciConfig for VirtioPci<C> {
             broken: AtomicBool::new(false),
             log: wires.log(),
         });
-        let MmioOptions { indirect_desc, event_idx, packed } = self.options;
-        let core = Core::new(device, RingOptions { indirect_desc, event_idx, packed }, irq.clone(), wires)?;
-        let access = access_capability(&function).ok_or_else(|| wires.host_error("no access capability"))?;
+        let core = Core::new(device, &self.rings, irq.clone(), wires)?;
+        let access = access_capability(&function);
+        if self.options.disable_modern && function.spec().bars[legacy::BAR].is_none() {
+            return Err(wires.bad_property("disable_modern", "expected off, as there is no legacy interface"));
+        }
         Ok(Box::new(PciTransport { kind: C::PCI_KIND, core, irq, function, access }))
     }
 }
@@ -257,8 +329,8 @@ struct PciTransport {
     core: Core,
     irq: Arc<PciIrq>,
     function: Function,
-    /// Where the access capability stands.
-    access: usize,
+    /// Where the access capability stands, if there is a modern interface.
+    access: Option<usize>,
 }
 
 ::device::state! {
@@ -362,9 +434,10 @@ impl PciTransport {
 
     /// What the access capability points to: offset in the register and length, if it is one of ours.
     fn window(&self) -> Option<(u64, usize)> {
-        let (bar, offset, len) = self.function.with_config(|space| {
-            (space.u8(self.access + 4), space.u32(self.access + 8), space.u32(self.access + 12))
-        });
+        let access = self.access?;
+        let (bar, offset, len) = self
+            .function
+            .with_config(|space| (space.u8(access + 4), space.u32(access + 8), space.u32(access + 12)));
         let fits = usize::from(bar) == BAR && matches!(len, 1 | 2 | 4) && offset.is_multiple_of(len);
         (fits && u64::from(offset) + u64::from(len) <= BAR_SIZE).then_some((offset.into(), len as usize))
     }
@@ -374,6 +447,7 @@ impl Device for PciTransport {
     fn read(&mut self, region: usize, offset: u64, data: &mut [u8]) -> Access {
         data.fill(0);
         match offset {
+            _ if region == legacy::BAR => return self.read_legacy(offset, data),
             _ if region != BAR => return Access::NoRegister,
             _ if offset < ISR.0 => return self.read_common(offset, data),
             _ if offset == ISR.0 => le_fill(data, self.irq.take_status().into()),
@@ -386,6 +460,7 @@ impl Device for PciTransport {
 
     fn write(&mut self, region: usize, offset: u64, data: &[u8]) -> Access {
         match offset {
+            _ if region == legacy::BAR => return self.write_legacy(offset, data),
             _ if region != BAR => return Access::NoRegister,
             _ if offset < ISR.0 => return self.write_common(offset, data),
             _ if offset < DEVICE.0 => return Access::ReadOnly,
@@ -402,7 +477,7 @@ impl Device for PciTransport {
 
     fn save(&self) -> StateBlob {
         // The core first: what it finishes raises interrupts.
-        let core = self.core.save().to_bytes();
+        let core = self.core.save_bytes();
         let state = self.irq.state.lock();
         let saved = V1 {
             core,
@@ -422,9 +497,8 @@ impl Device for PciTransport {
             let found = s.vectors.len();
             return Err(StateError::new("vectors", format!("expected {queues}, found {found}")));
         }
-        let core = CoreState::from_bytes(&s.core).map_err(|e| e.within("core"))?;
-        self.core.restore(&core).map_err(|e| e.within("core"))?;
-        self.irq.broken.store(core.broken, Ordering::SeqCst);
+        let broken = self.core.restore_bytes(&s.core)?;
+        self.irq.broken.store(broken, Ordering::SeqCst);
         let vector = |v: u16| self.irq.vector(v.into());
         *self.irq.state.lock() = IrqState {
             status: s.interrupt,
@@ -435,30 +509,12 @@ impl Device for PciTransport {
         Ok(())
     }
 
-    fn timer(&mut self, id: usize) {
-        if id == TIMER { self.core.timer() } else { self.core.device.timer(id) }
-    }
-
-    fn quiesce(&mut self) {
-        self.core.device.quiesce();
-    }
-
-    fn resume(&mut self) {
-        self.core.resume();
-    }
-
-    fn char_receiver(&mut self, slot: usize) -> Option<&mut dyn CharReceiver> {
-        self.core.device.char_receiver(slot)
-    }
-
-    fn as_any(&mut self) -> Option<&mut dyn std::any::Any> {
-        Some(self.core.device.as_any())
-    }
+    forward_to_core!();
 }
 
 impl PciDevice for PciTransport {
     fn config_read(&mut self, at: usize, data: &mut [u8]) {
-        if at == self.access + CFG_DATA
+        if self.access.is_some_and(|access| at == access + CFG_DATA)
             && let Some((offset, len)) = self.window()
             && len <= data.len()
         {
@@ -468,7 +524,7 @@ impl PciDevice for PciTransport {
     }
 
     fn config_written(&mut self, at: usize, len: usize) {
-        if at == self.access + CFG_DATA
+        if self.access.is_some_and(|access| at == access + CFG_DATA)
             && let Some((offset, size)) = self.window()
             && size <= len
         {
