@@ -102,10 +102,16 @@ impl Slots for AhciController {
 
 impl AhciController {
     fn update(&mut self) {
+        let before = self.interrupts;
         for (i, port) in self.ports.iter().enumerate() {
             if port.interrupts() {
                 self.interrupts |= 1 << i;
             }
+        }
+        // A port that interrupts again as soon as the host has acknowledged it is a message more (10.6.2): the host may
+        // have looked at the port before.
+        if self.interrupts & !before != 0 && self.function.messages() != 0 {
+            self.function.interrupt(false);
         }
         self.function.interrupt(self.control & ghc::INTERRUPTS != 0 && self.interrupts != 0);
     }

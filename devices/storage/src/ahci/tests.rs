@@ -230,6 +230,29 @@ fn packets() {
     });
 }
 
+/// A command that ends between the acknowledgements of the port and of the controller is told of by another message.
+#[test]
+fn no_message_is_lost() {
+    let a = Ahci::new(&IoPool::immediate());
+    a.enable_messages(0xfee0_0000, 0x40);
+    a.bar_write(BAR, 4, 4, 2);
+    a.set(0, 0x14, 0xffff_ffff);
+    let command = || {
+        a.prepare(0, &fis(0x25, 0, 0, 1), &[], &[512]);
+        a.set(0, 0x38, 1);
+    };
+    command();
+    assert_eq!(a.take_messages().len(), 1);
+    a.set(0, 0x10, 0xffff_ffff);
+    command();
+    assert_eq!(a.take_messages().len(), 0, "the controller's own bit is still set");
+    a.bar_write(BAR, 8, 4, 1);
+    assert_eq!((a.bar_read(BAR, 8, 4), a.take_messages().len()), (1, 1));
+    a.set(0, 0x10, 0xffff_ffff);
+    a.bar_write(BAR, 8, 4, 1);
+    assert_eq!((a.bar_read(BAR, 8, 4), a.take_messages().len()), (0, 0));
+}
+
 /// Stopped with requests in flight, moved to another machine, finished there.
 #[test]
 fn goes_on_elsewhere() {
