@@ -1,4 +1,5 @@
-//! A card's end of its cable: frames that come in wait here until the card, under its own lock, takes them.
+//! A card's end of its cable: frames that come in wait here until the card, under its own lock, takes them. A back end may
+//! have a virtio header before each frame, which ends here.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -39,17 +40,20 @@ impl Port {
     pub(crate) fn new(backend: &NicBackend, wires: &Wires, waker: Waker) -> Self {
         let endpoint = backend.0.clone().unwrap_or_else(|| wires.nic("netdev"));
         // Frames as they are: a card of old does not know what a host could do for it.
-        endpoint.set_offload(0, 0);
+        endpoint.set_offload(endpoint.vnet_header(), 0);
         let up = AtomicBool::new(endpoint.is_up());
         let shared = Arc::new(Shared { frames: Mutex::default(), up, waker });
-        endpoint.set_receiver(Some(Box::new(Receiver(shared.clone()))));
+        endpoint
+            .set_receiver(Some(Box::new(Receiver { shared: shared.clone(), endpoint: endpoint.clone() })));
         Port { endpoint, shared }
     }
 
     /// Sends a frame; what is too short or too long for a cable is dropped.
     pub(crate) fn send(&self, frame: &[u8]) {
         if (14..=MAX_FRAME).contains(&frame.len()) {
-            self.endpoint.send(&[frame]);
+            // An empty header, where the back end wants one: nothing is left for the host to do.
+            let header = [0; 12];
+            self.endpoint.send(&[&header[..self.endpoint.vnet_header().min(12)], frame]);
         }
     }
 
@@ -85,25 +89,30 @@ impl Drop for Port {
     }
 }
 
-struct Receiver(Arc<Shared>);
+/// The back end's way to the card. It holds the back end, until the port takes it away.
+struct Receiver {
+    shared: Arc<Shared>,
+    endpoint: Arc<dyn Endpoint>,
+}
 
 impl NetReceiver for Receiver {
     fn can_receive(&mut self) -> bool {
-        self.0.frames.lock().len() < WAITING
+        self.shared.frames.lock().len() < WAITING
     }
 
     fn receive(&mut self, frame: &[u8]) {
-        let mut frames = self.0.frames.lock();
+        let Some(frame) = frame.get(self.endpoint.vnet_header()..) else { return };
+        let mut frames = self.shared.frames.lock();
         if frames.len() < WAITING {
             frames.push_back(frame.to_vec());
         }
         drop(frames);
-        self.0.waker.wake();
+        self.shared.waker.wake();
     }
 
     fn link(&mut self, up: bool) {
-        self.0.up.store(up, Ordering::Relaxed);
-        self.0.waker.wake();
+        self.shared.up.store(up, Ordering::Relaxed);
+        self.shared.waker.wake();
     }
 }
 

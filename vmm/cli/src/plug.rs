@@ -620,15 +620,23 @@ fn note(backends: &mut Backends, name: &str, kind: &str, named: bool) {
 
 /// A card whose place the board chooses.
 fn nic(n: &Nic, backends: &mut Backends, id: &str, pci: bool) -> Result<Made> {
-    let kind = if pci { "virtio-net-pci" } else { "virtio-net-device" };
-    match n.model.as_deref() {
-        None | Some("virtio-net" | "virtio") => {}
-        Some(name) if name == kind => {}
-        Some(other) => bail!("-nic model={other}: no such card; there is: {kind}"),
-    }
+    let own = if pci { "virtio-net-pci" } else { "virtio-net-device" };
+    let kind = match n.model.as_deref() {
+        None | Some("virtio-net" | "virtio") => own,
+        Some("e1000" | "82540em") if pci => "e1000",
+        Some(name) if name == own => own,
+        Some(other) => {
+            let more = if pci { ", e1000" } else { "" };
+            bail!("-nic model={other}: no such card; there are: {own}{more}")
+        }
+    };
     let end = n.netdev.as_ref().map(|netdev| net_end(backends, id, netdev)).transpose()?;
-    let card = NetConfig { mac: n.mac.clone(), ..NetConfig::default() };
     note(backends, id, kind, false);
+    if kind == "e1000" {
+        let card = E1000Config { mac: n.mac.clone(), backend: NicBackend(end) };
+        return Ok(Made::Pci(Box::new(Pci::new(card))));
+    }
+    let card = NetConfig { mac: n.mac.clone(), ..NetConfig::default() };
     Ok(virtio(pci, card, NetBackend(end)))
 }
 
