@@ -166,7 +166,7 @@ impl Core {
 
     /// The driver accepts 32 feature bits.
     pub(crate) fn set_driver_features(&mut self, bits: u32) {
-        if self.status & status::FEATURES_OK != 0 {
+        if self.status & (status::FEATURES_OK | status::DRIVER_OK) != 0 {
             self.complain(format_args!("features changed after FEATURES_OK"));
             return;
         }
@@ -473,7 +473,7 @@ impl Core {
         let (negotiated, ok) =
             (state.status & status::FEATURES_OK != 0, state.status & status::DRIVER_OK != 0);
         let unknown = state.driver_features & !self.offered;
-        let agreed = negotiated || state.legacy;
+        let agreed = negotiated || state.legacy && ok;
         if agreed && (unknown != 0 || !self.device.accepts(state.driver_features)) || ok && !agreed {
             let offered = self.offered;
             let found = state.driver_features;

@@ -2,7 +2,6 @@
 //! device's size in one piece of memory.
 
 use super::core::{Core, status};
-use crate::device::feature;
 
 /// Where each part of a ring begins is a multiple of this.
 const ALIGN: u64 = 4096;
@@ -53,8 +52,11 @@ impl Core {
             self.reset();
             return true;
         }
-        self.legacy = true;
-        self.driver_features &= !feature::VERSION_1;
+        if self.status() & status::DRIVER_OK == 0 {
+            self.legacy = true;
+            // What was accepted by the other interface does not count; these have room for 32 features.
+            self.driver_features &= self.offered & 0xffff_ffff;
+        }
         self.follow_status(value & !status::FEATURES_OK);
         false
     }
