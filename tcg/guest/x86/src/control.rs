@@ -12,6 +12,7 @@ use crate::{
     msr::{EFER_LMA, EFER_LME},
     segment,
     state::seg,
+    svm,
 };
 
 /// Protected mode.
@@ -90,7 +91,11 @@ pub(crate) fn load_pdptrs(cx: &mut Cx<'_, X86>) -> bool {
     let too_high = !((1_u64 << cx.guest().model().phys_bits) - 1);
     let mut new = [0; 4];
     for (n, p) in new.iter_mut().enumerate() {
-        *p = cx.phys_read(table + 8 * n as u64, 8).unwrap_or(0);
+        // What a nested fault would say is lost: an entry that is not there is not present.
+        *p = svm::nested::place(cx, table + 8 * n as u64, false)
+            .ok()
+            .and_then(|at| cx.phys_read(at, 8))
+            .unwrap_or(0);
         if *p & 1 != 0 && *p & (too_high | 0x1e6) != 0 {
             return false;
         }
@@ -219,6 +224,7 @@ helpers! {
             2 => cx.state.cr2,
             3 => cx.state.cr3,
             4 => cx.state.cr4,
+            _ if let Some(v) = svm::virtual_tpr(cx.state) => *v & 15,
             _ => match cx.local_apics() {
                 Some(apics) => u64::from(apics.cr8(cx.index())),
                 None => cx.state.cr8,
@@ -235,6 +241,7 @@ helpers! {
                 3 => write_cr3(cx, value)?,
                 4 => write_cr4(cx, value)?,
                 _ if value & !15 != 0 => return gp(),
+                _ if let Some(v) = svm::virtual_tpr(cx.state) => *v = *v & !0xff | value,
                 _ => {
                     cx.state.cr8 = value;
                     if let Some(apics) = cx.local_apics() {

@@ -100,6 +100,7 @@ const IMPLEMENTED: &[&str] = &[
     "invtsc",
     "pku",
     "topoext",
+    "svm",
 ];
 
 /// The default model.
@@ -164,6 +165,7 @@ features! {
     avx512f "avx512f"
     pku "pku"
     topoext "topoext"
+    svm "svm"
 }
 
 /// What each feature of the decoder needs; those not listed exist on no model.
@@ -244,6 +246,8 @@ const NEEDS: &[(CpuidFeature, &str)] = &[
     (CpuidFeature::CLWB, "clwb"),
     (CpuidFeature::WBNOINVD, "wbnoinvd"),
     (CpuidFeature::MONITOR, "monitor"),
+    (CpuidFeature::SVM, "svm"),
+    (CpuidFeature::SKINIT_or_SVM, "svm"),
 ];
 
 fn files() -> Result<Models, AccelError> {

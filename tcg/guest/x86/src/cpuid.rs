@@ -7,6 +7,7 @@ use crate::{
     cpu::Model,
     kvm,
     state::Cpu,
+    svm::ASIDS,
 };
 
 /// Answer of CPUID: EAX, EBX, ECX, EDX.
@@ -193,6 +194,8 @@ pub(crate) fn leaf(m: &Model, s: &Cpu, leaf: u32, subleaf: u32) -> Leaf {
         0x8000_0006 => [0, 0, 1024 << 16 | 6 << 12 | 1 << 8 | LINE, 32 << 18 | 8 << 12 | 1 << 8 | LINE],
         0x8000_001d if m.has().topoext => cache(m, subleaf),
         0x8000_001e if m.has().topoext => [apic_id, apic_id & 0xff, 0, 0],
+        // Nested paging, saving of the next instruction, flushes by ASID, decode assists.
+        0x8000_000a if m.has().svm => [1, ASIDS as u32, 0, 1 | 1 << 3 | 1 << 6 | 1 << 7],
         0x8000_0007 => [0, 0, 0, bits(0x8000_0007, 0, Register::Edx)],
         0x8000_0008 => {
             let virt = if m.has().la57 { 57 } else { 48 };

@@ -17,7 +17,7 @@ use crate::{
     segment::{self, CODE, CONFORMING, Descriptor, L, P, RW, S, sys_load},
     stack::Stack,
     state::{Run, seg},
-    task,
+    svm, task,
 };
 
 /// Vectors.
@@ -111,10 +111,26 @@ const fn makes_double_fault(first: u8, second: u8) -> bool {
     }
 }
 
-/// Delivers an exception; state stands at the instruction that caused it.
+/// Delivers an exception; state stands at the instruction that caused it. An exit from a guest comes this way, too.
 pub(crate) fn raise(cx: &mut Cx<'_, X86>, trap: Trap) {
-    let mut trap = trap;
+    raise_event(cx, trap, false);
+}
+
+/// The same of an exception that a host has injected, which it does not intercept itself.
+pub(crate) fn raise_injected(cx: &mut Cx<'_, X86>, trap: Trap) {
+    raise_event(cx, trap, true);
+}
+
+fn raise_event(cx: &mut Cx<'_, X86>, trap: Trap, injected: bool) {
+    let (mut trap, mut injected) = (trap, injected);
     loop {
+        if trap.code & svm::EXIT != 0 {
+            return svm::exit(cx, trap);
+        }
+        if !std::mem::take(&mut injected) && svm::takes_exception(cx, trap) {
+            return;
+        }
+        svm::delivering(cx.state, svm::Event::Exception(trap));
         let v = vector_of(trap);
         if let Some(log) = cx.log(LogItems::INT) {
             log.write(format_args!(
@@ -143,10 +159,16 @@ pub(crate) fn raise(cx: &mut Cx<'_, X86>, trap: Trap) {
         let error = error_of(trap).filter(|_| !real);
         let Err(second) = deliver(cx, v, Source::Exception, error, fault) else {
             cx.state.shadow = 0;
+            svm::delivered(cx.state);
             return;
         };
+        if second.code & svm::EXIT != 0 {
+            return svm::exit(cx, second);
+        }
         if v == vector::DF {
-            cx.state.run = Run::Shutdown;
+            if !svm::takes_shutdown(cx) {
+                cx.state.run = Run::Shutdown;
+            }
             return;
         }
         if vector_of(second) == vector::PF {
@@ -157,12 +179,15 @@ pub(crate) fn raise(cx: &mut Cx<'_, X86>, trap: Trap) {
 }
 
 /// Delivers an external interrupt.
-pub(crate) fn external(cx: &mut Cx<'_, X86>, vector: u8) {
+pub(crate) fn external(cx: &mut Cx<'_, X86>, v: u8) {
     if let Some(log) = cx.log(LogItems::INT) {
-        log.write(format_args!("cpu {}: interrupt {vector} at {:#x}\n", cx.index(), cx.state.pc));
+        log.write(format_args!("cpu {}: interrupt {v} at {:#x}\n", cx.index(), cx.state.pc));
     }
-    if let Err(trap) = deliver(cx, vector, Source::External, None, false) {
-        raise(cx, trap);
+    let event = if v == vector::NMI { svm::Event::Nmi } else { svm::Event::Interrupt(v) };
+    svm::delivering(cx.state, event);
+    match deliver(cx, v, Source::External, None, false) {
+        Ok(()) => svm::delivered(cx.state),
+        Err(trap) => raise(cx, trap),
     }
 }
 

@@ -61,9 +61,15 @@ impl X86 {
     }
 }
 
-/// Name of an address space for the TLB: the process-context identifier, or the page tables.
+/// Name of an address space for the TLB: the process-context identifier, or the page tables; in a guest of the guest's with
+/// the number of its address spaces, which is not 0.
 pub(crate) const fn space(s: &Cpu) -> u64 {
-    if s.cr4 & CR4_PCIDE != 0 { s.cr3 & 0xfff } else { s.cr3 & !0xfff | 1 << 63 }
+    let asid = s.svm.asid();
+    if s.cr4 & CR4_PCIDE != 0 {
+        s.cr3 & 0xfff | asid << 12
+    } else {
+        s.cr3 & !0xfff & !(1 << 63) | 1 << 63 | asid
+    }
 }
 
 impl Guest for X86 {

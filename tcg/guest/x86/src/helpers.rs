@@ -7,8 +7,8 @@ use tcg_engine::{Helper, Trap};
 use tcg_ir::{Effects, HelperDesc, HelperId, SlotSet, interp::flag_bits};
 
 use crate::{
-    avx512, control, debug, exceptions, far, fpu, guest::X86, port, smm, sse, state, strings, system, text,
-    wide,
+    avx512, control, debug, exceptions, far, fpu, guest::X86, port, smm, sse, state, strings, svm, system,
+    text, wide,
 };
 
 /// A helper with its number.
@@ -113,12 +113,13 @@ pub(crate) fn all() -> Vec<HelperDesc> {
         (smm::FIRST, smm::table()),
         (text::FIRST, text::table()),
         (avx512::FIRST, avx512::table()),
+        (svm::FIRST, svm::table()),
     ];
     let mut all = Vec::new();
     for (first, part) in parts {
         debug_assert_eq!(usize::from(first), all.len(), "helper bases follow each other");
         all.extend(part);
     }
-    debug_assert_eq!(usize::from(avx512::FIRST + avx512::COUNT), all.len(), "all are numbered");
+    debug_assert_eq!(usize::from(svm::FIRST + svm::COUNT), all.len(), "all are numbered");
     all
 }

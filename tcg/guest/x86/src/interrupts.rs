@@ -9,10 +9,11 @@ use crate::{
     guest::X86,
     smm, snapshot,
     state::{Injected, Run, seg},
+    svm,
 };
 
 /// Bit of the input lines: INTR.
-const INTR: u64 = 1;
+pub(crate) const INTR: u64 = 1;
 /// Bit of the input lines: A20M#.
 pub(crate) const A20M: u64 = 1 << 1;
 
@@ -33,6 +34,12 @@ fn smi(cx: &Cx<'_, X86>) -> bool {
 /// True if an interrupt can be taken now, were it not for a shadow.
 fn ready(cx: &Cx<'_, X86>) -> bool {
     let s = &*cx.state;
+    if !s.svm.gif {
+        return false;
+    }
+    if s.svm.guest {
+        return svm::ready(cx);
+    }
     smi(cx) || s.nmi_pending && !s.nmi_masked || cx.lines() & INTR != 0 && s.sys & flags::IF != 0
 }
 
@@ -49,7 +56,7 @@ pub(crate) fn deliver(cx: &mut Cx<'_, X86>) -> bool {
     let woken = std::mem::take(&mut cx.state.woken);
     if let Some(event) = cx.state.injected.take() {
         match event {
-            Injected::Exception(trap) => exceptions::raise(cx, trap),
+            Injected::Exception(trap) => exceptions::raise_injected(cx, trap),
             Injected::Interrupt(vector) => exceptions::external(cx, vector),
             Injected::Nmi => exceptions::external(cx, vector::NMI),
         }
@@ -57,6 +64,9 @@ pub(crate) fn deliver(cx: &mut Cx<'_, X86>) -> bool {
     }
     if cx.state.run != Run::Running || cx.state.shadow != 0 || !ready(cx) {
         return false;
+    }
+    if cx.state.svm.guest {
+        return svm::deliver(cx);
     }
     if smi(cx) {
         cx.state.smi_pending = false;
@@ -84,7 +94,12 @@ pub(crate) fn stopped(cx: &Cx<'_, X86>) -> Option<Exit> {
     match cx.state.run {
         Run::Shutdown => Some(Exit::Reset),
         // A local APIC can still bring INIT or an NMI.
-        Run::Halted if cx.state.sys & flags::IF == 0 && !wakes(cx) && cx.local_apics().is_none() => {
+        Run::Halted
+            if cx.state.sys & flags::IF == 0
+                && !wakes(cx)
+                && !cx.state.svm.guest
+                && cx.local_apics().is_none() =>
+        {
             Some(Exit::Halted)
         }
         _ => None,

@@ -7,6 +7,7 @@
 //! - `state`, `mode`, `flags`: registers, the key of a unit;
 //! - `segment`, `far`, `exceptions`, `interrupts`: protection, control transfers between segments, delivery;
 //! - `control`, `msr`, `system`, `debug`, `cpuid`: system registers and instructions;
+//! - `svm`: secure virtual machines, with nested paging;
 //! - `smm`: system management mode; `kvm`: the paravirtual clock; `mmu`: paging; `strings`, `wide`, `port`: string operations, wide arithmetic, ports;
 //! - `user`: programs, without a kernel's tables;
 //! - `fpu`, `sse`, `avx512`: x87 and what vector instructions cannot say in IR.
@@ -36,6 +37,7 @@ mod sse;
 mod stack;
 pub mod state;
 mod strings;
+mod svm;
 mod system;
 mod task;
 mod text;

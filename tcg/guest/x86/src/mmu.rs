@@ -7,8 +7,9 @@ use crate::{
     exceptions::{self, vector},
     guest::X86,
     mode::{MMU_SMAP, MMU_USER},
-    msr::EFER_NXE,
+    msr::{EFER_NXE, EFER_SVME},
     state::Cpu,
+    svm::nested,
 };
 
 const P: u64 = 1;
@@ -75,6 +76,7 @@ pub(crate) fn walk(
     probe: bool,
 ) -> Result<Mapping, Trap> {
     let m = walk_tables(cx, gva, access, mmu, probe)?;
+    let m = nested::through(cx, m, access, probe)?;
     Ok(Mapping { gpa: m.gpa & cx.state.a20, ..m })
 }
 
@@ -128,6 +130,7 @@ fn long(cx: &mut Cx<'_, X86>, w: &Walk, root: u64, levels: u32, rights: u64) -> 
         level -= 1;
         let shift = 12 + 9 * level;
         let at = (table + (w.gva >> shift & 511) * 8) & cx.state.a20;
+        let at = nested::place(cx, at, w.probe)?;
         let Some(mut pte) = cx.phys_read(at, 8) else { return Err(w.fault(cx.state, 0)) };
         loop {
             if pte & P == 0 {
@@ -173,6 +176,7 @@ fn long(cx: &mut Cx<'_, X86>, w: &Walk, root: u64, levels: u32, rights: u64) -> 
 /// 32-bit paging.
 fn legacy(cx: &mut Cx<'_, X86>, w: &Walk) -> Result<Mapping, Trap> {
     let dir = ((cx.state.cr3 & 0xffff_f000) + (w.gva >> 22 & 0x3ff) * 4) & cx.state.a20;
+    let dir = nested::place(cx, dir, w.probe)?;
     let Some(mut pde) = cx.phys_read(dir, 4) else { return Err(w.fault(cx.state, 0)) };
     loop {
         if pde & P == 0 {
@@ -197,6 +201,7 @@ fn legacy(cx: &mut Cx<'_, X86>, w: &Walk) -> Result<Mapping, Trap> {
         }
     }
     let at = ((pde & 0xffff_f000) + (w.gva >> 12 & 0x3ff) * 4) & cx.state.a20;
+    let at = nested::place(cx, at, w.probe)?;
     let Some(mut pte) = cx.phys_read(at, 4) else { return Err(w.fault(cx.state, 0)) };
     loop {
         if pte & P == 0 {
@@ -244,7 +249,7 @@ fn check(s: &Cpu, w: &Walk, rights: u64, nx: bool, pte: u64, shift: u32) -> Resu
     let writable = rights & W != 0;
     let nx = w.nx && nx;
     // A walk that sees other memory than its space's others is of no use to them.
-    let global = pte & G != 0 && s.cr4 & CR4_PGE != 0 && !s.smm;
+    let global = pte & G != 0 && s.cr4 & CR4_PGE != 0 && !s.smm && s.msrs.efer & EFER_SVME == 0;
     let mut m = if w.user {
         Mapping {
             gpa: 0,

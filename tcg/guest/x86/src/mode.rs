@@ -59,6 +59,8 @@ pub struct Mode {
     pub avx512: bool,
     /// Some vector register may hold something above bit 255.
     pub high: bool,
+    /// In a guest of the guest's own: instructions may be intercepted.
+    pub guest: bool,
     /// XSAVE and XGETBV are on.
     pub osxsave: bool,
     /// MXCSR bits 13-15 and 6 (RC, FZ, DAZ): RC in bits 0-1, FZ 2, DAZ 3.
@@ -112,6 +114,7 @@ impl Mode {
             avx: s.cr4 & CR4_OSXSAVE != 0 && s.xcr0 & 6 == 6,
             avx512: s.cr4 & CR4_OSXSAVE != 0 && s.xcr0 & 0xe6 == 0xe6,
             high: s.high != 0,
+            guest: s.svm.guest,
             osxsave: s.cr4 & CR4_OSXSAVE != 0,
             mxcsr: (rc | fz << 2 | daz << 3) as u8,
             unmasked: s.mxcsr & 0x1f80 != 0x1f80,
@@ -144,7 +147,8 @@ impl Mode {
             | (self.unmasked as u64) << 23
             | (self.segs[seg::CS] as u64) << 24
             | (self.avx512 as u64) << 59
-            | (self.high as u64) << 60;
+            | (self.high as u64) << 60
+            | (self.guest as u64) << 61;
         if self.cs_base & !0xf_fff0 != 0 {
             return common | ODD | (self.cs_base as u64) << 27;
         }
@@ -184,6 +188,7 @@ impl Mode {
             avx: bit(17),
             avx512: bit(59),
             high: bit(60),
+            guest: bit(61),
             osxsave: bit(18),
             mxcsr: (bits >> 19 & 15) as u8,
             unmasked: bit(23),

@@ -10,6 +10,7 @@ use crate::{
     guest::X86,
     kvm, mmu, smm,
     state::{Cpu, seg},
+    svm,
 };
 
 /// SYSCALL enabled.
@@ -20,6 +21,8 @@ pub(crate) const EFER_LME: u64 = 1 << 8;
 pub(crate) const EFER_LMA: u64 = 1 << 10;
 /// No-execute pages.
 pub(crate) const EFER_NXE: u64 = 1 << 11;
+/// Secure virtual machines enabled.
+pub(crate) const EFER_SVME: u64 = 1 << 12;
 
 /// Frequency of the time stamp counter after a reset, in kHz: a tick a nanosecond, as the local APIC counts. It becomes another
 /// where a machine comes from an accelerator whose counter is faster: its guest has measured that one.
@@ -33,6 +36,12 @@ const SMBASE: u32 = 0x9e;
 const TSC_DEADLINE: u32 = 0x6e0;
 const MTRR_CAP: u32 = 0xfe;
 const EFER: u32 = 0xc000_0080;
+const VM_CR: u32 = 0xc001_0114;
+/// Bit of VM_CR: EFER.SVME cannot be set. It stays while bit 3 locks it.
+const SVMDIS: u64 = 1 << 4;
+const HSAVE: u32 = 0xc001_0117;
+/// Words of the extension's state are only saved under numbers from here on, and only where there is a guest or would be one.
+const SVM_WORDS: u32 = 0xc001_01e0;
 const FS_BASE: u32 = 0xc000_0100;
 const GS_BASE: u32 = 0xc000_0101;
 
@@ -153,6 +162,8 @@ pub(crate) fn read(cx: &mut Cx<'_, X86>, index: u32) -> Result<u64, Trap> {
         TSC_ADJUST => Ok(cx.state.msrs.tsc_adjust),
         APIC_BASE => Ok(cx.state.msrs.apic_base),
         EFER => Ok(cx.state.msrs.efer),
+        VM_CR if cx.guest().model().has().svm => Ok(cx.state.svm.vm_cr),
+        HSAVE if cx.guest().model().has().svm => Ok(cx.state.svm.hsave),
         FS_BASE => Ok(cx.state.seg_base[seg::FS]),
         GS_BASE => Ok(cx.state.seg_base[seg::GS]),
         _ => match plain(cx.state, index) {
@@ -203,6 +214,17 @@ pub(crate) fn write(cx: &mut Cx<'_, X86>, index: u32, value: u64) -> Result<(), 
             cx.state.msrs.apic_base = value & !0x100 | fixed;
         }
         EFER => return write_efer(cx, value),
+        VM_CR if cx.guest().model().has().svm => {
+            let v = &mut cx.state.svm.vm_cr;
+            let locked = if *v & 8 != 0 { 0x18 } else { 0 };
+            *v = value & 0x1f & !locked | *v & locked;
+        }
+        HSAVE if cx.guest().model().has().svm => {
+            if value & 0xfff != 0 || value >> cx.guest().model().phys_bits != 0 {
+                return Err(gp());
+            }
+            cx.state.svm.hsave = value;
+        }
         FS_BASE => cx.state.seg_base[seg::FS] = value,
         GS_BASE => cx.state.seg_base[seg::GS] = value,
         0x277 if (0..8).any(|n| matches!(value >> (8 * n) & 0xff, 2 | 3 | 8..)) => return Err(gp()),
@@ -218,7 +240,8 @@ pub(crate) fn write(cx: &mut Cx<'_, X86>, index: u32, value: u64) -> Result<(), 
 /// Bits of EFER that the model has.
 pub(crate) fn efer_mask(cx: &Cx<'_, X86>) -> u64 {
     let has = cx.guest().model().has();
-    let bits = [(has.syscall, EFER_SCE), (has.lm, EFER_LME | EFER_LMA), (has.nx, EFER_NXE)];
+    let bits =
+        [(has.syscall, EFER_SCE), (has.lm, EFER_LME | EFER_LMA), (has.nx, EFER_NXE), (has.svm, EFER_SVME)];
     bits.iter().filter(|(on, _)| *on).fold(0, |m, (_, b)| m | b)
 }
 
@@ -226,11 +249,12 @@ fn write_efer(cx: &mut Cx<'_, X86>, value: u64) -> Result<(), Trap> {
     let allowed = efer_mask(cx);
     let old = cx.state.msrs.efer;
     let lme_changes = (old ^ value) & EFER_LME != 0;
-    if value & !allowed != 0 || lme_changes && cx.state.cr0 & CR0_PG != 0 {
+    let disabled = value & EFER_SVME != 0 && cx.state.svm.vm_cr & SVMDIS != 0;
+    if value & !allowed != 0 || disabled || lme_changes && cx.state.cr0 & CR0_PG != 0 {
         return Err(gp());
     }
     cx.state.msrs.efer = value & !EFER_LMA | old & EFER_LMA;
-    if (old ^ value) & EFER_NXE != 0 {
+    if (old ^ value) & (EFER_NXE | EFER_SVME) != 0 {
         cx.flush_tlb(None, |_| true);
     }
     Ok(())
@@ -243,6 +267,10 @@ pub(crate) fn save(cx: &mut Cx<'_, X86>) -> Vec<Msr> {
     // Where it was never moved, an accelerator without system management mode can take the vCPU over.
     if s.smbase != smm::BASE {
         list.push(Msr { index: SMBASE, value: s.smbase });
+    }
+    let svm = cx.state.svm;
+    if svm != svm::State::default() {
+        list.extend((SVM_WORDS..).zip(svm.words()).map(|(index, value)| Msr { index, value }));
     }
     for index in plain_numbers() {
         if let Some(v) = plain(cx.state, index) {
@@ -260,6 +288,8 @@ pub(crate) fn restore(s: &mut Cpu, index: u32, value: u64) {
         s.msrs.tsc_adjust = value;
     } else if index == SMBASE {
         s.smbase = value & 0xffff_ffff;
+    } else if let Some(n) = index.checked_sub(SVM_WORDS).filter(|n| (*n as usize) < svm::WORDS) {
+        s.svm.set_word(n as usize, value);
     } else if let Some(v) = plain(s, index) {
         *v = value;
     }

@@ -91,6 +91,7 @@ pub(crate) fn reset(model: &Model, index: u32) -> Cpu {
         smm_in_nmi: false,
         smi_pending: false,
         init_latched: false,
+        svm: crate::svm::State::default(),
         woken: false,
         a20: u64::MAX,
         dr_hit: 0,

@@ -252,6 +252,8 @@ pub struct Cpu {
     pub smi_pending: bool,
     /// INIT came in system management mode.
     pub init_latched: bool,
+    /// Secure virtual machines.
+    pub svm: crate::svm::State,
     /// What has ended HLT has not been looked at yet.
     pub woken: bool,
     /// Physical address bits that count: without bit 20 while A20M# is active.

@@ -10,6 +10,7 @@ use crate::{
     segment::{self, CODE, CONFORMING, Descriptor, P, RW, S, sys_load, sys_store},
     stack::Stack,
     state::{Segment, seg},
+    svm,
 };
 
 /// How a task is entered.
@@ -153,6 +154,9 @@ const fn layout(wide: bool) -> Layout {
 const ORDER: [usize; 6] = [seg::ES, seg::CS, seg::SS, seg::DS, seg::FS, seg::GS];
 
 fn switch(cx: &mut Cx<'_, X86>, selector: u16, d: Descriptor, cause: Cause, ext: u16) -> Result<(), Trap> {
+    if cx.state.svm.intercepts(svm::code::TASK_SWITCH) {
+        return Err(svm::task_trap(selector, cause == Cause::Iret, cause == Cause::Jump));
+    }
     let fault = if cause == Cause::Iret { vector::TS } else { vector::GP };
     let busy = d.kind() & BUSY != 0;
     let is_tss = !d.is_segment() && matches!(d.kind(), 1 | 3 | 9 | 11);

@@ -21,6 +21,7 @@ mod segment;
 mod shift;
 mod sse;
 mod string;
+mod svm;
 mod system;
 mod x87;
 
@@ -258,6 +259,9 @@ impl Translator<'_, '_> {
             return false;
         }
         let m = self.insn.mnemonic();
+        if self.mode.guest {
+            self.ask_intercept(m);
+        }
         self.data(m)
             || self.arith(m)
             || self.control(m)
@@ -266,6 +270,7 @@ impl Translator<'_, '_> {
             || self.string(m)
             || self.segment(m)
             || self.system(m)
+            || self.svm(m)
             || self.fpu_env(m)
             || self.sse(m)
             || self.avx(m)

@@ -267,7 +267,7 @@ impl Translator<'_, '_> {
     }
 
     /// Linear address without checks.
-    fn unchecked(&mut self, segment: usize, v: Value, disp: i32) -> Value {
+    pub(super) fn unchecked(&mut self, segment: usize, v: Value, disp: i32) -> Value {
         let v = self.b.addi(v, i64::from(disp));
         let v = self.b.zext(Type::I64, v);
         if self.mode.code64 && segment < seg::FS {
