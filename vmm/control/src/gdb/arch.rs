@@ -7,11 +7,12 @@ use gdbstub::arch::{Arch, RegId, Registers};
 use std::num::NonZeroUsize;
 
 /// The architecture.
-pub(super) enum GuestRegisters {}
+#[derive(Debug)]
+pub enum GuestRegisters {}
 
 /// Number of a register in GDB's numbering.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Number(pub(super) usize);
+pub struct Number(pub usize);
 
 impl RegId for Number {
     fn from_raw_id(id: usize) -> Option<(Self, Option<NonZeroUsize>)> {
@@ -25,9 +26,11 @@ impl RegId for Number {
 
 /// The contents of a `g` packet.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Bytes {
-    pub(super) pc: u64,
-    pub(super) data: Vec<u8>,
+pub struct Bytes {
+    /// The program counter.
+    pub pc: u64,
+    /// Registers, each in the guest's byte order.
+    pub data: Vec<u8>,
 }
 
 impl Registers for Bytes {

@@ -12,6 +12,8 @@ mod target;
 #[cfg(test)]
 mod tests;
 
+pub use arch::{Bytes, GuestRegisters, Number};
+pub use registers::Description;
 pub use server::{GdbServer, serve};
 
 use crate::vm::{Vm, VmError};

@@ -3,6 +3,7 @@
 //! A description lists registers with their numbers and sizes; one function an architecture says where each
 //! lives in the neutral CPU state. Reading, writing, the `g` packet and the XML all follow from these two.
 
+mod i386;
 mod riscv;
 mod x86;
 
@@ -32,9 +33,11 @@ pub(super) struct Feature {
 
 /// A register file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Description {
+pub struct Description {
     /// GDB's name of the architecture.
     pub(super) arch: &'static str,
+    /// GDB's name of the system that programs run on, for a program.
+    pub(super) system: Option<&'static str>,
     pub(super) features: Vec<Feature>,
     /// Registers with numbers below this are in the `g` packet; others are asked for one by one.
     pub(super) in_g: usize,
@@ -102,7 +105,7 @@ impl Place<'_> {
 
 impl Description {
     /// The register file of a vCPU, by what its state holds.
-    pub(super) fn of(state: &CpuState, arch: GuestArch) -> Option<Self> {
+    pub fn of(state: &CpuState, arch: GuestArch) -> Option<Self> {
         match state {
             CpuState::Riscv(s) => Some(riscv::description(s)),
             CpuState::X86_64(_) => Some(x86::description()),
@@ -111,6 +114,28 @@ impl Description {
                 None
             }
         }
+    }
+
+    /// What of it a program sees, which has no control registers; one of 32 bits has its own file.
+    pub fn of_program(state: &CpuState, arch: GuestArch) -> Option<Self> {
+        const SHOWN: [&str; 6] = [
+            "org.gnu.gdb.riscv.cpu",
+            "org.gnu.gdb.riscv.fpu",
+            "org.gnu.gdb.riscv.vector",
+            "org.gnu.gdb.i386.core",
+            "org.gnu.gdb.i386.sse",
+            "org.gnu.gdb.i386.segments",
+        ];
+        let mut d = match arch {
+            GuestArch::I386 => i386::description(),
+            _ => Self::of(state, arch)?,
+        };
+        d.system = Some("GNU/Linux");
+        d.features.retain(|f| SHOWN.contains(&f.name));
+        if arch == GuestArch::X86_64 {
+            d.features.push(x86::linux());
+        }
+        Some(d)
     }
 
     fn registers(&self) -> impl Iterator<Item = &Register> {
@@ -122,14 +147,14 @@ impl Description {
     }
 
     /// One register's bytes, guest byte order.
-    pub(super) fn read(&self, state: &mut CpuState, number: usize) -> Option<Vec<u8>> {
+    pub fn read(&self, state: &mut CpuState, number: usize) -> Option<Vec<u8>> {
         let mut out = vec![0; self.register(number)?.bits.div_ceil(8)];
         place(state, number)?.read(&mut out);
         Some(out)
     }
 
     /// Replaces one register; false when there is none of that number or the size is not right.
-    pub(super) fn write(&self, state: &mut CpuState, number: usize, bytes: &[u8]) -> bool {
+    pub fn write(&self, state: &mut CpuState, number: usize, bytes: &[u8]) -> bool {
         let fits = self.register(number).is_some_and(|r| r.bits.div_ceil(8) == bytes.len());
         match place(state, number) {
             Some(place) if fits => {
@@ -141,13 +166,13 @@ impl Description {
     }
 
     /// The `g` packet.
-    pub(super) fn read_all(&self, state: &mut CpuState) -> Vec<u8> {
+    pub fn read_all(&self, state: &mut CpuState) -> Vec<u8> {
         let numbers: Vec<usize> = self.registers().map(|r| r.number).filter(|n| *n < self.in_g).collect();
         numbers.into_iter().filter_map(|n| self.read(state, n)).flatten().collect()
     }
 
     /// The `G` packet; false when it is too short or too long.
-    pub(super) fn write_all(&self, state: &mut CpuState, bytes: &[u8]) -> bool {
+    pub fn write_all(&self, state: &mut CpuState, bytes: &[u8]) -> bool {
         let mut rest = bytes;
         for r in self.registers().filter(|r| r.number < self.in_g) {
             let Some((value, tail)) = rest.split_at_checked(r.bits.div_ceil(8)) else { return false };
@@ -158,7 +183,7 @@ impl Description {
     }
 
     /// The program counter.
-    pub(super) fn pc(&self, state: &mut CpuState) -> u64 {
+    pub fn pc(&self, state: &mut CpuState) -> u64 {
         let mut bytes = [0; 8];
         if let Some(place) = place(state, self.pc) {
             place.read(&mut bytes);
@@ -167,12 +192,15 @@ impl Description {
     }
 
     /// `target.xml`.
-    pub(super) fn xml(&self) -> String {
+    pub fn xml(&self) -> String {
         let mut x = String::from(
             "<?xml version=\"1.0\"?><!DOCTYPE target SYSTEM \"gdb-target.dtd\"><target version=\"1.0\">",
         );
         // Writing to a String cannot fail.
         let _ = write!(x, "<architecture>{}</architecture>", self.arch);
+        if let Some(system) = self.system {
+            let _ = write!(x, "<osabi>{system}</osabi>");
+        }
         for f in &self.features {
             let _ = write!(x, "<feature name=\"{}\">{}", f.name, f.types);
             for r in &f.registers {
@@ -196,7 +224,7 @@ impl Description {
 fn place(state: &mut CpuState, number: usize) -> Option<Place<'_>> {
     match state {
         CpuState::Riscv(s) => riscv::place(s, number),
-        CpuState::X86_64(s) => x86::place(s, number),
+        CpuState::X86_64(s) => x86::place(s, i386::wide(number)?),
         _ => None,
     }
 }
@@ -205,8 +233,7 @@ fn place(state: &mut CpuState, number: usize) -> Option<Place<'_>> {
 mod tests {
     use super::*;
 
-    fn check(mut state: CpuState) {
-        let d = Description::of(&state, GuestArch::Riscv64).unwrap();
+    fn check(mut state: CpuState, d: &Description) {
         let mut numbers: Vec<usize> = d.registers().map(|r| r.number).collect();
         for r in d.registers() {
             assert!(place(&mut state, r.number).is_some(), "{}", r.name);
@@ -240,13 +267,22 @@ mod tests {
     fn riscv_registers() {
         let mut s = accel::arch::riscv::State { xlen: 64, misa: 0x2d, ..Default::default() };
         s.v = vec![0; 32 * 16];
-        check(CpuState::Riscv(Box::new(s.clone())));
-        s.xlen = 32;
-        check(CpuState::Riscv(Box::new(s)));
+        for xlen in [64, 32] {
+            s.xlen = xlen;
+            let state = CpuState::Riscv(Box::new(s.clone()));
+            check(state.clone(), &Description::of(&state, GuestArch::Riscv64).unwrap());
+            check(state.clone(), &Description::of_program(&state, GuestArch::Riscv64).unwrap());
+        }
     }
 
     #[test]
     fn x86_registers() {
-        check(CpuState::X86_64(Box::new(accel::arch::x86_64::State::reset())));
+        let state = CpuState::X86_64(Box::new(accel::arch::x86_64::State::reset()));
+        check(state.clone(), &Description::of(&state, GuestArch::X86_64).unwrap());
+        for arch in [GuestArch::X86_64, GuestArch::I386] {
+            let d = Description::of_program(&state, arch).unwrap();
+            check(state.clone(), &d);
+            assert!(!d.xml().contains("cr3"));
+        }
     }
 }

@@ -119,7 +119,13 @@ pub(super) fn description(s: &State) -> Description {
             .collect();
         features.push(v);
     }
-    Description { arch: if xlen == 32 { "riscv:rv32" } else { "riscv:rv64" }, features, in_g: PC + 1, pc: PC }
+    Description {
+        arch: if xlen == 32 { "riscv:rv32" } else { "riscv:rv64" },
+        system: None,
+        features,
+        in_g: PC + 1,
+        pc: PC,
+    }
 }
 
 /// Where a register lives.

@@ -3,15 +3,16 @@
 use super::{Description, Feature, Place, Register};
 use accel::arch::x86_64::State;
 
-const RIP: usize = 16;
-const EFLAGS: usize = 17;
-const ST0: usize = 24;
-const FCTRL: usize = 32;
-const XMM0: usize = 40;
-const MXCSR: usize = 56;
+pub(super) const RIP: usize = 16;
+pub(super) const EFLAGS: usize = 17;
+pub(super) const ST0: usize = 24;
+const FCTRL: usize = ST0 + 8;
+pub(super) const XMM0: usize = 40;
+pub(super) const MXCSR: usize = 56;
 const FS_BASE: usize = 57;
 const GS_BASE: usize = 58;
 const CR0: usize = 59;
+const ORIG_RAX: usize = 65;
 
 const GENERAL: [&str; 16] = [
     "rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp", "r8", "r9", "r10", "r11", "r12", "r13", "r14",
@@ -21,7 +22,13 @@ const SEGMENTS: [&str; 6] = ["cs", "ss", "ds", "es", "fs", "gs"];
 const X87: [&str; 8] = ["fctrl", "fstat", "ftag", "fiseg", "fioff", "foseg", "fooff", "fop"];
 const CONTROL: [&str; 6] = ["cr0", "cr2", "cr3", "cr4", "cr8", "efer"];
 
-fn register(name: &str, number: usize, bits: usize, kind: &'static str, group: &'static str) -> Register {
+pub(super) fn register(
+    name: &str,
+    number: usize,
+    bits: usize,
+    kind: &'static str,
+    group: &'static str,
+) -> Register {
     Register { name: name.to_owned(), number, bits, kind, group }
 }
 
@@ -33,17 +40,43 @@ pub(super) fn description() -> Description {
         core.registers.push(register(name, n, 64, kind, ""));
     }
     core.registers.push(register("rip", RIP, 64, "code_ptr", ""));
-    core.registers.push(register("eflags", EFLAGS, 32, "int32", ""));
-    for (n, name) in SEGMENTS.iter().enumerate() {
-        core.registers.push(register(name, EFLAGS + 1 + n, 32, "int32", ""));
-    }
-    for n in 0..8 {
-        core.registers.push(register(&format!("st{n}"), ST0 + n, 80, "i387_ext", ""));
-    }
-    for (n, name) in X87.iter().enumerate() {
-        core.registers.push(register(name, FCTRL + n, 32, "int", "float"));
-    }
+    core.registers.extend(old(EFLAGS, ST0));
+    let sse = sse(16, XMM0, MXCSR);
 
+    let mut segments = Feature { name: "org.gnu.gdb.i386.segments", ..Feature::default() };
+    segments.registers =
+        vec![register("fs_base", FS_BASE, 64, "int", ""), register("gs_base", GS_BASE, 64, "int", "")];
+
+    let mut control = Feature { name: "org.rhea.i386.control", ..Feature::default() };
+    control.registers =
+        CONTROL.iter().enumerate().map(|(n, name)| register(name, CR0 + n, 64, "int64", "system")).collect();
+
+    Description {
+        arch: "i386:x86-64",
+        system: None,
+        features: vec![core, sse, segments, control],
+        in_g: CR0 + CONTROL.len(),
+        pc: RIP,
+    }
+}
+
+/// What Linux's programs have besides: GDB takes no file without it for one of Linux's.
+pub(super) fn linux() -> Feature {
+    let registers = vec![register("orig_rax", ORIG_RAX, 64, "int", "system")];
+    Feature { name: "org.gnu.gdb.i386.linux", registers, ..Feature::default() }
+}
+
+/// What every processor of the family has, from numbers on: flags and segment registers, the x87 stack and its control words.
+pub(super) fn old(eflags: usize, st0: usize) -> Vec<Register> {
+    let mut all = vec![register("eflags", eflags, 32, "int32", "")];
+    all.extend(SEGMENTS.iter().enumerate().map(|(n, name)| register(name, eflags + 1 + n, 32, "int32", "")));
+    all.extend((0..8).map(|n| register(&format!("st{n}"), st0 + n, 80, "i387_ext", "")));
+    all.extend(X87.iter().enumerate().map(|(n, name)| register(name, st0 + 8 + n, 32, "int", "float")));
+    all
+}
+
+/// The registers of SSE.
+pub(super) fn sse(count: usize, xmm0: usize, mxcsr: usize) -> Feature {
     let mut sse = Feature { name: "org.gnu.gdb.i386.sse", ..Feature::default() };
     let mut union = String::new();
     for (id, kind, count) in [
@@ -68,25 +101,9 @@ pub(super) fn description() -> Description {
         union.push_str(&format!("<field name=\"{name}\" type=\"{kind}\"/>"));
     }
     sse.types.push_str(&format!("<union id=\"vec128\">{union}</union>"));
-    for n in 0..16 {
-        sse.registers.push(register(&format!("xmm{n}"), XMM0 + n, 128, "vec128", ""));
-    }
-    sse.registers.push(register("mxcsr", MXCSR, 32, "int", "vector"));
-
-    let mut segments = Feature { name: "org.gnu.gdb.i386.segments", ..Feature::default() };
-    segments.registers =
-        vec![register("fs_base", FS_BASE, 64, "int", ""), register("gs_base", GS_BASE, 64, "int", "")];
-
-    let mut control = Feature { name: "org.rhea.i386.control", ..Feature::default() };
-    control.registers =
-        CONTROL.iter().enumerate().map(|(n, name)| register(name, CR0 + n, 64, "int64", "system")).collect();
-
-    Description {
-        arch: "i386:x86-64",
-        features: vec![core, sse, segments, control],
-        in_g: CR0 + CONTROL.len(),
-        pc: RIP,
-    }
+    sse.registers = (0..count).map(|n| register(&format!("xmm{n}"), xmm0 + n, 128, "vec128", "")).collect();
+    sse.registers.push(register("mxcsr", mxcsr, 32, "int", "vector"));
+    sse
 }
 
 /// Where a register lives.
@@ -135,6 +152,8 @@ pub(super) fn place(s: &mut State, number: usize) -> Option<Place<'_>> {
         62 => Place::U64(&mut s.cr4),
         63 => Place::U64(&mut s.cr8),
         64 => Place::U64(&mut s.efer),
+        // No system call is being made.
+        ORIG_RAX => Place::Fixed(u64::MAX),
         _ => return None,
     })
 }
