@@ -159,6 +159,19 @@ pub struct Reloc {
     pub addend: i64,
 }
 
+/// A unit's code as it was kept from one process to the next.
+#[derive(Debug, Clone, Copy)]
+pub struct KeptUnit<'a> {
+    /// How it was made.
+    pub tier: Tier,
+    /// Its code.
+    pub code: &'a [u8],
+    /// Its exit maps.
+    pub maps: &'a [u8],
+    /// What is to be changed in the code.
+    pub relocs: &'a [Reloc],
+}
+
 /// Code of one unit.
 #[derive(Debug, Clone)]
 pub struct CompiledUnit {

@@ -3,7 +3,7 @@
 use tcg_ir::abi::UnitExit;
 use tcg_ir::{FpMode, HelperDesc, Region, SlotTable};
 
-use crate::{CodeSpace, CompileError, CompiledUnit, EnterFn, Options, RuntimeFns, Tier};
+use crate::{CodeSpace, CompileError, CompiledUnit, EnterFn, KeptUnit, Options, RuntimeFns, Tier};
 
 /// Never made: [`Compiler::new`] fails on this host.
 #[derive(Debug)]
@@ -37,6 +37,22 @@ impl Compiler {
         _space: &CodeSpace,
     ) -> Result<CompiledUnit, CompileError> {
         match self.0 {}
+    }
+
+    /// Puts a kept unit in place.
+    pub fn install(
+        &mut self,
+        _unit: &KeptUnit<'_>,
+        _key: u64,
+        _space: &CodeSpace,
+    ) -> Result<u64, CompileError> {
+        match self.0 {}
+    }
+
+    /// What of this host's processor decides about the code that is made.
+    #[must_use]
+    pub fn host_features() -> u64 {
+        0
     }
 
     /// Forgets code made on demand.

@@ -9,6 +9,7 @@
 
 mod alloc;
 mod asm;
+mod install;
 mod lower_ctl;
 mod lower_fp;
 mod lower_half;
