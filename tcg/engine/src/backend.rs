@@ -3,8 +3,8 @@
 
 use parking_lot::Mutex;
 use tcg_codegen::{
-    CodeCopy, CodeSpace, CompileError, Compiler, Direct, EnterFn, LinkSite, Options, access_address_at,
-    patch_jump, restore_at,
+    CodeCopy, CodeSpace, CompileError, Compiler, Direct, EnterFn, KeptUnit, LinkSite, Options, Reloc,
+    access_address_at, patch_jump, restore_at,
 };
 use tcg_ir::{
     FpMode, HelperDesc, Hint, Region, Rounding, SlotTable,
@@ -114,9 +114,8 @@ impl Backend {
         key: Key,
         fp: FpMode,
         tier: Tier,
-    ) -> Result<(Code, Box<[Link]>), CompileError> {
-        let interp = || Ok((Code::Interp(Box::new(region.clone())), Box::default()));
-        let Self::Jit(j) = self else { return interp() };
+    ) -> Result<Made, CompileError> {
+        let Self::Jit(j) = self else { return Ok(Made::interp(region)) };
         let effort = match tier {
             Tier::First => tcg_codegen::Tier::First,
             Tier::Second => tcg_codegen::Tier::Second,
@@ -129,10 +128,36 @@ impl Backend {
                     Link::new(l.pc, offset(l.site), offset(l.stub), matches!(l.hint, Hint::Call(_)))
                 };
                 let code = Code::Host { start: offset(unit.entry), len: unit.len, maps_len: unit.maps_len };
-                Ok((code, unit.links.iter().map(link).collect()))
+                Ok(Made { code, links: unit.links.iter().map(link).collect(), relocs: unit.relocs })
             }
             Err(CompileError::Full) => Err(CompileError::Full),
-            Err(_) => interp(),
+            Err(_) => Ok(Made::interp(region)),
+        }
+    }
+
+    /// Puts a unit of an earlier process in place; `links` are guest address, site and stub from its start, and whether each is a
+    /// call.
+    pub(crate) fn install(
+        &self,
+        unit: &KeptUnit<'_>,
+        links: &[(u64, u32, u32, bool)],
+        key: Key,
+    ) -> Result<(Code, Box<[Link]>), CompileError> {
+        let Self::Jit(j) = self else { return Err(CompileError::TooLarge) };
+        let entry = j.compiler.lock().install(unit, key.mode, &j.space)?;
+        let start = (entry - j.space.rx_base()) as u32;
+        let code = Code::Host { start, len: unit.code.len() as u32, maps_len: unit.maps.len() as u32 };
+        let link = |l: &(u64, u32, u32, bool)| Link::new(l.0, start + l.1, start + l.2, l.3);
+        Ok((code, links.iter().map(link).collect()))
+    }
+
+    /// The code and the exit maps of a unit.
+    pub(crate) fn whole(&self, code: &Code) -> Option<Vec<u8>> {
+        match (self, code) {
+            (Self::Jit(j), Code::Host { len, maps_len, .. }) => {
+                j.space.read(self.entry(code)?, (*len + *maps_len) as usize)
+            }
+            _ => None,
         }
     }
 
@@ -236,6 +261,20 @@ impl Backend {
             Self::Jit(j) => j.space.used() - j.stubs,
             Self::Interp => 0,
         }
+    }
+}
+
+/// What [`Backend::make`] gives.
+pub(crate) struct Made {
+    pub(crate) code: Code,
+    pub(crate) links: Box<[Link]>,
+    pub(crate) relocs: Box<[Reloc]>,
+}
+
+impl Made {
+    /// For the interpreter.
+    pub(crate) fn interp(region: &Region) -> Self {
+        Self { code: Code::Interp(Box::new(region.clone())), links: Box::default(), relocs: Box::default() }
     }
 }
 

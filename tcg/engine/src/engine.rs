@@ -16,8 +16,10 @@ use tcg_ir::passes::PassSet;
 use crate::{
     Guest,
     backend::Backend,
+    breakpoints::Breakpoints,
     code::{CodeCache, Link, Tier, Unit, block_ref},
     env::EnvBox,
+    kept::Kept,
     profile::Profile,
     shared::{Lines, VcpuShared, request},
     stats::Stats,
@@ -39,6 +41,10 @@ pub(crate) struct Engine<G: Guest> {
     pub(crate) hooks: Mutex<HashMap<usize, Arc<dyn WriteHook>>>,
     /// Guest addresses are host addresses: nothing moves without being said.
     pub(crate) direct: bool,
+    /// Those of a program.
+    pub(crate) breakpoints: Breakpoints,
+    /// Units of earlier processes, and those for later ones.
+    pub(crate) kept: Option<Arc<Kept>>,
 }
 
 impl<G: Guest> Engine<G> {
@@ -94,7 +100,8 @@ impl<G: Guest> Engine<G> {
             && (self.direct || link.pc >> PAGE_BITS == from.at.key.pc >> PAGE_BITS)
             && from.at.key.mode == to.at.key.mode
             && (self.direct || to.second.is_none())
-            && (to.tier == Tier::Second || Self::chains_cold(from, link));
+            && (to.tier == Tier::Second || Self::chains_cold(from, link))
+            && !self.breakpoints.has(link.pc);
         if fits && self.cache.link(from, index, to) {
             self.stats.links.fetch_add(1, Ordering::Relaxed);
         }
@@ -166,6 +173,8 @@ pub(crate) fn create<G: Guest>(
         entries,
         hooks: Mutex::default(),
         direct: false,
+        breakpoints: Breakpoints::default(),
+        kept: None,
     });
     let seeds = envs.into_iter().zip(&shared).enumerate().map(|(i, (env, shared))| Seed {
         index: i as u32,

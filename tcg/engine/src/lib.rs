@@ -4,7 +4,8 @@
 //! - `vcpu`: the loop; `translate`: guest code to units; `code`: the cache, links, invalidation;
 //! - `tlb`, `memory`: the softmmu, tagged by address space, and accesses off its fast path;
 //! - `backend`, `interp`, `runtime`, `env`: where generated code and Rust meet;
-//! - `direct`, `user`: programs without a kernel, whose memory is the host's;
+//! - `breakpoints`: where programs stop; `direct`, `user`: programs without a kernel, whose memory is the host's;
+//! - `kept`: units that outlive a process;
 //! - `shared`: what other threads reach of a vCPU; `engine`, `accelerator`: the accelerator contract.
 //!
 //! Invariants: a vCPU's thread alone touches its environment; nothing unwinds through generated code; translations
@@ -17,6 +18,7 @@
 
 mod accelerator;
 mod backend;
+mod breakpoints;
 mod code;
 mod cx;
 pub mod direct;
@@ -25,6 +27,7 @@ mod env;
 mod guest;
 mod interp;
 mod jumps;
+pub mod kept;
 mod memory;
 mod profile;
 mod runs;

@@ -14,7 +14,7 @@ use tcg_ir::{
 use crate::profile::cpu_ns;
 use crate::{
     Access, CodeReader, Cx, Guest, Key, Limits, Trap,
-    backend::Code,
+    backend::Made,
     code::{BlockHook, BlockRef, CodeCache, DIRECT, Tier, Unit, UnitKey, block_ref},
     direct,
     memory::{self, Place},
@@ -34,6 +34,12 @@ struct Page {
     at: Option<(BlockRef, u64)>,
 }
 
+/// What kinds of pages code was read from.
+struct Read {
+    volatile: bool,
+    fixed: bool,
+}
+
 /// Fetches guest code, and sees to it that the pages it came from are watched before they are read.
 struct Reader<'a, 'b, G: Guest> {
     cx: &'a mut Cx<'b, G>,
@@ -50,6 +56,8 @@ struct Reader<'a, 'b, G: Guest> {
     stops: &'a [u16],
     /// Some of it may be changed by stores that nobody watches.
     volatile: bool,
+    /// All of it changes with its mapping alone.
+    fixed: bool,
     /// The unit is for the cache.
     keep: bool,
 }
@@ -65,6 +73,7 @@ impl<G: Guest> Reader<'_, '_, G> {
                 CodePage::None => return Err(self.no_code(pc)),
                 CodePage::Fixed => self.cache.reads(DIRECT, gva),
                 CodePage::Volatile => {
+                    self.fixed = false;
                     self.cache.reads(DIRECT, gva);
                     // Code that is executed alone is not kept.
                     let watched = G::CODE_COHERENT && self.keep && direct.watch(gva);
@@ -204,13 +213,19 @@ pub(crate) fn translate<G: Guest>(
         return Ok(u);
     }
     cache.begin();
+    if let Some(at) = &at
+        && let Some(unit) = crate::kept::reuse(vcpu, at, tier)
+    {
+        return Ok(unit);
+    }
     let started = if vcpu.core.log.wants(LogItems::STATS) { cpu_ns() } else { 0 };
     let mut scratch = engine.scratch.lock();
     let Scratch { region, optimizer, stops, bytes } = &mut *scratch;
     bytes.clear();
     let single = debugging || at.is_none();
     let max_insns = if single { 1 } else { MAX_INSNS[tier as usize] };
-    let limits = Limits { max_insns, straight: single || tier == Tier::First };
+    let straight = single || tier == Tier::First || engine.breakpoints.any();
+    let mut limits = Limits { max_insns, straight };
     let guest_key = Key { pc: key.pc, mode: key.mode & !(1 << 63) };
     let hook = |block: &Arc<guest_memory::RamBlock>| {
         engine
@@ -221,25 +236,33 @@ pub(crate) fn translate<G: Guest>(
         cache.stops(at, tier, stops);
     }
     let wants_bytes = vcpu.core.log.wants(LogItems::IN_ASM);
-    let (pages, volatile) = vcpu.with(|g, cx| {
-        let mmu = g.fetch_mmu(cx.state);
-        let mut reader = Reader {
-            cx,
-            mmu,
-            pages: Vec::with_capacity(2),
-            hook: &hook,
-            cache: &cache,
-            others: &others,
-            bytes: wants_bytes.then_some(&mut *bytes),
-            first: key.pc,
-            stops,
-            volatile: false,
-            keep: at.is_some(),
-        };
-        let mut b = Builder::new(region, key.pc);
-        g.translate(guest_key, limits, &mut reader, &mut b)?;
-        Ok((reader.pages, reader.volatile))
-    })?;
+    let (pages, read) = loop {
+        let made = vcpu.with(|g, cx| {
+            let mmu = g.fetch_mmu(cx.state);
+            let mut reader = Reader {
+                cx,
+                mmu,
+                pages: Vec::with_capacity(2),
+                hook: &hook,
+                cache: &cache,
+                others: &others,
+                bytes: wants_bytes.then_some(&mut *bytes),
+                first: key.pc,
+                stops,
+                volatile: false,
+                fixed: true,
+                keep: at.is_some(),
+            };
+            let mut b = Builder::new(region, key.pc);
+            g.translate(guest_key, limits, &mut reader, &mut b)?;
+            Ok((reader.pages, Read { volatile: reader.volatile, fixed: reader.fixed }))
+        })?;
+        match engine.breakpoints.first_in(region) {
+            Some(n) if n < limits.max_insns => limits.max_insns = n,
+            _ => break made,
+        }
+        bytes.clear();
+    };
     log_guest_code(&engine, vcpu, key, region.guest_len, bytes);
     let tables = Tables { slots: engine.guest.slots(), helpers: engine.guest.helpers() };
     let log = &vcpu.core.log;
@@ -257,11 +280,11 @@ pub(crate) fn translate<G: Guest>(
     }
     let fp = engine.guest.fp_mode(guest_key);
     let backend = &cache.backend;
-    let interp = || (Code::Interp(Box::new(region.clone())), Box::default());
+    let interp = || Made::interp(region);
     if at.is_some() && cache.is_full() {
         empty_cache(&engine);
     }
-    let (code, links) = match &at {
+    let Made { code, links, relocs } = match &at {
         None => interp(),
         Some(_) => match backend.make(region, key, fp, tier) {
             Ok(made) => made,
@@ -291,7 +314,7 @@ pub(crate) fn translate<G: Guest>(
     let second = pages.iter().find(|p| p.gva != first).and_then(|p| p.at).filter(|_| crosses);
     let cacheable = at.is_some() && (!crosses || second.is_some());
     // Skipped gaps belong to it: a unit is dropped by the range it covers.
-    let bytes = volatile.then(|| {
+    let bytes = read.volatile.then(|| {
         let mut all = vec![0; region.guest_len as usize];
         let read = vcpu.with(|_, cx| direct::read(cx, key.pc, &mut all).is_ok());
         vcpu.core.host_fault = None;
@@ -307,6 +330,9 @@ pub(crate) fn translate<G: Guest>(
     unit.generation = generation;
     unit.bytes = bytes;
     let unit = Arc::new(unit);
+    if read.fixed && cacheable {
+        crate::kept::keep(vcpu, &unit, &relocs);
+    }
     cache.insert(&unit, cacheable);
     Ok(unit)
 }

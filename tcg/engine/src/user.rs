@@ -10,9 +10,12 @@
 
 use std::{any::Any, ops::Range, sync::Arc, sync::atomic::AtomicU32};
 
-use accel::{AccelError, CpuModel, LogSink, arch::GuestArch};
+use accel::{
+    AccelError, CpuModel, DebugEvent, LogSink, VcpuError, Watchpoint,
+    arch::{CpuState, GuestArch},
+};
 
-use crate::{Cx, Guest, Trap};
+use crate::{Cx, Guest, Trap, kept::Kept};
 
 /// What may be done with the code of a page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,6 +84,8 @@ pub enum UserExit {
     Fault(HostFault),
     /// Nothing can be fetched at the program counter.
     Fetch(u64),
+    /// What a debugger looks for. At a breakpoint the instruction has not been executed; running on executes it.
+    Debug(DebugEvent),
 }
 
 /// A guest architecture that can run programs.
@@ -127,6 +132,8 @@ pub struct UserOptions {
     pub code_size: usize,
     /// Write `/tmp/perf-PID.map`.
     pub perfmap: bool,
+    /// Units of earlier processes.
+    pub kept: Option<Arc<Kept>>,
 }
 
 /// What runs the threads of one process.
@@ -144,6 +151,8 @@ pub trait UserMachine: Send + Sync {
     fn isa(&self) -> String;
     /// Counters in readable form.
     fn stats(&self) -> String;
+    /// Takes these for all breakpoints. No thread of the process may be in [`UserCpu::run`].
+    fn set_breakpoints(&self, pcs: &[u64]);
 }
 
 /// One thread's CPU. It runs on one host thread at a time.
@@ -181,6 +190,17 @@ pub trait UserCpu: Send {
     fn restore(&mut self, state: &dyn Any);
     /// Registers in readable form.
     fn dump(&self) -> String;
+    /// The neutral state.
+    fn state(&mut self) -> CpuState;
+    /// Takes a neutral state over.
+    ///
+    /// # Errors
+    /// It is none of this CPU's; nothing has changed then.
+    fn set_state(&mut self, state: &CpuState) -> Result<(), VcpuError>;
+    /// What a debugger wants of this thread: [`UserExit::Debug`] behind each instruction, and accesses to watch for.
+    fn set_debug(&mut self, step: bool, watch: &[Watchpoint]);
+    /// Makes [`UserCpu::run`] return [`UserExit::Kicked`] soon, from any thread.
+    fn kicker(&self) -> Box<dyn Fn() + Send + Sync>;
 }
 
 /// Makes a machine for `arch`, or says why not.

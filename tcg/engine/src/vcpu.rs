@@ -63,8 +63,8 @@ pub(crate) struct Core {
     pub(crate) leave: bool,
     /// A unit of several instructions runs.
     pub(crate) in_unit: bool,
-    debug: DebugConfig,
-    watch_hit: Option<(u64, bool)>,
+    pub(crate) debug: DebugConfig,
+    pub(crate) watch_hit: Option<(u64, bool)>,
 }
 
 /// What a machine without a bus answers; used when guest-crate code runs outside `run` (saving, debugging).
@@ -222,7 +222,7 @@ impl Core {
             .any(|w| page < w.gva.saturating_add(w.len) && w.gva < page.saturating_add(PAGE_SIZE))
     }
 
-    fn debugging(&self) -> bool {
+    pub(crate) fn debugging(&self) -> bool {
         self.debug != DebugConfig::default()
     }
 }
@@ -236,7 +236,7 @@ pub(crate) struct Vcpu<G: Guest> {
     /// Cache generation this vCPU's jump cache belongs to.
     generation: u32,
     /// Breakpoint to step over: where the last run stopped.
-    resume_at: Option<u64>,
+    pub(crate) resume_at: Option<u64>,
     pub(crate) executed: u64,
     /// Exits from units by kind.
     exits: [u64; EXIT_KINDS.len()],
@@ -607,6 +607,9 @@ impl<G: Guest> Vcpu<G> {
             return 0;
         }
         let key = self.key(false);
+        if self.engine.breakpoints.has(key.pc) {
+            return 0;
+        }
         // The mode may have changed, and the rounding with it.
         let fp = self.engine.guest.fp_mode(key);
         self.core.header_mut().guest_fpcr = crate::backend::mxcsr(fp);

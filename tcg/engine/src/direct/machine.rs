@@ -6,7 +6,11 @@
 
 use std::{any::Any, ops::Range, sync::Arc, sync::atomic::AtomicU32, time::Instant};
 
-use accel::{AccelError, ClockTimer, CpuModel, GuestClock, LogItems, LogSink, arch::GuestArch};
+use accel::{
+    AccelError, ClockTimer, CpuModel, DebugConfig, DebugEvent, GuestClock, LogItems, LogSink, VcpuError,
+    Watchpoint,
+    arch::{CpuState, GuestArch},
+};
 use guest_memory::{AddressSpace, Unassigned};
 use parking_lot::{Mutex, RwLock, lock_api};
 use tcg_codegen::Direct;
@@ -16,6 +20,7 @@ use super::host;
 use crate::{
     Trap,
     backend::Backend,
+    breakpoints::Breakpoints,
     code::{CodeCache, Tier, Unit},
     engine::Engine,
     env::EnvBox,
@@ -111,6 +116,8 @@ pub fn new_machine<G: UserGuest>(
         entries,
         hooks: Mutex::default(),
         direct: true,
+        breakpoints: Breakpoints::default(),
+        kept: opts.kept.clone().filter(|_| !opts.interp),
     });
     Ok(Arc::new(Machine {
         engine,
@@ -169,6 +176,9 @@ impl<G: UserGuest> UserMachine for Machine<G> {
                 e.cache.thaw();
             }
             e.cache.backend.replace(copy.as_ref());
+            if let Some(kept) = &e.kept {
+                kept.forget_new();
+            }
         }
         pid
     }
@@ -185,6 +195,13 @@ impl<G: UserGuest> UserMachine for Machine<G> {
         let e = &self.engine;
         let invalidated = e.cache.invalidations.load(std::sync::atomic::Ordering::Relaxed);
         e.stats.text(e.cache.len(), e.cache.backend.used(), invalidated)
+    }
+
+    fn set_breakpoints(&self, pcs: &[u64]) {
+        if self.engine.breakpoints.set(pcs) {
+            let _one = self.engine.cache.translating.lock();
+            crate::translate::empty_cache(&self.engine);
+        }
     }
 }
 
@@ -311,6 +328,27 @@ impl<G: UserGuest> UserCpu for Thread<G> {
     fn dump(&self) -> String {
         self.vcpu.engine.guest.dump(self.vcpu.env.state())
     }
+
+    fn state(&mut self) -> CpuState {
+        self.vcpu.with(|g, cx| g.save(cx))
+    }
+
+    fn set_state(&mut self, state: &CpuState) -> Result<(), VcpuError> {
+        self.vcpu.resume_at = None;
+        self.vcpu.with(|g, cx| g.load(cx, state))
+    }
+
+    fn set_debug(&mut self, step: bool, watch: &[Watchpoint]) {
+        let v = &mut *self.vcpu;
+        v.core.debug =
+            DebugConfig { breakpoints: Vec::new(), watchpoints: watch.to_vec(), single_step: step };
+        v.core.watch_hit = None;
+    }
+
+    fn kicker(&self) -> Box<dyn Fn() + Send + Sync> {
+        let shared = self.shared.clone();
+        Box::new(move || shared.request(0))
+    }
 }
 
 impl<G: UserGuest> Vcpu<G> {
@@ -327,6 +365,19 @@ impl<G: UserGuest> Vcpu<G> {
             let cold = from.as_ref().is_some_and(|(f, i)| {
                 f.links.get(*i as usize).is_some_and(|l| Engine::<G>::chains_cold(f, l))
             });
+            let debugging = self.core.debugging();
+            if debugging || self.engine.breakpoints.any() {
+                let pc = self.engine.guest.pc(self.env.state());
+                let again = self.resume_at.take() == Some(pc);
+                if self.engine.breakpoints.has(pc) {
+                    if !again {
+                        self.resume_at = Some(pc);
+                        return UserExit::Debug(DebugEvent::Breakpoint { pc });
+                    }
+                    alone = true;
+                }
+                alone |= debugging;
+            }
             let single = std::mem::take(&mut alone);
             let found = if single {
                 let key = self.engine.guest.key(self.env.state());
@@ -353,6 +404,12 @@ impl<G: UserGuest> Vcpu<G> {
             self.core.in_unit = !single;
             let (exit, source) = self.execute(&unit);
             self.core.in_unit = false;
+            if debugging
+                && let Some(exit) = &exit
+                && let Some(event) = self.user_debug(exit)
+            {
+                return event;
+            }
             match exit {
                 Some(UnitExit::Link { .. }) => from = source,
                 None | Some(UnitExit::Lookup | UnitExit::HelperExit | UnitExit::Budget) => {}
@@ -373,6 +430,20 @@ impl<G: UserGuest> Vcpu<G> {
                 },
             }
         }
+    }
+
+    /// What a debugger is told of an instruction that has been executed to its end. A system call ends later.
+    fn user_debug(&mut self, exit: &UnitExit) -> Option<UserExit> {
+        if matches!(exit, UnitExit::Fault | UnitExit::Code(_) | UnitExit::Budget) {
+            return None;
+        }
+        let event = match self.core.watch_hit.take() {
+            Some((gva, write)) => DebugEvent::Watchpoint { gva, write },
+            None if self.core.debug.single_step => DebugEvent::SingleStep,
+            None => return None,
+        };
+        self.resume_at = Some(self.engine.guest.pc(self.env.state()));
+        Some(UserExit::Debug(event))
     }
 
     fn user_event(&mut self, code: u32) -> Option<UserEvent> {
