@@ -18,6 +18,8 @@ pub mod netguest;
 #[cfg(target_os = "linux")]
 pub mod process;
 #[cfg(target_os = "linux")]
+pub mod programs;
+#[cfg(target_os = "linux")]
 pub mod qmp;
 
 /// Says aloud, past the test harness's capture, that something was not tested and why. `make test` counts these lines.

@@ -2,58 +2,11 @@
 //! both do the same, and the host's own, held against the host.
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
 
-use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
-use std::sync::OnceLock;
 use std::{fs, io::Write};
 
+use rhea_tests::programs::{COMPILERS, program, rhea, said};
 use rhea_tests::{boot, skip, workspace};
-
-/// Architectures of the test programs, with what compiles for them.
-const COMPILERS: [(&str, &[&str]); 3] =
-    [("riscv64", &["riscv64-linux-gnu-gcc"]), ("x86_64", &["gcc"]), ("i386", &["i686-linux-gnu-gcc"])];
-
-/// A static program, compiled once; `None` (said once) without a compiler.
-fn program(arch: &str, name: &str) -> Option<PathBuf> {
-    static MISSING: OnceLock<Vec<&str>> = OnceLock::new();
-    let without = |c: &[&str]| Command::new(c[0]).arg("--version").stdout(Stdio::null()).status().is_err();
-    let missing =
-        MISSING.get_or_init(|| COMPILERS.iter().filter(|(_, c)| without(c)).map(|(a, _)| *a).collect());
-    if missing.contains(&arch) {
-        skip(&format!("{name} of user mode: no compiler for {arch}"));
-        return None;
-    }
-    let (_, compiler) = COMPILERS.iter().find(|(a, _)| *a == arch).expect("a known architecture");
-    let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("user").join(arch);
-    fs::create_dir_all(&dir).expect("a folder");
-    let sources = workspace::root().join("tests/programs/user");
-    let source = sources.join(format!("{name}.c"));
-    let out = dir.join(name);
-    let newer = |a: &PathBuf, b: &PathBuf| {
-        let time = |p: &PathBuf| fs::metadata(p).and_then(|m| m.modified()).ok();
-        time(a) > time(b)
-    };
-    if !newer(&out, &source) || !newer(&out, &sources.join("arch.h")) {
-        let done = Command::new(compiler[0])
-            .args(&compiler[1..])
-            .args(["-O1", "-static", "-pthread", "-w", "-o"])
-            .args([&out, &source])
-            .output()
-            .expect("a program that runs");
-        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-    }
-    Some(out)
-}
-
-fn rhea(arguments: &[&str]) -> Command {
-    let mut c = Command::new(boot::rhea());
-    c.arg("user").args(arguments).env("LC_ALL", "C");
-    c
-}
-
-fn said(o: &Output) -> String {
-    format!("{}{}{}", o.status, String::from_utf8_lossy(&o.stdout), String::from_utf8_lossy(&o.stderr))
-}
 
 fn checks_itself(name: &str, options: &[&str], arguments: &[&str]) {
     for (arch, _) in COMPILERS {
@@ -86,6 +39,11 @@ fn memory_is_mapped_and_code_changes() {
 #[test]
 fn processes_files_and_sockets() {
     checks_itself("system", &[], &[]);
+}
+
+#[test]
+fn system_calls_are_filtered() {
+    checks_itself("filters", &[], &[]);
 }
 
 #[test]

@@ -228,6 +228,41 @@ pub(crate) fn own(fd: u64) -> std::fs::File {
     unsafe { std::fs::File::from_raw_fd(fd as i32) }
 }
 
+fn last_error() -> Errno {
+    Errno(std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EINVAL))
+}
+
+/// A clock's seconds and nanoseconds, by the C library, which asks the kernel only if it must.
+pub(crate) fn clock(id: i32) -> Result<[u64; 2], Errno> {
+    let mut t = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: writes the structure it is given.
+    match unsafe { libc::clock_gettime(id, &raw mut t) } {
+        0 => Ok([t.tv_sec as u64, t.tv_nsec as u64]),
+        _ => Err(last_error()),
+    }
+}
+
+/// The processor the calling thread runs on, in the same way.
+pub(crate) fn cpu() -> Result<u32, Errno> {
+    // SAFETY: no arguments.
+    u32::try_from(unsafe { libc::sched_getcpu() }).map_err(|_| last_error())
+}
+
+/// A descriptor's copy above those a program uses, closed by `execve`.
+pub(crate) fn high(fd: i32) -> Result<std::fs::File, Errno> {
+    let mut limit = [0u64; 2];
+    let resource = u64::from(libc::RLIMIT_NOFILE);
+    let _ = call(libc::SYS_prlimit64, &[0, resource, 0, limit.as_mut_ptr() as u64]);
+    let from = limit[0].clamp(16, 1 << 16) - 8;
+    call(libc::SYS_fcntl, &[fd as u64, libc::F_DUPFD_CLOEXEC as u64, from]).map(own)
+}
+
+/// True if the kernel says that this process has more rights than whoever started it (`AT_SECURE`).
+pub(crate) fn is_secure() -> bool {
+    // SAFETY: reads what the kernel gave the process.
+    unsafe { libc::getauxval(libc::AT_SECURE) != 0 }
+}
+
 /// Writes to standard error at once. For signal handlers.
 pub(crate) fn say(text: &str) {
     let _ = call(libc::SYS_write, &[2, text.as_ptr() as u64, text.len() as u64]);

@@ -1,12 +1,14 @@
 //! Linux user-mode emulation: a Linux program of another architecture runs as a process of the host.
 //!
 //! - `options`: the command line and the `QEMU_*` environment; `start`: from there to a running program;
+//! - `vdso`: the object the kernel gives every program;
 //! - `elf`, `load`: executables, scripts, the stack a program starts with;
 //! - `mm`: the guest's part of the address space;
 //! - `process`, `thread`: what system calls work on, and the loop of each thread;
 //! - `signal`: host signals become guest signals; `abi`: what differs between guest architectures;
 //! - `sys`: system calls, in tables, those of 32-bit programs made those of 64-bit ones first; `strace`: the same tables in readable form;
 //! - `host`, `host_numbers`: the host's system calls; `proc_files`: what of `/proc` is the guest's own;
+//! - `cache`: translations that outlive a run; `gdb`: the debugger of a program; `dump`: core dumps;
 //! - `binfmt`: registration with the host's kernel.
 //!
 //! A guest's pointer is a host pointer plus a constant, and a guest can reach all that its process can: this is no boundary of
@@ -17,7 +19,13 @@ mod abi;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 mod binfmt;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+mod cache;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+mod dump;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 mod elf;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+mod gdb;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 mod host;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
@@ -42,6 +50,8 @@ mod strace;
 mod sys;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 mod thread;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+mod vdso;
 
 #[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
 #[path = "start_none.rs"]

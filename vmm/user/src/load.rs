@@ -10,9 +10,13 @@ use crate::elf::{self, Elf, Kind};
 use crate::host;
 use crate::mm::{Mm, PAGE, prot};
 use crate::process::Paths;
+use crate::vdso;
 
 /// Most interpreters of interpreters.
 const SCRIPT_DEPTH: usize = 5;
+
+/// `AT_SYSINFO` of i386.
+const AT_SYSINFO: u64 = 32;
 
 const PRIVATE: i32 = libc::MAP_PRIVATE;
 const ANON: i32 = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
@@ -47,6 +51,8 @@ pub(crate) struct Image {
     pub(crate) sp: u64,
     /// Where a signal handler returns to.
     pub(crate) sigreturn: u64,
+    /// The page with [`crate::vdso`].
+    pub(crate) vdso: u64,
     pub(crate) auxv: Vec<u8>,
     pub(crate) stack: std::ops::Range<u64>,
     pub(crate) code: std::ops::Range<u64>,
@@ -201,16 +207,17 @@ pub(crate) fn load(
             source: os(e),
         })
     };
-    // A page no handler can write, then the stack with a page below it that stays free.
-    let sigreturn = map(PAGE, prot::READ | prot::WRITE, "the signal page")?;
-    mm.write(sigreturn, abi.sigreturn_code).map_err(|e| bad(os(e).to_string()))?;
-    mm.mprotect(sigreturn, PAGE, prot::READ | prot::EXEC).map_err(|e| bad(os(e).to_string()))?;
+    // A page nobody can write to, then the stack with a page below it that stays free.
+    let object = vdso::make(abi);
+    let vdso = map(PAGE, prot::READ | prot::WRITE, "the vDSO")?;
+    mm.write(vdso, &object.bytes).map_err(|e| bad(os(e).to_string()))?;
+    mm.mprotect(vdso, PAGE, prot::READ | prot::EXEC).map_err(|e| bad(os(e).to_string()))?;
     let size = start.stack_size.next_multiple_of(PAGE).max(16 * PAGE);
     let exec = if elf.exec_stack { prot::EXEC } else { 0 };
     let bottom = map(size + PAGE, prot::READ | prot::WRITE | exec, "the stack")?;
     mm.mprotect(bottom, PAGE, 0).map_err(|e| bad(os(e).to_string()))?;
     let stack = bottom + PAGE..bottom + PAGE + size;
-    let aux = [
+    let mut aux = vec![
         (libc::AT_PHDR, elf.headers.wrapping_add(bias)),
         (libc::AT_PHENT, if abi.wide { 56 } else { 32 }),
         (libc::AT_PHNUM, elf.header_count.into()),
@@ -220,10 +227,13 @@ pub(crate) fn load(
         (libc::AT_ENTRY, elf.entry.wrapping_add(bias)),
         (libc::AT_HWCAP, start.hwcap),
         (libc::AT_CLKTCK, 100),
+        (libc::AT_SYSINFO_EHDR, vdso),
     ];
+    aux.extend(object.entry.map(|at| (AT_SYSINFO, vdso + at)));
     let (sp, auxv) = make_stack(mm, abi, &stack, start, &aux)
         .ok_or_else(|| bad("arguments and environment do not fit on the stack; see -s".into()))?;
-    Ok(Image { entry, sp, sigreturn, auxv, stack, code })
+    let sigreturn = vdso + object.sigreturn;
+    Ok(Image { entry, sp, sigreturn, vdso, auxv, stack, code })
 }
 
 /// Strings at the top, then `argc`, `argv`, `envp` and the auxiliary vector at the stack pointer.

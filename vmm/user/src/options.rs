@@ -4,6 +4,7 @@ use std::ffi::CString;
 use std::io::Write as _;
 use std::sync::{Arc, Mutex};
 
+use crate::cache::{Store, Wanted};
 use accel::{CpuModel, LogItems, LogSink};
 
 /// What was asked for.
@@ -24,6 +25,10 @@ pub(crate) struct Options {
     items_text: Option<String>,
     pub(crate) log_file: Option<String>,
     pub(crate) seed: Option<u64>,
+    pub(crate) gdb: Option<String>,
+    /// A descriptor with filters of system calls.
+    pub(crate) filters: Option<u64>,
+    pub(crate) cache: Wanted,
     pub(crate) interp: bool,
     pub(crate) perfmap: bool,
     out: Option<Arc<Mutex<std::fs::File>>>,
@@ -176,6 +181,16 @@ const OPTIONS: &[Opt] = &[
         },
     },
     Opt {
+        name: "g",
+        env: Some("QEMU_GDB"),
+        arg: Some("PORT"),
+        help: "wait for GDB on this port of 127.0.0.1, or on a socket of this path",
+        set: |o, v| {
+            o.gdb = Some(v.to_owned());
+            Ok(())
+        },
+    },
+    Opt {
         name: "strace",
         env: Some("QEMU_STRACE"),
         arg: None,
@@ -213,6 +228,26 @@ const OPTIONS: &[Opt] = &[
         help: "write the log to FILE; %d is the process's number",
         set: |o, v| {
             o.log_file = Some(v.to_owned());
+            Ok(())
+        },
+    },
+    Opt {
+        name: "filters",
+        env: None,
+        arg: Some("FD"),
+        help: "a descriptor with filters of system calls, as Rhea passes it to itself",
+        set: |o, v| {
+            o.filters = Some(v.parse().map_err(|_| format!("'{v}' is no descriptor"))?);
+            Ok(())
+        },
+    },
+    Opt {
+        name: "cache",
+        env: Some("RHEA_CACHE"),
+        arg: Some("DIR"),
+        help: "keep translations in DIR, or 'off'; by default in rhea of the user's caches",
+        set: |o, v| {
+            o.cache = if v == "off" { Wanted::Off } else { Wanted::In(v.into()) };
             Ok(())
         },
     },
@@ -347,6 +382,15 @@ impl Options {
         Ok(())
     }
 
+    /// The store of translations of a program, unless something is to be seen of translating or the program is debugged.
+    pub(crate) fn store(&self, exe: &str, arch: &str) -> Result<Option<Store>, String> {
+        if self.interp || self.gdb.is_some() || !LogItems::STATS.contains(self.items) {
+            return Ok(None);
+        }
+        let cpu = self.cpu_text.as_deref().unwrap_or_default();
+        Store::open(&self.cache, exe, &format!("{arch} {cpu} {}", self.base != 0))
+    }
+
     /// True if anything is logged.
     pub(crate) fn log_enabled(&self) -> bool {
         !self.items.is_empty() || self.strace
@@ -380,7 +424,13 @@ impl Options {
 
     /// Arguments with which Rhea runs another program the same way, up to the program; `same` if it is of the same architecture,
     /// for which alone the processor and the layout of memory were chosen.
-    pub(crate) fn for_exec(&self, arch: &str, same: bool, argv0: &CString) -> Vec<CString> {
+    pub(crate) fn for_exec(
+        &self,
+        arch: &str,
+        same: bool,
+        filters: Option<i32>,
+        argv0: &CString,
+    ) -> Vec<CString> {
         let mut a: Vec<String> = ["rhea", "user", "--arch", arch].map(str::to_owned).to_vec();
         let mut add = |name: &str, v: Option<String>| {
             if let Some(v) = v {
@@ -396,6 +446,15 @@ impl Options {
         add("R", self.reserved.filter(|_| same).map(|r| r.to_string()));
         add("d", self.items_text.clone());
         add("D", self.log_file.clone());
+        add("filters", filters.map(|fd| fd.to_string()));
+        add(
+            "cache",
+            match &self.cache {
+                Wanted::Usual => None,
+                Wanted::Off => Some("off".to_owned()),
+                Wanted::In(dir) => Some(dir.to_string_lossy().into_owned()),
+            },
+        );
         if self.strace {
             a.push("-strace".into());
         }
@@ -446,7 +505,7 @@ mod tests {
     #[test]
     fn another_architecture_has_its_own_layout() {
         let o = run(&["-B", "1M", "-cpu", "max", "-L", "/x", "p"]).unwrap();
-        let text = |same| format!("{:?}", o.for_exec("i386", same, &CString::default()));
+        let text = |same| format!("{:?}", o.for_exec("i386", same, None, &CString::default()));
         assert!(text(true).contains("-B") && text(true).contains("-cpu"));
         assert!(!text(false).contains("-B") && !text(false).contains("-cpu") && text(false).contains("-L"));
     }

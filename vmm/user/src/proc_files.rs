@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 
 use crate::host::{self, Errno};
 use crate::mm::prot;
+use crate::process::Process;
 use crate::thread::Thread;
 
 /// The part of a path behind `/proc/self/`, `/proc/thread-self/` or `/proc/PID/` of this process.
@@ -38,18 +39,16 @@ pub(crate) fn open(t: &Thread, path: &[u8], flags: i32) -> Result<Option<u64>, E
     if !path.starts_with(b"/proc/") || flags & libc::O_ACCMODE != libc::O_RDONLY {
         return Ok(None);
     }
-    let contents = match (own(path), path) {
-        (Some("exe"), _) => {
+    let contents = match own(path) {
+        Some("exe") => {
             let Some(p) = exe_path(t, path, 0) else { return Ok(None) };
             let here = libc::AT_FDCWD as u64;
             return host::call(libc::SYS_openat, &[here, host::arg(&p), flags as u64]).map(Some);
         }
-        (Some("maps"), _) => maps(t).into_bytes(),
-        (Some("cmdline"), _) => t.process.argv.iter().flat_map(|a| a.as_bytes_with_nul()).copied().collect(),
-        (Some("auxv"), _) => t.process.auxv.clone(),
-        (Some("stat"), _) => stat(t).into_bytes(),
-        (_, b"/proc/cpuinfo") => cpuinfo(t).into_bytes(),
-        _ => return Ok(None),
+        _ => match text(&t.process, path) {
+            Some(text) => text,
+            None => return Ok(None),
+        },
     };
     let cloexec = if flags & libc::O_CLOEXEC != 0 { u64::from(libc::MFD_CLOEXEC) } else { 0 };
     let fd = host::call(libc::SYS_memfd_create, &[host::arg(c"rhea-proc"), cloexec])?;
@@ -58,9 +57,21 @@ pub(crate) fn open(t: &Thread, path: &[u8], flags: i32) -> Result<Option<u64>, E
     Ok(Some(fd))
 }
 
+/// The text of what is the guest's own.
+pub(crate) fn text(p: &Process, path: &[u8]) -> Option<Vec<u8>> {
+    Some(match (own(path), path) {
+        (Some("maps"), _) => maps(p).into_bytes(),
+        (Some("cmdline"), _) => p.argv.iter().flat_map(|a| a.as_bytes_with_nul()).copied().collect(),
+        (Some("auxv"), _) => p.auxv.clone(),
+        (Some("stat"), _) => stat(p).into_bytes(),
+        (_, b"/proc/cpuinfo") => cpuinfo(p).into_bytes(),
+        _ => return None,
+    })
+}
+
 /// The host's list, cut down to what is the guest's, with the guest's rights.
-fn maps(t: &Thread) -> String {
-    let mm = &t.process.mm;
+fn maps(p: &Process) -> String {
+    let mm = &p.mm;
     let host = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
     let map = mm.lock();
     let base = mm.host(0);
@@ -92,10 +103,12 @@ fn maps(t: &Thread) -> String {
             let bit = |b: u32, c: char| if r.prot & b != 0 { c } else { '-' };
             let share = if r.shared { 's' } else { 'p' };
             let offset = hex(offset).unwrap_or(0) + if inode == "0" { 0 } else { at - first };
-            let name = if t.process.stack.contains(&at) {
+            let name = if p.stack.contains(&at) {
                 "[stack]"
             } else if map.heap.contains(&at) {
                 "[heap]"
+            } else if at == p.vdso {
+                "[vdso]"
             } else {
                 name
             };
@@ -114,7 +127,7 @@ fn maps(t: &Thread) -> String {
 }
 
 /// The host's line with the guest's name, code and stack.
-fn stat(t: &Thread) -> String {
+fn stat(p: &Process) -> String {
     let host = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
     let Some((head, tail)) = host.trim_end().rsplit_once(')') else { return host };
     let pid = head.split(' ').next().unwrap_or("0");
@@ -126,14 +139,14 @@ fn stat(t: &Thread) -> String {
             *f = v.to_string();
         }
     };
-    set(26, t.process.code.start);
-    set(27, t.process.code.end);
-    set(28, t.process.stack.end);
+    set(26, p.code.start);
+    set(27, p.code.end);
+    set(28, p.stack.end);
     format!("{pid} ({}) {}\n", comm.trim_end(), fields.join(" "))
 }
 
-fn cpuinfo(t: &Thread) -> String {
-    let isa = t.process.machine.isa();
+fn cpuinfo(p: &Process) -> String {
+    let isa = p.machine.isa();
     let count = std::thread::available_parallelism().map_or(1, usize::from);
-    (0..count).map(|n| (t.process.abi.cpuinfo)(&isa, n)).collect()
+    (0..count).map(|n| (p.abi.cpuinfo)(&isa, n)).collect()
 }

@@ -8,6 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tcg_engine::user::UserMachine;
 
 use crate::abi::Abi;
+use crate::cache::Store;
+use crate::gdb::Debugger;
 use crate::host;
 use crate::mm::Mm;
 use crate::options::Options;
@@ -77,10 +79,15 @@ pub(crate) struct Process {
     pub(crate) argv: Vec<CString>,
     pub(crate) auxv: Vec<u8>,
     pub(crate) sigreturn: u64,
+    pub(crate) vdso: u64,
     pub(crate) stack: std::ops::Range<u64>,
     pub(crate) code: std::ops::Range<u64>,
     /// Rhea's own executable, open, for the programs this one executes.
     pub(crate) rhea: AtomicI32,
+    /// Where its translations are kept; not those of a child in its memory.
+    pub(crate) store: Option<Store>,
+    /// Who debugs it.
+    pub(crate) debugger: Option<Arc<Debugger>>,
     /// Bits of system call numbers already said to be missing.
     missing: [AtomicU64; 16],
 }
@@ -96,6 +103,8 @@ pub(crate) struct Parts {
     pub(crate) argv: Vec<CString>,
     pub(crate) image: crate::load::Image,
     pub(crate) rhea: i32,
+    pub(crate) store: Option<Store>,
+    pub(crate) debugger: Option<Arc<Debugger>>,
 }
 
 fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -117,9 +126,12 @@ impl Process {
             argv: p.argv,
             auxv: p.image.auxv,
             sigreturn: p.image.sigreturn,
+            vdso: p.image.vdso,
             stack: p.image.stack,
             code: p.image.code,
             rhea: AtomicI32::new(p.rhea),
+            store: p.store,
+            debugger: p.debugger,
             missing: [const { AtomicU64::new(0) }; 16],
         })
     }
@@ -139,9 +151,12 @@ impl Process {
             argv: self.argv.clone(),
             auxv: self.auxv.clone(),
             sigreturn: self.sigreturn,
+            vdso: self.vdso,
             stack: self.stack.clone(),
             code: self.code.clone(),
             rhea: AtomicI32::new(self.rhea.load(Ordering::Relaxed)),
+            store: None,
+            debugger: None,
             missing: [const { AtomicU64::new(0) }; 16],
         })
     }
@@ -170,6 +185,14 @@ impl Process {
     pub(crate) fn at_end(&self) {
         if self.options.items.contains(accel::LogItems::STATS) {
             self.log(&self.machine.stats());
+        }
+        self.keep_translations();
+    }
+
+    /// Writes translations for the next run: the process ends, or becomes another program.
+    pub(crate) fn keep_translations(&self) {
+        if let Some(store) = &self.store {
+            store.save();
         }
     }
 

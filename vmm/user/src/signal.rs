@@ -8,7 +8,7 @@
 
 use std::cell::{Cell, UnsafeCell};
 use std::ffi::c_void;
-use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
 
 use tcg_engine::direct::handle_host_fault;
 
@@ -172,9 +172,19 @@ fn host_default(signal: i32) {
     let _ = host::set_action(signal, &KernelAction { handler: DFL, flags: 0, restorer: 0, mask: 0 });
 }
 
+/// Signals that come to the handler even if their default is what they do: a debugger is told of them first, or there is a core
+/// to be dumped.
+static CAUGHT: AtomicU64 = AtomicU64::new(0);
+
+/// Says which signals these are; before [`inherited`].
+pub(crate) fn catch(signals: u64) {
+    CAUGHT.store(signals & !UNBLOCKABLE, Ordering::Relaxed);
+}
+
 /// Makes the host do what the guest's action for a signal needs.
 pub(crate) fn install(signal: i32, action: &Action) {
-    let handled = bit(signal) & OPEN != 0 || action.handler > IGN;
+    let told = CAUGHT.load(Ordering::Relaxed) & bit(signal) != 0 && action.handler != IGN;
+    let handled = bit(signal) & OPEN != 0 || action.handler > IGN || told;
     let host = if handled {
         KernelAction {
             handler: handler as *const () as u64,
@@ -222,7 +232,8 @@ pub(crate) fn inherited() -> [Action; 65] {
             _ => host::get_handler(signal) == IGN,
         };
         actions[signal as usize].handler = if ignored { IGN } else { DFL };
-        if bit(signal) & OPEN != 0 || signal == libc::SIGPIPE {
+        let told = CAUGHT.load(Ordering::Relaxed) & bit(signal) != 0 && default_of(signal) != Default::Ignore;
+        if bit(signal) & OPEN != 0 || signal == libc::SIGPIPE || told {
             install(signal, &actions[signal as usize]);
         }
     }

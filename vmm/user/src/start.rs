@@ -1,6 +1,7 @@
 //! From a command line to a running program.
 
 use std::ffi::CString;
+use std::os::fd::IntoRawFd as _;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -11,8 +12,9 @@ use crate::load::{self, Start};
 use crate::mm::{Mm, PAGE};
 use crate::options::{self, Invocation, Options};
 use crate::process::{Parts, Paths, Process};
+use crate::sys::Filter;
 use crate::thread::Thread;
-use crate::{Guest, elf, host, signal};
+use crate::{Guest, dump, elf, gdb, host, signal};
 
 pub use crate::binfmt::binfmt;
 
@@ -66,6 +68,11 @@ fn try_run(name: &str, args: &[String], arch: Option<&str>, guests: &[Guest]) ->
         }
     };
     o.open_log()?;
+    let filters = match o.filters {
+        // Without them the program could do what it must not.
+        Some(fd) => Some(Filter::take_over(fd).ok_or("-filters: not a descriptor with filters")?),
+        None => None,
+    };
     let paths = Paths::new(o.sysroot.as_deref());
     let argv0 = o.argv0.clone().unwrap_or_else(|| o.program.clone());
     let argv: Vec<CString> =
@@ -82,10 +89,17 @@ fn try_run(name: &str, args: &[String], arch: Option<&str>, guests: &[Guest]) ->
     if base == o.base {
         reserve(&o, limit)?;
     }
-    let engine = UserOptions { interp: o.interp, code_size: 0, perfmap: o.perfmap };
+    let exe = std::fs::canonicalize(&program.path).or_else(|_| std::path::absolute(&program.path));
+    let exe = exe.map_or_else(|_| program.path.clone(), |p| p.to_string_lossy().into_owned());
+    let store = o.store(&exe, abi.name)?;
+    let kept = store.as_ref().map(|s| s.kept.clone());
+    let engine = UserOptions { interp: o.interp, code_size: 0, perfmap: o.perfmap, kept };
     let machine =
         (guest.make)(guest.arch, &o.cpu, mm.clone(), &engine, o.sink()).map_err(|e| e.to_string())?;
     mm.set_machine(machine.clone());
+    // A client may take its time; the program's first instruction waits for it.
+    let debugged = o.gdb.as_deref().map(gdb::wait).transpose()?;
+    signal::catch(if debugged.is_some() { u64::MAX } else { dump::signals() });
     // From here on faults are the guest's.
     let actions = signal::inherited();
     let envp = environment(&o);
@@ -98,8 +112,6 @@ fn try_run(name: &str, args: &[String], arch: Option<&str>, guests: &[Guest]) ->
         random: random(o.seed),
     };
     let image = load::load(&mm, abi, &program, &paths, &start).map_err(|e| e.to_string())?;
-    let exe = std::fs::canonicalize(&program.path).or_else(|_| std::path::absolute(&program.path));
-    let exe = exe.map_or_else(|_| program.path.clone(), |p| p.to_string_lossy().into_owned());
     let base = Path::new(&o.program).file_name().map(|n| n.to_string_lossy().into_owned());
     if let Ok(comm) = CString::new(base.unwrap_or_default()) {
         let _ = host::call(libc::SYS_prctl, &[libc::PR_SET_NAME as u64, host::arg(&comm)]);
@@ -109,11 +121,17 @@ fn try_run(name: &str, args: &[String], arch: Option<&str>, guests: &[Guest]) ->
     cpu.set_reg(abi.sp, image.sp);
     let argv = program.argv;
     drop(program.file);
-    let parts = Parts { abi, mm, machine, paths, options: o, exe, argv, image, rhea: own_file() };
+    let (debugger, client) = debugged.unzip();
+    let parts =
+        Parts { abi, mm, machine, paths, options: o, exe, argv, image, rhea: own_file(), store, debugger };
     let process = Process::new(parts);
     *process.actions() = actions;
     let mask = host::get_mask();
+    if let Some(client) = client {
+        client.begin(process.clone()).map_err(|e| format!("-g: {e}"))?;
+    }
     let mut thread = Thread::new(process.clone(), cpu, mask, true);
+    thread.filters = filters;
     Ok(thread.run())
 }
 
@@ -213,14 +231,10 @@ fn own_file() -> i32 {
     let Ok(fd) = host::call(libc::SYS_openat, &[here, host::arg(c"/proc/self/exe"), flags]) else {
         return -1;
     };
-    let mut limit = [0u64; 2];
-    let resource = u64::from(libc::RLIMIT_NOFILE);
-    let _ = host::call(libc::SYS_prlimit64, &[0, resource, 0, limit.as_mut_ptr() as u64]);
-    let high = limit[0].clamp(16, 1 << 16) - 8;
-    match host::call(libc::SYS_fcntl, &[fd, libc::F_DUPFD_CLOEXEC as u64, high]) {
+    match host::high(fd as i32) {
         Ok(moved) => {
             let _ = host::call(libc::SYS_close, &[fd]);
-            moved as i32
+            moved.into_raw_fd()
         }
         Err(_) => fd as i32,
     }

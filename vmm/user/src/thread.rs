@@ -3,13 +3,16 @@
 use std::any::Any;
 use std::sync::Arc;
 
+use accel::DebugEvent;
 use tcg_engine::user::{HostFault, UserCpu, UserExit};
 
 use crate::abi::{Exception, Frame, Popped};
+use crate::gdb::{Debugger, Stop};
 use crate::host::{self, Errno, KEEP, RESTART, RESTART_ONCE};
 use crate::process::Process;
 use crate::signal::{self, DFL, Default, IGN, OPEN, SigInfo, Slot, UNBLOCKABLE, bit, flag};
-use crate::{strace, sys};
+use crate::sys::Filter;
+use crate::{dump, strace, sys};
 
 /// `ss_flags` of an alternate stack that is not there, and of one that is being used.
 const SS_DISABLE: u64 = 2;
@@ -34,6 +37,8 @@ pub(crate) struct Thread {
     /// A system call that was interrupted: its first argument, and whether it may be made again behind a handler.
     interrupted: Option<(u64, bool)>,
     pub(crate) tid: i32,
+    /// Filters of its system calls.
+    pub(crate) filters: Option<Arc<Filter>>,
     /// The process's first thread.
     pub(crate) first: bool,
     /// Set when the thread is to end, with its code.
@@ -57,6 +62,7 @@ impl Thread {
             trap: [0; 3],
             interrupted: None,
             tid: 0,
+            filters: None,
             first,
             ended: None,
             left: None,
@@ -70,6 +76,7 @@ impl Thread {
         let process = self.process.clone();
         let (mask, alt_stack, robust, trap) = (self.mask, self.alt_stack, self.robust, self.trap);
         let (tid, first, clear_tid) = (self.tid, self.first, self.clear_tid);
+        let filters = self.filters.clone();
         host::set_mask(!OPEN);
         let pid = host::vfork(|| {
             self.process = process.for_child();
@@ -84,6 +91,7 @@ impl Thread {
         self.cpu.restore(&*state);
         (self.mask, self.alt_stack, self.robust, self.trap) = (mask, alt_stack, robust, trap);
         (self.tid, self.first, self.clear_tid) = (tid, first, clear_tid);
+        self.filters = filters;
         (self.suspended, self.interrupted, self.ended) = (None, None, None);
         self.left = None;
         self.slot.attach();
@@ -101,6 +109,9 @@ impl Thread {
         self.slot.attach();
         host::set_guest_base(self.process.mm.host(0));
         self.set_host_mask();
+        if let Some(d) = self.debugger() {
+            d.enter(self);
+        }
         loop {
             match self.cpu.run() {
                 UserExit::Syscall => self.system_call(),
@@ -111,6 +122,9 @@ impl Thread {
                         let f = HostFault { address: pc, signal: libc::SIGSEGV, code: 1, write: false };
                         self.memory_fault(&f, true);
                     }
+                }
+                UserExit::Debug(event) => {
+                    self.tell(Stop::Debug(event));
                 }
                 UserExit::Trap(t) => {
                     let e = (self.process.abi.exception)(&mut *self.cpu, t);
@@ -123,15 +137,48 @@ impl Thread {
                     return code;
                 }
                 if self.process.threads().is_empty() {
-                    self.process.at_end();
-                    host::exit_group(code);
+                    self.exit_group(code);
                 }
                 host::exit_thread(code);
             }
             if self.interrupted.is_some() || self.slot.is_full() {
                 self.deliver();
             }
+            if let Some(d) = self.debugger() {
+                d.look(self);
+            }
         }
+    }
+
+    fn debugger(&self) -> Option<Arc<Debugger>> {
+        self.process.debugger.clone()
+    }
+
+    /// Tells a debugger of something and waits until it goes on: the signal that is to be delivered then, if it was one.
+    fn tell(&mut self, stop: Stop) -> Option<i32> {
+        match (self.debugger(), stop) {
+            (Some(d), _) => d.stop(self, stop),
+            (None, Stop::Signal(s)) => Some(s),
+            (None, _) => None,
+        }
+    }
+
+    /// Ends the process.
+    pub(crate) fn exit_group(&mut self, code: i32) -> ! {
+        if let Some(d) = self.debugger() {
+            d.ended(self, Stop::Exited(code));
+        }
+        self.process.at_end();
+        host::exit_group(code)
+    }
+
+    /// Ends the process as a signal does.
+    pub(crate) fn die(&mut self, number: i32, info: &SigInfo) -> ! {
+        dump::write(self, number, info);
+        if let Some(d) = self.debugger() {
+            d.ended(self, Stop::Killed(number));
+        }
+        signal::die(number)
     }
 
     /// What the kernel does when a thread has ended.
@@ -139,6 +186,9 @@ impl Thread {
         host::set_mask(!OPEN);
         Slot::detach();
         self.process.threads().remove(&self.tid);
+        if let Some(d) = self.debugger() {
+            d.leave(self);
+        }
         sys::leave_robust_list(self);
         if self.clear_tid != 0 {
             let _ = self.process.mm.write_u32(self.clear_tid, 0);
@@ -157,6 +207,10 @@ impl Thread {
         let most = if abi.wide { u64::MAX } else { u32::MAX.into() };
         let number = self.cpu.reg(abi.number_reg) & most;
         let args = abi.arg_regs.map(|r| self.cpu.reg(r) & most);
+        let debugger = self.debugger();
+        if let Some(d) = &debugger {
+            d.publish(self);
+        }
         let tracing = self.process.options.strace;
         if tracing {
             strace::enter(self, number, &args);
@@ -171,6 +225,9 @@ impl Thread {
             Err(RESTART) => self.interrupted = Some((args[0], true)),
             Err(RESTART_ONCE) => self.interrupted = Some((args[0], false)),
             Err(Errno(e)) => self.cpu.set_reg(abi.result_reg, i64::from(-e) as u64),
+        }
+        if debugger.is_some_and(|d| d.steps(self)) {
+            self.tell(Stop::Debug(DebugEvent::SingleStep));
         }
     }
 
@@ -188,10 +245,11 @@ impl Thread {
 
     /// Delivers an exception's signal, which cannot be blocked or ignored.
     pub(crate) fn force(&mut self, number: i32, info: &SigInfo) {
+        let Some(number) = self.tell(Stop::Signal(number)) else { return };
         let action = self.process.actions()[number as usize];
         if action.handler <= IGN || self.mask & bit(number) != 0 {
             self.say_fatal(number, info);
-            signal::die(number);
+            self.die(number, info);
         }
         self.start_handler(number, info);
         self.set_host_mask();
@@ -211,11 +269,15 @@ impl Thread {
     /// Delivers what has come, and sees to the call it interrupted.
     fn deliver(&mut self) {
         while let Some((number, info)) = self.slot.take() {
-            let action = self.process.actions()[number as usize];
             if self.mask & bit(number) & OPEN != 0 {
                 // Sent SIGSEGV or SIGBUS cannot wait on the host; one that is blocked is lost.
                 continue;
             }
+            let Some(number) = self.tell(Stop::Signal(number)) else {
+                self.set_host_mask();
+                continue;
+            };
+            let action = self.process.actions()[number as usize];
             match action.handler {
                 IGN => {}
                 DFL => match signal::default_of(number) {
@@ -224,7 +286,7 @@ impl Thread {
                         let pid = std::process::id();
                         let _ = host::call(libc::SYS_kill, &[pid.into(), libc::SIGSTOP as u64]);
                     }
-                    Default::End => signal::die(number),
+                    Default::End => self.die(number, &info),
                 },
                 _ => {
                     if let Some((first, again)) = self.interrupted.take() {
@@ -294,7 +356,7 @@ impl Thread {
         };
         for (at, bytes) in (abi.push_frame)(&mut *self.cpu, &frame) {
             if self.process.mm.write(at, &bytes).is_err() {
-                signal::die(libc::SIGSEGV);
+                self.die(libc::SIGSEGV, &SigInfo::fault(libc::SIGSEGV, 1, at));
             }
         }
         let mut mask = self.suspended.take().unwrap_or(self.mask) | action.mask;
@@ -314,7 +376,8 @@ impl Thread {
         let abi = self.process.abi;
         let Some(Popped { mask, stack }) = (abi.pop_frame)(&mut *self.cpu, &self.process.mm, information)
         else {
-            signal::die(libc::SIGSEGV);
+            let at = self.cpu.reg(abi.sp);
+            self.die(libc::SIGSEGV, &SigInfo::fault(libc::SIGSEGV, 1, at));
         };
         self.mask = mask & !UNBLOCKABLE;
         if let Some([start, flags, size]) = stack {

@@ -12,6 +12,7 @@ use super::{Abi, Exception, Frame, Pieces, Popped, no_code, numbers_i386};
 use crate::host::Errno;
 use crate::mm::Mm;
 use crate::sys;
+use crate::vdso::{ENTRY, Vdso};
 
 const RCX: usize = 1;
 const RBX: usize = 3;
@@ -55,6 +56,23 @@ pub(crate) const I386: Abi = Abi {
     sigreturn_code: &[
         0x58, 0xb8, 0x77, 0x00, 0x00, 0x00, 0xcd, 0x80, 0xb8, 0xad, 0x00, 0x00, 0x00, 0xcd, 0x80,
     ],
+    vdso: Vdso {
+        version: "LINUX_2.6",
+        functions: &[
+            // int 0x80; ret
+            (ENTRY, &[0xcd, 0x80, 0xc3]),
+            ("__vdso_clock_gettime", &function(265)),
+            ("__vdso_clock_gettime64", &function(403)),
+            ("__vdso_clock_getres", &function(266)),
+            ("__vdso_gettimeofday", &function(78)),
+            ("__vdso_time", &function(13)),
+            ("__vdso_getcpu", &function(318)),
+        ],
+        returns: &[("__kernel_sigreturn", 0), ("__kernel_rt_sigreturn", RT_CODE)],
+    },
+    elf_flags: 0,
+    core_registers,
+    core_floats: |cpu| fsave(&x86_64::fxsave(cpu))[..108].to_vec(),
     exception,
     fault,
     push_frame,
@@ -66,6 +84,22 @@ pub(crate) const I386: Abi = Abi {
 
 /// Where the second part of the code for returns is.
 const RT_CODE: u64 = 8;
+
+/// `push ebx`, three arguments from the stack to `ebx`, `ecx` and `edx`, `mov eax, NUMBER; int 0x80; pop ebx; ret`.
+const fn function(number: u32) -> [u8; 22] {
+    let n = number.to_le_bytes();
+    [
+        0x53, 0x8b, 0x5c, 0x24, 0x08, 0x8b, 0x4c, 0x24, 0x0c, 0x8b, 0x54, 0x24, 0x10, 0xb8, n[0], n[1], n[2],
+        n[3], 0xcd, 0x80, 0x5b, 0xc3,
+    ]
+}
+
+/// `struct user_regs_struct` of 32-bit programs; no system call is being made.
+fn core_registers(cpu: &mut dyn UserCpu) -> Vec<u64> {
+    let general = [RBX, RCX, RDX, RSI, RDI, RBP, RAX, DS, ES, FS, GS].map(|n| cpu.reg(n));
+    let rest = [CS, program::FLAGS, RSP, SS].map(|n| cpu.reg(n));
+    general.into_iter().chain([u64::MAX, cpu.pc()]).chain(rest).collect()
+}
 
 fn exception(cpu: &mut dyn UserCpu, t: Trap) -> Exception {
     x86_64::exception(cpu, t)

@@ -18,6 +18,7 @@ use crate::host::Errno;
 use crate::mm::Mm;
 use crate::signal::SigInfo;
 use crate::thread::Thread;
+use crate::vdso::Vdso;
 
 /// First address a 64-bit program may never have: below all that the host's kernel gives Rhea.
 pub(super) const LIMIT: u64 = 0x5000_0000_0000;
@@ -72,6 +73,14 @@ pub(crate) struct Abi {
     pub(crate) red_zone: u64,
     /// Code that makes the system call `rt_sigreturn`, where a handler returns to.
     pub(crate) sigreturn_code: &'static [u8],
+    /// What its programs find in their memory.
+    pub(crate) vdso: Vdso,
+    /// `e_flags` of objects of any kind.
+    pub(crate) elf_flags: u32,
+    /// Registers in the order of `elf_gregset_t`.
+    pub(crate) core_registers: fn(&mut dyn UserCpu) -> Vec<u64>,
+    /// `elf_fpregset_t`.
+    pub(crate) core_floats: fn(&mut dyn UserCpu) -> Vec<u8>,
     /// Signal of an exception.
     pub(crate) exception: fn(&mut dyn UserCpu, Trap) -> Exception,
     /// Signal of an access that the host refused; `mapped` if there is something, `fetch` if it was for code.

@@ -11,6 +11,7 @@ use super::{Abi, Exception, Frame, LIMIT, Pieces, Popped, generic, no_code, numb
 use crate::host::Errno;
 use crate::mm::Mm;
 use crate::sys;
+use crate::vdso::Vdso;
 
 const RA: usize = 1;
 const SP: usize = 2;
@@ -46,6 +47,22 @@ pub(crate) const RISCV64: Abi = Abi {
     red_zone: 0,
     // li a7, 139; ecall
     sigreturn_code: &[0x93, 0x08, 0xb0, 0x08, 0x73, 0x00, 0x00, 0x00],
+    vdso: Vdso {
+        version: "LINUX_4.15",
+        functions: &[
+            ("__vdso_clock_gettime", &function(113)),
+            ("__vdso_clock_getres", &function(114)),
+            ("__vdso_gettimeofday", &function(169)),
+            ("__vdso_getcpu", &function(168)),
+            ("__vdso_flush_icache", &function(259)),
+            ("__vdso_riscv_hwprobe", &function(258)),
+        ],
+        returns: &[("__vdso_rt_sigreturn", 0)],
+    },
+    // RVC, the double-float calling convention.
+    elf_flags: 5,
+    core_registers,
+    core_floats,
     exception,
     fault,
     push_frame,
@@ -65,12 +82,36 @@ pub(crate) const RISCV32: Abi = Abi {
     limit: 0xffff_e000,
     pie_base: 0x5555_5000,
     numbers: numbers_riscv32::NUMBERS,
+    // Linux's has no clocks of 32 bits.
+    vdso: Vdso {
+        functions: &[
+            ("__vdso_getcpu", &function(168)),
+            ("__vdso_flush_icache", &function(259)),
+            ("__vdso_riscv_hwprobe", &function(258)),
+        ],
+        ..RISCV64.vdso
+    },
     // Made so.
     host_layout: true,
     push_frame: push_frame_32,
     pop_frame: pop_frame_32,
     ..RISCV64
 };
+
+/// `li a7, NUMBER; ecall; ret`.
+const fn function(number: u32) -> [u8; 12] {
+    let li = (number << 20 | 0x893).to_le_bytes();
+    [li[0], li[1], li[2], li[3], 0x73, 0, 0, 0, 0x67, 0x80, 0, 0]
+}
+
+fn core_registers(cpu: &mut dyn UserCpu) -> Vec<u64> {
+    std::iter::once(cpu.pc()).chain((1..32).map(|n| cpu.reg(n))).collect()
+}
+
+fn core_floats(cpu: &mut dyn UserCpu) -> Vec<u8> {
+    let status = cpu.fp_status();
+    (0..32).map(|n| cpu.fp_reg(n)).chain([status]).flat_map(u64::to_le_bytes).collect()
+}
 
 fn exception(cpu: &mut dyn UserCpu, t: Trap) -> Exception {
     const ILL_ILLOPC: i32 = 1;

@@ -13,6 +13,7 @@ use crate::host_numbers;
 use crate::mm::Mm;
 use crate::sys;
 use crate::thread::Thread;
+use crate::vdso::Vdso;
 
 /// 64-bit.
 pub(crate) const X86_64: Abi = Abi {
@@ -43,6 +44,20 @@ pub(crate) const X86_64: Abi = Abi {
     red_zone: 128,
     // mov eax, 15; syscall
     sigreturn_code: &[0xb8, 0x0f, 0x00, 0x00, 0x00, 0x0f, 0x05],
+    vdso: Vdso {
+        version: "LINUX_2.6",
+        functions: &[
+            ("__vdso_clock_gettime", &function(228)),
+            ("__vdso_clock_getres", &function(229)),
+            ("__vdso_gettimeofday", &function(96)),
+            ("__vdso_time", &function(201)),
+            ("__vdso_getcpu", &function(309)),
+        ],
+        returns: &[],
+    },
+    elf_flags: 0,
+    core_registers,
+    core_floats: |cpu| fxsave(cpu),
     exception,
     fault,
     push_frame,
@@ -51,6 +66,12 @@ pub(crate) const X86_64: Abi = Abi {
     kernel_code: vsyscall,
     cpuinfo,
 };
+
+/// `mov eax, NUMBER; syscall; ret`.
+const fn function(number: u32) -> [u8; 8] {
+    let n = number.to_le_bytes();
+    [0xb8, n[0], n[1], n[2], n[3], 0x0f, 0x05, 0xc3]
+}
 
 pub(super) const RAX: usize = 0;
 const RCX: usize = 1;
@@ -151,6 +172,25 @@ fn get(b: &[u8], at: usize) -> u64 {
 const SOFTWARE: usize = 464;
 const MAGIC1: u32 = 0x4650_5853;
 const MAGIC2: u32 = 0x4650_5845;
+
+/// `struct user_regs_struct`; no system call is being made.
+fn core_registers(cpu: &mut dyn UserCpu) -> Vec<u64> {
+    const GENERAL: [usize; 15] = [15, 14, 13, 12, RBP, RBX, 11, 10, 9, 8, RAX, RCX, RDX, RSI, RDI];
+    const REST: [usize; 9] = [CS, program::FLAGS, RSP, SS, FS_BASE, GS_BASE, CS + 2, CS - 1, CS + 3];
+    let mut all: Vec<u64> = GENERAL.map(|n| cpu.reg(n)).to_vec();
+    all.extend([u64::MAX, cpu.pc()]);
+    all.extend(REST.map(|n| cpu.reg(n)));
+    all.push(cpu.reg(CS + 4));
+    all
+}
+
+/// The floating-point state in FXSAVE's form.
+pub(super) fn fxsave(cpu: &mut dyn UserCpu) -> Vec<u8> {
+    let mut image = float_image(cpu);
+    image.truncate(512);
+    image[SOFTWARE..].fill(0);
+    image
+}
 
 /// The floating-point state as a frame has it.
 pub(super) fn float_image(cpu: &mut dyn UserCpu) -> Vec<u8> {

@@ -4,7 +4,7 @@ use crate::abi::x86_64;
 use crate::host::{self, Errno, Sys};
 use crate::thread::Thread;
 
-use super::{Run::*, calls};
+use super::{Run::*, calls, seccomp};
 
 calls! {
     "getpid" [] Host;
@@ -66,8 +66,16 @@ calls! {
     "keyctl" [Int, Hex, Hex, Hex, Hex] Host;
     "acct" [Path] Host;
     "reboot" [Hex, Hex, Hex, Ptr] Host;
+    "lsm_get_self_attr" [Int, Ptr, Ptr, Hex] Host;
+    "lsm_set_self_attr" [Int, Ptr, Int, Hex] Host;
+    "lsm_list_modules" [Ptr, Ptr, Hex] Host;
+    "statmount" [Ptr, Out, Int, Hex] Host;
+    "listmount" [Ptr, Ptr, Int, Hex] Host;
+    "map_shadow_stack" [Addr, Int, Hex] No(libc::ENOSYS);
+    "migrate_pages" [Int, Int, Ptr, Ptr] No(libc::ENOSYS);
+    "move_pages" [Int, Int, Ptr, Ptr, Ptr, Hex] No(libc::ENOSYS);
+    "set_mempolicy_home_node" [Addr, Int, Int, Hex] No(libc::ENOSYS);
     "ptrace" [Int, Int, Hex, Hex] No(libc::ENOSYS);
-    "seccomp" [Int, Hex, Ptr] No(libc::EINVAL);
     "landlock_create_ruleset" [Ptr, Int, Hex] Host;
     "landlock_add_rule" [Fd, Int, Ptr, Hex] Host;
     "landlock_restrict_self" [Fd, Hex] Host;
@@ -159,6 +167,7 @@ fn prlimit64(t: &mut Thread, a: &[u64; 6]) -> Sys {
 
 fn prctl(t: &mut Thread, a: &[u64; 6]) -> Sys {
     const GET_TID_ADDRESS: i32 = 40;
+    const FILTERED: u64 = libc::SECCOMP_MODE_FILTER as u64;
     const SET_SYSCALL_USER_DISPATCH: i32 = 59;
     const SET_VMA: i32 = 0x5356_4d41;
     let mm = &t.process.mm;
@@ -192,8 +201,9 @@ fn prctl(t: &mut Thread, a: &[u64; 6]) -> Sys {
         }
         // Names of mappings are for people.
         SET_VMA => return Ok(0),
-        libc::PR_GET_SECCOMP => return Ok(0),
-        // What would change Rhea's own execution (seccomp, speculation, the layout of its memory).
+        libc::PR_GET_SECCOMP => return Ok(if t.filters.is_some() { FILTERED } else { 0 }),
+        libc::PR_SET_SECCOMP if a[1] == FILTERED => return seccomp::add(t, 0, a[2]),
+        // What would change Rhea's own execution (speculation, the layout of its memory).
         SET_SYSCALL_USER_DISPATCH | libc::PR_SET_SECCOMP | libc::PR_SET_MM => {
             return Err(Errno(libc::EINVAL));
         }

@@ -123,12 +123,14 @@ fn new_thread(t: &mut Thread, r: &Request) -> Sys {
     }
     let process = t.process.clone();
     let mask = t.mask;
+    let filters = t.filters.clone();
     let (flags, parent_tid, child_tid) = (r.flags, r.parent_tid, r.child_tid);
     let (tell, told) = mpsc::channel();
     // The new thread takes no signal before it is ready for it.
     host::set_mask(!OPEN);
     let spawned = std::thread::Builder::new().stack_size(512 << 10).spawn(move || {
         let mut thread = Thread::new(Arc::clone(&process), cpu, mask, false);
+        thread.filters = filters;
         let tid = host::gettid();
         if flags & CLONE_PARENT_SETTID != 0 {
             let _ = process.mm.write_u32(parent_tid, tid as u32);
@@ -300,12 +302,17 @@ fn exec(t: &mut Thread, dir: u64, p: &CString, name: &[u8], (argv, envp): (u64, 
         }
         full
     };
-    let mut args: Vec<CString> =
-        t.process.options.for_exec(abi.name, std::ptr::eq(abi, t.process.abi), &argv[0]);
+    let filters = t.filters.as_ref().map(|f| f.pass_on().ok_or(Errno(libc::ENOMEM))).transpose()?;
+    let same = std::ptr::eq(abi, t.process.abi);
+    let mut args: Vec<CString> = t.process.options.for_exec(abi.name, same, filters, &argv[0]);
     args.push(CString::new(path).map_err(|_| EINVAL)?);
     args.extend(argv.into_iter().skip(1));
     let rhea = t.process.rhea.load(std::sync::atomic::Ordering::Relaxed);
-    exec_host(t, rhea as u64, &CString::default(), args, envp, libc::AT_EMPTY_PATH as u64)
+    let r = exec_host(t, rhea as u64, &CString::default(), args, envp, libc::AT_EMPTY_PATH as u64);
+    if let Some(fd) = filters {
+        let _ = host::call(libc::SYS_close, &[fd as u64]);
+    }
+    r
 }
 
 fn exec_host(
@@ -316,6 +323,7 @@ fn exec_host(
     envp: Vec<CString>,
     flags: u64,
 ) -> Sys {
+    t.process.keep_translations();
     let pointed = [pointers(&argv), pointers(&envp)];
     // If this is a child in its parent's memory, the parent frees them.
     let [argv_at, envp_at] = pointed.each_ref().map(|p| p.as_ptr() as u64);
@@ -367,6 +375,5 @@ fn exit(t: &mut Thread, a: &[u64; 6]) -> Sys {
 }
 
 fn exit_group(t: &mut Thread, a: &[u64; 6]) -> Sys {
-    t.process.at_end();
-    host::exit_group(a[0] as i32 & 0xff)
+    t.exit_group(a[0] as i32 & 0xff)
 }

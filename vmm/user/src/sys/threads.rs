@@ -32,7 +32,7 @@ calls! {
     "sched_getattr" [Int, Ptr, Int, Hex] Host;
     "ioprio_set" [Int, Int, Int] Host;
     "ioprio_get" [Int, Int] Host;
-    "getcpu" [Ptr, Ptr, Ptr] Host;
+    "getcpu" [Ptr, Ptr, Ptr] Do(getcpu);
 }
 
 /// The fourth argument is a time for those that wait, a number for those that requeue.
@@ -58,6 +58,17 @@ fn futex(t: &mut Thread, a: &[u64; 6]) -> Sys {
 fn set_tid_address(t: &mut Thread, a: &[u64; 6]) -> Sys {
     t.clear_tid = a[0];
     Ok(host::gettid() as u64)
+}
+
+fn getcpu(t: &mut Thread, a: &[u64; 6]) -> Sys {
+    let mm = &t.process.mm;
+    if a[1] != 0 {
+        return host_by_name(t, "getcpu", [mm.pointer(a[0]), mm.pointer(a[1]), 0, 0, 0, 0]);
+    }
+    if a[0] != 0 {
+        mm.write_u32(a[0], host::cpu()?)?;
+    }
+    Ok(0)
 }
 
 /// The host walks the list when the thread ends, however it does: its layout is the host's.
