@@ -154,7 +154,7 @@ fn read_place<G: Guest>(
             unsafe { ram_read(host, out) };
             Ok(())
         }
-        Place::Bus(gpa, _) => match cx.core.io().mmio_read(gpa, out) {
+        Place::Bus(gpa, _) => match cx.core.bus_read(gpa, out) {
             IoResult::Ok => Ok(()),
             _ if !G::BUS_ERRORS => Ok(()),
             _ => Err(cx.guest.fault(BusFault::Bus, gva, access)),
@@ -182,7 +182,7 @@ fn write_place<G: Guest>(
             Ok(())
         }
         Place::Bus(gpa, _) => {
-            let done = cx.core.io().mmio_write(gpa, data);
+            let done = cx.core.bus_write(gpa, data);
             cx.core.follow_map();
             if done == IoResult::Ok || !G::BUS_ERRORS {
                 Ok(())

@@ -14,7 +14,7 @@ use accel::{
     ClockTimer, DebugConfig, DebugEvent, Exit, GuestClock, IoResult, LogItems, LogSink, Vcpu as VcpuTrait,
     VcpuError, VcpuIo, WatchKind, arch::CpuState,
 };
-use guest_memory::{AddressSpace, FlatView, PAGE_SIZE, RamBlock};
+use guest_memory::{AddressSpace, BusResult, FlatView, PAGE_SIZE, RamBlock};
 use tcg_ir::{
     HelperResult,
     abi::{EnvHeader, UnitExit},
@@ -91,6 +91,14 @@ impl VcpuIo for NoIo {
     fn eoi(&self, _: u8) {}
 }
 
+fn io_result(result: BusResult) -> IoResult {
+    match result {
+        BusResult::Ok => IoResult::Ok,
+        BusResult::DecodeError => IoResult::DecodeError,
+        BusResult::DeviceError => IoResult::DeviceError,
+    }
+}
+
 impl Core {
     pub(crate) fn header(&self) -> &EnvHeader {
         // SAFETY: the environment lives as long as its vCPU, and this is the vCPU's thread.
@@ -107,6 +115,29 @@ impl Core {
             // SAFETY: set for the length of `run`, whose caller lends it.
             Some(io) => unsafe { io.as_ref() },
             None => &NoIo,
+        }
+    }
+
+    /// The view that a bus access at `gpa` goes through, if that is the secure one. What it does not hold (a local interrupt
+    /// controller) is the machine's all the same.
+    fn secure_view(&self, gpa: u64) -> Option<&FlatView> {
+        let view = self.secure.then_some(&*self.view)?;
+        view.find(gpa).map(|_| view)
+    }
+
+    /// Reads off the fast path, as the vCPU's mode has it.
+    pub(crate) fn bus_read(&self, gpa: u64, data: &mut [u8]) -> IoResult {
+        match self.secure_view(gpa) {
+            Some(view) => io_result(view.read(gpa, data)),
+            None => self.io().mmio_read(gpa, data),
+        }
+    }
+
+    /// Writes off the fast path, as the vCPU's mode has it.
+    pub(crate) fn bus_write(&self, gpa: u64, data: &[u8]) -> IoResult {
+        match self.secure_view(gpa) {
+            Some(view) => io_result(view.write(gpa, data)),
+            None => self.io().mmio_write(gpa, data),
         }
     }
 

@@ -235,13 +235,12 @@ impl Translator<'_, '_> {
             return;
         }
         let last = self.offset(self.pc) + self.insn.len() as u64 - 1;
-        if self.mode.segs[seg::CS] == Class::Checked {
+        // 16-bit code may go on beyond 64 KiB where the limit lets it, as in system management mode.
+        if self.mode.segs[seg::CS] == Class::Checked || !self.mode.code32 && last > 0xffff {
             let limit = self.b.get(state::limit(seg::CS), Type::I64);
             let last = self.b.iconst(Type::I64, last);
             let outside = self.b.setcc(Type::I8, tcg_ir::Cond::Gtu, last, limit);
             self.raise_if(outside, exceptions::with_error(vector::GP, 0));
-        } else if !self.mode.code32 && last > 0xffff {
-            self.raise(exceptions::with_error(vector::GP, 0));
         }
     }
 
