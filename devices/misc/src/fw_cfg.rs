@@ -24,6 +24,8 @@ enum Item {
     Writable(Vec<u8>),
     /// Made anew each time the guest selects it.
     Computed(Computed),
+    /// One byte: what is thought of a writable file's contents, each time the guest selects it.
+    Verdict(Verdict),
     /// Part of a file of the host.
     File(FilePart),
 }
@@ -42,6 +44,21 @@ impl PartialEq for Computed {
 }
 
 impl Eq for Computed {}
+
+/// An opinion on another file.
+#[derive(Clone)]
+struct Verdict {
+    of: String,
+    think: Arc<dyn Fn(&[u8]) -> u8 + Send + Sync>,
+}
+
+impl PartialEq for Verdict {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.think, &other.think)
+    }
+}
+
+impl Eq for Verdict {}
 
 /// A file that stays open, so that large contents need no memory.
 #[derive(Clone)]
@@ -77,13 +94,14 @@ impl Item {
         match self {
             Item::Fixed(bytes) => bytes,
             Item::Writable(bytes) => bytes,
-            Item::Computed(_) | Item::File(_) => &[],
+            Item::Computed(_) | Item::Verdict(_) | Item::File(_) => &[],
         }
     }
 
     fn len(&self) -> usize {
         match self {
             Item::Computed(computed) => computed.len,
+            Item::Verdict(_) => 1,
             Item::File(part) => part.len as usize,
             other => other.bytes().len(),
         }
@@ -154,6 +172,16 @@ impl FwCfgTable {
         make: impl Fn() -> Vec<u8> + Send + Sync + 'static,
     ) -> Result<(), FwCfgError> {
         self.insert(name, Item::Computed(Computed { len, make: Arc::new(make) }))
+    }
+
+    /// Adds a file of one byte, which is what `think` says to the contents of the writable file `of` when the guest selects it.
+    pub fn add_verdict(
+        &mut self,
+        name: &str,
+        of: &str,
+        think: impl Fn(&[u8]) -> u8 + Send + Sync + 'static,
+    ) -> Result<(), FwCfgError> {
+        self.insert(name, Item::Verdict(Verdict { of: of.to_owned(), think: Arc::new(think) }))
     }
 
     /// Sets a numbered item to `len` bytes of an open file from `offset`.
@@ -252,8 +280,11 @@ impl DeviceConfig for FwCfgConfig {
 
     fn build(self, wires: &mut Wires) -> Result<Box<dyn Device>, BuildError> {
         let dma = if self.no_dma { None } else { Some(wires.dma()?) };
+        let numbers =
+            (key::FIRST_FILE..).zip(self.table.files.keys()).map(|(n, name)| (name.clone(), n)).collect();
         let items = self.table.numbered(dma.is_some());
-        Ok(Box::new(FwCfg { fresh: items.clone(), items, dma, made: Vec::new(), r: Registers::default() }))
+        let fresh = items.clone();
+        Ok(Box::new(FwCfg { fresh, items, numbers, dma, made: Vec::new(), r: Registers::default() }))
     }
 }
 
@@ -269,6 +300,8 @@ struct FwCfg {
     /// The items after reset.
     fresh: BTreeMap<u16, Item>,
     items: BTreeMap<u16, Item>,
+    /// Numbers of the files.
+    numbers: BTreeMap<String, u16>,
     dma: Option<Dma>,
     /// Contents of the selected item, if they are computed.
     made: Vec<u8>,
@@ -311,7 +344,7 @@ impl FwCfg {
                 self.r.offset = self.r.offset.saturating_add(to.len() as u32);
                 return;
             }
-            Some(Item::Computed(_)) => &self.made,
+            Some(Item::Computed(_) | Item::Verdict(_)) => &self.made,
             item => item.map_or(&[][..], Item::bytes),
         };
         let rest = item.get(self.r.offset as usize..).unwrap_or_default();
@@ -330,6 +363,10 @@ impl FwCfg {
     fn make(&mut self) {
         self.made = match self.items.get(&self.r.selected) {
             Some(Item::Computed(computed)) => (computed.make)(),
+            Some(Item::Verdict(verdict)) => {
+                let of = self.numbers.get(&verdict.of).and_then(|key| self.items.get(key));
+                vec![(verdict.think)(of.map_or(&[], Item::bytes))]
+            }
             _ => Vec::new(),
         };
     }
@@ -566,6 +603,17 @@ mod tests {
         assert_eq!(dma(&b, DMA_WRITE, 5, RAM_BASE + 0x200), DMA_ERROR, "beyond the file");
         assert_eq!(read_item(&b, 0x21, 8), b"ello\0\0\0\0");
         assert_eq!(dma(&b, DMA_SELECT | DMA_WRITE | 0x22 << 16, 1, RAM_BASE), DMA_ERROR, "not writable");
+    }
+
+    #[test]
+    fn a_verdict_is_given_when_it_is_asked_for() {
+        let mut c = config();
+        c.table.add_verdict("etc/ok", "etc/guest", |data| data.iter().copied().max().unwrap_or(9)).unwrap();
+        let b = Bench::new(c);
+        assert_eq!(read_item(&b, 0x22, 2), [0, 0], "etc/ok stands before opt/hello");
+        b.ram().write(0x200, &[3, 7]).unwrap();
+        assert_eq!(dma(&b, DMA_SELECT | DMA_WRITE | 0x21 << 16, 2, RAM_BASE + 0x200), 0);
+        assert_eq!(read_item(&b, 0x22, 2), [7, 0]);
     }
 
     #[test]
