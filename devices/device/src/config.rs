@@ -18,12 +18,31 @@ pub struct RegionSpec {
     pub size: u64,
     /// Access widths.
     pub rule: AccessRule,
+    /// Memory of the device (see [`DeviceConfig::rams`]) that reads come from directly, until the device has them come to
+    /// its registers by [`guest_memory::Transaction::set_direct`] of the region, which the machine names `DEVICE.REGION`.
+    pub over: Option<Cow<'static, str>>,
+    /// vCPUs in their secure mode alone reach the registers; everybody else reads the memory.
+    pub secure: bool,
 }
 
 impl RegionSpec {
     /// A region of `size` bytes.
     pub fn new(name: impl Into<Cow<'static, str>>, size: u64, rule: AccessRule) -> Self {
-        RegionSpec { name: name.into(), size, rule }
+        RegionSpec { name: name.into(), size, rule, over: None, secure: false }
+    }
+
+    /// Reads come from the device's memory `ram`.
+    #[must_use]
+    pub fn over(mut self, ram: impl Into<Cow<'static, str>>) -> Self {
+        self.over = Some(ram.into());
+        self
+    }
+
+    /// The registers are for vCPUs in their secure mode.
+    #[must_use]
+    pub fn secure(mut self) -> Self {
+        self.secure = true;
+        self
     }
 }
 

@@ -283,9 +283,12 @@ impl Board {
         self
     }
 
-    /// Shows `size` bytes of the RAM or ROM `of` from `offset` once more at `base`, in the container that holds it.
+    /// Shows `size` bytes of the RAM or ROM `of`, or of a device's region (`DEVICE.REGION`), from `offset` once more at `base`,
+    /// in the container that holds it.
     pub fn alias(&mut self, name: &str, of: &str, offset: u64, size: u64, base: u64) -> &mut Self {
-        let container = self.rams.iter().find(|r| r.name == of).and_then(|r| r.container);
+        let ram = self.rams.iter().find(|r| r.name == of).and_then(|r| r.container);
+        let device = of.split_once('.').and_then(|(name, _)| self.nodes.iter().find(|n| n.name == name));
+        let container = ram.or_else(|| device.and_then(|n| n.maps.first()).and_then(|m| m.container));
         self.aliases.push(Alias { name: name.into(), of: of.into(), offset, size, base, container });
         self
     }

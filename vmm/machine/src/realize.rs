@@ -279,12 +279,6 @@ pub fn realize(
         place(&memory, r.container, region.at(r.base))?;
         blocks.push(block);
     }
-    for a in &board.aliases {
-        let of = memory.update().find(&a.of);
-        let of = of.ok_or_else(|| MachineError::Board(format!("{}: no memory '{}'", a.name, a.of)))?;
-        let region = Region::alias(a.name.clone(), of, a.offset, a.size.into());
-        place(&memory, a.container, region.at(a.base))?;
-    }
     let ports = board.ports.then(AddressSpace::ports);
     let clock = Clock::new(ClockSource::Host);
     clock.pause();
@@ -320,9 +314,11 @@ pub fn realize(
             .wall_clock(wall.clone())
             .msi(MsiTarget::new(msi.clone()))
             .spaces(Spaces { memory: memory.clone(), ports: ports.clone() });
+        let mut own = BTreeMap::new();
         for spec in n.config.rams() {
             let block = RamBlock::new(format!("{}.{}", n.name, spec.name), spec.size, &RamConfig::default())?;
             w = w.ram(spec.name.as_ref(), block.clone());
+            own.insert(spec.name, block.clone());
             blocks.push(block);
         }
         if n.dma {
@@ -347,7 +343,16 @@ pub fn realize(
         let cell = DeviceCell::build(n.config.boxed_clone(), w.build())?;
         for m in &n.maps {
             let spec = &cell.regions()[m.region];
-            let region = Region::io(format!("{}.{}", n.name, spec.name), spec.size, cell.region(m.region));
+            let (name, handler) = (format!("{}.{}", n.name, spec.name), cell.region(m.region));
+            let region = match spec.over.as_ref().and_then(|ram| own.get(ram)) {
+                Some(block) if spec.secure => {
+                    let rom = Region::rom(format!("{name}.rom"), block.clone());
+                    place(&memory, m.container, rom.at(m.base))?;
+                    Region::rom_device(name, block.clone(), handler).secure().priority(1)
+                }
+                Some(block) => Region::rom_device(name, block.clone(), handler),
+                None => Region::io(name, spec.size, handler),
+            };
             match m.space {
                 Space::Memory => place(&memory, m.container, region.at(m.base))?,
                 Space::Ports => match &ports {
@@ -357,6 +362,12 @@ pub fn realize(
             };
         }
         cells.push((n.name.clone(), cell));
+    }
+    for a in &board.aliases {
+        let of = memory.update().find(&a.of);
+        let of = of.ok_or_else(|| MachineError::Board(format!("{}: no memory '{}'", a.name, a.of)))?;
+        let region = Region::alias(a.name.clone(), of, a.offset, a.size.into());
+        place(&memory, a.container, region.at(a.base))?;
     }
     // What leads to a device that the accelerator plays leads to what stands for that input.
     let held = |dest: &Dest| match dest {
