@@ -31,7 +31,7 @@ for group in "$@"; do
         ;;
     test)
         apt_install git qemu-user binutils-riscv64-linux-gnu gdb-multiarch
-        apt_install cryptsetup-bin dosfstools mtools bximage cloop-utils
+        apt_install cryptsetup-bin dosfstools mtools bximage cloop-utils ovmf
         ;;
     pc) apt_install seabios ;;
     bench)

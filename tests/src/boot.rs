@@ -80,6 +80,26 @@ pub fn has_board(arch: &str, board: &str) -> bool {
     listed
 }
 
+/// The options for OVMF in two flash chips, `code` of Debian's package and a copy of `vars` in a scratch folder; `None`, said
+/// aloud, when it is not installed.
+///
+/// # Panics
+/// When the copy cannot be made.
+pub fn ovmf(code: &str, vars: &str, scratch: &Scratch) -> Option<Vec<String>> {
+    let folder = Path::new("/usr/share/OVMF");
+    if !folder.join(code).is_file() {
+        skip("the package ovmf is not installed");
+        return None;
+    }
+    let copy = scratch.path("vars.fd");
+    std::fs::copy(folder.join(vars), &copy).expect("a copy of the variables");
+    let chip = |unit: u8, more: &str, file: &Path| {
+        format!("if=pflash,format=raw,unit={unit}{more},file={}", file.display())
+    };
+    let (code, vars) = (chip(0, ",readonly=on", &folder.join(code)), chip(1, "", &copy));
+    Some(vec!["-drive".into(), code, "-drive".into(), vars])
+}
+
 /// Whether /dev/kvm can be opened; said aloud when not.
 pub fn has_kvm() -> bool {
     let usable = std::fs::OpenOptions::new().read(true).write(true).open("/dev/kvm").is_ok();

@@ -106,6 +106,32 @@ fn seabios_on_the_pc_boards_finds_no_disk() {
     }
 }
 
+/// OVMF's build with system management mode and Secure Boot, in flash that only that mode can write, to its shell; what it
+/// keeps in its variables is in the file afterwards.
+#[test]
+fn ovmf_with_system_management_mode_gives_its_shell() {
+    let scratch = Scratch::new("ovmf");
+    if !boot::has_board("x86_64", "q35") {
+        return;
+    }
+    let Some(flash) = boot::ovmf("OVMF_CODE_4M.secboot.fd", "OVMF_VARS_4M.fd", &scratch) else { return };
+    let mut command = boot::command("x86_64", "q35,smm=on", &["-accel", "tcg", "-m", "256"]);
+    command.args(["-global", "driver=cfi.pflash01,property=secure,value=on"]).args(flash);
+    let mut guest = Process::piped(&mut command).unwrap();
+    guest.console.expect("UEFI Interactive Shell", STEP).unwrap();
+    guest.console.expect("any other key to continue", STEP).unwrap();
+    guest.console.send("x").unwrap();
+    guest.console.expect("Shell> ", STEP).unwrap();
+    guest.console.send("ver\r").unwrap();
+    guest.console.expect("UEFI v2.70", STEP).unwrap();
+    guest.console.expect("Shell> ", STEP).unwrap();
+    guest.console.send("reset -s\r").unwrap();
+    powers_off(&mut guest).unwrap();
+    let vars = std::fs::read(scratch.path("vars.fd")).unwrap();
+    let name: Vec<u8> = "BootOrder".encode_utf16().flat_map(u16::to_le_bytes).collect();
+    assert!(vars.windows(name.len()).any(|w| w == name), "the boot order is kept");
+}
+
 /// Debian's amd64 kernel through SeaBIOS, with ACPI and PCI Express, to power-off.
 #[test]
 fn x86_64_linux_on_q35_in_the_translator_powers_off() {

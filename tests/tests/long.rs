@@ -180,6 +180,25 @@ fn x86_64_linux_on_microvm_under_kvm_ends() {
     assert_eq!(status.code(), Some(0));
 }
 
+/// OVMF to its shell: on both PCs in flash, and as a plain ROM.
+#[test]
+fn ovmf_gives_its_shell() {
+    if !boot::has_board("x86_64", "pc") || !boot::has_board("x86_64", "q35") {
+        return;
+    }
+    let scratch = Scratch::new("ovmf-long");
+    let Some(flash) = boot::ovmf("OVMF_CODE_4M.fd", "OVMF_VARS_4M.fd", &scratch) else { return };
+    let rom = vec!["-bios".to_owned(), "/usr/share/ovmf/OVMF.fd".to_owned()];
+    for (board, firmware) in [("pc", &flash), ("q35,hpet=on", &flash), ("q35", &rom)] {
+        let mut command = boot::command("x86_64", board, &["-accel", "tcg", "-m", "256"]);
+        let mut guest = rhea_tests::process::Process::piped(command.args(firmware)).unwrap();
+        guest.console.expect("Shell> ", LONG).unwrap();
+        guest.console.send("reset -s\r").unwrap();
+        let (status, _) = guest.wait(STEP).unwrap();
+        assert_eq!(status.code(), Some(0), "{board}");
+    }
+}
+
 /// The programs of `resources/guest/programs` say the same in a guest as under QEMU's user mode.
 #[test]
 fn riscv64_programs_say_what_they_say_elsewhere() {

@@ -4,7 +4,7 @@ use device::{Access, BuildError, Device, ResetKind, StateBlob, StateError, Wires
 use pci::config_space::{ConfigSpace, command, reg, touches};
 use pci::{Function, FunctionSpec, INTEL, PciConfig, PciDevice, class};
 
-use crate::memory::{LowMemory, PAM_COUNT, SMRAM_OPEN, lock_smram};
+use crate::memory::{LowMemory, PAM_COUNT, Smram, lock_smram};
 
 device_config! {
     /// The host bridge.
@@ -16,6 +16,9 @@ const PAM: usize = 0x59;
 const SMRAM: usize = 0x72;
 /// SMRAM after reset: at the video memory, which the base field says for ever.
 const SMRAM_FRESH: u8 = 2;
+const SMRAM_WRITABLE: u8 = 0x78;
+/// What a lock freezes.
+const LOCKED: &[(usize, u8)] = &[(SMRAM, SMRAM_WRITABLE)];
 
 impl PciConfig for I440fxConfig {
     const KIND: &'static str = "i440FX";
@@ -31,8 +34,8 @@ impl PciConfig for I440fxConfig {
         space.set_u16(reg::COMMAND, command::MEMORY | command::MASTER);
         space.allow(PAM, &[0x30, 0x33, 0x33, 0x33, 0x33, 0x33, 0x33]);
         space.set_u8(SMRAM, SMRAM_FRESH);
-        space.allow(SMRAM, &[0x78]);
-        space.own(SMRAM, &[SMRAM_OPEN]);
+        space.allow(SMRAM, &[SMRAM_WRITABLE]);
+        space.own(SMRAM, &[SMRAM_WRITABLE]);
         // DRAM registers that firmware sizes memory with on the real chip.
         space.allow(0x50, &[0xff; 9]);
         space.allow(0x60, &[0xff; 16]);
@@ -53,7 +56,11 @@ struct I440fx {
 impl I440fx {
     fn follow(&mut self) {
         let pam: [u8; PAM_COUNT] = std::array::from_fn(|i| self.function.config_u8(PAM + i));
-        self.memory.set(pam, self.function.config_u8(SMRAM));
+        self.memory.set(pam, Smram::of(self.function.config_u8(SMRAM)));
+    }
+
+    fn lock(&mut self) {
+        self.function.with_config(|space| lock_smram(space, LOCKED, &mut self.locked));
     }
 }
 
@@ -73,6 +80,7 @@ impl Device for I440fx {
 
     fn reset(&mut self, _kind: ResetKind) {
         self.locked = false;
+        self.lock();
         self.follow();
     }
 
@@ -82,6 +90,7 @@ impl Device for I440fx {
 
     fn restore(&mut self, state: &StateBlob) -> Result<(), StateError> {
         self.locked = state.decode::<V1>(I440fxConfig::KIND, 1)?.locked;
+        self.lock();
         self.follow();
         Ok(())
     }
@@ -90,7 +99,7 @@ impl Device for I440fx {
 impl PciDevice for I440fx {
     fn config_written(&mut self, at: usize, len: usize) {
         if touches(at, len, SMRAM, 1) {
-            self.function.with_config(|space| lock_smram(space, SMRAM, &mut self.locked));
+            self.lock();
         }
         if touches(at, len, PAM, PAM_COUNT) || touches(at, len, SMRAM, 1) {
             self.follow();

@@ -7,9 +7,12 @@
 //! Fixed regions of function 0: 0 the power management block, placed by the guest; 1 the SMI command and status at port
 //! 0xb2; 2 the chipset configuration registers (RCBA), placed by the guest.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use device::{
-    Access, AccessRule, BuildError, Device, IrqLine, PinSpec, RegionSpec, ResetKind, StateBlob, StateError,
-    Wires, device_config, le_fill, le_value,
+    Access, AccessRule, BuildError, Device, IrqLine, PinSpec, Properties, Property, PropertyError,
+    RegionSpec, ResetKind, StateBlob, StateError, Wires, device_config, le_fill, le_value,
 };
 use pci::config_space::{ConfigSpace, command, reg, touches};
 use pci::{BarKind, FIXED, Function, FunctionSpec, INTEL, PciConfig, PciDevice, Place, class};
@@ -17,12 +20,45 @@ use pci::{BarKind, FIXED, Function, FunctionSpec, INTEL, PciConfig, PciDevice, P
 use crate::acpi::{Acpi, AcpiState, PM1_SIZE};
 use crate::pirq::{ISA_IRQS, Pirq, UNROUTED};
 
-device_config! {
-    /// The LPC bridge.
-    #[derive(Clone, Debug, PartialEq, Eq)]
-    pub struct Ich9LpcConfig {
-        /// Whether writes to the SMI command port interrupt the processor.
-        pub smm: bool = false,
+/// What firmware and machine have agreed on about system management interrupts: firmware says what it wants, and what the
+/// machine can do of it holds until the next reset.
+#[derive(Clone, Debug, Default)]
+pub struct SmiFeatures(Arc<AtomicU64>);
+
+impl SmiFeatures {
+    /// The SMI command port interrupts all processors.
+    pub const BROADCAST: u64 = 1;
+
+    /// Firmware asks for these; true if it gets them.
+    pub fn negotiate(&self, wanted: u64) -> bool {
+        let good = wanted & !Self::BROADCAST == 0;
+        if good {
+            self.0.store(wanted, Ordering::Relaxed);
+        }
+        good
+    }
+
+    fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// The LPC bridge.
+#[derive(Clone, Debug, Default)]
+pub struct Ich9LpcConfig {
+    /// Whether writes to the SMI command port interrupt the processor.
+    pub smm: bool,
+    /// What firmware has been promised about it.
+    pub features: SmiFeatures,
+}
+
+impl Properties for Ich9LpcConfig {
+    fn properties() -> Vec<Property> {
+        Vec::new()
+    }
+
+    fn set(&mut self, name: &str, _value: &str) -> Result<(), PropertyError> {
+        Err(PropertyError::Unknown { name: name.to_owned(), known: String::new() })
     }
 }
 
@@ -31,6 +67,9 @@ const PM_BASE: usize = 0x40;
 const ACPI_CONTROL: usize = 0x44;
 const ROUTES: [usize; 2] = [0x60, 0x68];
 const RCBA: usize = 0xf0;
+/// General power management configuration: system management interrupts cannot be turned off, and this bit stays.
+const GEN_PMCON: usize = 0xa0;
+const SMI_LOCK: u8 = 1 << 4;
 const PM_SIZE: u64 = 128;
 const GPE: u64 = 0x20;
 const GPE_HALF: u64 = 8;
@@ -69,7 +108,8 @@ impl PciConfig for Ich9LpcConfig {
 
     fn outputs(&self) -> Vec<PinSpec> {
         let rows = [PinSpec::row("irq", ISA_IRQS), PinSpec::row("gsi", WIRES)];
-        rows.into_iter().chain([PinSpec::one("sci"), PinSpec::one("smi")]).collect()
+        let single = ["sci", "smi", "smi_others"].map(PinSpec::one);
+        rows.into_iter().chain(single).collect()
     }
 
     fn prepare(&self, space: &mut ConfigSpace) {
@@ -86,7 +126,8 @@ impl PciConfig for Ich9LpcConfig {
         space.set_u8(0x64, 0x10);
         space.allow(0x64, &[0xff]);
         space.allow(0x80, &[0xff; 0x18]);
-        space.allow(0xa0, &[0xff; 0x10]);
+        space.allow(GEN_PMCON, &[0xff; 0x10]);
+        space.own(GEN_PMCON, &[SMI_LOCK]);
         space.allow(0xd0, &[0xff; 0x10]);
         space.allow(RCBA, &[1, 0xc0, 0xff, 0xff]);
     }
@@ -100,6 +141,8 @@ impl PciConfig for Ich9LpcConfig {
             pirq: Pirq::new(wires),
             gsi: wires.lines("gsi", WIRES),
             smi: wires.line("smi"),
+            smi_others: wires.line("smi_others"),
+            features: self.features,
             smi_fresh: smi_enable,
             smi_enable,
             apm: [0; 2],
@@ -112,7 +155,10 @@ struct Ich9Lpc {
     acpi: Acpi,
     pirq: Pirq<WIRES>,
     gsi: Vec<IrqLine>,
+    /// To the first processor, and to the others.
     smi: IrqLine,
+    smi_others: IrqLine,
+    features: SmiFeatures,
     /// SMI enable after reset: firmware takes a set bit for the mark that system management mode needs no set-up.
     smi_fresh: u32,
     smi_enable: u32,
@@ -122,12 +168,22 @@ struct Ich9Lpc {
 
 device::state! {
     /// Saved state, version 1.
-    struct V1 { 1 => acpi: AcpiState, 2 => command: u8, 3 => status: u8, 4 => smi_enable: u32, 5 => levels: u8 }
+    struct V1 { 1 => acpi: AcpiState, 2 => command: u8, 3 => status: u8, 4 => smi_enable: u32, 5 => levels: u8, 6 => features: u64 }
 }
 
 impl Ich9Lpc {
     fn routes(&self) -> [u8; WIRES] {
         std::array::from_fn(|i| self.function.config_u8(ROUTES[i / 4] + i % 4))
+    }
+
+    fn smi_locked(&self) -> bool {
+        self.function.config_u8(GEN_PMCON) & SMI_LOCK != 0
+    }
+
+    /// The lock, once set, cannot be written.
+    fn lock_smi(&self) {
+        let writable = if self.smi_locked() { !SMI_LOCK } else { 0xff };
+        self.function.with_config(|space| space.allow(GEN_PMCON, &[writable]));
     }
 
     fn place(&self) {
@@ -164,7 +220,10 @@ impl Device for Ich9Lpc {
         match (region - FIXED, offset) {
             (0, 0..PM1_SIZE) => return self.acpi.write(offset, data),
             (0, GPE..SMI_ENABLE) => self.acpi.write_gpe(offset - GPE, GPE_HALF, data),
-            (0, SMI_ENABLE) if data.len() == 4 => self.smi_enable = le_value(data) as u32,
+            (0, SMI_ENABLE) if data.len() == 4 => {
+                let kept = if self.smi_locked() { self.smi_enable & GLOBAL_SMI } else { 0 };
+                self.smi_enable = le_value(data) as u32 | kept;
+            }
             (1, _) => {
                 let value = le_value(data) as u8;
                 self.apm[offset as usize & 1] = value;
@@ -176,6 +235,9 @@ impl Device for Ich9Lpc {
                     }
                     if self.smi_enable & (APMC_ENABLE | GLOBAL_SMI) == APMC_ENABLE | GLOBAL_SMI {
                         self.smi.pulse();
+                        if self.features.get() & SmiFeatures::BROADCAST != 0 {
+                            self.smi_others.pulse();
+                        }
                     }
                 }
             }
@@ -188,6 +250,8 @@ impl Device for Ich9Lpc {
         self.acpi.reset(kind);
         self.apm = [0; 2];
         self.smi_enable = self.smi_fresh;
+        self.features.negotiate(0);
+        self.lock_smi();
         self.gsi.iter().for_each(|line| line.set(false));
         self.pirq.reset(self.routes());
     }
@@ -214,6 +278,7 @@ impl Device for Ich9Lpc {
             status: self.apm[1],
             smi_enable: self.smi_enable,
             levels: self.pirq.save(),
+            features: self.features.get(),
         };
         StateBlob::new(Ich9LpcConfig::KIND, 1, &state)
     }
@@ -221,6 +286,9 @@ impl Device for Ich9Lpc {
     fn restore(&mut self, state: &StateBlob) -> Result<(), StateError> {
         let s: V1 = state.decode(Ich9LpcConfig::KIND, 1)?;
         Acpi::check(&s.acpi).map_err(|e| e.within("acpi"))?;
+        if !self.features.negotiate(s.features) {
+            return Err(StateError::new("features", "expected at most 1"));
+        }
         self.acpi.restore(s.acpi);
         self.apm = [s.command, s.status];
         self.smi_enable = s.smi_enable;
@@ -228,12 +296,16 @@ impl Device for Ich9Lpc {
         self.pirq.restore(s.levels, routes);
         self.gsi.iter().enumerate().for_each(|(i, line)| line.import(s.levels >> i & 1 != 0));
         self.place();
+        self.lock_smi();
         Ok(())
     }
 }
 
 impl PciDevice for Ich9Lpc {
     fn config_written(&mut self, at: usize, len: usize) {
+        if touches(at, len, GEN_PMCON, 1) {
+            self.lock_smi();
+        }
         if ROUTES.iter().any(|routes| touches(at, len, *routes, 4)) {
             self.pirq.set_routes(self.routes());
         }

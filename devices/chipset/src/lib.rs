@@ -16,7 +16,7 @@ mod tests;
 
 pub use acpi_pm::AcpiPmConfig;
 pub use i440fx::I440fxConfig;
-pub use ich9::{Ich9LpcConfig, Ich9SmbusConfig};
+pub use ich9::{Ich9LpcConfig, Ich9SmbusConfig, SmiFeatures};
 pub use mch::{EcamPlace, MchConfig};
 pub use piix3::Piix3Config;
 pub use piix4_pm::Piix4PmConfig;

@@ -10,7 +10,7 @@ use guest_memory::{AddressSpace, MemoryError, Region, RegionId};
 use pci::config_space::{ConfigSpace, command, reg, touches};
 use pci::{ECAM_BUS, Fabric, Function, FunctionSpec, INTEL, PciConfig, PciDevice, class, ecam};
 
-use crate::memory::{LowMemory, PAM_COUNT, SMRAM_OPEN, lock_smram};
+use crate::memory::{LowMemory, PAM_COUNT, Smram, lock_smram};
 
 /// Where the guest has put the memory-mapped configuration space: base and size, 0 if nowhere. For those who describe the
 /// machine to it.
@@ -41,6 +41,8 @@ pub struct MchConfig {
     pub fabric: Option<Fabric>,
     /// Where it maps them.
     pub ecam: EcamPlace,
+    /// End of the RAM below 4 GiB, where RAM for system management is taken from.
+    pub low_ram: u64,
 }
 
 impl Properties for MchConfig {
@@ -57,6 +59,21 @@ const PCIEXBAR: usize = 0x60;
 const PAM: usize = 0x90;
 const SMRAM: usize = 0x9d;
 const SMRAM_FRESH: u8 = 2;
+const SMRAM_WRITABLE: u8 = 0x78;
+/// Extended control: RAM at the top of memory, of which size; the RAM of the video memory at high addresses. The bits between
+/// say that it is cached.
+const EXTENDED: usize = 0x9e;
+const EXTENDED_FRESH: u8 = 0x38;
+const EXTENDED_WRITABLE: u8 = 0x87;
+const TOP_ENABLE: u8 = 1;
+const HIGH_ENABLE: u8 = 0x80;
+/// What the sizes stand for; the fourth is of emulated machines, with RAM for many vCPUs, which say at [`TOP_SIZE`] how much.
+const TOP_MIB: [u64; 4] = [1, 2, 8, TOP_EXTENDED_MIB];
+const TOP_EXTENDED_MIB: u64 = 16;
+/// A guest that writes ones reads how many MiB the fourth size is.
+const TOP_SIZE: usize = 0x50;
+/// What a lock freezes.
+const LOCKED: &[(usize, u8)] = &[(SMRAM, SMRAM_WRITABLE), (EXTENDED, EXTENDED_WRITABLE)];
 /// Above RAM and everything else: the chip decodes it first.
 const PRIORITY: i32 = 2;
 
@@ -77,10 +94,12 @@ impl PciConfig for MchConfig {
         space.allow(PCIEXBAR, &[0x07, 0, 0, 0xfc, 0x0f, 0, 0, 0]);
         space.allow(PAM, &[0x30, 0x33, 0x33, 0x33, 0x33, 0x33, 0x33]);
         space.set_u8(SMRAM, SMRAM_FRESH);
-        space.allow(SMRAM, &[0x78]);
-        space.own(SMRAM, &[SMRAM_OPEN]);
-        // Extended system management RAM: there is none, as its cache bits say.
-        space.set_u8(SMRAM + 1, 0x38);
+        space.allow(SMRAM, &[SMRAM_WRITABLE]);
+        space.own(SMRAM, &[SMRAM_WRITABLE]);
+        space.set_u8(EXTENDED, EXTENDED_FRESH);
+        space.allow(EXTENDED, &[EXTENDED_WRITABLE]);
+        space.own(EXTENDED, &[EXTENDED_WRITABLE]);
+        space.allow(TOP_SIZE, &[0xff; 2]);
         // Top of memory, scratch pad.
         space.allow(0xa0, &[0xff; 0x20]);
         space.allow(0xdc, &[0xff; 4]);
@@ -97,6 +116,7 @@ impl PciConfig for MchConfig {
             space,
             fabric: self.fabric,
             place: self.ecam,
+            low_ram: self.low_ram,
             region: None,
         }))
     }
@@ -109,6 +129,7 @@ struct Mch {
     space: Option<AddressSpace>,
     fabric: Option<Fabric>,
     place: EcamPlace,
+    low_ram: u64,
     /// The region that is mapped, and for which register value.
     region: Option<(RegionId, u64)>,
 }
@@ -116,12 +137,25 @@ struct Mch {
 impl Mch {
     fn follow(&mut self) {
         let pam: [u8; PAM_COUNT] = std::array::from_fn(|i| self.function.config_u8(PAM + i));
-        self.memory.set(pam, self.function.config_u8(SMRAM));
+        self.memory.set(pam, self.smram());
         let low = self.function.config_u32(PCIEXBAR);
         let value = u64::from(self.function.config_u32(PCIEXBAR + 4)) << 32 | u64::from(low);
         if let Err(e) = self.map(value) {
             tracing::warn!("PCI Express configuration space: {e}");
         }
+    }
+
+    fn smram(&self) -> Smram {
+        let extended = self.function.config_u8(EXTENDED);
+        let control = Smram::of(self.function.config_u8(SMRAM));
+        let size = TOP_MIB[usize::from(extended >> 1 & 3)] << 20;
+        let base = self.low_ram.checked_sub(size).filter(|base| *base >= 1 << 20);
+        let top = base.filter(|_| control.enabled && extended & TOP_ENABLE != 0);
+        Smram { high: extended & HIGH_ENABLE != 0, top: top.map(|base| (base, size)), ..control }
+    }
+
+    fn lock(&mut self) {
+        self.function.with_config(|space| lock_smram(space, LOCKED, &mut self.locked));
     }
 
     fn map(&mut self, value: u64) -> Result<(), MemoryError> {
@@ -167,6 +201,7 @@ impl Device for Mch {
 
     fn reset(&mut self, _kind: ResetKind) {
         self.locked = false;
+        self.lock();
         self.follow();
     }
 
@@ -176,6 +211,7 @@ impl Device for Mch {
 
     fn restore(&mut self, state: &StateBlob) -> Result<(), StateError> {
         self.locked = state.decode::<V1>(MchConfig::KIND, 1)?.locked;
+        self.lock();
         self.follow();
         Ok(())
     }
@@ -183,10 +219,17 @@ impl Device for Mch {
 
 impl PciDevice for Mch {
     fn config_written(&mut self, at: usize, len: usize) {
-        if touches(at, len, SMRAM, 1) {
-            self.function.with_config(|space| lock_smram(space, SMRAM, &mut self.locked));
+        if touches(at, len, SMRAM, 2) {
+            self.lock();
         }
-        let ours = [(PAM, PAM_COUNT), (SMRAM, 1), (PCIEXBAR, 8)];
+        if touches(at, len, TOP_SIZE, 2) {
+            self.function.with_config(|space| {
+                if space.u16(TOP_SIZE) == u16::MAX {
+                    space.set_u16(TOP_SIZE, TOP_EXTENDED_MIB as u16);
+                }
+            });
+        }
+        let ours = [(PAM, PAM_COUNT), (SMRAM, 2), (PCIEXBAR, 8)];
         if ours.iter().any(|(of, size)| touches(at, len, *of, *size)) {
             self.follow();
         }

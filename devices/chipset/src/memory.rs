@@ -2,12 +2,14 @@
 //!
 //! Intel 82441FX datasheet (290549-001), 3.2.17 and 3.2.18; Intel 82Q35 datasheet (317607), 5.1.20 and 5.1.31. RAM lies at
 //! the bottom of the machine's memory; this lays windows of the PCI memory space over it. A segment that can only be
-//! written shows PCI.
+//! written shows PCI. RAM for system management is seen by vCPUs in that mode alone, unless it is open.
 //!
 //! Needs regions of these names: the RAM, and the PCI container. Without them (on a bench) it only keeps registers.
 
-use device::Spaces;
-use guest_memory::{AddressSpace, MemoryError, Region, RegionId, Transaction};
+use std::sync::Arc;
+
+use device::{Access, Spaces};
+use guest_memory::{AddressSpace, IoHandler, MemoryError, Region, RegionId, Transaction};
 use pci::MEMORY_CONTAINER;
 use pci::config_space::ConfigSpace;
 
@@ -15,12 +17,18 @@ use pci::config_space::ConfigSpace;
 const RAM: &str = "ram";
 /// Above RAM.
 const PRIORITY: i32 = 1;
+/// Above that, for vCPUs in system management mode.
+const SECURE_PRIORITY: i32 = 2;
 /// Attribute registers.
 pub(crate) const PAM_COUNT: usize = 7;
 /// The video memory, where RAM for system management may be.
 const VIDEO: (u64, u64) = (0xa_0000, 0x2_0000);
+/// Where the same RAM can be had instead, out of the way of video memory.
+const HIGH_VIDEO: u64 = 0xfeda_0000;
 /// SMRAM control: RAM is open to everybody.
 pub(crate) const SMRAM_OPEN: u8 = 1 << 6;
+/// SMRAM control: there is RAM for system management at all.
+pub(crate) const SMRAM_ENABLE: u8 = 1 << 3;
 /// SMRAM control: open and enable cannot be changed.
 pub(crate) const SMRAM_LOCK: u8 = 1 << 4;
 
@@ -47,24 +55,82 @@ struct Segment {
     read_only: RegionId,
 }
 
-/// The windows.
-pub(crate) struct LowMemory {
-    space: Option<AddressSpace>,
+/// RAM for system management, as the registers have it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Smram {
+    /// The RAM below the video memory is open to everybody.
+    pub(crate) open: bool,
+    /// It is there for system management.
+    pub(crate) enabled: bool,
+    /// It is not at the video memory's addresses, but at high ones.
+    pub(crate) high: bool,
+    /// So many bytes at this address are for system management as well.
+    pub(crate) top: Option<(u64, u64)>,
+}
+
+impl Smram {
+    /// What the control register says.
+    pub(crate) fn of(control: u8) -> Self {
+        let (open, enabled) = (control & SMRAM_OPEN != 0, control & SMRAM_ENABLE != 0);
+        Smram { open, enabled, ..Smram::default() }
+    }
+}
+
+/// RAM that is not seen: reads as nothing does.
+struct Closed;
+
+impl IoHandler for Closed {
+    fn read(&self, _offset: u64, _data: &mut [u8]) -> Access {
+        Access::NoRegister
+    }
+
+    fn write(&self, _offset: u64, _data: &[u8]) -> Access {
+        Access::NoRegister
+    }
+}
+
+/// Windows that are there once the spaces are known.
+struct Windows {
+    space: AddressSpace,
+    ram: RegionId,
     segments: Vec<Segment>,
-    video: Option<RegionId>,
-    now: ([u8; PAM_COUNT], bool),
+    /// The video memory over RAM, and RAM over that for system management.
+    video: RegionId,
+    low: RegionId,
+    high: RegionId,
+    /// RAM at the top: closed to everybody, but not to system management.
+    top: Vec<RegionId>,
+}
+
+/// The windows, and what they follow.
+pub(crate) struct LowMemory {
+    windows: Option<Windows>,
+    now: ([u8; PAM_COUNT], Smram),
 }
 
 impl LowMemory {
     /// Lays the windows as they are after reset: everything is PCI.
     pub(crate) fn new(spaces: Option<Spaces>) -> Result<Self, MemoryError> {
-        let none = LowMemory { space: None, segments: Vec::new(), video: None, now: ([0; PAM_COUNT], false) };
-        let Some(space) = spaces.map(|s| s.memory) else { return Ok(none) };
+        let windows = spaces.map(|s| Windows::lay(s.memory)).transpose()?.flatten();
+        Ok(LowMemory { windows, now: ([0; PAM_COUNT], Smram::default()) })
+    }
+
+    /// Follows the registers.
+    pub(crate) fn set(&mut self, pam: [u8; PAM_COUNT], smram: Smram) {
+        let before = std::mem::replace(&mut self.now, (pam, smram));
+        if before != self.now
+            && let Some(windows) = &mut self.windows
+            && let Err(e) = windows.apply(pam, smram, before.1.top != smram.top)
+        {
+            tracing::warn!("memory below 1 MiB: {e}");
+        }
+    }
+}
+
+impl Windows {
+    fn lay(space: AddressSpace) -> Result<Option<Self>, MemoryError> {
         let mut tx = space.update();
-        let (Some(ram), Some(pci)) = (tx.find(RAM), tx.find(MEMORY_CONTAINER)) else {
-            drop(tx);
-            return Ok(none);
-        };
+        let (Some(ram), Some(pci)) = (tx.find(RAM), tx.find(MEMORY_CONTAINER)) else { return Ok(None) };
         let mut segments = Vec::new();
         for (base, size, ..) in SEGMENTS {
             let alias = |tx: &mut Transaction<'_>, name: &str, of| {
@@ -77,29 +143,22 @@ impl LowMemory {
             let pci = alias(&mut tx, "pci", pci)?;
             segments.push(Segment { pci, read_only: alias(&mut tx, "rom", ram)? });
         }
-        let video = Region::alias("smram", pci, VIDEO.0, VIDEO.1.into()).at(VIDEO.0).priority(PRIORITY);
         let root = tx.root();
+        let (base, size) = VIDEO;
+        let video = Region::alias("smram", pci, base, size.into()).at(base).priority(PRIORITY);
         let video = tx.add(root, video)?;
+        let mut secure = |name, at| {
+            let region = Region::alias(name, ram, base, size.into()).at(at).priority(SECURE_PRIORITY);
+            tx.add(root, region.secure().disabled())
+        };
+        let (low, high) = (secure("smram-low", base)?, secure("smram-high", HIGH_VIDEO)?);
         tx.commit()?;
-        Ok(LowMemory { space: Some(space), segments, video: Some(video), now: ([0; PAM_COUNT], false) })
+        Ok(Some(Windows { space, ram, segments, video, low, high, top: Vec::new() }))
     }
 
-    /// Follows the registers.
-    pub(crate) fn set(&mut self, pam: [u8; PAM_COUNT], smram: u8) {
-        let open = smram & SMRAM_OPEN != 0;
-        if self.now == (pam, open) {
-            return;
-        }
-        self.now = (pam, open);
-        if let Some(space) = &self.space
-            && let Err(e) = self.apply(space.update())
-        {
-            tracing::warn!("memory below 1 MiB: {e}");
-        }
-    }
-
-    fn apply(&self, mut tx: Transaction<'_>) -> Result<(), MemoryError> {
-        let (pam, open) = self.now;
+    /// `top`: that part has changed.
+    fn apply(&mut self, pam: [u8; PAM_COUNT], smram: Smram, top: bool) -> Result<(), MemoryError> {
+        let mut tx = self.space.update();
         for (segment, (_, _, register, shift)) in self.segments.iter().zip(SEGMENTS) {
             let (read, write) = match pam[register] >> shift & 3 {
                 1 => (true, false),
@@ -109,8 +168,19 @@ impl LowMemory {
             tx.set_enabled(segment.pci, !read)?;
             tx.set_enabled(segment.read_only, read && !write)?;
         }
-        if let Some(video) = self.video {
-            tx.set_enabled(video, !open)?;
+        tx.set_enabled(self.video, !smram.open || smram.high)?;
+        tx.set_enabled(self.low, smram.enabled && !smram.high)?;
+        tx.set_enabled(self.high, smram.enabled && smram.high)?;
+        tx.set_secure(self.high, !smram.open)?;
+        if top {
+            self.top.drain(..).try_for_each(|id| tx.remove(id))?;
+            if let Some((base, size)) = smram.top {
+                let root = tx.root();
+                let closed = Region::io("tseg-closed", size, Arc::new(Closed)).at(base).priority(PRIORITY);
+                let open = Region::alias("tseg", self.ram, base, size.into()).at(base).secure();
+                self.top.push(tx.add(root, closed)?);
+                self.top.push(tx.add(root, open.priority(SECURE_PRIORITY))?);
+            }
         }
         tx.commit()
     }
@@ -124,11 +194,17 @@ trait Pipe: Sized {
 
 impl Pipe for Region {}
 
-/// Once locked, SMRAM is closed and stays so until the next reset.
-pub(crate) fn lock_smram(space: &mut ConfigSpace, at: usize, locked: &mut bool) {
-    let value = space.u8(at);
-    *locked |= value & SMRAM_LOCK != 0;
-    if *locked {
-        space.set_u8(at, value & !SMRAM_OPEN | SMRAM_LOCK);
+/// Once locked, SMRAM is closed and its registers, of which `registers` are the places and writable bits, stay as they are
+/// until the next reset. The first is the control register.
+pub(crate) fn lock_smram(space: &mut ConfigSpace, registers: &[(usize, u8)], locked: &mut bool) {
+    if let Some((at, _)) = registers.first() {
+        let value = space.u8(*at);
+        *locked |= value & SMRAM_LOCK != 0;
+        if *locked {
+            space.set_u8(*at, value & !SMRAM_OPEN | SMRAM_LOCK);
+        }
+    }
+    for (at, mask) in registers {
+        space.allow(*at, &[if *locked { 0 } else { *mask }]);
     }
 }

@@ -7,6 +7,7 @@ use pci::test_bench::PciBench;
 
 use crate::{
     AcpiPmConfig, I440fxConfig, Ich9LpcConfig, Ich9SmbusConfig, MchConfig, Piix3Config, Piix4PmConfig,
+    SmiFeatures,
 };
 
 #[test]
@@ -15,7 +16,7 @@ fn all_pass_the_common_tests() {
     check(Pci::new(MchConfig::default()));
     check(Pci::new(Piix3Config::default()));
     check(Pci::new(Piix4PmConfig::default()));
-    check(Pci::new(Ich9LpcConfig { smm: true }));
+    check(Pci::new(Ich9LpcConfig { smm: true, ..Ich9LpcConfig::default() }));
     check(Pci::new(Ich9SmbusConfig::default()));
     check(AcpiPmConfig::default());
 }
@@ -113,4 +114,40 @@ fn memory_for_system_management_locks() {
     assert_eq!(b.config_read(0x72, 1), 0x1a);
     b.config_write(0x59, 4, 0xffff_ffff);
     assert_eq!(b.config_read(0x59, 4), 0x3333_3330);
+}
+
+#[test]
+fn system_management_interrupts_can_be_locked_and_broadcast() {
+    let features = SmiFeatures::default();
+    let b = PciBench::new(Ich9LpcConfig { smm: true, features: features.clone() });
+    let (pm, apm) = (1, 2);
+    b.take_edges();
+    b.write(apm, 0, 1, 0x55);
+    assert_eq!(b.take_edges(), [], "not enabled");
+    b.write(pm, 0x30, 4, 0x21);
+    b.write(apm, 0, 1, 0x55);
+    let names = |b: &Bench| -> Vec<String> {
+        b.take_edges().into_iter().filter(|e| e.level).map(|e| e.name).collect()
+    };
+    assert_eq!(names(&b), ["smi"]);
+    assert!(!features.negotiate(2) && features.negotiate(1));
+    b.write(apm, 0, 1, 0x55);
+    assert_eq!(names(&b), ["smi", "smi_others"]);
+    b.config_write(0xa0, 2, 0x10);
+    b.write(pm, 0x30, 4, 0);
+    assert_eq!(b.read(pm, 0x30, 4), 1, "the global enable stays");
+    b.config_write(0xa0, 2, 0);
+    assert_eq!(b.config_read(0xa0, 2) & 0x10, 0x10, "and so does the lock");
+}
+
+#[test]
+fn memory_for_system_management_at_the_top_says_its_size_and_locks() {
+    let b = PciBench::new(MchConfig { low_ram: 64 << 20, ..MchConfig::default() });
+    b.config_write(0x50, 2, 0xffff);
+    assert_eq!(b.config_read(0x50, 2), 16);
+    b.config_write(0x9d, 2, 0x3f0a);
+    assert_eq!(b.config_read(0x9d, 2), 0x3f0a);
+    b.config_write(0x9d, 1, 0x1a);
+    b.config_write(0x9d, 2, 0x3802);
+    assert_eq!(b.config_read(0x9d, 2), 0x3f1a);
 }

@@ -28,3 +28,6 @@ fn hardware() -> Vec<Box<dyn Accelerator>> {
 
 /// Names users may give, besides `auto`.
 pub(crate) const NAMES: &[&str] = &["kvm", "tcg"];
+
+/// Those that have x86's system management mode.
+pub(crate) const WITH_SMM: &[&str] = &["tcg"];

@@ -5,11 +5,12 @@ use pci::PciKind;
 
 /// All device kinds, sorted by name.
 pub(crate) fn all() -> Vec<DeviceKind> {
-    let families: [&[DeviceKind]; 8] = [
+    let families: [&[DeviceKind]; 9] = [
         serial::KINDS,
         storage::KINDS,
         timer::KINDS,
         display::KINDS,
+        flash::KINDS,
         input::KINDS,
         intc::KINDS,
         misc::KINDS,

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use accel::arch::GuestArch;
 use accel::{Accelerator, CpuModel, IrqchipMode, LogSink};
 use anyhow::{Context, Result, anyhow, bail};
-use control::config::{AccelConfig, MemoryBackendKind, Props, RtcBase, RtcClock};
+use block::Disk;
+use control::config::{AccelConfig, FwCfgItem, MemoryBackendKind, Props, RtcBase, RtcClock};
 use control::{VmConfig, nearest};
 use guest_memory::{Backing, HugePages, RamConfig};
 use machine::{Board, Machine, MachineEvent, Options, WallTime, realize};
@@ -161,6 +162,7 @@ pub(crate) fn launch(
     }
     let mut backends = Backends::open(config, chars)?;
     let plugs = plug::plug(config, chars, &mut backends, board)?;
+    let flash = flash(&mut properties, plugs.flash, &mut backends, board)?;
     let backends = Arc::new(Mutex::new(backends));
     let mut board_config = BoardConfig {
         arch,
@@ -188,11 +190,12 @@ pub(crate) fn launch(
         floppies: plugs.floppies,
         boot_drives: plugs.boot_drives,
         vga: vga(config, board)?,
-        fw_cfg: Vec::new(),
+        fw_cfg: fw_cfg(config, board)?,
         boot_order: boot_order(config),
         boot_menu: config.boot.menu.unwrap_or(false).then(|| config.boot.splash_time.unwrap_or(0) as u32),
         no_graphics: config.nographic || config.display.as_deref() == Some("none"),
-        flash: Vec::new(),
+        flash,
+        smm: false,
         uuid: config.uuid.map(uuid::Uuid::into_bytes),
         properties,
         riscv: riscv_cpu(config, arch)?,
@@ -224,6 +227,7 @@ pub(crate) fn launch(
             ),
         };
         board_config.irqchip = irqchip;
+        board_config.smm = accels::WITH_SMM.contains(&accel.name());
         let mut b = (board.build)(&board_config)?;
         set_globals(&mut b, config)?;
         let options = Options {
@@ -266,6 +270,58 @@ fn vga(config: &VmConfig, board: &BoardKind) -> Result<Option<VgaCard>> {
         Some("std") => bail!("-vga std: machine {} has no place for a card; expected none", board.name),
         Some(other) => bail!("-vga {other}: there is no such card; expected std or none"),
     }
+}
+
+/// Largest file that is given to firmware.
+const MAX_FW_CFG: u64 = 64 << 20;
+
+/// Files for firmware and guest, read.
+fn fw_cfg(config: &VmConfig, board: &BoardKind) -> Result<Vec<(String, Vec<u8>)>> {
+    let read = |item: &FwCfgItem| -> Result<(String, Vec<u8>)> {
+        let fail = || format!("-fw_cfg {}", item.name);
+        if !board.fw_cfg {
+            bail!("-fw_cfg {}: machine {} does not offer files to its guest", item.name, board.name);
+        }
+        if !item.name.starts_with("opt/") {
+            tracing::warn!("-fw_cfg {}: names of one's own are to begin with 'opt/'", item.name);
+        }
+        let data = match &item.file {
+            None => item.string.clone().unwrap_or_default().into_bytes(),
+            Some(path) => {
+                let size = std::fs::metadata(path).with_context(|| path.clone()).with_context(fail)?.len();
+                if size > MAX_FW_CFG {
+                    bail!("-fw_cfg {}: {path} has {size} bytes, expected at most {MAX_FW_CFG}", item.name);
+                }
+                std::fs::read(path).with_context(|| path.clone()).with_context(fail)?
+            }
+        };
+        Ok((item.name.clone(), data))
+    };
+    config.fw_cfg.iter().map(read).collect()
+}
+
+/// Contents of the flash chips in order: those given as drives with their numbers, and nodes named by properties of the machine.
+fn flash(
+    properties: &mut Vec<(String, String)>,
+    mut chips: Vec<(usize, Disk)>,
+    backends: &mut Backends,
+    board: &BoardKind,
+) -> Result<Vec<Disk>> {
+    for n in 0..board.flash {
+        let name = format!("pflash{n}");
+        if let Some(at) = properties.iter().rposition(|(k, _)| *k == name) {
+            let (_, node) = properties.remove(at);
+            if chips.iter().any(|(at, _)| *at == n) {
+                bail!("{name}={node}: there is a drive for flash chip {n} already");
+            }
+            chips.push((n, backends.disk(&node, &name, None).with_context(|| format!("-M {name}={node}"))?));
+        }
+    }
+    chips.sort_by_key(|(n, _)| *n);
+    if let Some((missing, (n, _))) = chips.iter().enumerate().find(|(i, (n, _))| i != n) {
+        bail!("flash chip {n} is given, chip {missing} is not: expected the first as well");
+    }
+    Ok(chips.into_iter().map(|(_, disk)| disk).collect())
 }
 
 /// Boot devices in order, by letter; disk, CD and network if the user says nothing.

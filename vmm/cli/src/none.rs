@@ -20,6 +20,8 @@ pub(crate) static NONE: BoardKind = BoardKind {
     ide: 0,
     floppy: false,
     vga: false,
+    flash: 0,
+    fw_cfg: false,
     build,
 };
 

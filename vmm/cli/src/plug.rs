@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow, bail};
+use block::Disk;
 use control::chardev::PortKind;
 use control::config::{DeviceConfig, Nic, Props};
 use control::{VmConfig, nearest};
@@ -446,6 +447,8 @@ pub(crate) struct Plugs {
     pub(crate) boot_drives: Vec<(u32, BootDrive)>,
     /// Buses of SCSI adapters by the adapter's name.
     scsi: Vec<(String, ScsiBus)>,
+    /// Flash chips with their numbers.
+    pub(crate) flash: Vec<(usize, Disk)>,
 }
 
 /// Everything that is plugged into a board.

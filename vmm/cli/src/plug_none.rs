@@ -1,6 +1,7 @@
 //! Hosts where no device can be plugged yet: virtio's rings are for Unix hosts.
 
 use anyhow::{Result, bail};
+use block::Disk;
 use control::VmConfig;
 use machines::{BoardKind, BootDrive, Plugged, PluggedIsa, PluggedPci};
 use storage::{FloppyDrive, IdeDrive};
@@ -39,6 +40,7 @@ pub(crate) struct Plugs {
     pub(crate) ide: Vec<(usize, IdeDrive)>,
     pub(crate) floppies: [Option<FloppyDrive>; 2],
     pub(crate) boot_drives: Vec<(u32, BootDrive)>,
+    pub(crate) flash: Vec<(usize, Disk)>,
 }
 
 /// Nothing, when nothing is asked for.

@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use accel::IrqchipMode;
 use accel::arch::GuestArch;
+use block::Disk;
 use device::{AnyConfig, CharBackend};
 use guest_memory::RamConfig;
 use machine::{Board, MachineError};
@@ -102,15 +103,6 @@ pub enum VgaCard {
     Standard,
 }
 
-/// A flash chip with firmware.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PluggedFlash {
-    /// Its contents.
-    pub path: PathBuf,
-    /// Writes are refused.
-    pub read_only: bool,
-}
-
 /// What the user chose.
 pub struct BoardConfig {
     /// Guest architecture.
@@ -159,8 +151,10 @@ pub struct BoardConfig {
     pub boot_menu: Option<u32>,
     /// Nobody looks at a display: firmware is to use the serial port.
     pub no_graphics: bool,
-    /// Firmware in flash chips, the code first: files, and whether they are read-only.
-    pub flash: Vec<PluggedFlash>,
+    /// Contents of the flash chips, that with the code first.
+    pub flash: Vec<Disk>,
+    /// The accelerator has x86's system management mode.
+    pub smm: bool,
     /// The machine's identity in SMBIOS and for firmware.
     pub uuid: Option<[u8; 16]>,
     /// Board properties (`-M NAME,key=value`).
@@ -196,6 +190,10 @@ pub struct BoardKind {
     pub floppy: bool,
     /// Whether it has a place for a graphics card.
     pub vga: bool,
+    /// Flash chips it takes.
+    pub flash: usize,
+    /// Whether the user can give it files for firmware and guest.
+    pub fw_cfg: bool,
     /// Records the board.
     pub build: fn(&BoardConfig) -> Result<Board, MachineError>,
 }

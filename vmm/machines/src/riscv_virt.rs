@@ -51,6 +51,8 @@ pub const KIND: BoardKind = BoardKind {
     ide: 0,
     floppy: false,
     vga: false,
+    flash: 0,
+    fw_cfg: false,
     build,
 };
 
@@ -394,6 +396,7 @@ mod tests {
             boot_menu: None,
             no_graphics: false,
             flash: Vec::new(),
+            smm: false,
             uuid: None,
             properties: Vec::new(),
             riscv: RiscvCpu {

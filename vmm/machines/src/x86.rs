@@ -8,7 +8,7 @@ use std::sync::Arc;
 use accel::IrqchipMode;
 use intc::{I8259Config, IoApicConfig, LapicsConfig};
 use machine::{Board, Dest, MachineError, Node};
-use timer::I8254Config;
+use timer::{HpetConfig, I8254Config};
 
 use crate::{BoardConfig, x86_held};
 
@@ -16,7 +16,12 @@ use crate::{BoardConfig, x86_held};
 pub(crate) const IOAPIC: u64 = 0xfec0_0000;
 /// First address beyond 32 bits.
 pub(crate) const FOUR_GIB: u64 = 1 << 32;
+/// Address of the HPET.
+pub(crate) const HPET: u64 = 0xfed0_0000;
+/// Interrupts that comparators of the HPET can have: two that nobody else uses, and those beyond the 8259s' that are PCI's.
+const HPET_ROUTES: u32 = 0x00ff_0104;
 const PIT_IRQ: usize = 0;
+const RTC_IRQ: usize = 8;
 /// Inputs of the 8259s.
 const LEGACY_IRQS: usize = 16;
 
@@ -30,6 +35,8 @@ pub(crate) struct Controllers {
     pub(crate) pic: bool,
     /// There is an 8254.
     pub(crate) pit: bool,
+    /// There is an HPET, which the interrupts of the 8254 and of the real-time clock go through.
+    pub(crate) hpet: bool,
     /// Version the I/O APIC reports.
     pub(crate) ioapic_version: u8,
 }
@@ -49,6 +56,24 @@ impl Controllers {
         node.irq_at(pin, index, device_pin(x86_held::IOAPIC, "irq", n));
         if n < LEGACY_IRQS && self.pic {
             node.irq_at(pin, index, device_pin(x86_held::PIC, "irq", n));
+        }
+    }
+
+    /// Wires the real-time clock's interrupt.
+    pub(crate) fn wire_rtc(&self, node: &mut Node) {
+        if self.hpet {
+            node.irq("irq", device_pin("hpet", "rtc", 0));
+        } else {
+            self.wire(node, "irq", RTC_IRQ);
+        }
+    }
+
+    fn add_hpet(&self, b: &mut Board) {
+        let node = b.add("hpet", HpetConfig { intcap: HPET_ROUTES, ..HpetConfig::default() });
+        node.mmio(0, HPET);
+        let routed = (0..u32::BITS as usize).filter(|n| HPET_ROUTES >> n & 1 != 0 && *n != RTC_IRQ);
+        for n in routed.chain([PIT_IRQ, RTC_IRQ]) {
+            self.wire_at(node, "irq", n, n);
         }
     }
 
@@ -89,8 +114,22 @@ impl Controllers {
         hold(node, local, x86_held::apic_input);
         if self.pit {
             let node = b.add(x86_held::PIT, I8254Config::default());
-            self.wire(node.pio(0, 0x40).pio(1, 0x61), "irq", PIT_IRQ);
+            node.pio(0, 0x40).pio(1, 0x61);
+            if self.hpet {
+                node.irq("irq", device_pin("hpet", "pit", 0));
+            } else {
+                self.wire(node, "irq", PIT_IRQ);
+            }
             hold(node, all, x86_held::no_input);
+        }
+        if self.hpet {
+            if all {
+                return Err(MachineError::Board(format!(
+                    "{}: hpet=on: the accelerator's 8254 cannot be replaced; add kernel-irqchip=split or off",
+                    self.board
+                )));
+            }
+            self.add_hpet(b);
         }
         if local {
             b.held_state(Arc::new(x86_held::X86Held { all, ioapic: IOAPIC }));

@@ -80,17 +80,16 @@ pub(super) fn of_board(
     let there = match interface {
         DriveInterface::Ide => board.ide > 0,
         DriveInterface::Floppy => board.floppy,
+        DriveInterface::Pflash => board.flash > 0,
         DriveInterface::None | DriveInterface::Virtio => true,
         _ => false,
     };
     // Before the image is opened, so that this is all that is said.
     if !there {
         let file = d.file.as_deref().unwrap_or("no file");
-        let expected = match (board.ide > 0, board.floppy) {
-            (true, _) => "ide, floppy, none or virtio",
-            (_, true) => "floppy, none or virtio",
-            _ => "none or virtio",
-        };
+        let own = [(board.ide > 0, "ide, "), (board.floppy, "floppy, "), (board.flash > 0, "pflash, ")];
+        let own: String = own.iter().filter(|(there, _)| *there).map(|(_, name)| *name).collect();
+        let expected = format!("{own}none or virtio");
         bail!("({file}): this board has no {} interface; expected {expected}", interface.name());
     }
     let cd = d.media == Media::Cdrom;
@@ -140,6 +139,14 @@ pub(super) fn of_board(
             let disk = backends.medium(Some(id), id)?;
             note(backends, id, "floppy", false);
             hang(out, backends, board, id, Made::Floppy(FloppyDrive { disk }, number(2)), None)?;
+        }
+        DriveInterface::Pflash => {
+            let disk = backends.disk(id, id, None)?;
+            let at = number(1).unwrap_or(out.flash.len());
+            if at >= board.flash || out.flash.iter().any(|(n, _)| *n == at) {
+                bail!("there is no flash chip {at}, or it is taken; there can be {}", board.flash);
+            }
+            out.flash.push((at, disk));
         }
         _ => {}
     }

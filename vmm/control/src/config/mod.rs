@@ -27,9 +27,9 @@ pub use platform::{
 };
 pub use props::Props;
 pub use runtime::{
-    Actions, BootConfig, GdbConfig, GlobalProperty, IcountConfig, LogConfig, Monitor, MonitorMode, MsgConfig,
-    NameConfig, ObjectConfig, OnPanic, OnReboot, OnShutdown, RtcBase, RtcClock, RtcConfig, RunWith,
-    TraceConfig,
+    Actions, BootConfig, FwCfgItem, GdbConfig, GlobalProperty, IcountConfig, LogConfig, Monitor, MonitorMode,
+    MsgConfig, NameConfig, ObjectConfig, OnPanic, OnReboot, OnShutdown, RtcBase, RtcClock, RtcConfig,
+    RunWith, TraceConfig,
 };
 
 use serde::{Deserialize, Serialize};
@@ -75,6 +75,9 @@ pub struct VmConfig {
     pub data_dirs: Vec<String>,
     /// Boot order and menu.
     pub boot: BootConfig,
+    /// Files for firmware and guest.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub fw_cfg: Vec<FwCfgItem>,
 
     /// Disks with a board-chosen front end (`-drive`, `-hda`, `-cdrom`).
     #[serde(skip_serializing_if = "Vec::is_empty")]

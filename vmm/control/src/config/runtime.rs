@@ -260,6 +260,20 @@ pub struct ObjectConfig {
     pub props: Props,
 }
 
+/// One `-fw_cfg`: a file for firmware and guest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct FwCfgItem {
+    /// Name it has there.
+    pub name: String,
+    /// File of the host with its contents.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
+    /// Its contents, in place of a file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub string: Option<String>,
+}
+
 /// One `-global`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]

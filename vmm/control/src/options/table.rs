@@ -156,6 +156,8 @@ options! {
         "dtb" "FILE" => Text(runtime::dtb), "Device tree blob to use in place of the generated one.";
         "bios" "FILE|none" => Text(runtime::bios), "Firmware in place of the board's own.";
         "boot" "[order=]DRIVES[,key=value...]" => Group(&runtime::BOOT), "Boot order (drive letters) and menu.";
+        "fw_cfg" "[name=]NAME,file=FILE|string=TEXT" => Group(&device::FW_CFG),
+            "File that firmware and guest find under this name, which is to begin with 'opt/'.";
         "L" "FOLDER" => Text(runtime::data_dir), "Look for firmware in this folder first.";
     }
     Storage: {

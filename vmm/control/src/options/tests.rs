@@ -124,6 +124,8 @@ const GOOD: &[(&str, &str, &str)] = &[
         "/globals/0",
         r#"{"driver":"virtio-blk-device","property":"queue-size","value":"8"}"#,
     ),
+    ("-fw_cfg opt/x,string=a,,b", "/fw-cfg/0", r#"{"name":"opt/x","string":"a,b"}"#),
+    ("-fw_cfg name=opt/x,file=f", "/fw-cfg/0/file", r#""f""#),
     ("-global driver=a,property=b,value=c", "/globals/0", r#"{"driver":"a","property":"b","value":"c"}"#),
     (
         "-netdev user,id=n0,hostfwd=tcp::1-:2,hostfwd=tcp::3-:4",

@@ -76,6 +76,8 @@ pub const KIND: BoardKind = BoardKind {
     ide: 0,
     floppy: false,
     vga: false,
+    flash: 0,
+    fw_cfg: false,
     build,
 };
 
@@ -85,7 +87,7 @@ fn switch(c: &BoardConfig, name: &str, default: bool) -> Result<bool, MachineErr
 
 fn controllers(c: &BoardConfig) -> Result<Controllers, MachineError> {
     let (pic, pit) = (switch(c, "pic", true)?, switch(c, "pit", true)?);
-    Ok(Controllers { board: "microvm", irqchip: c.irqchip, pic, pit, ioapic_version: 0x11 })
+    Ok(Controllers { board: "microvm", irqchip: c.irqchip, pic, pit, hpet: false, ioapic_version: 0x11 })
 }
 
 /// Wires an interrupt output to where legacy interrupt `n` enters.

@@ -170,7 +170,7 @@ fn hpet() -> Vec<u8> {
     let mut t = 0x8086_a201u32.to_le_bytes().to_vec();
     // In memory space; number 0, no minimal period, no protection.
     t.extend([0, 0, 0, 0]);
-    t.extend(super::HPET.to_le_bytes());
+    t.extend((crate::x86::HPET as u32).to_le_bytes());
     t.extend([0; 4]);
     t
 }

@@ -181,6 +181,6 @@ fn fw_cfg() -> Vec<u8> {
 }
 
 fn hpet(h: &Hardware) -> Vec<u8> {
-    let block = Memory32Fixed::new(false, super::HPET, 0x400);
+    let block = Memory32Fixed::new(false, crate::x86::HPET as u32, 0x400);
     if h.hpet { device("HPET", "PNP0103", &[&block]) } else { Vec::new() }
 }

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use flash::PflashConfig;
 use guest_memory::RamConfig;
 use machine::{Board, Image, MachineError};
 use pci::MEMORY_CONTAINER;
@@ -13,6 +14,10 @@ use crate::{Bios, BoardConfig, kernel};
 
 /// Largest firmware: the local APICs lie below.
 const MOST: u64 = 16 << 20;
+/// Flash chips that there can be.
+pub(super) const CHIPS: usize = 2;
+/// Bytes of a chip that are erased at once.
+const SECTOR: u64 = 4096;
 /// What is seen below 1 MiB.
 const SHADOW: u64 = 128 << 10;
 
@@ -78,6 +83,28 @@ pub(super) fn add(b: &mut Board, model: &Model, c: &BoardConfig) -> Result<(), M
     Ok(())
 }
 
-fn flash(_b: &mut Board, model: &Model, _c: &BoardConfig) -> Result<(), MachineError> {
-    model.bad("firmware in flash is not supported yet; give -bios FILE")
+/// Flash chips, the first at the end of 4 GiB, the next before it.
+fn flash(b: &mut Board, model: &Model, c: &BoardConfig) -> Result<(), MachineError> {
+    if let Bios::File(path) = &c.bios {
+        return model.bad(format!("-bios {}: the firmware is in flash already", path.display()));
+    }
+    let mut end = FOUR_GIB;
+    for (i, disk) in c.flash.iter().enumerate() {
+        let (name, len) = (disk.id(), disk.len());
+        if len == 0 || !len.is_multiple_of(SECTOR) || FOUR_GIB - end + len > MOST {
+            return model.bad(format!(
+                "flash '{name}': {len} bytes; chips have multiples of {SECTOR} bytes, all of them at most {MOST}"
+            ));
+        }
+        end -= len;
+        let config =
+            PflashConfig { disk: Some(disk.clone()), size: len, block: SECTOR, ..PflashConfig::default() };
+        b.add(&format!("pflash{i}"), config).mmio_in(MEMORY_CONTAINER, 0, end);
+        if i == 0 {
+            // The end of the first is seen below 1 MiB as well.
+            let shadow = len.min(SHADOW);
+            b.alias("isa-bios", "pflash0.flash", len - shadow, shadow, (1 << 20) - shadow);
+        }
+    }
+    Ok(())
 }

@@ -4,6 +4,7 @@
 
 use std::fs::File;
 
+use chipset::SmiFeatures;
 use device::DeviceConfig;
 use machine::{Board, MachineError};
 use misc::{FwCfgConfig, FwCfgError, FwCfgTable};
@@ -91,7 +92,7 @@ fn hardware(model: &Model, c: &BoardConfig, layout: &Layout) -> Hardware {
         cpus: c.vcpus,
         low_end: layout.low,
         high_end: if c.ram > layout.low { FOUR_GIB + c.ram - layout.low } else { 0 },
-        hpet: false,
+        hpet: layout.controllers.hpet,
         serials: c.serials.iter().take_while(|s| s.is_some()).count(),
     }
 }
@@ -139,6 +140,9 @@ pub(super) fn add(
         let (anchor, table) = smbios::build(model.name, c);
         t.add_file("etc/smbios/smbios-anchor", anchor).map_err(&refused)?;
         t.add_file("etc/smbios/smbios-tables", table).map_err(&refused)?;
+        if layout.smm && model.chipset == Some(Chipset::Q35) {
+            smi_features(&mut t, layout).map_err(&refused)?;
+        }
     }
     if kernel_items(&mut t, c, layout.low)? {
         boot.push((0, format!("/rom@{BOOT_ROM}")));
@@ -168,6 +172,18 @@ fn tables(t: &mut FwCfgTable, model: &Model, c: &BoardConfig, layout: &Layout) -
     })?;
     t.add_file(acpi::RSDP, acpi.rsdp)?;
     t.add_file(acpi::LOADER, acpi.loader)
+}
+
+/// What firmware may ask of system management interrupts (OVMF's negotiation: offered, wanted, and whether it gets that).
+fn smi_features(t: &mut FwCfgTable, layout: &Layout) -> Result<(), FwCfgError> {
+    const WANTED: &str = "etc/smi/requested-features";
+    let features = layout.smi_features.clone();
+    t.add_file("etc/smi/supported-features", SmiFeatures::BROADCAST.to_le_bytes())?;
+    t.add_writable_file(WANTED, vec![0; 8])?;
+    t.add_verdict("etc/smi/features-ok", WANTED, move |wanted| {
+        let wanted = wanted.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte));
+        features.negotiate(wanted).into()
+    })
 }
 
 /// The user's kernel, and the ROM that starts it; false if there is none.

@@ -16,6 +16,7 @@ use ::pci::{Fabric, MEMORY_CONTAINER, Pci, PciHostConfig};
 use accel::arch::GuestArch;
 use chipset::{
     EcamPlace, I440fxConfig, Ich9LpcConfig, Ich9SmbusConfig, MchConfig, Piix3Config, Piix4PmConfig,
+    SmiFeatures,
 };
 use display::VgaConfig;
 use guest_memory::Unassigned;
@@ -34,8 +35,6 @@ use crate::{BoardConfig, BoardKind, BootDrive, VgaCard};
 
 /// First port of the firmware configuration device.
 const FW_CFG: u16 = 0x510;
-/// Address of the HPET.
-const HPET: u32 = 0xfed0_0000;
 /// ACPI's interrupt.
 const SCI: u16 = 9;
 /// Serial ports: first port and interrupt.
@@ -43,7 +42,6 @@ const SERIAL: [(u16, usize); 4] = [(0x3f8, 4), (0x2f8, 3), (0x3e8, 4), (0x2e8, 3
 const KEYBOARD_IRQ: usize = 1;
 const MOUSE_IRQ: usize = 12;
 const FLOPPY_IRQ: usize = 6;
-const RTC_IRQ: usize = 8;
 /// Ports of the power management blocks.
 const APM: u16 = 0xb2;
 const PIIX4_GPE: u16 = 0xafe0;
@@ -65,11 +63,13 @@ struct Model {
 
 const PROPERTIES: &[(&str, &str)] = &[
     ("acpi", "on or off: ACPI tables and power management (default on)"),
-    ("smm", "off: there is no system management mode (default off)"),
-    ("hpet", "off: there is no high precision event timer (default off)"),
+    ("smm", "on, off or auto: system management mode (default auto: if the accelerator has it)"),
+    ("hpet", "on or off: high precision event timer (default off)"),
     ("vmport", "off: there is no VMware port (default off)"),
     ("i8042", "on or off: keyboard controller (default on)"),
     ("max-ram-below-4g", "bytes of RAM below 4 GiB at most"),
+    ("pflash0", "block node with the contents of the first flash chip, the firmware"),
+    ("pflash1", "block node with the contents of the second flash chip, the firmware's variables"),
 ];
 
 /// The i440FX board.
@@ -85,6 +85,8 @@ pub const PC: BoardKind = BoardKind {
     ide: 4,
     floppy: true,
     vga: true,
+    flash: firmware::CHIPS,
+    fw_cfg: true,
     build: |c| build(&Model { name: "pc", chipset: Some(Chipset::I440fx) }, &PC, c),
 };
 
@@ -101,6 +103,8 @@ pub const Q35: BoardKind = BoardKind {
     ide: AHCI_PORTS,
     floppy: true,
     vga: true,
+    flash: firmware::CHIPS,
+    fw_cfg: true,
     build: |c| build(&Model { name: "q35", chipset: Some(Chipset::Q35) }, &Q35, c),
 };
 
@@ -117,6 +121,8 @@ pub const ISAPC: BoardKind = BoardKind {
     ide: 0,
     floppy: true,
     vga: false,
+    flash: 0,
+    fw_cfg: true,
     build: |c| build(&Model { name: "isapc", chipset: None }, &ISAPC, c),
 };
 
@@ -157,6 +163,9 @@ struct Layout {
     low: u64,
     controllers: Controllers,
     ecam: EcamPlace,
+    /// There is system management mode.
+    smm: bool,
+    smi_features: SmiFeatures,
 }
 
 fn build(model: &Model, kind: &BoardKind, c: &BoardConfig) -> Result<Board, MachineError> {
@@ -164,14 +173,12 @@ fn build(model: &Model, kind: &BoardKind, c: &BoardConfig) -> Result<Board, Mach
     if c.ram < 1 << 20 || c.ram > 1 << 40 || !c.ram.is_multiple_of(4096) {
         return model.bad(format!("{} bytes of RAM; 1 MiB to 1 TiB in pages of 4096 are possible", c.ram));
     }
-    for (name, why) in [
-        ("smm", "it has no system management mode yet"),
-        ("hpet", "it has no high precision event timer yet"),
-        ("vmport", "it has no VMware port"),
-    ] {
-        if model.switch(c, name, false)? {
-            return model.bad(format!("{name}=on is not possible: {why}"));
-        }
+    if model.switch(c, "vmport", false)? {
+        return model.bad("vmport=on is not possible: it has no VMware port");
+    }
+    let smm = model.switch(c, "smm", c.smm)?;
+    if smm && !c.smm {
+        return model.bad("smm=on is not possible: the accelerator has no system management mode");
     }
     let low = model.low_ram(c)?;
     if model.chipset.is_none() && c.ram > low {
@@ -184,9 +191,16 @@ fn build(model: &Model, kind: &BoardKind, c: &BoardConfig) -> Result<Board, Mach
     if c.ram > low {
         b.ram("ram.high", FOUR_GIB, c.ram - low, c.ram_config.after(low));
     }
-    let controllers =
-        Controllers { board: model.name, irqchip: c.irqchip, pic: true, pit: true, ioapic_version: 0x20 };
-    let layout = Layout { low, controllers, ecam: EcamPlace::default() };
+    let controllers = Controllers {
+        board: model.name,
+        irqchip: c.irqchip,
+        pic: true,
+        pit: true,
+        hpet: model.switch(c, "hpet", false)?,
+        ioapic_version: 0x20,
+    };
+    let layout =
+        Layout { low, controllers, ecam: EcamPlace::default(), smm, smi_features: SmiFeatures::default() };
     firmware::add(&mut b, model, c)?;
     layout.controllers.add(&mut b, c)?;
     isa(&mut b, model, c, &layout)?;
@@ -221,7 +235,7 @@ fn isa(b: &mut Board, model: &Model, c: &BoardConfig, layout: &Layout) -> Result
         }
     }
     let cmos = fw_cfg::cmos(c, layout.low);
-    irqs.wire(b.add("rtc", CmosRtcConfig { cmos, ..CmosRtcConfig::default() }).pio(0, 0x70), "irq", RTC_IRQ);
+    irqs.wire_rtc(b.add("rtc", CmosRtcConfig { cmos, ..CmosRtcConfig::default() }).pio(0, 0x70));
     if model.switch(c, "i8042", true)? {
         let k = b.add("keyboard", I8042Config::default());
         k.pio(0, 0x60).pio(1, 0x64);
@@ -263,9 +277,9 @@ fn bridges(
     b.add("pci-host", PciHostConfig { fabric: fabric.clone() }).pio(0, 0xcf8).pio(1, 0xcfc);
     let mut slots = Slots::new(fabric.clone(), chipset, irqs);
     if express {
-        let mch = MchConfig { fabric: Some(fabric), ecam: layout.ecam.clone() };
+        let mch = MchConfig { fabric: Some(fabric), ecam: layout.ecam.clone(), low_ram: layout.low };
         slots.own(b, "mch", &mut Pci::new(mch), 0, 0, false)?;
-        let lpc = Pci::new(Ich9LpcConfig::default());
+        let lpc = Pci::new(Ich9LpcConfig { smm: layout.smm, features: layout.smi_features.clone() });
         let apm = lpc.fixed_region(1);
         slots.own(b, "isa-bridge", &mut { lpc }, 31, 0, true)?;
         let Some(node) = b.node_mut("isa-bridge") else { return model.bad("no ISA bridge") };
@@ -275,6 +289,12 @@ fn bridges(
         }
         wire_isa(irqs, node);
         irqs.wire(node, "sci", SCI.into());
+        if layout.smm {
+            node.irq("smi", Dest::Smi(0));
+            for cpu in 1..c.vcpus {
+                node.irq("smi_others", Dest::Smi(cpu));
+            }
+        }
         b.power_button(device_pin("isa-bridge", "power_button", 0));
         let drives = std::array::from_fn(ide);
         slots.own(b, "ahci", &mut Pci::new(AhciConfig { drives }), 31, 2, true)?;
@@ -305,12 +325,15 @@ fn bridges(
             }
         }
         if acpi {
-            let pm = Pci::new(Piix4PmConfig::default());
+            let pm = Pci::new(Piix4PmConfig { smm: layout.smm });
             let (gpe, apm) = (pm.fixed_region(1), pm.fixed_region(2));
             slots.own(b, "pm", &mut { pm }, 1, 3, true)?;
             if let Some(node) = b.node_mut("pm") {
                 node.pio(gpe, PIIX4_GPE).pio(apm, APM);
                 irqs.wire(node, "sci", SCI.into());
+                if layout.smm {
+                    node.irq("smi", Dest::Smi(0));
+                }
             }
             b.power_button(device_pin("pm", "power_button", 0));
         }

@@ -45,6 +45,7 @@ pub(crate) fn config(kernel: &Path, irqchip: IrqchipMode, append: &str) -> Board
         boot_menu: None,
         no_graphics: false,
         flash: Vec::new(),
+        smm: false,
         uuid: None,
         properties: vec![("isa-debug-exit".to_owned(), "on".to_owned())],
         riscv: RiscvCpu::default(),

@@ -4,7 +4,7 @@ use super::super::ListOf;
 use super::super::build::{Builder, Stop};
 use super::super::group::{Group, Key, Kind, Values, number, size, switch, text, word};
 use super::{Done, Family};
-use crate::config::{ConfigError, DeviceConfig, GlobalProperty, ObjectConfig};
+use crate::config::{ConfigError, DeviceConfig, FwCfgItem, GlobalProperty, ObjectConfig};
 
 pub(crate) static DEVICE: Group = Group {
     name: "device",
@@ -78,6 +78,24 @@ fn global(b: &mut Builder, v: &mut Values) -> Done {
     b.config.globals.push(g);
     Ok(())
 }
+
+pub(crate) static FW_CFG: Group = Group {
+    name: "fw_cfg",
+    implied: Some("name"),
+    keys: &[text("name"), text("file"), text("string")],
+    open: false,
+    json: false,
+    apply: |b, v| {
+        let item = FwCfgItem { name: v.needed("name")?, file: v.text("file")?, string: v.text("string")? };
+        if item.file.is_some() == item.string.is_some() {
+            return Err(
+                ConfigError::Conflict(format!("fw_cfg '{}': expected file or string", item.name)).into()
+            );
+        }
+        b.config.fw_cfg.push(item);
+        Ok(())
+    },
+};
 
 /// Keys that all RAM back ends have.
 macro_rules! ram_keys {
