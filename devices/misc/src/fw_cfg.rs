@@ -45,11 +45,14 @@ impl PartialEq for Computed {
 
 impl Eq for Computed {}
 
+/// What is thought of contents.
+type Think = dyn Fn(&[u8]) -> u8 + Send + Sync;
+
 /// An opinion on another file.
 #[derive(Clone)]
 struct Verdict {
     of: String,
-    think: Arc<dyn Fn(&[u8]) -> u8 + Send + Sync>,
+    think: Arc<Think>,
 }
 
 impl PartialEq for Verdict {
