@@ -429,7 +429,7 @@ impl NetCard {
             header.fill(0);
         }
         let head = &header[..self.shared.endpoint.vnet_header().min(HEADER)];
-        self.shared.endpoint.send(&[head, &self.frame]);
+        self.shared.endpoint.send_owned(head, &mut self.frame);
     }
 
     /// Index of the control queue: after all pairs the driver knows of (virtio 1.2, 5.1.2).

@@ -322,6 +322,14 @@ impl Endpoint for Cable {
         self.0.outward(frame)
     }
 
+    fn send_owned(&self, head: &[u8], frame: &mut Vec<u8>) -> bool {
+        if self.0.filtered.load(Ordering::Acquire) || self.0.is_plain() || !self.0.is_up() {
+            return self.send(&[head, frame]);
+        }
+        let inner = self.0.inner.read().clone();
+        inner.send_owned(head, frame)
+    }
+
     fn set_receiver(&self, receiver: Option<Box<dyn NetReceiver>>) {
         let card: Option<SharedReceiver> = receiver.map(|r| Arc::new(Mutex::new(r)));
         let there = card.is_some();

@@ -20,6 +20,8 @@ mod hub;
 mod join;
 #[cfg(target_os = "linux")]
 mod l2tpv3;
+#[cfg(target_os = "linux")]
+mod passt;
 #[cfg(unix)]
 mod stream;
 #[cfg(target_os = "linux")]
@@ -44,6 +46,8 @@ pub use hub::{Hub, HubPort};
 pub use join::Join;
 #[cfg(target_os = "linux")]
 pub use l2tpv3::{L2tpv3, L2tpv3Options};
+#[cfg(target_os = "linux")]
+pub use passt::{PasstOptions, passt};
 #[cfg(unix)]
 pub use stream::{Stream, StreamEvent, StreamPeer};
 #[cfg(target_os = "linux")]
@@ -95,6 +99,12 @@ impl std::fmt::Display for MacAddr {
 pub trait Endpoint: Send + Sync {
     /// Sends one frame, given in pieces. Never blocks; `false` if it was dropped.
     fn send(&self, frame: &[&[u8]]) -> bool;
+
+    /// Sends one frame whose bytes, behind the virtio-net header `head`, the endpoint may keep: it leaves another buffer in
+    /// their place, of any content and length.
+    fn send_owned(&self, head: &[u8], frame: &mut Vec<u8>) -> bool {
+        self.send(&[head, frame])
+    }
 
     /// Sets where frames go, replacing an earlier receiver. Without one they are dropped.
     fn set_receiver(&self, receiver: Option<Box<dyn NetReceiver>>);

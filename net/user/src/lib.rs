@@ -46,9 +46,16 @@ const INBOX: usize = 8 << 20;
 /// Buffers kept for the next frames.
 const SPARE: usize = 64;
 
+/// A frame of the guest's.
+struct Frame {
+    /// Its virtio-net header.
+    head: [u8; out::VNET],
+    data: Vec<u8>,
+}
+
 #[derive(Default)]
 struct Inbox {
-    frames: Vec<Vec<u8>>,
+    frames: Vec<Frame>,
     bytes: usize,
     spare: Vec<Vec<u8>>,
     retry: bool,
@@ -76,7 +83,7 @@ impl Shared {
     }
 
     /// Takes what has come; whether the guest may have room again, or `None` at the end.
-    fn take(&self, frames: &mut Vec<Vec<u8>>) -> Option<bool> {
+    fn take(&self, frames: &mut Vec<Frame>) -> Option<bool> {
         let mut inbox = self.inbox.lock();
         inbox.asleep = false;
         if inbox.closed {
@@ -87,8 +94,8 @@ impl Shared {
         Some(std::mem::take(&mut inbox.retry))
     }
 
-    fn give_back(&self, mut frame: Vec<u8>) {
-        frame.clear();
+    /// A buffer for a frame to come.
+    fn give_back(&self, frame: Vec<u8>) {
         let mut inbox = self.inbox.lock();
         if inbox.spare.len() < SPARE {
             inbox.spare.push(frame);
@@ -171,9 +178,33 @@ impl Endpoint for UserNet {
         let mut taken = false;
         self.shared.tell(|inbox| {
             if inbox.bytes + length <= INBOX {
-                let mut buffer = inbox.spare.pop().unwrap_or_default();
-                frame.iter().for_each(|p| buffer.extend_from_slice(p));
-                inbox.frames.push(buffer);
+                let mut data = inbox.spare.pop().unwrap_or_default();
+                data.clear();
+                let (mut head, mut filled) = ([0; out::VNET], 0);
+                for piece in frame {
+                    let (first, rest) = piece.split_at(piece.len().min(out::VNET - filled));
+                    head[filled..filled + first.len()].copy_from_slice(first);
+                    filled += first.len();
+                    data.extend_from_slice(rest);
+                }
+                inbox.frames.push(Frame { head, data });
+                inbox.bytes += length;
+                taken = true;
+            }
+        });
+        taken
+    }
+
+    fn send_owned(&self, head: &[u8], frame: &mut Vec<u8>) -> bool {
+        let length = head.len() + frame.len();
+        let (Ok(head), true) = (<[u8; out::VNET]>::try_from(head), length <= MAX_FRAME) else {
+            return self.send(&[head, frame]);
+        };
+        let mut taken = false;
+        self.shared.tell(|inbox| {
+            if inbox.bytes + length <= INBOX {
+                let spare = inbox.spare.pop().unwrap_or_default();
+                inbox.frames.push(Frame { head, data: std::mem::replace(frame, spare) });
                 inbox.bytes += length;
                 taken = true;
             }

@@ -122,8 +122,8 @@ impl Worker {
                 }
             }
             for frame in frames.drain(..) {
-                self.frame(&frame);
-                self.shared.give_back(frame);
+                self.frame(&frame.head, &frame.data);
+                self.shared.give_back(frame.data);
             }
             let Self { out, nat, config, poll, tcp, udp, icmp, swept, .. } = &mut self;
             let mut cx = Cx { out, nat, config, registry: poll.registry(), now: Instant::now() };
@@ -152,9 +152,8 @@ impl Worker {
         Some(next.saturating_duration_since(now) + Duration::from_millis(1))
     }
 
-    /// Takes a frame with its virtio-net header.
-    fn frame(&mut self, frame: &[u8]) {
-        let Some((head, frame)) = frame.split_at_checked(VNET) else { return };
+    /// Takes a frame and its virtio-net header.
+    fn frame(&mut self, head: &[u8; VNET], frame: &[u8]) {
         let Some((ethernet, payload)) = frame.split_at_checked(ETHERNET) else { return };
         let trusted = head[0] & NEEDS_CSUM != 0;
         let mut mac = [0; 6];

@@ -1,13 +1,14 @@
-//! `-netdev tap`, `bridge`, `l2tpv3` and `vde`, which are for Linux hosts.
+//! `-netdev tap`, `bridge`, `l2tpv3`, `passt` and `vde`, which are for Linux hosts.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Result, anyhow, bail};
 use control::config::Props;
-use net::{Endpoint, L2tpv3, L2tpv3Options, Tap, TapOptions, TapSource, Vde, VdeOptions};
+use net::{Endpoint, L2tpv3, L2tpv3Options, PasstOptions, Tap, TapOptions, TapSource, Vde, VdeOptions};
 
-use super::sockets::{descriptor, needed};
+use super::sockets::{descriptor, events, needed};
+use super::{Announcer, texts};
 
 /// The script that is run if it is there and nothing else is said, as QEMU's.
 const UP: &str = "/etc/qemu-ifup";
@@ -112,6 +113,50 @@ pub(super) fn l2tpv3(props: &Props) -> Result<Arc<dyn Endpoint>> {
         offset: word(props, "offset")?.unwrap_or(0),
     };
     Ok(Arc::new(L2tpv3::new(&options)?))
+}
+
+/// Options of passt that are its own arguments by another name.
+const PASST: [(&str, &str); 12] = [
+    ("mtu", "--mtu"),
+    ("address", "--address"),
+    ("netmask", "--netmask"),
+    ("mac", "--mac-addr"),
+    ("gateway", "--gateway"),
+    ("interface", "--interface"),
+    ("outbound", "--outbound"),
+    ("dns", "--dns"),
+    ("search", "--search"),
+    ("tcp-ports", "--tcp-ports"),
+    ("udp-ports", "--udp-ports"),
+    ("param", ""),
+];
+
+/// `passt`.
+pub(super) fn passt(id: &str, props: &Props, announcer: &Announcer) -> Result<Arc<dyn Endpoint>> {
+    let mut options = PasstOptions::default();
+    for (key, argument) in [("ipv4", "--ipv6-only"), ("ipv6", "--ipv4-only")] {
+        if props.bool(key)? == Some(false) {
+            options.arguments.push(argument.to_owned());
+        }
+    }
+    if props.bool("quiet")? != Some(false) {
+        options.arguments.push("--quiet".to_owned());
+    }
+    for key in ["tcp", "udp", "icmp", "dhcp", "ndp", "dhcpv6", "ra"] {
+        if props.bool(key)? == Some(false) {
+            options.arguments.push(format!("--no-{key}"));
+        }
+    }
+    texts(props, |key, value| {
+        if key == "path" {
+            options.program = Some(value.into());
+        } else if let Some((_, argument)) = PASST.iter().find(|(name, _)| *name == key) {
+            options.arguments.extend((!argument.is_empty()).then(|| (*argument).to_owned()));
+            options.arguments.push(value.to_owned());
+        }
+        Ok(())
+    })?;
+    Ok(Arc::new(net::passt(&options, Some(events(id, announcer)))?))
 }
 
 /// `vde`.

@@ -19,7 +19,7 @@ use serde_json::Value;
 
 /// Kinds of back ends there are on this host.
 const KINDS: &[&str] = if cfg!(target_os = "linux") {
-    &["bridge", "dgram", "hubport", "l2tpv3", "socket", "stream", "tap", "user", "vde"]
+    &["bridge", "dgram", "hubport", "l2tpv3", "passt", "socket", "stream", "tap", "user", "vde"]
 } else if cfg!(unix) {
     &["dgram", "hubport", "socket", "stream", "user"]
 } else {
@@ -116,6 +116,8 @@ impl Nets {
             #[cfg(target_os = "linux")]
             "bridge" => linux::bridge(&n.props)?,
             #[cfg(target_os = "linux")]
+            "passt" => linux::passt(&n.id, &n.props, &self.announcer)?,
+            #[cfg(target_os = "linux")]
             "l2tpv3" => linux::l2tpv3(&n.props)?,
             #[cfg(target_os = "linux")]
             "vde" => linux::vde(&n.props)?,
@@ -195,8 +197,8 @@ impl Nets {
     }
 }
 
-fn user(props: &Props) -> Result<Arc<dyn Endpoint>> {
-    let mut options = Options::default();
+/// Calls `each` with every key and value as text; a key that was given several times comes as often.
+fn texts(props: &Props, mut each: impl FnMut(&str, &str) -> Result<()>) -> Result<()> {
     for (key, value) in props.iter() {
         let values = match value {
             Value::Array(list) => list.as_slice(),
@@ -205,9 +207,15 @@ fn user(props: &Props) -> Result<Arc<dyn Endpoint>> {
         for value in values {
             let one = Props::from_iter([(key, value.clone())]);
             if let Some(text) = one.text(key)? {
-                options.set(key, &text)?;
+                each(key, &text)?;
             }
         }
     }
+    Ok(())
+}
+
+fn user(props: &Props) -> Result<Arc<dyn Endpoint>> {
+    let mut options = Options::default();
+    texts(props, |key, value| Ok(options.set(key, value)?))?;
     Ok(Arc::new(UserNet::new(options.finish()?)?))
 }

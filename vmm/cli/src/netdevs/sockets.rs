@@ -54,7 +54,7 @@ fn place(props: &Props, prefix: &str) -> Result<Option<Place>> {
     }))
 }
 
-fn events(id: &str, announcer: &Announcer) -> Box<dyn Fn(StreamEvent) + Send + Sync> {
+pub(super) fn events(id: &str, announcer: &Announcer) -> Box<dyn Fn(StreamEvent) + Send + Sync> {
     let (id, announcer) = (id.to_owned(), announcer.clone());
     Box::new(move |event| {
         let event = match event {

@@ -110,13 +110,41 @@ pub(crate) static NETDEVS: Family = Family {
                 number("offset"),
             ],
         ),
+        (
+            "passt",
+            &[
+                text("path"),
+                switch("quiet"),
+                number("mtu"),
+                text("address"),
+                text("netmask"),
+                text("mac"),
+                text("gateway"),
+                text("interface"),
+                text("outbound"),
+                text("dns"),
+                text("search"),
+                text("tcp-ports"),
+                text("udp-ports"),
+                text("param"),
+                switch("tcp"),
+                switch("udp"),
+                switch("icmp"),
+                switch("dhcp"),
+                switch("ndp"),
+                switch("dhcpv6"),
+                switch("ra"),
+                switch("ipv4"),
+                switch("ipv6"),
+            ],
+        ),
         ("vde", &[text("sock"), number("port"), text("mode")]),
         ("hubport", &[number("hubid"), text("netdev")]),
     ],
 };
 
 /// Keys that may be given several times.
-const LISTS: [&str; 3] = ["hostfwd", "guestfwd", "dnssearch"];
+const LISTS: [&str; 7] = ["hostfwd", "guestfwd", "dnssearch", "search", "tcp-ports", "udp-ports", "param"];
 
 /// Switches and ids, shared by the three options; the type's own table judges the rest.
 const COMMON: &[Key] = &[
