@@ -4,9 +4,10 @@
 //! binary does not list, says so through [`crate::skip`] and passes.
 
 use std::{
-    env, io,
+    env,
+    io::{self, Write as _},
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
     sync::OnceLock,
     time::Duration,
 };
@@ -107,6 +108,27 @@ pub fn has_kvm() -> bool {
         skip("/dev/kvm cannot be opened");
     }
     usable
+}
+
+/// Whether KVM runs guest kernels natively, so that one comes to its end in good time; said aloud when not.
+pub fn has_native_kvm() -> bool {
+    if !has_kvm() {
+        return false;
+    }
+    let mut command = Command::new(rhea());
+    command.args(["run", "--arch", "x86_64", "-M", "none", "-display", "none", "-monitor", "stdio"]);
+    // Which accelerator it would take, and why, is said at once.
+    let said = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
+    let said = said.and_then(|mut child| {
+        child.stdin.take().map_or(Ok(()), |mut monitor| monitor.write_all(b"quit\n"))?;
+        child.wait_with_output()
+    });
+    let emulated =
+        said.is_ok_and(|said| String::from_utf8_lossy(&said.stderr).contains("guest kernels are emulated"));
+    if emulated {
+        skip("KVM emulates guest kernels here");
+    }
+    !emulated
 }
 
 /// The command line of a run without a window that ends when the guest resets.

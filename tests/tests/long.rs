@@ -153,7 +153,7 @@ fn x86_64_linux_on_microvm_with_few_and_many_processors() {
 
 #[test]
 fn x86_64_linux_on_microvm_under_kvm_ends() {
-    if !boot::has_board("x86_64", "microvm") || !boot::has_kvm() {
+    if !boot::has_board("x86_64", "microvm") || !boot::has_native_kvm() {
         return;
     }
     let (Some(kernel), Some(initrd)) = (boot::guest("x86_64/linux"), boot::guest("x86_64/initrd.gz")) else {
