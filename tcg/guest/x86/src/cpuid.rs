@@ -165,6 +165,13 @@ pub(crate) fn leaf(m: &Model, s: &Cpu, leaf: u32, subleaf: u32) -> Leaf {
                 _ => [0; 4],
             }
         }
+        // The crystal is what the local APIC counts, a tick a nanosecond; the counter's frequency is a ratio of it.
+        0x15 => [1_000_000, s.msrs.tsc_khz as u32, 1_000_000_000, 0],
+        // Megahertz: base, highest, bus.
+        0x16 => {
+            let mhz = (s.msrs.tsc_khz / 1000).min(0xffff) as u32;
+            [mhz, mhz, 100, 0]
+        }
         // The signature of hypervisors with KVM's paravirtual interface.
         0x4000_0000 => [0x4000_0001, text(b"KVMK", 0), text(b"VMKV", 0), text(b"M\0\0\0", 0)],
         0x4000_0001 => [kvm::FEATURES, 0, 0, 0],
@@ -238,6 +245,11 @@ mod tests {
         assert_eq!(leaf(&amd, &s, 0x8000_0008, 0)[2], 2 | 2 << 12);
         assert_eq!((leaf(&amd, &s, 0x8000_001e, 0)[0], leaf(&amd, &s, 4, 0)), (2, [0; 4]));
         assert_eq!(leaf(&m, &s, 0x1234, 0), leaf(&m, &s, 13, 0));
+        let max = Model::new(&CpuModel { name: "max".to_owned(), features: Vec::new() }, 1).unwrap();
+        let [denominator, numerator, crystal, _] = leaf(&max, &s, 0x15, 0).map(u64::from);
+        assert_eq!(crystal * numerator / denominator, s.msrs.tsc_khz * 1000);
+        assert_eq!(leaf(&max, &s, 0x16, 0), [1000, 1000, 100, 0]);
+        assert_eq!(leaf(&amd, &s, 0x8000_000a, 0), [1, ASIDS as u32, 0, 0xc9]);
         assert_eq!(xsave_size(3), 576);
         assert_eq!(xsave_size(7), 832);
     }
