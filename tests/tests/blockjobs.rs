@@ -1,5 +1,6 @@
-//! Disks of a machine that change under their user: snapshots, jobs and exports by QMP. The machine has no guest: what writes
-//! its disks is an NBD client, through the same edges as a device.
+//! Disks of a machine: how they are opened (secrets, `json:` names, zero detection), and how they change under their user by
+//! snapshots, jobs and exports by QMP. The machine has no guest: what writes its disks is an NBD client, through the same
+//! edges as a device.
 #![cfg(target_os = "linux")]
 #![expect(clippy::unwrap_used, reason = "a panic in a test is its report")]
 
@@ -26,11 +27,15 @@ impl Drop for Machine {
 
 impl Machine {
     fn new(name: &str) -> Self {
-        let scratch = Scratch::new(name);
+        Self::with(Scratch::new(name), &[])
+    }
+
+    fn with(scratch: Scratch, arguments: &[&str]) -> Self {
         let socket = scratch.path("qmp");
         let process = Command::new(boot::rhea())
             .args(["run", "-M", "none", "-S", "-nodefaults", "-display", "none", "-qmp"])
             .arg(format!("unix:{},server=on,wait=off", socket.display()))
+            .args(arguments)
             .stdin(Stdio::null())
             .spawn()
             .unwrap();
@@ -341,5 +346,189 @@ fn filters_and_protocols_by_name() {
         m.refused("blockdev-add", all, words);
     }
     assert_eq!(m.names(), ["bad", "disk", "net", "part", "slow"]);
+    m.end();
+}
+
+/// The tool on a file, which is to fail; what it says.
+fn refused_io(file: &std::path::Path, object: &str, keys: &str) -> String {
+    let out = Command::new(boot::rhea())
+        .args(["io", "--object", object, "--image-opts", "-c", "read 0 512"])
+        .arg(format!("{keys},file.filename={}", file.display()))
+        .output()
+        .unwrap();
+    assert!(!out.status.success(), "{keys}");
+    String::from_utf8_lossy(&out.stderr).into_owned()
+}
+
+#[test]
+fn encrypted_disks_have_their_keys_from_secrets() {
+    let mut m = Machine::new("secrets");
+    std::fs::write(m.path("key"), "c3dvcmRmaXNo").unwrap();
+    let file = m.path("key").display().to_string();
+    m.ok("object-add", json!({"qom-type": "secret", "id": "s", "file": file, "format": "base64"}));
+    m.ok("object-add", json!({"qom-type": "secret", "id": "wrong", "data": "sword,fish"}));
+    m.refused(
+        "object-add",
+        json!({"qom-type": "secret", "id": "x", "data": "hidden!", "format": "base64"}),
+        "base64",
+    );
+    m.refused(
+        "object-add",
+        json!({"qom-type": "secret", "id": "x", "file": "/nonexistent/x"}),
+        "/nonexistent/x",
+    );
+    // The slots' hardening is for the tool to measure; here it only takes time.
+    let secret = "secret,id=s,data=swordfish";
+    for (name, format, options) in [
+        ("luks", "luks", "key-secret=s,iter-time=10"),
+        ("base", "qcow2", "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10"),
+        ("old", "qcow", "encrypt.format=aes,encrypt.key-secret=s"),
+    ] {
+        m.tool("img", &["create", "-q", "--object", secret, "-f", format, "-o", options, name, "1M"]);
+        let node = |key: Option<&str>| {
+            let mut node = json!({
+                "driver": format, "node-name": name, "file": {"driver": "file", "filename": m.path(name)},
+            });
+            match (key, format) {
+                (None, _) => {}
+                (Some(key), "luks") => node["key-secret"] = key.into(),
+                (Some(key), _) => node["encrypt"] = json!({"key-secret": key}),
+            }
+            node
+        };
+        let (none, wrong, gone, right) =
+            (node(None), node(Some("wrong")), node(Some("gone")), node(Some("s")));
+        m.refused("blockdev-add", none, "key-secret");
+        m.refused("blockdev-add", gone, "gone");
+        if name != "old" {
+            m.refused("blockdev-add", wrong, "invalid password");
+        }
+        m.ok("blockdev-add", right);
+        let nodes = m.ok("query-named-block-nodes", json!({}));
+        let of_name = |n: &&Value| n["node-name"] == name;
+        assert_eq!(nodes.as_array().unwrap().iter().find(of_name).unwrap()["encrypted"], true);
+        m.export(name);
+        m.io(&["write -P 0x5a 64k 64k", "read -P 0x5a 64k 64k"]);
+        m.ok("nbd-server-stop", json!({}));
+        m.ok("blockdev-del", json!({"node-name": name}));
+        let bytes = std::fs::read(m.path(name)).unwrap();
+        assert!(!bytes.windows(64).any(|w| w == [0x5a; 64]), "{name} was written in the clear");
+        let (key, bad) = if format == "luks" {
+            ("key-secret=s", "key-secret=t")
+        } else {
+            ("encrypt.key-secret=s", "encrypt.key-secret=t")
+        };
+        let keys = format!("driver={format},{key},file.filename={name}");
+        let said = m.tool("io", &["--object", secret, "--image-opts", "-c", "read -P 0x5a 64k 64k", &keys]);
+        assert!(!said.contains("verification failed"), "{said}");
+        let said = refused_io(&m.path(name), "secret,id=u,data=x", &format!("driver={format},{bad}"));
+        assert!(said.contains("secret 't'"), "{said}");
+    }
+    // A backing file's key goes beside the overlay, which names the file.
+    m.tool("img", &["create", "-q", "-f", "qcow2", "-u", "-b", "base", "-F", "qcow2", "top", "1M"]);
+    let top = m.path("top").display().to_string();
+    let node = json!({
+        "driver": "qcow2", "node-name": "top", "file": {"driver": "file", "filename": top},
+        "backing": {"encrypt": {"key-secret": "s"}},
+    });
+    m.ok("blockdev-add", node);
+    m.export("top");
+    m.io(&["read -P 0x5a 64k 64k"]);
+    m.ok("nbd-server-stop", json!({}));
+    m.ok("blockdev-del", json!({"node-name": "top"}));
+    m.ok("object-del", json!({"id": "s"}));
+    m.refused(
+        "blockdev-add",
+        json!({"driver": "qcow2", "node-name": "base", "encrypt": {"key-secret": "s"},
+            "file": {"driver": "file", "filename": m.path("base")}}),
+        "secret 's'",
+    );
+    m.end();
+}
+
+#[test]
+fn drives_by_name_and_zeroes_that_are_found() {
+    let scratch = Scratch::new("drives");
+    let (disk, luks, folder) = (scratch.path("disk"), scratch.path("luks"), scratch.path("folder"));
+    let tool =
+        |args: &[&str]| assert!(Command::new(boot::rhea()).arg("img").args(args).status().unwrap().success());
+    tool(&["create", "-q", "-f", "qcow2", disk.to_str().unwrap(), "1M"]);
+    let options = "key-secret=s,iter-time=10";
+    tool(&[
+        "create",
+        "-q",
+        "--object",
+        "secret,id=s,data=a,,b",
+        "-f",
+        "luks",
+        "-o",
+        options,
+        luks.to_str().unwrap(),
+        "1M",
+    ]);
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::write(folder.join("hello.txt"), "hello").unwrap();
+    let name = json!({"driver": "qcow2", "file.driver": "file", "file": {"filename": disk}})
+        .to_string()
+        .replace(',', ",,");
+    let mut m = Machine::with(
+        scratch,
+        &[
+            "-object",
+            "secret,id=s,data=a,,b",
+            "-drive",
+            &format!("if=none,id=d,discard=unmap,detect-zeroes=unmap,node-name=disk,file=json:{name}"),
+            "-drive",
+            &format!("if=none,id=e,format=luks,key-secret=s,node-name=luks,file={}", luks.display()),
+            "-drive",
+            &format!("if=none,id=f,node-name=folder,file=fat:{}", folder.display()),
+        ],
+    );
+    assert_eq!(m.names(), ["disk", "folder", "luks"]);
+    let block = m.ok("query-block", json!({}));
+    let shown: Vec<_> = block.as_array().unwrap().iter().map(|b| &b["inserted"]["detect_zeroes"]).collect();
+    assert_eq!(shown, ["unmap", "off", "off"]);
+    m.tool("img", &["create", "-q", "-f", "qcow2", "zero", "1M"]);
+    let node = json!({
+        "driver": "qcow2", "node-name": "zero", "discard": "unmap", "detect-zeroes": "unmap",
+        "file": {"driver": "file", "filename": m.path("zero")},
+    });
+    m.ok("blockdev-add", node);
+    m.export("zero");
+    m.io(&[
+        "write -P 1 0 1M",
+        "write -z 0 64k",
+        "write -P 0 64k 128k",
+        "read -P 0 0 192k",
+        "read -P 1 192k 832k",
+    ]);
+    m.ok("block_resize", json!({"node-name": "zero", "size": 2 << 20}));
+    let sizes = m.ok("query-named-block-nodes", json!({}));
+    let disk = sizes.as_array().unwrap().iter().find(|n| n["node-name"] == "zero").unwrap();
+    assert_eq!(disk["image"]["virtual-size"], 2 << 20);
+    let map = m.tool("img", &["map", "-U", "--output=json", "zero"]);
+    let map: Value = serde_json::from_str(&map).unwrap();
+    let data = map.as_array().unwrap().iter().find(|e| e["data"] == true).unwrap();
+    assert_eq!(data["start"], 192 << 10, "{map}");
+    for (options, words) in [
+        ("detect-zeroes=unmap", "discard=unmap"),
+        ("werror=maybe", "maybe"),
+        ("rerror=enospc", "ignore, stop, report"),
+        ("file=json:[]", "JSON object"),
+    ] {
+        let out = Command::new(boot::rhea())
+            .args(["run", "-M", "none", "-display", "none", "-drive"])
+            .arg(format!(
+                "if=none,id=x,format=raw,{}{options}",
+                if options.contains("file=") { "" } else { "file=/dev/null," }
+            ))
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert!(
+            !out.status.success() && said.contains(words) && said.lines().count() == 1,
+            "{options}: {said}"
+        );
+    }
     m.end();
 }

@@ -4,17 +4,22 @@ use std::fmt;
 use std::io::{IoSlice, IoSliceMut};
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use parking_lot::{Condvar, Mutex};
 
 use crate::node::{BlockNode, Extent, NodeInfo};
+use crate::policy::{ErrorAction, ErrorPolicy, Failure, FailureSink, OnError};
 use crate::pool::IoPool;
 use crate::{BlockError, SECTOR};
 
 /// Names a request for logs and cancellation; unique per disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct RequestId(pub u64);
+
+/// Values of [`Inner::failed`].
+const FAILED: u8 = 1;
+const NO_SPACE: u8 = 2;
 
 /// What a disk has done so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -47,7 +52,13 @@ struct Inner {
     id: String,
     node: Arc<dyn BlockNode>,
     read_only: bool,
-    pool: IoPool,
+    /// Threads for requests; a device with several queues gives each the next one.
+    pools: Vec<IoPool>,
+    policy: ErrorPolicy,
+    sink: Option<FailureSink>,
+    /// A request waits for the machine to go on: it failed, and the host may have had no space.
+    failed: AtomicU8,
+    on_resize: Mutex<Vec<Box<dyn Fn() + Send + Sync>>>,
     counters: Counters,
     next_request: AtomicU64,
     in_flight: Mutex<u64>,
@@ -78,12 +89,71 @@ impl Disk {
             id: id.into(),
             read_only: read_only || node.info().read_only,
             node,
-            pool: pool.clone(),
+            pools: vec![pool.clone()],
+            policy: ErrorPolicy { read: OnError::Report, write: OnError::Report },
+            sink: None,
+            failed: AtomicU8::new(0),
+            on_resize: Mutex::default(),
             counters: Counters::default(),
             next_request: AtomicU64::new(1),
             in_flight: Mutex::new(0),
             idle: Condvar::new(),
         }))
+    }
+
+    /// Sets what failures do and who hears of them. Only before there is a second handle: later it does nothing.
+    #[must_use]
+    pub fn with_policy(mut self, policy: ErrorPolicy, sink: FailureSink) -> Self {
+        if let Some(inner) = Arc::get_mut(&mut self.0) {
+            (inner.policy, inner.sink) = (policy, Some(sink));
+        }
+        self
+    }
+
+    /// Has the requests of each queue run on threads of its own, queues beyond the list beginning anew. Only before there
+    /// is a second handle, and with at least one: else it does nothing.
+    #[must_use]
+    pub fn with_pools(mut self, pools: Vec<IoPool>) -> Self {
+        if let Some(inner) = Arc::get_mut(&mut self.0).filter(|_| !pools.is_empty()) {
+            inner.pools = pools;
+        }
+        self
+    }
+
+    /// What a device does about a request that failed; whoever listens is told.
+    pub fn failed(&self, read: bool, error: &BlockError) -> ErrorAction {
+        let action = self.0.policy.action(read, error);
+        if action == ErrorAction::Stop {
+            self.0.failed.store(if error.is_no_space() { NO_SPACE } else { FAILED }, Ordering::Relaxed);
+        }
+        if let Some(sink) = self.0.sink.as_ref().filter(|_| !is_guests(error)) {
+            sink.tell(&Failure { read, action, error });
+        }
+        action
+    }
+
+    /// Failed requests are tried again.
+    pub fn retried(&self) {
+        self.0.failed.store(0, Ordering::Relaxed);
+    }
+
+    /// Whether requests wait for the machine to go on, in the words of QMP.
+    pub fn io_status(&self) -> &'static str {
+        match self.0.failed.load(Ordering::Relaxed) {
+            NO_SPACE => "nospace",
+            FAILED => "failed",
+            _ => "ok",
+        }
+    }
+
+    /// Has `f` called when the size has changed. It is called on whatever thread changes it.
+    pub fn on_resize(&self, f: impl Fn() + Send + Sync + 'static) {
+        self.0.on_resize.lock().push(Box::new(f));
+    }
+
+    /// Tells that the size has changed.
+    pub fn resized(&self) {
+        self.0.on_resize.lock().iter().for_each(|f| f());
     }
 
     /// The name the user gave it.
@@ -191,10 +261,15 @@ impl Disk {
 
     /// Runs a request on the disk's pool. The request counts as in flight until `job` has returned.
     pub fn spawn(&self, job: impl FnOnce(&Disk) + Send + 'static) -> RequestId {
+        self.spawn_on(0, job)
+    }
+
+    /// The same for a request of a device's queue.
+    pub fn spawn_on(&self, queue: usize, job: impl FnOnce(&Disk) + Send + 'static) -> RequestId {
         let id = RequestId(self.0.next_request.fetch_add(1, Ordering::Relaxed));
         *self.0.in_flight.lock() += 1;
         let flight = Flight(self.0.clone());
-        self.0.pool.run(Box::new(move || job(&Disk(flight.0.clone()))));
+        self.0.pools[queue % self.0.pools.len()].run(Box::new(move || job(&Disk(flight.0.clone()))));
         id
     }
 
@@ -226,6 +301,11 @@ impl Disk {
     }
 }
 
+/// Whether a request was the guest's mistake.
+fn is_guests(error: &BlockError) -> bool {
+    matches!(error, BlockError::OutOfRange { .. } | BlockError::ReadOnly)
+}
+
 impl fmt::Debug for Disk {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Disk({}: {:?})", self.0.id, self.0.node)
@@ -254,6 +334,37 @@ mod tests {
         frozen.flush().unwrap();
         let stats = disk.stats();
         assert_eq!((stats.reads, stats.writes, stats.errors), (1, 2, 2));
+    }
+
+    #[test]
+    fn failures_are_told_and_queues_have_threads() {
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let heard = told.clone();
+        let sink = FailureSink::new(move |f| heard.lock().push((f.read, f.action)));
+        let pools = vec![IoPool::new(1), IoPool::new(1)];
+        let disk = Disk::new("d", Arc::new(MemoryNode::new("m", 4096)), false, &pools[0])
+            .with_policy(ErrorPolicy::default(), sink)
+            .with_pools(pools);
+        let full = BlockError::Io(std::io::ErrorKind::StorageFull.into());
+        assert_eq!(disk.failed(false, &full), ErrorAction::Stop);
+        assert_eq!(disk.io_status(), "nospace");
+        disk.retried();
+        assert_eq!(disk.failed(true, &full), ErrorAction::Report);
+        assert_eq!(disk.failed(false, &BlockError::ReadOnly), ErrorAction::Report);
+        assert_eq!((disk.io_status(), told.lock().len()), ("ok", 2));
+        // The first queue's thread is held up; the second's is not.
+        let (tx, rx) = std::sync::mpsc::channel::<()>();
+        let (done, wait) = std::sync::mpsc::channel();
+        disk.spawn_on(0, move |_| drop(rx.recv()));
+        disk.spawn_on(1, move |_| done.send(()).unwrap());
+        wait.recv_timeout(std::time::Duration::from_secs(30)).unwrap();
+        drop(tx);
+        disk.drain();
+        let sizes = Arc::new(AtomicU64::new(0));
+        let seen = sizes.clone();
+        disk.on_resize(move || drop(seen.fetch_add(1, Ordering::Relaxed)));
+        disk.resized();
+        assert_eq!(sizes.load(Ordering::Relaxed), 1);
     }
 
     #[test]

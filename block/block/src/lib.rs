@@ -15,6 +15,7 @@ mod memory;
 mod node;
 mod null;
 mod overlay;
+mod policy;
 mod pool;
 mod raw;
 mod transfer;
@@ -26,6 +27,7 @@ pub use memory::MemoryNode;
 pub use node::{BlockNode, Extent, NodeInfo};
 pub use null::NullNode;
 pub use overlay::Overlay;
+pub use policy::{ErrorAction, ErrorPolicy, Failure, FailureSink, OnError};
 pub use pool::IoPool;
 pub use raw::{RawFile, RawOptions};
 

@@ -245,6 +245,11 @@ impl Format {
         }
     }
 
+    /// What opens an image of it, beside the file, such as `encrypt.key-secret`.
+    pub fn keys(&self) -> &'static [&'static str] {
+        self.keys
+    }
+
     /// Whether images of it can be made.
     pub fn can_create(&self) -> bool {
         self.create.is_some()

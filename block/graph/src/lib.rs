@@ -16,4 +16,4 @@ pub use bare::Bare;
 pub use bitmap::DirtyBitmap;
 pub use edge::{Edge, Pair, drained, lead};
 pub use hook::{Change, Hook};
-pub use node::Node;
+pub use node::{DetectZeroes, Node};

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
 use block::{BlockError, BlockNode};
-use block_formats::Image;
+use block_formats::{Image, is_zero};
 use parking_lot::{Mutex, RwLock};
 
 use crate::bitmap::DirtyBitmap;
@@ -13,12 +13,36 @@ use crate::delegate::{image, look};
 use crate::edge::Edge;
 use crate::hook::{Change, Hook};
 
+/// What becomes of written data that is all zeroes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DetectZeroes {
+    /// It is written as it is.
+    #[default]
+    Off,
+    /// It is written as zeroes.
+    On,
+    /// It is written as zeroes whose space may be given back.
+    Unmap,
+}
+
+impl DetectZeroes {
+    /// Names in options.
+    pub const NAMES: [(&'static str, Self); 3] =
+        [("off", Self::Off), ("on", Self::On), ("unmap", Self::Unmap)];
+
+    /// Its name in options.
+    pub fn name(self) -> &'static str {
+        Self::NAMES.iter().find(|(_, v)| *v == self).map_or("off", |(n, _)| n)
+    }
+}
+
 type Hooks = Arc<Vec<Arc<dyn Hook>>>;
 
 /// A node with a name, hooks and bitmaps.
 pub struct Node {
     name: String,
     image: Arc<dyn Image>,
+    detect: DetectZeroes,
     hooked: AtomicBool,
     hooks: RwLock<Hooks>,
     bitmaps: Mutex<Vec<Arc<DirtyBitmap>>>,
@@ -34,9 +58,15 @@ impl std::fmt::Debug for Node {
 impl Node {
     /// An image under a name.
     pub fn new(name: impl Into<String>, image: Arc<dyn Image>) -> Arc<Self> {
+        Self::detecting(name, image, DetectZeroes::Off)
+    }
+
+    /// The same, of which written zeroes are found.
+    pub fn detecting(name: impl Into<String>, image: Arc<dyn Image>, detect: DetectZeroes) -> Arc<Self> {
         Arc::new(Node {
             name: name.into(),
             image,
+            detect,
             hooked: AtomicBool::new(false),
             hooks: RwLock::default(),
             bitmaps: Mutex::default(),
@@ -52,6 +82,11 @@ impl Node {
     /// What it is, past all hooks.
     pub fn image(&self) -> &Arc<dyn Image> {
         &self.image
+    }
+
+    /// What becomes of written zeroes.
+    pub fn detect_zeroes(&self) -> DetectZeroes {
+        self.detect
     }
 
     /// Has changes seen by a hook. To begin between two changes, drain the node around this.
@@ -129,6 +164,11 @@ impl BlockNode for Node {
     look!(Node::image);
 
     fn write(&self, offset: u64, bufs: &[IoSlice<'_>], fua: bool) -> Result<(), BlockError> {
+        if self.detect != DetectZeroes::Off && bufs.iter().all(|b| is_zero(b)) {
+            let len = bufs.iter().map(|b| b.len() as u64).sum();
+            self.write_zeroes(offset, len, self.detect == DetectZeroes::Unmap)?;
+            return if fua { self.image.flush() } else { Ok(()) };
+        }
         self.change(Change::Write { offset, bufs }, |i| i.write(offset, bufs, fua))
     }
 
@@ -168,5 +208,61 @@ impl Image for Node {
         self.change(Change::Write { offset, bufs: &[IoSlice::new(data)] }, |i| {
             i.write_compressed(offset, data)
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Bare;
+    use block::{MemoryNode, NodeInfo};
+    use std::io::IoSliceMut;
+
+    /// Counts what comes to it.
+    #[derive(Debug)]
+    struct Counting(MemoryNode, Mutex<(usize, Vec<bool>, usize)>);
+
+    impl BlockNode for Counting {
+        fn info(&self) -> NodeInfo {
+            self.0.info()
+        }
+
+        fn read(&self, offset: u64, bufs: &mut [IoSliceMut<'_>]) -> Result<(), BlockError> {
+            self.0.read(offset, bufs)
+        }
+
+        fn write(&self, offset: u64, bufs: &[IoSlice<'_>], fua: bool) -> Result<(), BlockError> {
+            self.1.lock().0 += 1;
+            self.0.write(offset, bufs, fua)
+        }
+
+        fn write_zeroes(&self, offset: u64, len: u64, unmap: bool) -> Result<(), BlockError> {
+            self.1.lock().1.push(unmap);
+            self.0.write_zeroes(offset, len, unmap)
+        }
+
+        fn flush(&self) -> Result<(), BlockError> {
+            self.1.lock().2 += 1;
+            self.0.flush()
+        }
+    }
+
+    #[test]
+    fn zeroes_are_found() {
+        for (detect, seen) in [
+            (DetectZeroes::Off, (2, vec![], 0)),
+            (DetectZeroes::On, (1, vec![false], 1)),
+            (DetectZeroes::Unmap, (1, vec![true], 1)),
+        ] {
+            let below = Arc::new(Counting(MemoryNode::new("m", 4096), Mutex::default()));
+            let node = Node::detecting("n", Arc::new(Bare::new(below.clone(), "memory", "m")), detect);
+            let (zero, last) = ([0; 512], [0, 1]);
+            node.write(0, &[IoSlice::new(&zero), IoSlice::new(&last)], false).unwrap();
+            node.write(512, &[IoSlice::new(&zero), IoSlice::new(&zero)], true).unwrap();
+            assert_eq!(*below.1.lock(), seen, "{detect:?}");
+            let mut back = [9; 1024];
+            node.read(512, &mut [IoSliceMut::new(&mut back)]).unwrap();
+            assert_eq!(back, [0; 1024]);
+        }
     }
 }

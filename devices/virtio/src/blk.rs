@@ -1,13 +1,14 @@
 //! Block device (virtio 1.2, 5.2).
 //!
 //! Requests are taken off the rings by whoever notifies and run on the disk's pool of threads, which push the
-//! result and raise the interrupt. What a ring can hold bounds what is in flight.
+//! result and raise the interrupt. What a ring can hold bounds what is in flight. A request that fails where the machine is
+//! to stop ([`::block::ErrorPolicy`]) is kept and served again when the machine goes on.
 
 use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use ::block::{BlockError, Disk, SECTOR};
+use ::block::{BlockError, Disk, ErrorAction, SECTOR};
 use ::device::{BuildError, StateBlob, StateError, Wires, device_config};
 use parking_lot::{Condvar, Mutex};
 
@@ -137,6 +138,8 @@ impl VirtioConfig for BlkConfig {
         let mut serial = [0; ID_LEN];
         serial[..self.serial.len()].copy_from_slice(self.serial.as_bytes());
         let shared = Shared {
+            active: AtomicBool::new(false),
+            parked: Mutex::default(),
             serial,
             read_only: self.read_only || disk.read_only(),
             write_through: AtomicBool::new(false),
@@ -151,8 +154,6 @@ impl VirtioConfig for BlkConfig {
             config: self,
             disk,
             shared: Arc::new(shared),
-            notifier: None,
-            active: false,
             paused: false,
         }))
     }
@@ -164,15 +165,17 @@ pub struct Blk {
     disk: Disk,
     shared: Arc<Shared>,
     queues: Vec<Option<Arc<Virtqueue>>>,
-    notifier: Option<Arc<dyn Notifier>>,
     /// The config space's writeback field.
     writeback: bool,
-    active: bool,
     paused: bool,
 }
 
 /// What requests need, on whatever thread they run.
 struct Shared {
+    /// The driver is ready.
+    active: AtomicBool,
+    /// Requests that have failed and wait for the machine to go on.
+    parked: Mutex<Vec<(Arc<Virtqueue>, Chain)>>,
     serial: [u8; ID_LEN],
     read_only: bool,
     /// Writes are to be stable before they are reported.
@@ -181,6 +184,16 @@ struct Shared {
     in_flight: Mutex<usize>,
     idle: Condvar,
     transfers: Transfers,
+}
+
+/// What has become of a request.
+enum Served {
+    /// It has this result.
+    Done(u8),
+    /// The driver broke the protocol so that there is nowhere to put a result.
+    Broken,
+    /// It is to be served again when the machine goes on.
+    Failed,
 }
 
 /// Counts a request out of flight, whatever becomes of it.
@@ -204,10 +217,11 @@ impl Shared {
         }
     }
 
-    /// Serves one request; `None` if the driver broke the protocol so that there is nowhere to put a result.
-    fn serve(&self, disk: &Disk, chain: &mut Chain) -> Option<u8> {
-        let header: [u8; 16] = chain.read_array()?;
-        let data = chain.writable().checked_sub(1)?;
+    /// Serves one request.
+    fn serve(&self, disk: &Disk, chain: &mut Chain) -> Served {
+        let (Some(header), Some(data)) = (chain.read_array::<16>(), chain.writable().checked_sub(1)) else {
+            return Served::Broken;
+        };
         let word =
             |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
         let sector = u64::from(word(12)) << 32 | u64::from(word(8));
@@ -224,10 +238,17 @@ impl Shared {
             request::WRITE_ZEROES => self.ranges(disk, chain, true),
             _ => Ok(result::UNSUPP),
         };
-        Some(done.unwrap_or_else(|e| {
-            tracing::debug!(disk = disk.id(), "request {} at sector {sector} failed: {e}", word(0));
-            result::IOERR
-        }))
+        done.map_or_else(
+            |e| {
+                tracing::debug!(disk = disk.id(), "request {} at sector {sector} failed: {e}", word(0));
+                match disk.failed(word(0) == request::IN, &e) {
+                    ErrorAction::Report => Served::Done(result::IOERR),
+                    ErrorAction::Ignore => Served::Done(result::OK),
+                    ErrorAction::Stop => Served::Failed,
+                }
+            },
+            Served::Done,
+        )
     }
 
     /// The byte range of a transfer, if it lies on the disk and is whole sectors.
@@ -302,13 +323,6 @@ impl Blk {
         &self.disk
     }
 
-    /// Tells the driver that the disk's size has changed.
-    pub fn resized(&self) {
-        if let Some(notifier) = self.notifier.as_ref().filter(|_| self.active) {
-            notifier.config_changed();
-        }
-    }
-
     /// Whether written data may stay in a cache until it is flushed depends on what was negotiated
     /// (virtio 1.2, 5.2.6.2).
     fn update_cache(&self) {
@@ -324,12 +338,17 @@ impl Blk {
     fn submit(&self, queue: &Arc<Virtqueue>, mut chain: Chain) {
         *self.shared.in_flight.lock() += 1;
         let (flight, queue) = (Flight(self.shared.clone()), queue.clone());
-        self.disk.spawn(move |disk| {
+        self.disk.spawn_on(queue.index().into(), move |disk| {
             match flight.0.serve(disk, &mut chain) {
-                Some(status) => {
+                Served::Done(status) => {
                     chain.write_last(status);
                 }
-                None => queue.fail("a request without header or without room for its status"),
+                Served::Broken => queue.fail("a request without header or without room for its status"),
+                Served::Failed => {
+                    chain.rewind();
+                    flight.0.parked.lock().push((queue, chain));
+                    return;
+                }
             }
             queue.push(chain);
             queue.signal();
@@ -406,12 +425,17 @@ impl VirtioDevice for Blk {
     }
 
     fn attach(&mut self, notifier: Arc<dyn Notifier>) {
-        self.notifier = Some(notifier);
+        let shared = Arc::downgrade(&self.shared);
+        self.disk.on_resize(move || {
+            if shared.upgrade().is_some_and(|s| s.active.load(Ordering::Relaxed)) {
+                notifier.config_changed();
+            }
+        });
     }
 
     fn activate(&mut self, features: u64) {
         *self.shared.features.lock() = features;
-        self.active = true;
+        self.shared.active.store(true, Ordering::Relaxed);
         self.update_cache();
     }
 
@@ -421,7 +445,9 @@ impl VirtioDevice for Blk {
 
     fn stop_queue(&mut self, index: usize) -> QueueState {
         self.shared.drain();
-        self.queues[index].take().map(|q| q.state()).unwrap_or_default()
+        let queue = self.queues[index].take();
+        self.shared.parked.lock().retain(|(q, _)| !queue.as_ref().is_some_and(|own| Arc::ptr_eq(own, q)));
+        queue.map(|q| q.state()).unwrap_or_default()
     }
 
     fn notify(&mut self, index: usize) -> Progress {
@@ -436,9 +462,11 @@ impl VirtioDevice for Blk {
 
     fn reset(&mut self) {
         self.shared.drain();
+        self.shared.parked.lock().clear();
+        self.disk.retried();
         *self.shared.features.lock() = 0;
         self.writeback = self.config.write_cache;
-        self.active = false;
+        self.shared.active.store(false, Ordering::Relaxed);
     }
 
     fn save(&self) -> StateBlob {
@@ -449,8 +477,9 @@ impl VirtioDevice for Blk {
     fn restore(&mut self, state: &StateBlob, _features: u64) -> Result<(), StateError> {
         let state: V1 = state.decode(KIND, 1)?;
         self.shared.drain();
+        self.shared.parked.lock().clear();
         *self.shared.features.lock() = 0;
-        self.active = false;
+        self.shared.active.store(false, Ordering::Relaxed);
         self.writeback = state.writeback;
         Ok(())
     }
@@ -462,6 +491,9 @@ impl VirtioDevice for Blk {
 
     fn resume(&mut self) {
         self.paused = false;
+        self.disk.retried();
+        let parked = std::mem::take(&mut *self.shared.parked.lock());
+        parked.into_iter().for_each(|(queue, chain)| self.submit(&queue, chain));
     }
 
     fn as_any(&mut self) -> &mut dyn Any {

@@ -64,6 +64,15 @@ impl Chain {
         self.descriptors
     }
 
+    /// Begins anew, as if nothing had been read or written.
+    pub(crate) fn rewind(&mut self) {
+        let sum = |part: &[Segment]| part.iter().map(|s| u64::from(s.len)).sum();
+        (self.read, self.write) = (Cursor::default(), Cursor { segment: self.split, offset: 0 });
+        self.readable = sum(&self.segments[..self.split]);
+        self.writable = sum(&self.segments[self.split..]);
+        self.written = 0;
+    }
+
     /// Index of the first descriptor, or (in a packed ring) the number the driver gave the buffer.
     pub fn head(&self) -> u16 {
         self.head

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::{Result, bail};
-use block::{Disk, IoPool};
+use block::{Disk, ErrorPolicy, IoPool, OnError};
 use block_graph::{Edge, Node};
 use control::VmConfig;
 use control::config::ObjectConfig;
@@ -13,6 +13,7 @@ use storage::TrayListener;
 
 use crate::chardevs::Chars;
 use crate::exports::Exports;
+use crate::failures::{DiskNames, Failures, OnErrors, on_error};
 use crate::filters::{Filters, is_filter};
 use crate::netdevs::Nets;
 use crate::nodes::Graph;
@@ -70,8 +71,19 @@ pub(crate) struct Backends {
     disks: Vec<DriveOf>,
     /// Drives without a medium that no device has taken.
     empty: Vec<String>,
-    /// Drives with `if=none` that no device has taken: name, the top of it, and whether it is read-only.
-    drives: Vec<(String, Arc<Edge>, bool)>,
+    /// Drives that no device has taken.
+    drives: Vec<Untaken>,
+    /// Who hears of requests that the host has failed.
+    pub(crate) failures: Failures,
+}
+
+/// A drive for a device.
+struct Untaken {
+    id: String,
+    /// The top of it.
+    edge: Arc<Edge>,
+    read_only: bool,
+    on_error: OnErrors,
 }
 
 impl Backends {
@@ -88,6 +100,7 @@ impl Backends {
             disks: Vec::new(),
             empty: Vec::new(),
             drives: Vec::new(),
+            failures: Failures::default(),
         };
         // RAM back ends that the machine does not use are nothing to make.
         let mut objects = config.objects.iter().filter(|o| !o.qom_type.starts_with("memory-backend-"));
@@ -112,11 +125,16 @@ impl Backends {
 
     /// Takes an object away.
     pub(crate) fn remove_object(&mut self, id: &str) -> Result<()> {
-        if self.filters.remove(id) { Ok(()) } else { self.objects.remove(id) }
+        if self.filters.remove(id) {
+            return Ok(());
+        }
+        self.objects.remove(id)?;
+        self.objects_changed();
+        Ok(())
     }
 
     fn new_name(&self, id: &str) -> Result<()> {
-        let taken = self.drives.iter().any(|(i, ..)| i == id)
+        let taken = self.drives.iter().any(|d| d.id == id)
             || self.empty.iter().any(|i| i == id)
             || self.disks.iter().any(|d| d.drive == id)
             || self.graph.has(id);
@@ -136,15 +154,7 @@ impl Backends {
     /// Opens a drive; its disk is taken by [`Backends::disk`].
     pub(crate) fn drive(&mut self, config: &VmConfig, d: &control::config::Drive, id: &str) -> Result<()> {
         self.new_name(id)?;
-        for (key, value, allowed) in [
-            ("werror", &d.werror, &["report"][..]),
-            ("rerror", &d.rerror, &["report"]),
-            ("detect-zeroes", &d.detect_zeroes, &["off"]),
-        ] {
-            if let Some(v) = value.as_deref().filter(|v| !allowed.contains(v)) {
-                bail!("{key}={v} is not supported: expected {}", allowed.join(" or "));
-            }
-        }
+        let on_error = (on_error("rerror", d.rerror.as_deref())?, on_error("werror", d.werror.as_deref())?);
         if let Some(c @ ("none" | "directsync")) = d.cache.as_deref() {
             tracing::warn!("drive '{id}': cache={c}: the host's page cache is used all the same");
         }
@@ -152,33 +162,69 @@ impl Backends {
         let readonly = d.readonly || d.media == control::config::Media::Cdrom;
         let d = control::config::Drive { readonly, ..d.clone() };
         let edge = self.graph.drive(&d, id, temporary)?;
-        self.drives.push((id.to_owned(), edge, readonly));
+        self.drives.push(Untaken { id: id.to_owned(), edge, read_only: readonly, on_error });
         Ok(())
     }
 
-    /// The disk behind a drive's id or a node's name, for a device; its requests run on `iothread` if there is one.
+    /// The threads of an `iothread`, or those that all disks have.
+    pub(crate) fn pool(&mut self, iothread: Option<&str>) -> Result<IoPool> {
+        match iothread {
+            Some(t) => self.objects.pool(t),
+            None => Ok(self.pool.clone()),
+        }
+    }
+
+    /// The disk behind a drive's id or a node's name, for a device that tells its guest of every failure; its requests
+    /// run on `iothread` if there is one.
     pub(crate) fn disk(&mut self, id: &str, qdev: &str, iothread: Option<&str>) -> Result<Disk> {
-        let pool = match iothread {
-            Some(t) => self.objects.pool(t)?,
-            None => self.pool.clone(),
-        };
-        let (drive, edge, readonly) = match self.drives.iter().position(|(i, ..)| i == id) {
-            Some(at) => self.drives.remove(at),
+        if let Some(d) = self.drives.iter().find(|d| d.id == id) {
+            let other = |v: Option<OnError>| v.is_some_and(|v| v != OnError::Report);
+            if other(d.on_error.0) || other(d.on_error.1) {
+                bail!("drive '{id}': this device has werror=report and rerror=report alone");
+            }
+        }
+        let pools = vec![self.pool(iothread)?];
+        let report = Some(OnError::Report);
+        self.disk_of(id, qdev, pools, (report, report))
+    }
+
+    /// The disk for a device that can keep failed requests until the machine goes on. Each queue has the next of the
+    /// threads; what `on_error` does not say, the drive does.
+    pub(crate) fn disk_of(
+        &mut self,
+        id: &str,
+        qdev: &str,
+        pools: Vec<IoPool>,
+        on_error: OnErrors,
+    ) -> Result<Disk> {
+        let (drive, edge, read_only, own) = match self.drives.iter().position(|d| d.id == id) {
+            Some(at) => {
+                let d = self.drives.remove(at);
+                (d.id, d.edge, d.read_only, d.on_error)
+            }
             None if self.graph.has(id) => {
                 let top = self.graph.take(id, &format!("device '{qdev}'"))?;
-                (String::new(), top, false)
+                (String::new(), top, false, (None, None))
             }
             None if self.empty.iter().any(|i| i == id) => bail!("needs a medium, and drive '{id}' is empty"),
             None => {
-                let drives = self.drives.iter().map(|(i, ..)| i.clone());
+                let drives = self.drives.iter().map(|d| d.id.clone());
                 let nodes = self.graph.info().into_iter().filter_map(|m| m.node_name);
                 let known: Vec<String> = drives.chain(nodes.filter(|n| !n.starts_with('#'))).collect();
                 let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
                 bail!("drive '{id}' does not exist or is in use; there are: {known}");
             }
         };
+        let default = ErrorPolicy::default();
+        let policy = ErrorPolicy {
+            read: on_error.0.or(own.0).unwrap_or(default.read),
+            write: on_error.1.or(own.1).unwrap_or(default.write),
+        };
         let name = if drive.is_empty() { id.to_owned() } else { drive.clone() };
-        let disk = Disk::new(name, edge.clone(), readonly, &pool);
+        let names = DiskNames { drive: drive.clone(), edge: edge.clone(), qdev: qdev.to_owned() };
+        let disk = Disk::new(name, edge.clone(), read_only, &self.pool)
+            .with_policy(policy, self.failures.sink(names))
+            .with_pools(pools);
         let medium = Some(Medium { edge, disk: disk.clone() });
         self.disks.push(DriveOf { drive, qdev: qdev.to_owned(), medium, slot: None });
         Ok(disk)
@@ -252,6 +298,23 @@ impl Backends {
         self.disks.iter().any(|d| d.qdev == qdev && d.medium.is_some())
     }
 
+    /// Does something that may change sizes; the devices whose disks it concerns are told.
+    pub(crate) fn resizing<R>(&self, f: impl FnOnce() -> R) -> R {
+        let disks: Vec<&Disk> = self.disks.iter().filter_map(|d| Some(&d.medium.as_ref()?.disk)).collect();
+        let before: Vec<u64> = disks.iter().map(|d| d.len()).collect();
+        let result = f();
+        let changed = disks.iter().zip(before).filter(|(d, before)| d.len() != *before);
+        changed.for_each(|(d, _)| d.resized());
+        result
+    }
+
+    /// A disk with a request that failed and waits for the machine to go on.
+    pub(crate) fn waiting(&self) -> Option<String> {
+        let waits = |d: &&DriveOf| d.medium.as_ref().is_some_and(|m| m.disk.io_status() != "ok");
+        let found = self.disks.iter().find(waits)?;
+        Some(format!("device '{}': a request of it failed and waits for the machine to go on", found.qdev))
+    }
+
     /// The node that a command means by the name of a drive, a device or a node.
     pub(crate) fn node_of(&self, name: &str) -> Result<Arc<Node>> {
         let by_name = |d: &&DriveOf| !name.is_empty() && (d.drive == name || d.qdev == name);
@@ -259,8 +322,8 @@ impl Backends {
             let Some(medium) = &d.medium else { bail!("Device '{name}' has no medium") };
             return Ok(medium.edge.node());
         }
-        if let Some((_, edge, _)) = self.drives.iter().find(|(id, ..)| id == name) {
-            return Ok(edge.node());
+        if let Some(d) = self.drives.iter().find(|d| d.id == name) {
+            return Ok(d.edge.node());
         }
         self.graph.find(name)
     }
@@ -284,11 +347,12 @@ impl Backends {
             qdev: Some(d.qdev.clone()),
             removable: d.slot.is_some(),
             inserted: d.medium.as_ref().and_then(|m| self.graph.medium(m.edge.node().name())),
+            io_status: d.medium.as_ref().map_or_else(String::new, |m| m.disk.io_status().into()),
             ..BlockInfo::default()
         });
-        let alone = self.drives.iter().map(|(id, edge, _)| BlockInfo {
-            device: id.clone(),
-            inserted: self.graph.medium(edge.node().name()),
+        let alone = self.drives.iter().map(|d| BlockInfo {
+            device: d.id.clone(),
+            inserted: self.graph.medium(d.edge.node().name()),
             ..BlockInfo::default()
         });
         let empty = self.empty.iter().map(|id| BlockInfo {

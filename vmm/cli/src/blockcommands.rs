@@ -103,7 +103,9 @@ fn resize(vm: &RheaVm, a: &Arguments) -> Result<()> {
     if !node.dirty_bitmaps().is_empty() {
         bail!("node '{}' has dirty bitmaps, which do not change their size", node.name());
     }
-    drained(std::slice::from_ref(&node), || node.resize(size.next_multiple_of(block::SECTOR)))?;
+    b.resizing(|| {
+        drained(std::slice::from_ref(&node), || node.resize(size.next_multiple_of(block::SECTOR)))
+    })?;
     Ok(())
 }
 

@@ -13,11 +13,15 @@ mod chardevs;
 mod console;
 mod devices;
 mod exports;
+#[cfg_attr(not(unix), expect(dead_code, reason = "what plugs devices is for Unix hosts"))]
+mod failures;
 mod filters;
 mod firmware;
 mod guests;
 mod handover;
 mod host;
+#[cfg(unix)]
+mod iothreads;
 mod launch;
 mod list;
 mod log;

@@ -8,6 +8,7 @@ use std::sync::{Arc, mpsc};
 use anyhow::{Context, Result, anyhow, bail};
 use block::IoPool;
 use block_filters::{Limits, ThrottleGroup};
+use block_formats::{Options, Secrets};
 use block_nbd::{TlsClient, TlsServer};
 use control::config::ObjectConfig;
 use control::vm::IothreadInfo;
@@ -27,6 +28,8 @@ enum Object {
     Rng(Option<File>),
     /// Limits that block nodes share.
     Throttle(Arc<ThrottleGroup>),
+    /// A password or key; the graph has it.
+    Secret,
     /// Credentials of clients.
     TlsClient(TlsClient),
     /// Credentials of servers.
@@ -37,13 +40,23 @@ enum Object {
 #[derive(Default)]
 pub(crate) struct Objects {
     all: BTreeMap<String, (ObjectConfig, Object, usize)>,
+    secrets: Secrets,
 }
 
 impl Objects {
     /// Makes one more, under an id that is free.
     pub(crate) fn add(&mut self, o: &ObjectConfig) -> Result<()> {
-        let object = make(o).with_context(|| format!("object '{}'", o.id))?;
-        self.all.insert(o.id.clone(), (o.clone(), object, 0));
+        let said = || format!("object '{}'", o.id);
+        let mut shown = o.clone();
+        let object = if o.qom_type == "secret" {
+            self.secrets.define(secret(o).with_context(said)?).with_context(said)?;
+            // What is kept here can be asked for.
+            shown.props.remove("data");
+            Object::Secret
+        } else {
+            make(o).with_context(said)?
+        };
+        self.all.insert(o.id.clone(), (shown, object, 0));
         Ok(())
     }
 
@@ -54,6 +67,7 @@ impl Objects {
             Some((_, _, users)) if *users > 0 => bail!("object '{id}' is in use, can not be deleted"),
             Some(_) => drop(self.all.remove(id)),
         }
+        self.secrets.remove(id);
         Ok(())
     }
 
@@ -85,6 +99,7 @@ impl Objects {
     /// Tells the block graph of what its nodes name.
     pub(crate) fn give(&self, graph: &mut Graph) {
         graph.tls.clear();
+        graph.secrets = self.secrets.clone();
         for (id, (_, object, _)) in &self.all {
             match object {
                 Object::Throttle(group) => drop(graph.groups.insert(id.clone(), group.clone())),
@@ -118,6 +133,18 @@ impl Objects {
     pub(crate) fn list(&self) -> impl Iterator<Item = &ObjectConfig> {
         self.all.values().map(|(o, ..)| o)
     }
+}
+
+/// The options of a secret.
+fn secret(o: &ObjectConfig) -> Result<Options> {
+    let mut options = Options::default();
+    options.set("id", &o.id);
+    for (key, _) in o.props.iter() {
+        if let Some(value) = o.props.text(key)? {
+            options.set(key, value);
+        }
+    }
+    Ok(options)
 }
 
 fn make(o: &ObjectConfig) -> Result<Object> {

@@ -98,6 +98,7 @@ struct Making<'a> {
     board: &'a BoardKind,
     /// Buses of the adapters so far.
     scsi: &'a mut Vec<(String, ScsiBus)>,
+    vcpus: u32,
 }
 
 const CHARDEV: Extra = ("chardev", "str", "ID of a chardev to use as a backend");
@@ -105,6 +106,13 @@ const CHARDEV: Extra = ("chardev", "str", "ID of a chardev to use as a backend")
 const DRIVE: [Extra; 2] = [
     ("drive", "str", "node name or ID of a block device to use as a backend"),
     ("iothread", "link<iothread>", "thread that does the disk's work"),
+];
+const VIRTIO_DRIVE: [Extra; 5] = [
+    DRIVE[0],
+    DRIVE[1],
+    ("iothread-vq-mapping", "IOThreadVirtQueueMappingList", "which threads do the work of which queues"),
+    ("rerror", "BlockdevOnError", "what a failed read does: report, ignore, stop"),
+    ("werror", "BlockdevOnError", "what a failed write does: enospc, report, ignore, stop"),
 ];
 const NETDEV: [Extra; 1] = [("netdev", "str", "ID of a netdev to use as a backend")];
 const VSOCK: [Extra; 1] =
@@ -220,7 +228,7 @@ const DRIVERS: &[Driver] = &[
         name: "virtio-blk-device",
         category: "Storage",
         bus: "virtio-bus",
-        extra: &DRIVE,
+        extra: &VIRTIO_DRIVE,
         make: Make::With(drives::virtio_blk),
     },
     Driver {
@@ -248,7 +256,7 @@ const DRIVERS: &[Driver] = &[
         name: "virtio-blk-pci",
         category: "Storage",
         bus: PCI,
-        extra: &DRIVE,
+        extra: &VIRTIO_DRIVE,
         make: Make::With(drives::virtio_blk),
     },
     Driver {
@@ -459,10 +467,11 @@ pub(crate) fn plug(
     board: &BoardKind,
 ) -> Result<Plugs> {
     let pci = board.pci;
+    let vcpus = config.smp.resolve()?.cpus;
     let mut out = Plugs::default();
     for (i, d) in config.drives.iter().enumerate() {
         let id = d.id.clone().unwrap_or_else(|| format!("drive{i}"));
-        drives::of_board(config, d, &id, backends, board, &mut out)
+        drives::of_board(config, d, &id, backends, board, vcpus, &mut out)
             .with_context(|| format!("drive '{id}'"))?;
     }
     for (i, n) in config.nics.iter().enumerate() {
@@ -487,6 +496,7 @@ pub(crate) fn plug(
             bus: d.bus.clone(),
             board,
             scsi: &mut out.scsi,
+            vcpus,
         };
         let mut place = Place::default();
         if making.pci {

@@ -184,6 +184,10 @@ fn main_loop(config: &VmConfig, vm: &Arc<RheaVm>, rx: &mpsc::Receiver<Request>) 
                 return Ok(0);
             }
             Request::Fail(text) => bail!("{text}"),
+            Request::IoError => {
+                vm.io_error();
+                continue;
+            }
             Request::Machine(e) => e,
         };
         let done = match event {

@@ -16,10 +16,11 @@ use control::vm::{
 use guest_memory::PAGE_SIZE;
 use machine::{Machine, snapshot};
 use parking_lot::Mutex;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::backends::Backends;
 use crate::chardevs::Chars;
+use crate::failures::DiskNames;
 use crate::launch::Launched;
 use crate::media;
 use crate::migration::{self, Migration};
@@ -36,6 +37,8 @@ pub(crate) enum Request {
     Quit(&'static str),
     /// End it as a failure.
     Fail(String),
+    /// Stop the machine: a request of a disk has failed.
+    IoError,
 }
 
 /// A machine under control.
@@ -162,6 +165,12 @@ impl RheaVm {
             }
         };
         vm.backends.lock().nets.announcer.set(Arc::new(announce));
+        let heard = Arc::downgrade(&vm);
+        vm.backends.lock().failures.set(Arc::new(move |names, failure| {
+            if let Some(vm) = heard.upgrade() {
+                vm.failure(names, failure);
+            }
+        }));
         vm
     }
 
@@ -222,6 +231,33 @@ impl RheaVm {
             listener(cpu, event);
         }
         self.events.emit(&Event::stop());
+    }
+
+    /// The host has failed a request of a disk. Called on the request's thread, which the machine waits for when it stops.
+    fn failure(&self, names: &DiskNames, failure: &block::Failure<'_>) {
+        let data = json!({
+            "device": names.drive, "node-name": names.edge.node().name(),
+            "qom-path": format!("/machine/peripheral/{}", names.qdev),
+            "operation": if failure.read { "read" } else { "write" }, "action": failure.action.name(),
+            "nospace": failure.error.is_no_space(), "reason": failure.error.to_string(),
+        });
+        self.events.emit(&Event::new("BLOCK_IO_ERROR", data));
+        if failure.action == block::ErrorAction::Stop {
+            self.request(Request::IoError);
+        }
+    }
+
+    /// Stops the machine since a request of a disk has failed.
+    pub(crate) fn io_error(&self) {
+        if self.machine.stop() {
+            self.set_state(RunState::IoError);
+            self.events.emit(&Event::stop());
+        }
+    }
+
+    /// What keeps a machine that stands from being saved or sent: requests that are in no ring.
+    pub(crate) fn savable(&self) -> Answer<()> {
+        self.backends.lock().waiting().map_or(Ok(()), |why| Err(failed(why)))
     }
 
     fn file(&self, tag: &str) -> Answer<PathBuf> {
@@ -381,6 +417,7 @@ impl Vm for RheaVm {
         std::fs::create_dir_all(&self.snapshots)
             .map_err(|e| failed(format!("{}: {e}", self.snapshots.display())))?;
         let _standing = self.standing.lock();
+        self.savable()?;
         snapshot::save(&self.machine, &path).map_err(failed)
     }
 
@@ -612,6 +649,7 @@ impl Vm for RheaVm {
     }
 
     fn migrate(&self, uri: &str) -> Answer<()> {
+        self.savable()?;
         migration::start(&self.this()?, uri)
     }
 

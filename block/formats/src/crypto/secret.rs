@@ -32,6 +32,11 @@ impl Secrets {
         Arc::make_mut(&mut self.0).insert(id.into(), Key::new(data.to_vec()));
     }
 
+    /// Takes a secret away.
+    pub fn remove(&mut self, id: &str) {
+        Arc::make_mut(&mut self.0).remove(id);
+    }
+
     /// The secret of an id.
     pub fn get(&self, id: &str) -> Result<&[u8], BlockError> {
         self.0.get(id).map(|k| k.as_slice()).ok_or_else(|| BlockError::Format {
@@ -48,6 +53,11 @@ impl Secrets {
             let kind = definition.split(',').next().unwrap_or_default();
             return Err(bad_option("object", kind, "secret"));
         }
+        self.define(options)
+    }
+
+    /// Adds what the options of a secret define, `id` among them.
+    pub fn define(&mut self, mut options: Options) -> Result<(), BlockError> {
         let keys = ["id", "data", "file", "format", "keyid", "iv"];
         if let Some((name, _)) = options.iter().find(|(k, _)| !keys.contains(k)) {
             let what = format!("secret has no such option; it has: {}", keys.join(", "));

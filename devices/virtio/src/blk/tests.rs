@@ -249,3 +249,89 @@ fn fuzz_hostile_rings() {
     let config = on(&disk(), BlkConfig { num_queues: 2, ..BlkConfig::default() });
     hostile_rings(&config, 2, || config.clone(), |_| ());
 }
+
+/// A disk whose host has no space while it is told so.
+#[derive(Debug)]
+struct Full(MemoryNode, AtomicBool);
+
+impl ::block::BlockNode for Full {
+    fn info(&self) -> ::block::NodeInfo {
+        self.0.info()
+    }
+
+    fn read(&self, offset: u64, bufs: &mut [std::io::IoSliceMut<'_>]) -> Result<(), BlockError> {
+        self.0.read(offset, bufs)
+    }
+
+    fn write(&self, offset: u64, bufs: &[std::io::IoSlice<'_>], fua: bool) -> Result<(), BlockError> {
+        if self.1.load(Ordering::Relaxed) {
+            return Err(BlockError::Io(std::io::ErrorKind::StorageFull.into()));
+        }
+        self.0.write(offset, bufs, fua)
+    }
+
+    fn flush(&self) -> Result<(), BlockError> {
+        self.0.flush()
+    }
+}
+
+#[test]
+fn requests_that_stop_the_machine_are_served_when_it_goes_on() {
+    use ::block::{ErrorPolicy, FailureSink, OnError};
+    let node = Arc::new(Full(MemoryNode::new("m", SIZE), AtomicBool::new(true)));
+    let made = |write: OnError| {
+        let policy = ErrorPolicy { write, ..ErrorPolicy::default() };
+        let disk = Disk::new("d0", node.clone(), false, &IoPool::new(2));
+        disk.with_policy(policy, FailureSink::new(|f| assert!(!f.read && f.error.is_no_space())))
+    };
+    for (policy, status) in [(OnError::Report, 1), (OnError::Ignore, 0)] {
+        let bench = Bench::new(on(&made(policy), BlkConfig::default()));
+        let mut driver = Driver::start(&bench, ALL, &[16]);
+        assert_eq!(
+            driver.ask(0, &[Piece::Out(&header(1, 0)), Piece::Out(&[1; 512]), Piece::In(1)]).0,
+            [status]
+        );
+    }
+    let disk = made(OnError::NoSpace);
+    let bench = Bench::new(on(&disk, BlkConfig::default()));
+    let mut driver = Driver::start(&bench, ALL, &[16]);
+    let token = driver.add(0, &[Piece::Out(&header(1, 2)), Piece::Out(&[7; 512]), Piece::In(1)]);
+    driver.kick(0);
+    bench.cell().quiesce();
+    assert_eq!((disk.io_status(), driver.used_idx(0)), ("nospace", 0));
+    // Still full: it waits again. Then there is room.
+    bench.cell().resume();
+    bench.cell().quiesce();
+    assert_eq!((disk.io_status(), driver.used_idx(0)), ("nospace", 0));
+    node.1.store(false, Ordering::Relaxed);
+    bench.cell().resume();
+    bench.cell().quiesce();
+    assert_eq!((disk.io_status(), driver.used_idx(0), driver.written(&token)), ("ok", 1, vec![0]));
+    let mut back = [0; 512];
+    disk.read_at(1024, &mut back).unwrap();
+    assert_eq!(back, [7; 512]);
+    // What waits does not outlive a reset.
+    node.1.store(true, Ordering::Relaxed);
+    bench.cell().resume();
+    driver.add(0, &[Piece::Out(&header(1, 2)), Piece::Out(&[9; 512]), Piece::In(1)]);
+    driver.kick(0);
+    bench.cell().quiesce();
+    bench.cell().reset(::device::ResetKind::Cold);
+    node.1.store(false, Ordering::Relaxed);
+    bench.cell().resume();
+    disk.drain();
+    disk.read_at(1024, &mut back).unwrap();
+    assert_eq!((back, disk.io_status()), ([7; 512], "ok"));
+}
+
+#[test]
+fn a_new_size_is_told() {
+    let disk = disk();
+    let bench = Bench::new(on(&disk, BlkConfig::default()));
+    disk.resized();
+    assert_eq!(bench.read(0, 0x60, 4), 0, "nobody listens yet");
+    let driver = Driver::start(&bench, ALL, &[16]);
+    let generation = driver.reg(0xfc);
+    disk.resized();
+    assert_eq!((bench.read(0, 0x60, 4) & 2, driver.reg(0xfc)), (2, generation + 1));
+}

@@ -9,7 +9,7 @@ use block_formats::{BackingName, Image};
 use block_graph::{Edge, Node, lead};
 use serde_json::{Map, Value, json};
 
-use super::{Entry, Graph, Link, Made};
+use super::{Entry, Graph, Link};
 
 /// An overlay that is to take a node's place.
 pub(crate) struct Snapshot {
@@ -175,8 +175,8 @@ impl Graph {
                     Ok(m)
                 });
                 match opened {
-                    Ok(Made { image, file }) => {
-                        let node = Node::new(name, image);
+                    Ok(opened) => {
+                        let (node, file) = opened.node(name);
                         old.dirty_bitmaps().into_iter().for_each(|b| node.add_bitmap(b));
                         made = Some((node.clone(), file));
                         Ok(vec![(old.clone(), node)])

@@ -7,9 +7,9 @@ use block::{BlockError, BlockNode, FileNode, FileOptions, NullNode, Sharing};
 use block_filters::{Children, ThrottleGroup};
 use block_formats::{Format, Image, Name, OpenOptions, Protocol, RawImage, resolve};
 use block_graph::{Bare, Edge};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
-use super::{Graph, Made, Options};
+use super::{Graph, Made, Options, names};
 use crate::handover::Handover;
 
 /// Longest chain of backing files.
@@ -87,12 +87,18 @@ pub(super) fn find(name: &str) -> Result<Driver> {
 }
 
 impl Driver {
-    /// Its options besides those that all have.
-    pub(super) fn options(&self) -> &'static [&'static str] {
+    /// Its options besides those that all have; of those with parts, what comes before the dot.
+    pub(super) fn options(&self) -> Vec<&'static str> {
         match self {
-            Driver::Own(d) => d.options,
-            Driver::Format(_) => &["file", "backing"],
-            Driver::Filter(d) => d.options,
+            Driver::Own(d) => d.options.to_vec(),
+            Driver::Format(f) => {
+                let own = f.keys().iter().map(|k| k.split('.').next().unwrap_or(k));
+                let places: &[_] = if f.name == "vvfat" { &["dir"] } else { &["file", "backing"] };
+                let mut all: Vec<_> = places.iter().copied().chain(own).collect();
+                all.dedup();
+                all
+            }
+            Driver::Filter(d) => d.options.to_vec(),
         }
     }
 
@@ -107,7 +113,7 @@ impl Driver {
                 let below = first.and_then(|_| node.children().first().map(|c| c.info().name));
                 let file = below.unwrap_or_else(|| filter.name.into());
                 let file = file.split_once(':').map_or(file.clone(), |(_, f)| f.to_owned());
-                Ok(Made { image: Arc::new(Bare::new(node, filter.name, file.clone())), file })
+                Ok(Made::new(Arc::new(Bare::new(node, filter.name, file.clone())), file))
             }
         }
     }
@@ -148,6 +154,7 @@ fn open_options(graph: &Graph, o: &Options) -> OpenOptions {
         discard: o.discard,
         unsafe_cache: o.unsafe_cache,
         tls: graph.tls.clone(),
+        secrets: graph.secrets.clone(),
         ..OpenOptions::default()
     }
 }
@@ -162,7 +169,7 @@ fn file(graph: &mut Graph, o: &Options) -> Result<Made> {
     {
         let node = p.open(&open_options(graph, o))?;
         let driver = driver_name(p.driver());
-        return Ok(Made { image: Arc::new(Bare::new(node, driver, name.path.clone())), file: name.path });
+        return Ok(Made::new(Arc::new(Bare::new(node, driver, name.path.clone())), name.path));
     }
     let options = FileOptions {
         read_only: o.read_only,
@@ -172,7 +179,7 @@ fn file(graph: &mut Graph, o: &Options) -> Result<Made> {
     };
     let node = Arc::new(Handover::open(&path, options, graph.ours)?);
     graph.files.push(node.clone());
-    Ok(Made { image: Arc::new(Bare::new(node, "file", path.clone())), file: path })
+    Ok(Made::new(Arc::new(Bare::new(node, "file", path.clone())), path))
 }
 
 fn protocol(graph: &mut Graph, o: &Options) -> Result<Made> {
@@ -181,7 +188,7 @@ fn protocol(graph: &mut Graph, o: &Options) -> Result<Made> {
     let protocol = Protocol::from_options(&o.driver, map);
     let file = protocol.shown()?;
     let node = protocol.open(&open_options(graph, o))?;
-    Ok(Made { image: Arc::new(Bare::new(node, driver_name(&o.driver), file.clone())), file })
+    Ok(Made::new(Arc::new(Bare::new(node, driver_name(&o.driver), file.clone())), file))
 }
 
 fn null(_: &mut Graph, o: &Options) -> Result<Made> {
@@ -192,7 +199,7 @@ fn null(_: &mut Graph, o: &Options) -> Result<Made> {
         bail!("null-co: 'size' expects a multiple of {} bytes, got {size}", block::SECTOR);
     }
     let file = format!("null-co:{size}");
-    Ok(Made { image: Arc::new(Bare::new(Arc::new(NullNode::new(size)), "null-co", file.clone())), file })
+    Ok(Made::new(Arc::new(Bare::new(Arc::new(NullNode::new(size)), "null-co", file.clone())), file))
 }
 
 /// The node below, or a part of it.
@@ -201,11 +208,18 @@ fn raw(graph: &mut Graph, o: &Options) -> Result<Made> {
     let props = o.props();
     let (offset, size) = (props.size("offset")?.unwrap_or(0), props.size("size")?);
     let file = edge.filename().to_owned();
-    Ok(Made { image: Arc::new(RawImage::new(&file, edge, offset, size, o.read_only)?), file })
+    Ok(Made::new(Arc::new(RawImage::new(&file, edge, offset, size, o.read_only)?), file))
 }
 
 /// An image of a format, with its chain of backing files.
 fn image(graph: &mut Graph, o: &Options, format: &'static Format) -> Result<Made> {
+    let keys = keys(o, format)?;
+    if format.name == "vvfat" {
+        let dir = o.text("dir")?.ok_or_else(|| anyhow!("vvfat: needs 'dir'"))?;
+        let options = OpenOptions { keys, ..open_options(graph, o) };
+        let image = block_formats::open_node(Arc::new(NullNode::new(0)), &dir, Some("vvfat"), &options)?;
+        return Ok(Made::new(image, dir));
+    }
     if let Some(other) = o.map.get("file").filter(|f| !f.is_string() && !f.is_object()) {
         bail!("{}: 'file' expects the name of a node or its options in place, got {other}", o.driver);
     }
@@ -220,20 +234,41 @@ fn image(graph: &mut Graph, o: &Options, format: &'static Format) -> Result<Made
         bail!("{}: 'backing' expects null: this format takes what the image names", o.driver);
     }
     let no_backing = changes || o.map.contains_key("backing");
-    let options = OpenOptions { no_backing, ..open_options(graph, o) };
+    let options = OpenOptions { no_backing, keys, ..open_options(graph, o) };
     let image = block_formats::open_node(edge, &file, Some(format.name), &options)?;
     if changes && let Some(below) = backing(graph, o, &*image)? {
         image.replace_backing(Some(below))?;
     }
-    Ok(Made { image, file })
+    Ok(Made::new(image, file))
+}
+
+/// The format's own options, such as `encrypt.key-secret`.
+fn keys(o: &Options, format: &Format) -> Result<Vec<(String, String)>> {
+    let own = format.keys().iter().filter_map(|k| k.split('.').next());
+    let mut out = Vec::new();
+    for top in own {
+        if let Some(value) = o.map.get(top) {
+            names::flatten(top, value, &mut out);
+        }
+    }
+    // Each was found once for every key that it is a part of.
+    out.sort_unstable();
+    out.dedup();
+    let parts = |k: &str| k.strip_suffix(".driver").is_some_and(|k| format.keys().contains(&k));
+    match out.iter().find(|(k, _)| !format.keys().contains(&k.as_str()) && !parts(k)) {
+        Some((k, _)) => {
+            bail!("{}: option '{k}' is not known; known: {}", format.name, format.keys().join(", "))
+        }
+        None => Ok(out),
+    }
 }
 
 fn backing(graph: &mut Graph, o: &Options, image: &dyn Image) -> Result<Option<Arc<Edge>>> {
     let described = match o.map.get("backing") {
         Some(Value::Null) => return Ok(None),
         Some(Value::String(name)) if name.is_empty() => return Ok(None),
-        Some(value) => value.clone(),
-        None => {
+        Some(value) if !value.as_object().is_some_and(names::is_partial) => value.clone(),
+        said => {
             let Some(name) = image.backing_name() else { return Ok(None) };
             if o.depth >= MAX_DEPTH {
                 bail!(
@@ -242,11 +277,11 @@ fn backing(graph: &mut Graph, o: &Options, image: &dyn Image) -> Result<Option<A
                 );
             }
             let path = resolve(image.filename(), &name.file);
-            let format = match name.format {
-                Some(format) => format,
-                None => probe(&path, &graph.tls, true)?.to_owned(),
-            };
-            json!({"driver": format, "file": {"driver": "file", "filename": path}})
+            // What is said of it without saying where it is, such as its key.
+            let mut map = said.and_then(Value::as_object).cloned().unwrap_or_default();
+            let below = graph.named(&path, name.format.as_deref(), true)?;
+            names::complete(&mut map, below)?;
+            Value::Object(map)
         }
     };
     graph
@@ -256,14 +291,12 @@ fn backing(graph: &mut Graph, o: &Options, image: &dyn Image) -> Result<Option<A
 }
 
 /// The format that a file looks like. A file that looks raw now is not probed again once the guest has written to it.
-pub(super) fn probe(
-    path: &str,
-    tls: &[(String, block_nbd::TlsClient)],
-    read_only: bool,
-) -> Result<&'static str> {
+pub(super) fn probe(graph: &Graph, path: &str, read_only: bool) -> Result<&'static str> {
     let name = Name::parse(path)?;
     let node: Arc<dyn BlockNode> = match &name.protocol {
-        Some(p) => p.open(&OpenOptions { read_only: true, tls: tls.to_vec(), ..OpenOptions::default() })?,
+        Some(p) => {
+            p.open(&OpenOptions { read_only: true, tls: graph.tls.clone(), ..OpenOptions::default() })?
+        }
         None => {
             let options =
                 FileOptions { read_only: true, sharing: Sharing::Unlocked, ..FileOptions::default() };

@@ -5,6 +5,7 @@
 
 mod change;
 mod drivers;
+mod names;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
@@ -12,8 +13,8 @@ use std::sync::{Arc, Weak};
 use anyhow::{Context, Result, anyhow, bail};
 use block::{BlockNode, Overlay};
 use block_filters::{CopyOnRead, Limits, Throttle, ThrottleGroup};
-use block_formats::{BitmapChange, Image};
-use block_graph::{Bare, DirtyBitmap, Edge, Node};
+use block_formats::{BitmapChange, Image, Secrets};
+use block_graph::{Bare, DetectZeroes, DirtyBitmap, Edge, Node};
 use control::config::{Blockdev, Drive, Props};
 use control::nearest;
 use control::vm::MediumInfo;
@@ -40,6 +41,18 @@ struct Made {
     image: Arc<dyn Image>,
     /// Where the contents are, for people.
     file: String,
+    detect: DetectZeroes,
+}
+
+impl Made {
+    fn new(image: Arc<dyn Image>, file: String) -> Self {
+        Made { image, file, detect: DetectZeroes::Off }
+    }
+
+    /// A node of it, and where its contents are.
+    fn node(self, name: &str) -> (Arc<Node>, String) {
+        (Node::detecting(name, self.image, self.detect), self.file)
+    }
 }
 
 /// A node's options; what a driver does not take is refused.
@@ -106,6 +119,8 @@ pub(crate) struct Graph {
     temporary: Vec<Temporary>,
     /// Credentials for TLS, by id.
     pub(crate) tls: Vec<(String, block_nbd::TlsClient)>,
+    /// Passwords and keys, by id.
+    pub(crate) secrets: Secrets,
     /// Limits that nodes share, by id.
     pub(crate) groups: BTreeMap<String, Arc<ThrottleGroup>>,
     /// Nobody else has the files.
@@ -122,6 +137,7 @@ impl Graph {
             files: Vec::new(),
             temporary: Vec::new(),
             tls: Vec::new(),
+            secrets: Secrets::default(),
             groups: BTreeMap::new(),
             ours,
             generated: 0,
@@ -150,10 +166,9 @@ impl Graph {
             self.collect();
             bail!("Duplicate nodes with node-name='{name}'");
         }
-        let node = Node::new(name, made.image);
+        let (node, file) = made.node(name);
         load_bitmaps(&node)?;
-        let entry =
-            Entry { node: node.clone(), driver, file: made.file, of_drive, implicit: false, options: map };
+        let entry = Entry { node: node.clone(), driver, file, of_drive, implicit: false, options: map };
         self.nodes.insert(name.to_owned(), entry);
         Ok(node)
     }
@@ -201,7 +216,8 @@ impl Graph {
     fn make(&mut self, map: Map<String, Value>, depth: u32) -> Result<(String, Made)> {
         let name = map.get("driver").and_then(Value::as_str).unwrap_or_default().to_owned();
         let driver = drivers::find(&name)?;
-        let known = || COMMON.iter().chain(driver.options()).copied();
+        let own = driver.options();
+        let known = || COMMON.iter().chain(&own).copied();
         if let Some(key) = map.keys().find(|k| !known().any(|n| n == *k)) {
             let hint = nearest(key, known()).map_or_else(
                 || format!("; known: {}", known().collect::<Vec<_>>().join(", ")),
@@ -221,7 +237,14 @@ impl Graph {
         o.read_only = props.bool("read-only")?.unwrap_or(false);
         o.discard =
             o.word("discard", &["ignore", "off", "unmap", "on"])?.is_none_or(|w| w == "unmap" || w == "on");
-        o.word("detect-zeroes", &["off"])?;
+        let detect = o.text("detect-zeroes")?.unwrap_or_else(|| "off".into());
+        let detect = match DetectZeroes::NAMES.iter().find(|(n, _)| *n == detect) {
+            Some((_, DetectZeroes::Unmap)) if !(o.map.contains_key("discard") && o.discard) => {
+                bail!("{name}: detect-zeroes=unmap needs discard=unmap beside it")
+            }
+            Some((_, detect)) => *detect,
+            None => bail!("{name}: 'detect-zeroes' expects off, on or unmap, got '{detect}'"),
+        };
         for key in ["auto-read-only", "force-share"] {
             props.bool(key)?;
         }
@@ -238,7 +261,7 @@ impl Graph {
             Some(_) => bail!("{name}: 'cache' expects cache.direct and cache.no-flush"),
         }
         let made = driver.make(self, &o)?;
-        Ok((name, made))
+        Ok((name, Made { detect, ..made }))
     }
 
     /// An edge to the node that an option refers to by name or describes in place.
@@ -270,10 +293,9 @@ impl Graph {
                     bail!("Duplicate nodes with node-name='{name}'");
                 }
                 let (driver, made) = self.make(map.clone(), o.depth + 1)?;
-                let node = Node::new(&name, made.image);
+                let (node, file) = made.node(&name);
                 load_bitmaps(&node)?;
-                let entry =
-                    Entry { node, driver, file: made.file, of_drive: false, implicit: true, options: map };
+                let entry = Entry { node, driver, file, of_drive: false, implicit: true, options: map };
                 self.nodes.insert(name.clone(), entry);
                 self.edge(&name, &user, writes)
             }
@@ -348,29 +370,21 @@ impl Graph {
             match k.split_once('.') {
                 Some(("throttling", limit)) => drop(limits.insert(limit.to_owned(), v.clone())),
                 None if k == "node-name" => name = v.as_str().map(str::to_owned),
-                None => drop(map.insert(k.to_owned(), v.clone())),
-                Some((outer, inner)) => {
-                    let group = map.entry(outer).or_insert_with(|| Value::Object(Map::new()));
-                    let Value::Object(group) = group else {
-                        bail!("'{outer}' is both a value and a group of keys")
-                    };
-                    group.insert(inner.to_owned(), v.clone());
-                }
+                _ => names::nest(&mut map, k, v.clone())?,
             }
         }
-        let driver = match (&d.format, &d.file) {
-            (Some(format), _) => format.clone(),
-            (None, Some(path)) => drivers::probe(path, &self.tls, d.readonly || temporary)?.into(),
-            (None, None) => "raw".into(),
-        };
-        map.insert("driver".into(), driver.into());
+        if let Some(format) = &d.format {
+            map.insert("driver".into(), format.clone().into());
+        }
         if let Some(path) = &d.file {
-            let file = map.entry("file").or_insert_with(|| Value::Object(Map::new()));
-            let Value::Object(file) = file else { bail!("'file' is given twice") };
-            file.entry("driver").or_insert("file".into());
-            file.insert("filename".into(), path.clone().into());
+            let below = self.named(path, d.format.as_deref(), d.readonly || temporary)?;
+            names::complete(&mut map, below)?;
         } else if !map.contains_key("file") && d.format.as_deref().is_none_or(|f| f == "raw") {
             bail!("needs file=PATH");
+        }
+        map.entry("driver").or_insert("raw".into());
+        if let Some(given) = map.remove("node-name") {
+            name = name.or_else(|| given.as_str().map(str::to_owned));
         }
         map.insert("read-only".into(), (d.readonly || temporary).into());
         if let Some(w) = &d.discard {
@@ -458,6 +472,8 @@ impl Graph {
             format: n.driver.clone(),
             readonly: info.read_only,
             virtual_size: info.size,
+            detect_zeroes: n.node.detect_zeroes().name().into(),
+            encrypted: n.driver == "luks" || n.options.contains_key("encrypt"),
         })
     }
 

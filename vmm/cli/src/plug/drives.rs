@@ -11,6 +11,8 @@ use virtio::BlkConfig;
 
 use super::{Extra, Made, Making, Place, Plugs, note, virtio};
 use crate::backends::{Backends, SlotAt};
+use crate::failures::on_error;
+use crate::iothreads;
 
 /// What drives are plugged into.
 pub(super) const IDE_BUS: &str = "IDE";
@@ -54,6 +56,9 @@ pub(super) const SCSI_EXTRA: &[Extra] = &[
     WWN,
 ];
 
+/// Most queues that a disk has of itself.
+const MAX_QUEUES: u16 = 64;
+
 /// Names of the controllers among the machine's devices.
 const FLOPPY: &str = "floppy";
 
@@ -73,6 +78,7 @@ pub(super) fn of_board(
     id: &str,
     backends: &mut Backends,
     board: &BoardKind,
+    vcpus: u32,
     out: &mut Plugs,
 ) -> Result<()> {
     let default = if board.ide > 0 { DriveInterface::Ide } else { DriveInterface::Virtio };
@@ -118,9 +124,11 @@ pub(super) fn of_board(
             let blk = BlkConfig {
                 serial: d.serial.clone().unwrap_or_default(),
                 write_cache: !matches!(d.cache.as_deref(), Some("writethrough" | "directsync")),
+                num_queues: queues(board.pci, vcpus),
                 ..BlkConfig::default()
             };
-            let disk = backends.disk(id, id, None)?;
+            let pools = vec![backends.pool(None)?];
+            let disk = backends.disk_of(id, id, pools, (None, None))?;
             note(backends, id, if board.pci { "virtio-blk-pci" } else { "virtio-blk-device" }, false);
             let made = virtio(board.pci, blk, Some(disk));
             out.add(id.to_owned(), made, Vec::new(), None, &mut Place::default());
@@ -353,8 +361,25 @@ pub(super) fn scsi_cd(m: &mut Making<'_>) -> Result<Made> {
 }
 
 pub(super) fn virtio_blk(m: &mut Making<'_>) -> Result<Made> {
-    let disk = needed(m)?;
-    Ok(virtio(m.pci, BlkConfig::default(), Some(disk)))
+    let id = m.props.take_text("drive")?;
+    let id = id.ok_or_else(|| anyhow!("needs drive=ID, of a -drive with if=none or a -blockdev"))?;
+    let mut policy = |key: &str| {
+        let value = m.props.take_text(key)?;
+        on_error(key, value.as_deref())
+    };
+    let policy = (policy("rerror")?, policy("werror")?);
+    let queues = match m.props.u64("num-queues")? {
+        Some(n) => u16::try_from(n).unwrap_or(u16::MAX),
+        None => queues(m.pci, m.vcpus),
+    };
+    let pools = iothreads::pools(m.backends, &mut m.props, queues)?;
+    let disk = m.backends.disk_of(&id, m.name, pools, policy)?;
+    Ok(virtio(m.pci, BlkConfig { num_queues: queues, ..BlkConfig::default() }, Some(disk)))
+}
+
+/// Queues of a disk if nobody says: as many as vCPUs, where each queue can have a vector of its own.
+fn queues(pci: bool, vcpus: u32) -> u16 {
+    if pci { u16::try_from(vcpus).unwrap_or(u16::MAX).clamp(1, MAX_QUEUES) } else { 1 }
 }
 
 pub(super) fn nvme(m: &mut Making<'_>) -> Result<Made> {

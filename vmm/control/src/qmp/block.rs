@@ -10,8 +10,8 @@ use serde_json::{Map, Value, json};
 /// A medium with all that clients take for granted.
 fn medium(m: &MediumInfo) -> Value {
     let mut v = json!({
-        "file": m.file, "drv": m.format, "ro": m.readonly, "encrypted": false, "backing_file_depth": 0,
-        "detect_zeroes": "off", "write_threshold": 0, "active": true,
+        "file": m.file, "drv": m.format, "ro": m.readonly, "encrypted": m.encrypted, "backing_file_depth": 0,
+        "detect_zeroes": if m.detect_zeroes.is_empty() { "off" } else { &m.detect_zeroes }, "write_threshold": 0, "active": true,
         "bps": 0, "bps_rd": 0, "bps_wr": 0, "iops": 0, "iops_rd": 0, "iops_wr": 0,
         "cache": {"writeback": true, "direct": false, "no-flush": false},
         "image": {"filename": m.file, "format": m.format, "virtual-size": m.virtual_size},
@@ -33,7 +33,7 @@ fn device(b: &BlockInfo) -> Value {
         v["tray_open"] = open.into();
     }
     if let Some(m) = &b.inserted {
-        v["io-status"] = "ok".into();
+        v["io-status"] = if b.io_status.is_empty() { "ok" } else { &b.io_status }.into();
         v["inserted"] = medium(m);
     }
     v

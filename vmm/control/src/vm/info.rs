@@ -197,6 +197,8 @@ pub struct BlockInfo {
     pub tray_open: Option<bool>,
     /// The medium; `None` is an empty drive.
     pub inserted: Option<MediumInfo>,
+    /// Whether a request waits for the machine to go on: `failed`, `nospace`, else empty.
+    pub io_status: String,
 }
 
 /// The medium of a block device.
@@ -212,6 +214,10 @@ pub struct MediumInfo {
     pub readonly: bool,
     /// Bytes the guest sees.
     pub virtual_size: u64,
+    /// What becomes of written zeroes, in the words of the option; empty for nothing.
+    pub detect_zeroes: String,
+    /// It is encrypted.
+    pub encrypted: bool,
 }
 
 /// What a block device has done so far.

@@ -176,6 +176,10 @@ pub(crate) static OBJECTS: Family = Family {
             limit_keys!("bps-total" "bps-read" "bps-write" "iops-total" "iops-read" "iops-write"),
         ),
         (
+            "secret",
+            &[text("data"), text("file"), word("format", &["raw", "base64"]), text("keyid"), text("iv")],
+        ),
+        (
             "tls-creds-x509",
             &[
                 text("dir"),

@@ -75,8 +75,8 @@ fn drive(b: &mut Builder, v: &mut Values) -> Done {
         d.options.insert("node-name", name);
     }
     for (key, value) in v.rest_in_order() {
-        // A driver without a file takes its size here.
-        if !key.contains('.') && key != "size" {
+        // A driver without a file takes its size here, LUKS the id of its secret.
+        if !key.contains('.') && !["size", "key-secret"].contains(&key.as_str()) {
             return Err(ConfigError::unknown("drive key", &key, DRIVE.keys.iter().map(|k| k.name)).into());
         }
         d.options.insert(key, value);
