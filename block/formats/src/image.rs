@@ -203,6 +203,13 @@ pub trait Image: BlockNode {
         Err(BlockError::Unsupported("writing compressed data"))
     }
 
+    /// Stores several parts as [`Image::write_compressed`] does, in order; `turn` is called once before anything is stored,
+    /// and what can be done before is done by then.
+    fn write_compressed_parts(&self, parts: &[(u64, &[u8])], turn: &dyn Fn()) -> Result<(), BlockError> {
+        turn();
+        parts.iter().try_for_each(|(offset, data)| self.write_compressed(*offset, data))
+    }
+
     /// Whether a new image reads as zero where nothing was written.
     fn starts_zero(&self) -> bool {
         true

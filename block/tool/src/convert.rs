@@ -152,7 +152,7 @@ pub(crate) fn run(args: &[String]) -> Outcome {
         at: 0,
         threads,
         compress,
-        unordered: args.has("oob-writes") || compress,
+        unordered: args.has("oob-writes"),
         target_is_zero: zero,
         sparse,
         progress: &progress,

@@ -337,32 +337,34 @@ impl Copy<'_> {
         end: u64,
         cluster: u64,
     ) -> Result<(), BlockError> {
-        self.wait(shared, index);
         let Some(data) = data else {
+            self.wait(shared, index);
             return pieces
                 .iter()
                 .filter(|p| p.kind == PieceKind::Zero)
                 .try_for_each(|p| self.zero(p.start, p.end));
         };
         let cluster = cluster.max(512);
+        let (mut packed, mut zeroes) = (Vec::new(), Vec::new());
         let mut at = start;
         while at < end {
             let next = (at + cluster).min(end);
             let part = &data[(at - start) as usize..(next - start) as usize];
-            let kinds = |k: PieceKind| pieces.iter().any(|p| p.kind == k && p.start < next && at < p.end);
+            let here = |p: &&Piece| p.start < next && at < p.end;
+            let kinds = |k: PieceKind| pieces.iter().filter(here).any(|p| p.kind == k);
             if is_zero(part) && !kinds(PieceKind::Below) {
-                self.zero(at, next)?;
+                zeroes.push((at, next));
             } else if kinds(PieceKind::Data) {
-                self.target.write_compressed(self.at + at, part)?;
-            } else if kinds(PieceKind::Zero) {
-                pieces
-                    .iter()
-                    .filter(|p| p.kind == PieceKind::Zero && p.start < next && at < p.end)
-                    .try_for_each(|p| self.zero(p.start.max(at), p.end.min(next)))?;
+                packed.push((self.at + at, part));
+            } else {
+                let zero = pieces.iter().filter(here).filter(|p| p.kind == PieceKind::Zero);
+                zeroes.extend(zero.map(|p| (p.start.max(at), p.end.min(next))));
             }
             at = next;
         }
-        Ok(())
+        // Compressing does not wait for one's turn; storing does, so that compressed clusters lie close together.
+        self.target.write_compressed_parts(&packed, &|| self.wait(shared, index))?;
+        zeroes.into_iter().try_for_each(|(from, to)| self.zero(from, to))
     }
 }
 

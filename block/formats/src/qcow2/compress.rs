@@ -126,7 +126,7 @@ impl Compressors {
     }
 
     /// Compresses a cluster; `None` if it does not get smaller.
-    fn compress<T>(&self, data: &[u8], then: impl FnOnce(&[u8]) -> T) -> Result<Option<T>, BlockError> {
+    fn compress(&self, data: &[u8]) -> Result<Option<Vec<u8>>, BlockError> {
         let state = self.pack.lock().pop();
         let mut state =
             state.unwrap_or_else(|| Pack { zlib: None, zstd: None, output: vec![0; self.cluster] });
@@ -151,7 +151,7 @@ impl Compressors {
                 state.zstd.as_mut().and_then(|z| z.compress_to_buffer(data, room).ok())
             }
         };
-        let result = size.map(|n| then(&output[..n]));
+        let result = size.map(|n| output[..n].to_vec());
         state.output = output;
         self.pack.lock().push(state);
         Ok(result)
@@ -161,8 +161,33 @@ impl Compressors {
 impl Qcow2 {
     /// Stores a cluster compressed, or as it is if that is no gain.
     pub(super) fn write_packed(&self, offset: u64, data: &[u8]) -> Result<(), BlockError> {
+        self.write_packed_parts(&[(offset, data)], &|| ())
+    }
+
+    /// Compresses several clusters, calls `turn`, and stores them in order.
+    pub(super) fn write_packed_parts(
+        &self,
+        parts: &[(u64, &[u8])],
+        turn: &dyn Fn(),
+    ) -> Result<(), BlockError> {
         self.check_writable()?;
-        let (cluster, bits) = (self.geo.cluster(), self.geo.cluster_bits);
+        let packed =
+            parts.iter().map(|(offset, data)| self.pack(*offset, data)).collect::<Result<Vec<_>, _>>()?;
+        turn();
+        for ((offset, data), packed) in parts.iter().zip(packed) {
+            let _gate = self.gate.read();
+            match packed {
+                Some(packed) => self.store_packed(*offset, &packed)?,
+                None => self.write_inner(*offset, data)?,
+            }
+            bitmap::mark(self, *offset, data.len() as u64)?;
+        }
+        Ok(())
+    }
+
+    /// Compresses what is to be stored at a place of the disk; `None` if that is no gain.
+    fn pack(&self, offset: u64, data: &[u8]) -> Result<Option<Vec<u8>>, BlockError> {
+        let cluster = self.geo.cluster();
         if self.crypt.is_some() {
             return Err(BlockError::Unsupported("compressed data in an encrypted image"));
         }
@@ -175,50 +200,39 @@ impl Qcow2 {
         if !offset.is_multiple_of(cluster) || !whole {
             return Err(BlockError::Unsupported("compressed data that is not a whole cluster"));
         }
-        let padded: Vec<u8>;
-        let full = if data.len() as u64 == cluster {
-            data
-        } else {
-            let mut copy = data.to_vec();
-            copy.resize(cluster as usize, 0);
-            padded = copy;
-            &padded
-        };
-        let _gate = self.gate.read();
-        let stored = self.compressors.compress(full, |packed| {
-            let flight = offset >> bits..(offset >> bits) + 1;
-            let len = packed.len() as u64;
-            let mut meta = self.meta.lock();
-            self.relieve(&mut meta)?;
-            self.mark_dirty(&mut meta)?;
-            self.wait_landed(&mut meta, &flight);
-            let host = meta.refs.alloc_bytes(&*self.file, len)?;
-            meta.in_flight.push(flight.clone());
-            drop(meta);
-            let written = self.file.write(host, &[IoSlice::new(packed)], false);
-            let mut meta = self.meta.lock();
-            meta.in_flight.retain(|r| *r != flight);
-            self.landed.notify_all();
-            let mut name = || {
-                let sectors = ((host + len - 1) >> 9) - (host >> 9);
-                let word = COMPRESSED | sectors << (62 - (bits - 8)) | host;
-                let table = self.l2_for_change(&mut meta, offset)?;
-                let old = self.entry(&mut meta, offset)?;
-                self.set_entry(&mut meta, table, offset, Entry { word, bits: 0 })?;
-                self.release(&mut meta, old, offset)
-            };
-            match written {
-                Ok(()) => name(),
-                Err(e) => {
-                    meta.refs.sub(&*self.file, host >> bits..((host + len - 1) >> bits) + 1)?;
-                    Err(e)
-                }
-            }
-        })?;
-        match stored {
-            Some(done) => done?,
-            None => self.write_inner(offset, data)?,
+        if data.len() as u64 == cluster {
+            return self.compressors.compress(data);
         }
-        bitmap::mark(self, offset, data.len() as u64)
+        let mut padded = data.to_vec();
+        padded.resize(cluster as usize, 0);
+        self.compressors.compress(&padded)
+    }
+
+    /// Stores a compressed cluster; the gate is held.
+    fn store_packed(&self, offset: u64, packed: &[u8]) -> Result<(), BlockError> {
+        let bits = self.geo.cluster_bits;
+        let flight = offset >> bits..(offset >> bits) + 1;
+        let len = packed.len() as u64;
+        let mut meta = self.meta.lock();
+        self.relieve(&mut meta)?;
+        self.mark_dirty(&mut meta)?;
+        self.wait_landed(&mut meta, &flight);
+        let host = meta.refs.alloc_bytes(&*self.file, len)?;
+        meta.in_flight.push(flight.clone());
+        drop(meta);
+        let written = self.file.write(host, &[IoSlice::new(packed)], false);
+        let mut meta = self.meta.lock();
+        meta.in_flight.retain(|r| *r != flight);
+        self.landed.notify_all();
+        if let Err(e) = written {
+            meta.refs.sub(&*self.file, host >> bits..((host + len - 1) >> bits) + 1)?;
+            return Err(e);
+        }
+        let sectors = ((host + len - 1) >> 9) - (host >> 9);
+        let word = COMPRESSED | sectors << (62 - (bits - 8)) | host;
+        let table = self.l2_for_change(&mut meta, offset)?;
+        let old = self.entry(&mut meta, offset)?;
+        self.set_entry(&mut meta, table, offset, Entry { word, bits: 0 })?;
+        self.release(&mut meta, old, offset)
     }
 }

@@ -187,6 +187,10 @@ impl Image for Qcow2 {
         self.write_packed(offset, data)
     }
 
+    fn write_compressed_parts(&self, parts: &[(u64, &[u8])], turn: &dyn Fn()) -> Result<(), BlockError> {
+        self.write_packed_parts(parts, turn)
+    }
+
     fn set_backing(&self, backing: Option<&BackingName>) -> Result<(), BlockError> {
         self.check_writable()?;
         let mut meta = self.meta.lock();
