@@ -355,14 +355,18 @@ mod tests {
         // The first queue's thread is held up; the second's is not.
         let (tx, rx) = std::sync::mpsc::channel::<()>();
         let (done, wait) = std::sync::mpsc::channel();
-        disk.spawn_on(0, move |_| drop(rx.recv()));
+        disk.spawn_on(0, move |_| {
+            let _ = rx.recv();
+        });
         disk.spawn_on(1, move |_| done.send(()).unwrap());
         wait.recv_timeout(std::time::Duration::from_secs(30)).unwrap();
         drop(tx);
         disk.drain();
         let sizes = Arc::new(AtomicU64::new(0));
         let seen = sizes.clone();
-        disk.on_resize(move || drop(seen.fetch_add(1, Ordering::Relaxed)));
+        disk.on_resize(move || {
+            seen.fetch_add(1, Ordering::Relaxed);
+        });
         disk.resized();
         assert_eq!(sizes.load(Ordering::Relaxed), 1);
     }
