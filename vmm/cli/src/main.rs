@@ -13,7 +13,6 @@ mod chardevs;
 mod console;
 mod devices;
 mod exports;
-#[cfg_attr(not(unix), expect(dead_code, reason = "what plugs devices is for Unix hosts"))]
 mod failures;
 mod filters;
 mod firmware;
