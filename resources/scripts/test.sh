@@ -36,10 +36,10 @@ fetch_guests() {
 resources/scripts/deps.sh build test pc || exit 1
 stage guests fetch_guests
 stage check resources/scripts/check.sh
-# The binary of the boots is built as the tests are: a release build would take as long as all tests together, and would not
-# check for overflow.
+# The binary of the boots is built with the tests, so that both share all they are made of: a release build would take as long as
+# all tests together, and would not check for overflow.
 export PROFILE=dev RHEA_BIN=${CARGO_TARGET_DIR:-$PWD/target}/debug/rhea
-stage build cargo build --quiet --locked --package rhea
+stage build cargo build --quiet --locked --workspace --bins --tests
 stage tests cargo test --locked --workspace --no-fail-fast
 stage cross-check resources/scripts/cross-check.sh
 

@@ -229,7 +229,10 @@ fn make_run_gives_a_shell_on_the_terminal() {
         return;
     }
     let root = workspace::root();
-    let mut run = Process::on_terminal("make", &["run"], |command| {
+    // A binary that is there already is not built again.
+    let binary = std::env::var("RHEA_BIN").ok().map(|path| format!("RHEA={path}"));
+    let arguments = binary.as_deref().map_or(vec!["run"], |binary| vec!["-o", "build", "run", binary]);
+    let mut run = Process::on_terminal("make", &arguments, |command| {
         // What the outer make or cargo tells its children is not for this one.
         command.current_dir(&root).env_remove("MAKEFLAGS").env_remove("MAKELEVEL").env_remove("CARGO");
         boot::forget_cargo(command);
