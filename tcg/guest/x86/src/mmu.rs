@@ -12,14 +12,16 @@ use crate::{
     svm::nested,
 };
 
-const P: u64 = 1;
-const W: u64 = 1 << 1;
-const U: u64 = 1 << 2;
-const A: u64 = 1 << 5;
-const D: u64 = 1 << 6;
-const PS: u64 = 1 << 7;
+pub(crate) const P: u64 = 1;
+pub(crate) const W: u64 = 1 << 1;
+pub(crate) const U: u64 = 1 << 2;
+pub(crate) const A: u64 = 1 << 5;
+pub(crate) const D: u64 = 1 << 6;
+pub(crate) const PS: u64 = 1 << 7;
 const G: u64 = 1 << 8;
-const NX: u64 = 1 << 63;
+pub(crate) const NX: u64 = 1 << 63;
+/// Bits of an entry that hold an address.
+pub(crate) const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 
 /// Bits of a page fault's error code.
 mod error {
@@ -100,7 +102,7 @@ fn walk_tables(
         nx: s.msrs.efer & EFER_NXE != 0,
         gva,
         probe,
-        too_high: !(max - 1) & 0x000f_ffff_ffff_f000,
+        too_high: !(max - 1) & ADDRESS,
     };
     if s.cr4 & CR4_PAE == 0 {
         return legacy(cx, &w);
@@ -110,14 +112,14 @@ fn walk_tables(
             return Err(exceptions::with_error(vector::GP, 0));
         }
         let levels = if s.cr4 & CR4_LA57 != 0 { 5 } else { 4 };
-        let root = s.cr3 & 0x000f_ffff_ffff_f000;
+        let root = s.cr3 & ADDRESS;
         return long(cx, &w, root, levels, U | W);
     }
     let pdpte = s.pdptr[(gva >> 30 & 3) as usize];
     if pdpte & P == 0 {
         return Err(w.fault(s, 0));
     }
-    long(cx, &w, pdpte & 0x000f_ffff_ffff_f000, 2, U | W)
+    long(cx, &w, pdpte & ADDRESS, 2, U | W)
 }
 
 /// 4-level and 5-level paging, and the lower two levels of PAE.
@@ -163,12 +165,12 @@ fn long(cx: &mut Cx<'_, X86>, w: &Walk, root: u64, levels: u32, rights: u64) -> 
                 continue;
             }
             let mask = (1_u64 << shift) - 1;
-            let gpa = pte & 0x000f_ffff_ffff_f000 & !mask | w.gva & mask;
+            let gpa = pte & ADDRESS & !mask | w.gva & mask;
             return Ok(Mapping { gpa, write: m.write && pte & D != 0, ..m });
         }
         rights &= pte;
         nx |= pte & NX != 0;
-        table = pte & 0x000f_ffff_ffff_f000;
+        table = pte & ADDRESS;
     }
     Err(w.fault(cx.state, 0))
 }

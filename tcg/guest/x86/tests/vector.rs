@@ -11,6 +11,8 @@ mod host;
 mod rng;
 #[path = "native/values.rs"]
 mod values;
+#[path = "native/vectors.rs"]
+mod vectors;
 
 use common::Rig;
 use host::{DATA, DATA_SIZE, FLAGS, Host, Registers};
@@ -162,24 +164,7 @@ fn wrapped(code: &[u8]) -> Vec<u8> {
 }
 
 fn run(rig: &mut Rig, code: &[u8], regs: &Registers, data: &[u8]) -> (Registers, Vec<u8>) {
-    rig.write(DATA, data);
-    let mut bytes = code.to_vec();
-    bytes.extend(b"\xe6\xf4\xeb\xfe");
-    rig.write(CODE, &bytes);
-    let mut s = rig.long(CODE);
-    let mut r = *regs;
-    r[4] = 0x9_0000;
-    s.set_gprs(r);
-    s.rflags = regs[FLAGS];
-    // OSFXSR, OSXMMEXCPT and OSXSAVE.
-    s.cr4 |= 0x600 | 1 << 18;
-    s.fpu.xcr0 = 7;
-    rig.set_state(&s);
-    rig.run();
-    let s = rig.state();
-    let mut r = s.gprs();
-    r[FLAGS] = s.rflags;
-    (r, rig.read(DATA, DATA_SIZE))
+    vectors::run(rig, CODE, 7, code, regs, data)
 }
 
 #[test]

@@ -25,24 +25,10 @@ const OPERANDS: SlotSet = SlotSet::Only(&[state::scratch(0), state::scratch(1), 
 /// The result, or the one operand.
 const FIRST_ONE: &[SlotId] = &[state::scratch(0)];
 
-/// Places in the word that describes a gather or scatter; the register is in the lowest bits.
+/// Places in the word that describes a gather or scatter: AVX2's, whose mask is an opmask register here, and one more.
 pub(crate) mod indexed {
-    /// Opmask register.
-    pub(crate) const MASK: u32 = 8;
-    /// Register of the indices.
-    pub(crate) const INDICES: u32 = 16;
-    /// log2 of the scale.
-    pub(crate) const SCALE: u32 = 24;
-    /// Segment register.
-    pub(crate) const SEGMENT: u32 = 28;
-    /// Number of lanes.
-    pub(crate) const LANES: u32 = 32;
-    /// Indices have 64 bits.
-    pub(crate) const WIDE_INDEX: u32 = 40;
-    /// Lanes have 64 bits.
-    pub(crate) const WIDE_LANE: u32 = 41;
-    /// Addresses have 64 bits.
-    pub(crate) const WIDE_ADDRESS: u32 = 42;
+    pub(crate) use crate::sse::gather::*;
+
     /// A scatter.
     pub(crate) const STORE: u32 = 43;
 }

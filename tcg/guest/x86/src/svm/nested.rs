@@ -5,19 +5,10 @@ use tcg_engine::{Access, Cx, Mapping, Trap};
 use super::{EXIT, byte, code, nested_levels};
 use crate::{
     guest::X86,
-    mmu,
+    mmu::{self, A, ADDRESS, D, NX, P, PS, U, W},
     mode::{MMU_KERNEL, MMU_USER},
     state::seg,
 };
-
-const P: u64 = 1;
-const W: u64 = 1 << 1;
-const U: u64 = 1 << 2;
-const A: u64 = 1 << 5;
-const D: u64 = 1 << 6;
-const PS: u64 = 1 << 7;
-const NX: u64 = 1 << 63;
-const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 
 /// The exit for a fault; `bits` are those of a page fault's error code.
 fn fault(gpa: u64, access: Access, bits: u64, table: bool) -> Trap {
