@@ -112,6 +112,8 @@ pub fn load(cx: &mut Cx<'_, Riscv>, s: &State) -> Result<(), VcpuError> {
     hart.frm = s.fcsr >> 5 & 7;
     (hart.res_addr, hart.res_val) = s.reservation.unwrap_or((NO_RESERVATION, 0));
     cx.set_exceptions(csr::fflags_to(s.fcsr));
+    // Devices that are restored drive no edges: a wire that was high stays so without being raised again.
+    cx.set_lines(s.irq_lines);
     csr::set_counters(cx, s.mcycle, s.minstret);
     cx.flush_tlb(None, |_| true);
     cx.set_space(s.satp);

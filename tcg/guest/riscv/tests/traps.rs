@@ -134,3 +134,19 @@ fn delegated_exceptions_go_to_s() {
         assert_eq!((s.privilege, s.scause, s.sepc, s.mcause), (1, 8, CODE, 0));
     });
 }
+
+#[test]
+fn a_line_that_was_high_is_high_after_a_restore() {
+    each_backend(|backend| {
+        let mut saved = rig(&[WFI, LOOP], backend);
+        saved.lines().set_line(0, 7, true);
+        let state = saved.state();
+        assert_eq!((state.irq_lines, state.mip), (MTI, 0));
+        let mut restored = rig(&[ENABLE, LOOP], backend);
+        restored.set_state(state);
+        assert_eq!(restored.run(), Exit::Kicked);
+        assert_eq!(restored.state().mcause, 1 << 63 | 7);
+        restored.lines().set_line(0, 7, false);
+        assert_eq!(restored.state().irq_lines, 0);
+    });
+}
