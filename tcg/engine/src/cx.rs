@@ -8,6 +8,7 @@ use tcg_ir::{Exceptions, MemOp, RmwOp};
 use crate::{
     Guest, Trap,
     memory::{self, Wide},
+    origins::Word,
     runs,
     vcpu::Core,
 };
@@ -125,6 +126,24 @@ impl<'a, G: Guest> Cx<'a, G> {
     /// Makes the address space named `tag` the current one. Translations cached under other tags are kept.
     pub fn set_space(&mut self, tag: u64) {
         self.core.set_space(tag);
+    }
+
+    /// Makes the address space named `tag` the current one as if all its translations but those that all spaces share were
+    /// dropped before. Those stay that a walk from `root` would find again, as far as walks say what they read
+    /// ([`Cx::walk_begins`]).
+    pub fn reload_space(&mut self, tag: u64, root: u64) {
+        self.core.reload_space(tag, root, G::SET_BY_WALKS);
+    }
+
+    /// A walk says that it begins, in the tables that `root` names, and will say what it reads of them. Besides those words
+    /// and [`Guest::SET_BY_WALKS`] it may depend on nothing whose change does not drop all translations.
+    pub fn walk_begins(&mut self, root: u64) {
+        self.core.walked.begin(root);
+    }
+
+    /// The walk went by a word of 4 or 8 bytes, with the bits that it set itself. The last one is the leaf.
+    pub fn walked(&mut self, gpa: u64, bytes: usize, value: u64) {
+        self.core.walked.push(Word { gpa, bytes: bytes as u8, value });
     }
 
     /// Enters or leaves the mode in which the vCPU sees secure regions of memory (x86's system management mode). Drops all

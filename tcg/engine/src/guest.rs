@@ -122,6 +122,9 @@ pub trait Guest: Sized + Send + Sync + 'static {
     /// Whether a store to code takes effect at the next instruction, without a fence.
     const CODE_COHERENT: bool = false;
 
+    /// Bits of page-table entries that walks set and never take away, such as "accessed".
+    const SET_BY_WALKS: u64 = 0;
+
     /// CPU models for `arch` with a line about each, the default first.
     fn cpu_models(arch: GuestArch) -> Vec<(String, String)>;
     /// The guest for a partition; refuses unknown CPU models and features by name.

@@ -29,6 +29,7 @@ mod interp;
 mod jumps;
 pub mod kept;
 mod memory;
+mod origins;
 mod profile;
 mod runs;
 mod runtime;

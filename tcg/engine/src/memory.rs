@@ -4,9 +4,13 @@
 //! faults on its second page has written nothing.
 #![expect(unsafe_code, reason = "reads and writes guest RAM through the host addresses the TLB caches")]
 
-use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{
+    AtomicU8, AtomicU16, AtomicU32, AtomicU64,
+    Ordering::{Acquire, SeqCst},
+};
 
 use accel::IoResult;
+use guest_memory::FlatView;
 use tcg_ir::{
     Align, MemOp, RmwOp,
     abi::{PAGE_BITS, tlb_flag},
@@ -14,6 +18,7 @@ use tcg_ir::{
 
 use crate::{
     Access, BusFault, Cx, Guest, Mapping, Trap, direct,
+    origins::{ReadWords, Sample, Word},
     tlb::{Backing, Entry, NO_RANGE},
 };
 
@@ -51,6 +56,7 @@ pub(crate) fn place<G: Guest>(
         return Ok(from_entry(&e, gva, access));
     }
     let guest = cx.guest;
+    cx.core.walked.forget();
     let m = guest.walk(cx, gva, access, mmu)?;
     Ok(fill(cx, gva, access, mmu, &m))
 }
@@ -115,6 +121,9 @@ fn fill<G: Guest>(cx: &mut Cx<'_, G>, gva: u64, access: Access, mmu: usize, m: &
     }
     if cx.core.tlb.insert(gva, mmu, &e, m.page_bits) {
         cx.core.publish();
+    }
+    if !m.global {
+        cx.core.note_origin(gva, m.page_bits == PAGE_BITS, G::SET_BY_WALKS);
     }
     from_entry(&e, gva, access)
 }
@@ -305,6 +314,38 @@ pub(crate) unsafe fn ram_write(host: *mut u8, data: &[u8]) {
                 }
             }
         }
+    }
+}
+
+/// Page tables in a memory view.
+pub(crate) struct Tables<'a>(pub(crate) &'a FlatView);
+
+impl Tables<'_> {
+    /// The host's address of a word, which must be aligned and in RAM.
+    pub(crate) fn host(&self, word: &Word) -> Option<usize> {
+        let (range, offset) = self.0.translate(word.gpa)?;
+        let block = range.readable_ram()?;
+        let bytes = u64::from(word.bytes);
+        let inside = offset.is_multiple_of(bytes) && offset.checked_add(bytes)? <= block.size();
+        inside.then(|| block.host_ptr().as_ptr() as usize + offset as usize)
+    }
+}
+
+impl ReadWords for Tables<'_> {
+    fn differs(&self, samples: &[Sample], bytes: u8) -> Option<(usize, u64)> {
+        // SAFETY: the addresses are those of aligned words of so many bytes in RAM of the vCPU's view, which is `self.0`: another
+        // view comes with a flush of all spaces, which forgets them.
+        let read = |s: &Sample| unsafe {
+            if bytes == 4 {
+                (*(s.host as *const AtomicU32)).load(Acquire).into()
+            } else {
+                (*(s.host as *const AtomicU64)).load(Acquire)
+            }
+        };
+        samples.iter().enumerate().find_map(|(i, s)| {
+            let now = read(s);
+            (now != s.value).then_some((i, now))
+        })
     }
 }
 

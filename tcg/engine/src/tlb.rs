@@ -5,6 +5,7 @@
 //! there is one direct-mapped table an MMU index, with a small victim cache behind it, growing with pressure. What all
 //! spaces share (global pages, as a kernel's are) is kept once more, in tables of its own from which a space's are filled
 //! without a walk, and in a jump cache behind the space's own.
+//! A space that the guest drops and loads again keeps what its page tables still say: see `origins.rs`.
 //!
 //! Invariant: the descriptors in the environment header always point at the current space's tables, which are
 //! never reallocated without being published again.
@@ -16,7 +17,12 @@ use std::sync::{
 
 use tcg_ir::abi::{EnvHeader, MMU_INDEXES, PAGE_BITS, TlbDesc, TlbEntry, tlb_flag};
 
-use crate::{Access, jumps::Jumps, shared::VcpuShared};
+use crate::{
+    Access,
+    jumps::Jumps,
+    origins::{Origins, ReadWords, Verdict, Walked, Word},
+    shared::VcpuShared,
+};
 
 const PAGE_MASK: u64 = (1 << PAGE_BITS) - 1;
 const MIN_ENTRIES: usize = 256;
@@ -252,6 +258,7 @@ struct Space {
     /// Pages (by hash) that have entries in `jumps`.
     jump_pages: [u64; PAGE_WORDS],
     large: LargePages,
+    origins: Origins,
     /// Generated code may have copied entries from the cache that all spaces share, or the engine put some in.
     touched: bool,
     last_used: u64,
@@ -273,6 +280,7 @@ impl Space {
             jumps,
             jump_pages: [0; PAGE_WORDS],
             large: LargePages::default(),
+            origins: Origins::default(),
             touched: true,
             last_used: 0,
         }
@@ -290,11 +298,13 @@ impl Space {
         match gva {
             None => {
                 self.large = LargePages::default();
+                self.origins.clear();
                 self.tables.iter_mut().flatten().for_each(Table::flush);
                 self.flush_jumps();
             }
             Some(gva) => {
                 self.tables.iter_mut().flatten().for_each(|t| t.flush_page(gva));
+                self.origins.forget_page(gva & !PAGE_MASK);
                 // A unit may begin on the page before and reach into this one.
                 for page in [gva, gva.wrapping_sub(1 << PAGE_BITS)] {
                     let (w, b) = page_hash(page);
@@ -440,6 +450,39 @@ impl Tlb {
         if gva.is_none() {
             self.spaces[self.current].touched = true;
         }
+    }
+
+    /// Drops what a walk of the space `tag` from `root` would not find again; true if that was anything.
+    pub(crate) fn refresh(
+        &mut self,
+        tag: u64,
+        root: u64,
+        set_by_walks: u64,
+        reader: &impl ReadWords,
+    ) -> bool {
+        let Some(space) = self.spaces.iter_mut().find(|s| s.tag == tag) else { return false };
+        match space.origins.check(root, set_by_walks, reader) {
+            Verdict::Same => return false,
+            Verdict::Pages(pages) => {
+                let copied = self.shared_space.jump_pages;
+                pages.iter().for_each(|gva| space.flush(Some(*gva), &copied));
+            }
+            Verdict::Changed => self.flush(None, |t| t == tag),
+        }
+        true
+    }
+
+    /// The page at `gva` of the current space was cached by this walk: see [`Origins::note`].
+    pub(crate) fn note_origin(
+        &mut self,
+        gva: u64,
+        small: bool,
+        walked: &Walked,
+        set_by_walks: u64,
+        host: impl Fn(&Word) -> Option<usize>,
+    ) {
+        let gva = gva & !PAGE_MASK;
+        self.spaces[self.current].origins.note(gva, small, walked, set_by_walks, host);
     }
 
     pub(crate) fn flush_jumps(&mut self) {

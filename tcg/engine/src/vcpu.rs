@@ -27,6 +27,7 @@ use crate::{
     env::EnvBox,
     guest::{STATUS_EXIT, STATUS_FAULT},
     memory::{self, Place},
+    origins::Walked,
     shared::{VcpuShared, request},
     tlb::Tlb,
     user::{DirectMemory, HostFault},
@@ -53,6 +54,8 @@ pub(crate) struct Core {
     pub(crate) direct: Option<Arc<dyn DirectMemory>>,
     /// Host address of guest address 0 then.
     pub(crate) direct_base: u64,
+    /// What the last walk of page tables has read.
+    pub(crate) walked: Walked,
     /// A host fault of an access by Rust code.
     pub(crate) host_fault: Option<HostFault>,
     /// Where the last fetch failed.
@@ -96,6 +99,15 @@ fn io_result(result: BusResult) -> IoResult {
         BusResult::Ok => IoResult::Ok,
         BusResult::DecodeError => IoResult::DecodeError,
         BusResult::DeviceError => IoResult::DeviceError,
+    }
+}
+
+/// A word of 4 or 8 bytes of a page table.
+fn load_word(block: &RamBlock, offset: u64, bytes: usize) -> Option<u64> {
+    match bytes {
+        4 => block.load::<u32>(offset, Ordering::Acquire).ok().map(u64::from),
+        8 => block.load::<u64>(offset, Ordering::Acquire).ok(),
+        _ => None,
     }
 }
 
@@ -159,6 +171,21 @@ impl Core {
         self.publish();
     }
 
+    /// Makes `tag` the current space, and drops of it what a walk from `root` would not find again.
+    pub(crate) fn reload_space(&mut self, tag: u64, root: u64, set_by_walks: u64) {
+        let dropped = self.tlb.refresh(tag, root, set_by_walks, &memory::Tables(&self.view));
+        // The return stack may hold what was dropped.
+        if self.tlb.set_space(tag) || dropped {
+            self.publish();
+        }
+    }
+
+    /// Notes where a page that was just cached comes from.
+    pub(crate) fn note_origin(&mut self, gva: u64, small: bool, set_by_walks: u64) {
+        let tables = memory::Tables(&self.view);
+        self.tlb.note_origin(gva, small, &self.walked, set_by_walks, |word| tables.host(word));
+    }
+
     /// Takes a new memory map at once, if the access that was just made to a device has changed it.
     pub(crate) fn follow_map(&mut self) {
         if self.shared.take_request(request::FLUSH_TLB) {
@@ -187,12 +214,7 @@ impl Core {
 
     pub(crate) fn phys_read(&self, gpa: u64, bytes: usize) -> Option<u64> {
         let (range, offset) = self.view.translate(gpa)?;
-        let block = range.readable_ram()?;
-        match bytes {
-            4 => block.load::<u32>(offset, Ordering::Acquire).ok().map(u64::from),
-            8 => block.load::<u64>(offset, Ordering::Acquire).ok(),
-            _ => None,
-        }
+        load_word(range.readable_ram()?, offset, bytes)
     }
 
     pub(crate) fn phys_cas(&mut self, gpa: u64, bytes: usize, old: u64, new: u64) -> Option<bool> {
@@ -329,6 +351,7 @@ impl<G: Guest> Vcpu<G> {
             cache: engine.cache.clone(),
             direct_base: direct.as_ref().map_or(0, |d| d.base()),
             direct,
+            walked: Walked::new(),
             host_fault: None,
             no_code: None,
             header,

@@ -8,7 +8,7 @@ use crate::{
     far,
     guest::{X86, space},
     helpers::{RAISES, RAISES_MEMORY, helpers},
-    interrupts, msr,
+    interrupts, mmu, msr,
     msr::{EFER_LMA, EFER_LME},
     segment,
     state::seg,
@@ -181,10 +181,11 @@ pub(crate) fn write_cr3(cx: &mut Cx<'_, X86>, value: u64) -> Result<(), Trap> {
         return gp();
     }
     let tag = space(cx.state);
-    if !keep {
-        cx.flush_tlb(None, |t| t == tag);
+    if keep {
+        cx.set_space(tag);
+    } else {
+        cx.reload_space(tag, mmu::root(cx.state));
     }
-    cx.set_space(tag);
     Ok(())
 }
 

@@ -81,6 +81,8 @@ impl Guest for X86 {
 
     const CODE_COHERENT: bool = true;
 
+    const SET_BY_WALKS: u64 = mmu::A | mmu::D;
+
     fn cpu_models(arch: GuestArch) -> Vec<(String, String)> {
         if matches!(arch, GuestArch::X86_64 | GuestArch::I386) { cpu::models() } else { Vec::new() }
     }

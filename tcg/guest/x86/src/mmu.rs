@@ -69,6 +69,11 @@ pub(crate) const fn canonical(s: &Cpu, gva: u64) -> bool {
     ((gva << shift) as i64 >> shift) as u64 == gva
 }
 
+/// What names the tables that are walked.
+pub(crate) const fn root(s: &Cpu) -> u64 {
+    s.cr3 & ADDRESS | (s.cr3 & 0xfe0)
+}
+
 /// Walks the page tables. `probe` checks nothing and changes nothing.
 pub(crate) fn walk(
     cx: &mut Cx<'_, X86>,
@@ -104,9 +109,15 @@ fn walk_tables(
         probe,
         too_high: !(max - 1) & ADDRESS,
     };
-    if s.cr4 & CR4_PAE == 0 {
+    let (legacy_tables, root, in_guest) = (s.cr4 & CR4_PAE == 0, root(s), s.svm.guest);
+    // In a guest of the guest's there are more tables than these.
+    if !in_guest {
+        cx.walk_begins(root);
+    }
+    if legacy_tables {
         return legacy(cx, &w);
     }
+    let s = &*cx.state;
     if s.long_mode() {
         if !canonical(s, gva) {
             return Err(exceptions::with_error(vector::GP, 0));
@@ -119,6 +130,8 @@ fn walk_tables(
     if pdpte & P == 0 {
         return Err(w.fault(s, 0));
     }
+    // Loads of CR3 read it again.
+    cx.walked((root & 0xffff_ffe0) + (gva >> 30 & 3) * 8, 8, pdpte);
     long(cx, &w, pdpte & ADDRESS, 2, U | W)
 }
 
@@ -164,10 +177,12 @@ fn long(cx: &mut Cx<'_, X86>, w: &Walk, root: u64, levels: u32, rights: u64) -> 
             if !update(cx, at, 8, &mut pte, wanted, w)? {
                 continue;
             }
+            cx.walked(at, 8, pte);
             let mask = (1_u64 << shift) - 1;
             let gpa = pte & ADDRESS & !mask | w.gva & mask;
             return Ok(Mapping { gpa, write: m.write && pte & D != 0, ..m });
         }
+        cx.walked(at, 8, pte);
         rights &= pte;
         nx |= pte & NX != 0;
         table = pte & ADDRESS;
@@ -193,6 +208,7 @@ fn legacy(cx: &mut Cx<'_, X86>, w: &Walk) -> Result<Mapping, Trap> {
             if !update(cx, dir, 4, &mut pde, wanted, w)? {
                 continue;
             }
+            cx.walked(dir, 4, pde);
             // PSE-36: bits 13 to 20 are bits 32 to 39 of the address.
             let high = if cx.guest().model().has().pse36 { (pde >> 13 & 0xff) << 32 } else { 0 };
             let gpa = pde & 0xffc0_0000 | high | w.gva & 0x3f_ffff;
@@ -202,6 +218,7 @@ fn legacy(cx: &mut Cx<'_, X86>, w: &Walk) -> Result<Mapping, Trap> {
             break;
         }
     }
+    cx.walked(dir, 4, pde);
     let at = ((pde & 0xffff_f000) + (w.gva >> 12 & 0x3ff) * 4) & cx.state.a20;
     let at = nested::place(cx, at, w.probe)?;
     let Some(mut pte) = cx.phys_read(at, 4) else { return Err(w.fault(cx.state, 0)) };
@@ -212,6 +229,7 @@ fn legacy(cx: &mut Cx<'_, X86>, w: &Walk) -> Result<Mapping, Trap> {
         let m = check(cx.state, w, pde & pte & (U | W), false, pte & G, 12)?;
         let wanted = A | if w.access == Access::Store { D } else { 0 };
         if update(cx, at, 4, &mut pte, wanted, w)? {
+            cx.walked(at, 4, pte);
             let gpa = pte & 0xffff_f000 | w.gva & 0xfff;
             return Ok(Mapping { gpa, write: m.write && pte & D != 0, ..m });
         }

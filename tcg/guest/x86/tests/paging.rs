@@ -388,6 +388,91 @@ fn flushes_reach_what_they_should() {
     });
 }
 
+/// Reads a page, changes one word of the tables, loads CR3 and reads the page again: the second read sees the change.
+#[test]
+fn loads_of_cr3_see_changed_tables() {
+    /// mov ecx,[ebx]; mov [edi],edx; mov eax,cr3; mov cr3,eax; mov ebp,[ebx]; out
+    const CODE32: &[u8] = b"\x8b\x0b\x89\x17\x0f\x20\xd8\x0f\x22\xd8\x8b\x2b\xe6\xf4\xeb\xfe";
+    const CODE64: &[u8] = b"\x48\x8b\x0b\x48\x89\x17\x0f\x20\xd8\x0f\x22\xd8\x48\x8b\x2b\xe6\xf4\xeb\xfe";
+    let (other, directory, pointers) = (OWN + 0x3000, OWN + 0x4000, OWN + 0x5000);
+    both(|rig| {
+        let check = |rig: &mut Rig, s: &State, at: u64, value: u64| {
+            rig.put(DATA, 1);
+            rig.put(DATA + 0x1000, 2);
+            let (s, old) = (State { rdi: at, rdx: value, ..s.clone() }, rig.get(at));
+            rig.set_state(&s);
+            let t = stop(rig);
+            rig.put(at, old);
+            assert_eq!((t.rcx & 0xffff_ffff, t.rbp & 0xffff_ffff), (1, 2), "word at {at:#x}");
+        };
+        for at in [OWN + 0x2000, OWN + 4] {
+            let mut s = paged32(rig, false);
+            rig.write(CODE, CODE32);
+            put32(rig, OWN + 0x2000, DATA | P | W);
+            put32(rig, other, (DATA + 0x1000) | P | W);
+            s.rbx = 0x40_0000;
+            let value = if at == OWN + 4 { other } else { DATA + 0x1000 };
+            check(rig, &s, at, value | P | W);
+        }
+        for (at, value) in [(OWN + 0x2000, DATA + 0x1000), (OWN + 0x1010, other), (OWN, directory)] {
+            let mut s = paged32(rig, true);
+            rig.write(CODE, CODE32);
+            rig.put(OWN + 0x2000, DATA | P | W);
+            rig.put(other, (DATA + 0x1000) | P | W);
+            rig.write(directory, &rig.read(OWN + 0x1000, 4096));
+            rig.put(directory + 0x10, other | P | W);
+            s.rbx = 0x40_0000;
+            check(rig, &s, at, value | P | if at == OWN { 0 } else { W });
+        }
+        let places = [
+            (OWN + 0x2000, DATA + 0x1000),
+            (TABLES + 0x2018, other),
+            (TABLES + 0x1000, directory),
+            (TABLES, pointers),
+        ];
+        for (at, value) in places {
+            let mut s = long(rig, CODE64);
+            rig.put(TABLES + 0x2018, (OWN + 0x2000) | P | W);
+            rig.put(OWN + 0x2000, DATA | P | W);
+            rig.put(other, (DATA + 0x1000) | P | W);
+            rig.write(directory, &rig.read(TABLES + 0x2000, 4096));
+            rig.put(directory + 0x18, other | P | W);
+            rig.write(pointers, &rig.read(TABLES + 0x1000, 4096));
+            rig.put(pointers, directory | P | W);
+            s.rbx = 0x60_0000;
+            check(rig, &s, at, value | P | W);
+        }
+    });
+}
+
+#[test]
+fn loads_of_cr3_drop_what_was_stale_before() {
+    both(|rig| {
+        let entry = OWN + 0x2000;
+        // Two walks by different rights with a change between: mov rcx,[rbx]; mov [rdi],rdx; stac; mov rsi,[rbx]; clac; then
+        // mov rax,cr3; mov cr3,rax; mov rbp,[rbx]; out
+        let code = b"\x48\x8b\x0b\x48\x89\x17\x0f\x01\xcb\x48\x8b\x33\x0f\x01\xca\x0f\x20\xd8\x0f\x22\xd8\x48\x8b\x2b\xe6\xf4\xeb\xfe";
+        let mut s = long(rig, code);
+        s.cr4 |= CR4_SMAP;
+        rig.put(TABLES + 0x2018, entry | P | W);
+        rig.put(entry, DATA | P | W);
+        rig.put(DATA, 1);
+        rig.put(DATA + 0x1000, 2);
+        (s.rbx, s.rdi, s.rdx) = (0x60_0000, entry, (DATA + 0x1000) | P | W);
+        rig.set_state(&s);
+        let t = stop(rig);
+        assert_eq!((t.rcx, t.rsi, t.rbp), (1, 2, 2));
+        // Bits that are taken away are set again: mov [rbx],rcx; mov [rdi],rdx; mov rax,cr3; mov cr3,rax; mov [rbx],rcx; out
+        let code = b"\x48\x89\x0b\x48\x89\x17\x0f\x20\xd8\x0f\x22\xd8\x48\x89\x0b\xe6\xf4\xeb\xfe";
+        rig.write(CODE, code);
+        s.rdx = DATA | P | W;
+        rig.put(entry, s.rdx);
+        rig.set_state(&s);
+        stop(rig);
+        assert_eq!(rig.get(entry) & 0xfff, P | W | 0x60);
+    });
+}
+
 #[test]
 fn protection_keys() {
     both(|rig| {
