@@ -1,9 +1,10 @@
 #!/bin/bash
 # guests.sh [DIR [GROUP...]]: fetches real guests into DIR (build/guests): group boot is what the boots use, with their
-# initramfs, groups user and i386 the roots of small systems for user mode (riscv64, i386); group userland, on demand, more programs for the long
+# initramfs, groups user and i386 the roots of small systems for user mode (riscv64, i386), group firmware what PCs start with:
+# boot loaders, firmware, hypervisor, kernels in other forms, into DIR/pc; group userland, on demand, more programs for the long
 # tests, into DIR/userland. Nothing of them is ever committed. apt checks each package against Debian's signatures; MANIFEST
 # keeps package, architecture, version and SHA-256 of the packages, FILES the SHA-256 of the files taken out, which every later
-# run checks again (MANIFEST.user and FILES.user for the second group).
+# run checks again (MANIFEST.user and FILES.user for group user, and so on).
 # Ends with status 75 when the archive cannot be reached.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -12,7 +13,9 @@ mkdir -p "${1:-build/guests}"
 out=$(cd "${1:-build/guests}" && pwd)
 suite=trixie
 groups=" ${*:2} "
-[ "$groups" != "  " ] || groups=" boot user i386 "
+[ "$groups" != "  " ] || groups=" boot user i386 firmware "
+
+manifest=MANIFEST
 
 # fetch PACKAGE[:ARCH]: downloads and unpacks into $work/PACKAGE, and notes it.
 fetch() {
@@ -21,7 +24,7 @@ fetch() {
     (cd "$work/debs" && rm -f -- "${package}"_*.deb && retry apt-get download -qq "$1")
     deb=$(echo "$work/debs/${package}"_*.deb)
     dpkg-deb -x "$deb" "$work/x/$1"
-    echo "$(dpkg-deb -W --showformat='${Package} ${Architecture} ${Version}' "$deb") $(sha256sum <"$deb" | cut -c1-64)" >>"$out/MANIFEST"
+    echo "$(dpkg-deb -W --showformat='${Package} ${Architecture} ${Version}' "$deb") $(sha256sum <"$deb" | cut -c1-64)" >>"$out/$manifest"
 }
 
 take() { install -D -m 644 "$work/x/$1" "$out/$2"; } # FILE-IN-PACKAGE NAME
@@ -39,8 +42,8 @@ fetch_all() {
     fetch opensbi
     fetch u-boot-qemu
     fetch busybox-static:amd64
-    kernel=$(apt-cache depends linux-image-cloud-amd64:amd64 | awk '/Depends: linux-image-[0-9]/ { print $2; exit }')
-    fetch "${kernel%:*}:amd64"
+    kernel=$(newest linux-image-cloud-amd64:amd64)
+    fetch "$kernel:amd64"
 
     local images=$installer/usr/lib/debian-installer/images/13/riscv64/text/debian-installer/riscv64
     take $images/linux riscv64/linux
@@ -51,8 +54,68 @@ fetch_all() {
     take u-boot-qemu/usr/lib/u-boot/qemu-riscv64/u-boot.bin riscv64/u-boot-m.bin
     take u-boot-qemu/usr/lib/u-boot/qemu-riscv64_smode/u-boot.bin riscv64/u-boot-s.bin
     take busybox-static:amd64/usr/bin/busybox x86_64/busybox
-    install -D -m 644 "$work/x/${kernel%:*}:amd64"/boot/vmlinuz-* "$out/x86_64/linux"
+    install -D -m 644 "$work/x/$kernel:amd64"/boot/vmlinuz-* "$out/x86_64/linux"
     (cd "$out" && find riscv64 x86_64 -type f ! -name 'initrd*' -print0 | sort -z | xargs -0 sha256sum >FILES.new && mv FILES.new FILES)
+    rm -rf "$work"
+}
+
+# newest META: the kernel package that a package without contents stands for.
+newest() { apt-cache depends "$1" | awk '/Depends: linux-image-[0-9]/ { sub(/:.*/, "", $2); print $2; exit }'; }
+
+# unpacked_kernel BZIMAGE OUT: the ELF file inside, found by the header (boot protocol 2.08: offset of the real-mode part's end,
+# then of the payload).
+unpacked_kernel() {
+    local sectors offset
+    sectors=$(od -An -tu1 -j497 -N1 "$1")
+    offset=$(od -An -tu4 -j584 -N4 "$1")
+    tail -c +$(((sectors + 1) * 512 + offset + 1)) "$1" >"$2.packed"
+    # What follows the payload is no part of it, which the programs complain of.
+    case $(od -An -tx1 -N4 "$2.packed") in
+        *"fd 37 7a 58") xz -dc --single-stream "$2.packed" >"$2" 2>/dev/null || true ;;
+        *"28 b5 2f fd") zstd -dcq "$2.packed" >"$2" 2>/dev/null || true ;;
+    esac
+    rm "$2.packed"
+    [ -e "$2" ] && [ "$(od -An -tx1 -N4 "$2")" = " 7f 45 4c 46" ] || die "$1: its payload is no ELF file"
+}
+
+fetch_firmware() {
+    local kernel
+    work=$out/.work-firmware
+    manifest=MANIFEST.firmware
+    rm -rf "$work" && mkdir -p "$work/debs" "$work/x"
+    : >"$out/$manifest"
+    # Debian 12: later ones have no kernel for i386.
+    private_apt "$work/apt" bookworm amd64 i386
+    export APT_CONFIG=$work/apt/apt.conf
+    fetch u-boot-qemu
+    fetch grub-rescue-pc
+    fetch grub-invaders
+    fetch memtest86+
+    fetch ipxe
+    fetch ipxe-qemu
+    fetch xen-hypervisor-4.17-amd64
+    take u-boot-qemu/usr/lib/u-boot/qemu-x86/u-boot.rom pc/u-boot-x86.rom
+    take u-boot-qemu/usr/lib/u-boot/qemu-x86_64/u-boot.rom pc/u-boot-x86_64.rom
+    take grub-rescue-pc/usr/lib/grub-rescue/grub-rescue-cdrom.iso pc/grub.iso
+    take grub-rescue-pc/usr/lib/grub-rescue/grub-rescue-floppy.img pc/grub-floppy.img
+    take grub-invaders/boot/invaders.exec pc/invaders
+    take memtest86+/usr/lib/memtest86+/memtest86+x64.iso pc/memtest.iso
+    take memtest86+/boot/memtest86+x64.bin pc/memtest
+    take ipxe/usr/lib/ipxe/ipxe.iso pc/ipxe.iso
+    take ipxe-qemu/usr/lib/ipxe/qemu/pxe-e1000.rom pc/pxe-e1000.rom
+    take ipxe-qemu/usr/lib/ipxe/qemu/pxe-virtio.rom pc/pxe-virtio.rom
+    gzip -dc "$work"/x/xen-hypervisor-4.17-amd64/boot/xen-4.17-amd64.gz >"$out/pc/xen"
+    kernel=$(newest linux-image-686:i386)
+    fetch "$kernel:i386"
+    install -D -m 644 "$work/x/$kernel:i386"/boot/vmlinuz-* "$out/pc/linux-686"
+    unpacked_kernel "$out/pc/linux-686" "$out/pc/vmlinux-686"
+    # The one for all machines: that for clouds cannot be Xen's first domain.
+    kernel=$(newest linux-image-amd64:amd64)
+    fetch "$kernel:amd64"
+    install -D -m 644 "$work/x/$kernel:amd64"/boot/vmlinuz-* "$out/pc/linux-amd64"
+    fetch busybox-static:i386
+    take busybox-static:i386/bin/busybox pc/busybox-i386
+    (cd "$out" && find pc -type f ! -name 'initrd*' -print0 | sort -z | xargs -0 sha256sum >FILES.firmware.new && mv FILES.firmware.new FILES.firmware)
     rm -rf "$work"
 }
 
@@ -126,23 +189,36 @@ if [[ $groups == *" i386 "* ]] && ! checked FILES.i386; then
     # shellcheck disable=SC2046 # a list
     fetch_root i386 i386 $(i386_packages)
 fi
+if [[ $groups == *" firmware "* ]] && ! checked FILES.firmware; then
+    fetch_firmware
+fi
 if [[ $groups == *" userland "* ]] && [ ! -e "$out/userland/usr/bin/python3" ]; then
     fetch_userland
 fi
-[[ $groups == *" boot "* ]] || exit 0
-checked FILES || fetch_all
+if [[ $groups == *" boot "* ]] && ! checked FILES; then
+    fetch_all
+fi
 
 # The initramfs is ours: made again whenever its parts change, and put in place whole, as a guest may be reading it.
+initramfs() { # BUSYBOX OUT
+    [ -e "$1" ] || return 0
+    "$mkinitrd" "$2.new" resources/guest/init "$1"
+    if [ -e "$2.gz" ] && cmp -s "$2.new" "$2"; then
+        rm "$2.new"
+    else
+        gzip -9 --no-name --keep --force "$2.new"
+        mv "$2.new.gz" "$2.gz"
+        mv "$2.new" "$2"
+    fi
+}
 cargo build --quiet --package rhea_tests --bin mkinitrd
 mkinitrd=${CARGO_TARGET_DIR:-target}/debug/mkinitrd
 for arch in riscv64 x86_64; do
-    "$mkinitrd" "$out/$arch/initrd.new" resources/guest/init "$out/$arch/busybox"
-    if [ -e "$out/$arch/initrd.gz" ] && cmp -s "$out/$arch/initrd.new" "$out/$arch/initrd"; then
-        rm "$out/$arch/initrd.new"
-    else
-        gzip -9 --no-name --keep --force "$out/$arch/initrd.new"
-        mv "$out/$arch/initrd.new.gz" "$out/$arch/initrd.gz"
-        mv "$out/$arch/initrd.new" "$out/$arch/initrd"
-    fi
+    initramfs "$out/$arch/busybox" "$out/$arch/initrd"
 done
+initramfs "$out/pc/busybox-i386" "$out/pc/initrd-i386"
+# And the kernel inside its package's, for loaders that take ELF files.
+if [[ $groups == *" firmware "* && -e $out/x86_64/linux && ! $out/x86_64/vmlinux -nt $out/x86_64/linux ]]; then
+    unpacked_kernel "$out/x86_64/linux" "$out/x86_64/vmlinux"
+fi
 

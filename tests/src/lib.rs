@@ -21,6 +21,8 @@ pub mod process;
 pub mod programs;
 #[cfg(target_os = "linux")]
 pub mod qmp;
+#[cfg(target_os = "linux")]
+pub mod screen;
 
 /// Says aloud, past the test harness's capture, that something was not tested and why. `make test` counts these lines.
 pub fn skip(reason: &str) {

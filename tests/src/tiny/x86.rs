@@ -25,6 +25,17 @@ pub enum X86 {
     TicksIret,
 }
 
+/// What starts a kernel that says what it was given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loader {
+    /// Multiboot 1, a flat file that says where it goes.
+    Multiboot1,
+    /// Multiboot 2, a 64-bit ELF file.
+    Multiboot2,
+    /// PVH, a 64-bit ELF file.
+    Pvh,
+}
+
 /// Where the code is loaded and entered.
 const BASE: u32 = 0x10_0000;
 
@@ -206,6 +217,141 @@ pub fn x86_pvh(what: X86) -> Vec<u8> {
     }
     code.halt();
     elf(&code.bytes)
+}
+
+/// A kernel that checks the tables it was given, prints command line, words of its first module (not with PVH, which has none)
+/// and contents of that, each on a line, and ends with [`DEBUG_EXIT_VALUE`]; it prints `BAD` if something is wrong.
+pub fn x86_told(loader: Loader) -> Vec<u8> {
+    let mut code = Code::default();
+    match loader {
+        Loader::Multiboot1 => {
+            let (magic, flags) = (0x1bad_b002u32, 0x1_0003u32);
+            let sum = 0u32.wrapping_sub(magic).wrapping_sub(flags);
+            // Header, load start, no ends, a page cleared behind it; the code follows.
+            for word in [magic, flags, sum, BASE, BASE, 0, BASE + 0x2000, BASE + 32] {
+                code.word(&[], word);
+            }
+        }
+        Loader::Multiboot2 => {
+            let (magic, len) = (0xe852_50d6u32, 40u32);
+            // Wanted: command line, modules. Then the entry, and the end.
+            for word in [magic, 0, len, 0u32.wrapping_sub(magic).wrapping_sub(len)] {
+                code.word(&[], word);
+            }
+            for word in [1 << 16 | 3, 12, BASE + 40, 0, 0, 8] {
+                code.word(&[], word);
+            }
+        }
+        Loader::Pvh => {}
+    }
+    code.word(&[0xbc], STACK); // mov esp, STACK
+    let over = code.jump(0xeb);
+    let bad = code.here();
+    code.print(b"BAD\r\n");
+    code.halt();
+    code.land(over);
+    match loader {
+        Loader::Multiboot1 => told_by_multiboot1(&mut code, bad),
+        Loader::Multiboot2 => told_by_multiboot2(&mut code, bad),
+        Loader::Pvh => told_by_pvh(&mut code, bad),
+    }
+    code.exit();
+    code.halt();
+    match loader {
+        Loader::Multiboot1 => code.bytes,
+        Loader::Multiboot2 => elf_without_note(&code.bytes),
+        Loader::Pvh => elf(&code.bytes),
+    }
+}
+
+/// Prints the text that ESI leads to, and ends the line.
+fn print_text(code: &mut Code) {
+    code.port(0x3f8);
+    code.raw(&[0xac, 0x84, 0xc0, 0x74, 3, 0xee, 0xeb, 0xf8]); // lodsb; test al, al; jz +3; out dx, al; jmp to the lodsb
+    code.print(b"\r\n");
+}
+
+fn told_by_multiboot1(code: &mut Code, bad: u32) {
+    code.word(&[0x3d], 0x2bad_b002); // cmp eax, magic
+    code.back(&[0x0f, 0x85], bad); // jne
+    for (field, least) in [(4, 0x200), (8, 0x1000)] {
+        code.word(&[0x81, 0x7b, field], least); // cmp dword [ebx + field], least: KiB of memory below and from 1 MiB on
+        code.back(&[0x0f, 0x82], bad); // jb
+    }
+    code.raw(&[0x83, 0x7b, 44, 48]); // cmp dword [ebx + 44], 48: two entries of the memory map
+    code.back(&[0x0f, 0x82], bad); // jb
+    code.raw(&[0x8b, 0x4b, 48, 0x83, 0x39, 20]); // mov ecx, [ebx + 48]; cmp dword [ecx], 20
+    code.back(&[0x0f, 0x85], bad); // jne
+    code.raw(&[0x83, 0x79, 20, 1]); // cmp dword [ecx + 20], 1: RAM
+    code.back(&[0x0f, 0x85], bad); // jne
+    code.raw(&[0x8b, 0x73, 16]); // mov esi, [ebx + 16]
+    print_text(code);
+    code.raw(&[0x8b, 0x4b, 24, 0x8b, 0x71, 8]); // mov ecx, [ebx + 24]; mov esi, [ecx + 8]
+    print_text(code);
+    code.raw(&[0x8b, 0x31]); // mov esi, [ecx]
+    print_text(code);
+}
+
+fn told_by_multiboot2(code: &mut Code, bad: u32) {
+    code.word(&[0x3d], 0x36d7_6289); // cmp eax, magic
+    code.back(&[0x0f, 0x85], bad); // jne
+    code.raw(&[0x8b, 0x3b, 0x01, 0xdf, 0x83, 0xc3, 8]); // mov edi, [ebx]; add edi, ebx; add ebx, 8
+    let next = code.here();
+    code.raw(&[0x83, 0x3b, 1]); // cmp dword [ebx], 1: command line
+    let other = code.jump(0x75);
+    code.raw(&[0x8d, 0x73, 8]); // lea esi, [ebx + 8]
+    print_text(code);
+    code.land(other);
+    code.raw(&[0x83, 0x3b, 3]); // cmp dword [ebx], 3: module
+    let other = code.jump(0x75);
+    code.raw(&[0x8d, 0x73, 16]); // lea esi, [ebx + 16]
+    print_text(code);
+    code.raw(&[0x8b, 0x73, 8]); // mov esi, [ebx + 8]
+    print_text(code);
+    code.land(other);
+    code.raw(&[0x83, 0x3b, 6]); // cmp dword [ebx], 6: memory map
+    let other = code.jump(0x75);
+    code.raw(&[0x83, 0x7b, 4, 64]); // cmp dword [ebx + 4], 64: two entries
+    code.back(&[0x0f, 0x82], bad); // jb
+    code.raw(&[0x83, 0x7b, 8, 24]); // cmp dword [ebx + 8], 24: their size
+    code.back(&[0x0f, 0x85], bad); // jne
+    code.raw(&[0x83, 0x7b, 32, 1]); // cmp dword [ebx + 32], 1: RAM
+    code.back(&[0x0f, 0x85], bad); // jne
+    code.land(other);
+    code.raw(&[0x83, 0x3b, 14]); // cmp dword [ebx], 14: ACPI's root pointer
+    let other = code.jump(0x75);
+    code.word(&[0x81, 0x7b, 8], u32::from_le_bytes(*b"RSD ")); // cmp dword [ebx + 8], 'RSD '
+    code.back(&[0x0f, 0x85], bad); // jne
+    code.print(b"ACPI ");
+    code.land(other);
+    // mov eax, [ebx + 4]; add eax, 7; and eax, -8; mov ecx, [ebx]; add ebx, eax; test ecx, ecx
+    code.raw(&[0x8b, 0x43, 4, 0x83, 0xc0, 7, 0x83, 0xe0, 0xf8, 0x8b, 0x0b, 0x01, 0xc3, 0x85, 0xc9]);
+    code.back(&[0x0f, 0x85], next); // jne: no end yet
+    code.raw(&[0x39, 0xfb]); // cmp ebx, edi: the end of the whole
+    code.back(&[0x0f, 0x85], bad); // jne
+}
+
+fn told_by_pvh(code: &mut Code, bad: u32) {
+    code.word(&[0x81, 0x3b], 0x336e_c578); // cmp dword [ebx], magic
+    code.back(&[0x0f, 0x85], bad); // jne
+    code.raw(&[0x83, 0x7b, 48, 2]); // cmp dword [ebx + 48], 2: entries of the memory map
+    code.back(&[0x0f, 0x82], bad); // jb
+    code.raw(&[0x8b, 0x4b, 40, 0x83, 0x79, 16, 1]); // mov ecx, [ebx + 40]; cmp dword [ecx + 16], 1: RAM
+    code.back(&[0x0f, 0x85], bad); // jne
+    code.raw(&[0x8b, 0x4b, 32]); // mov ecx, [ebx + 32]
+    code.word(&[0x81, 0x39], u32::from_le_bytes(*b"RSD ")); // cmp dword [ecx], 'RSD '
+    code.back(&[0x0f, 0x85], bad); // jne
+    code.raw(&[0x8b, 0x73, 24]); // mov esi, [ebx + 24]
+    print_text(code);
+    code.raw(&[0x8b, 0x4b, 16, 0x8b, 0x31]); // mov ecx, [ebx + 16]; mov esi, [ecx]
+    print_text(code);
+}
+
+/// `code` as an executable for x86-64 that a Multiboot loader starts.
+fn elf_without_note(code: &[u8]) -> Vec<u8> {
+    let mut file = elf(code);
+    file[56] = 1; // one program header
+    file
 }
 
 /// `code` as an executable for x86-64 with the note that names its entry.

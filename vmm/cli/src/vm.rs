@@ -451,7 +451,9 @@ impl Vm for RheaVm {
 
     fn read_memory(&self, space: MemorySpace, address: u64, data: &mut [u8]) -> Answer<()> {
         self.each_page(space, address, data.len(), |gpa, at, len| {
-            self.machine.memory().snapshot().peek(gpa, &mut data[at..at + len]).is_ok()
+            let (view, part) = (self.machine.memory().snapshot(), &mut data[at..at + len]);
+            // Who names a physical address may mean a device, such as the text of a VGA.
+            view.peek(gpa, part).is_ok() || space == MemorySpace::Physical && view.read(gpa, part).is_ok()
         })
     }
 

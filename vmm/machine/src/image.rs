@@ -9,11 +9,16 @@ use guest_memory::AddressSpace;
 
 use crate::MachineError;
 
+/// Bytes that are moved at once.
+const CHUNK: usize = 256 << 10;
+
 /// Where an image's bytes come from.
 #[derive(Debug, Clone)]
 pub enum Source {
     /// Made by the board.
     Bytes(Vec<u8>),
+    /// So many zeroes.
+    Zero(u64),
     /// `len` bytes of a file from `offset` on.
     File {
         /// The file.
@@ -43,6 +48,12 @@ impl Image {
         Self { name: name.into(), gpa, source: Source::Bytes(data) }
     }
 
+    /// Memory that is cleared.
+    #[must_use]
+    pub fn zero(name: &str, gpa: u64, len: u64) -> Self {
+        Self { name: name.into(), gpa, source: Source::Zero(len) }
+    }
+
     /// Part of a file.
     #[must_use]
     pub fn file(name: &str, gpa: u64, path: impl Into<PathBuf>, offset: u64, len: u64) -> Self {
@@ -54,6 +65,7 @@ impl Image {
     pub fn len(&self) -> u64 {
         match &self.source {
             Source::Bytes(b) => b.len() as u64,
+            Source::Zero(len) => *len,
             Source::File { len, .. } => *len,
         }
     }
@@ -67,7 +79,7 @@ impl Image {
     /// Opens its file, which stays open: a reset reads it again, whatever has become of the path by then.
     pub(crate) fn open(self) -> Result<OpenImage, MachineError> {
         let file = match &self.source {
-            Source::Bytes(_) => None,
+            Source::Bytes(_) | Source::Zero(_) => None,
             Source::File { path, .. } => {
                 let fail = |source| MachineError::File { path: path.clone(), source };
                 Some(File::open(path).map_err(fail)?)
@@ -103,11 +115,16 @@ impl OpenImage {
         };
         match (&image.source, &self.file) {
             (Source::Bytes(b), _) => fits(image.gpa, b),
+            (Source::Zero(len), _) => {
+                let zeroes = vec![0; CHUNK.min(*len as usize)];
+                let mut starts = (0..*len).step_by(CHUNK);
+                starts.try_for_each(|at| fits(image.gpa + at, &zeroes[..CHUNK.min((len - at) as usize)]))
+            }
             (Source::File { path, offset, len }, Some(file)) => {
                 let fail = |source: io::Error| MachineError::File { path: path.clone(), source };
                 let mut f: &File = file;
                 f.seek(SeekFrom::Start(*offset)).map_err(fail)?;
-                let mut buf = vec![0; 256 << 10];
+                let mut buf = vec![0; CHUNK];
                 let mut done = 0;
                 while done < *len {
                     let n = (*len - done).min(buf.len() as u64) as usize;

@@ -19,6 +19,8 @@ pub(crate) struct Loaded {
     pub(crate) images: Vec<Image>,
     /// Where to start.
     pub(crate) entry: u64,
+    /// Memory it wants cleared: start and length.
+    pub(crate) blank: Vec<(u64, u64)>,
     /// First address behind it, with what it needs beyond its file.
     pub(crate) end: u64,
 }
@@ -35,6 +37,14 @@ pub(crate) fn file_len(path: &Path) -> Result<u64, MachineError> {
         return Err(MachineError::File { path: path.into(), source });
     }
     Ok(meta.len())
+}
+
+/// The first bytes of a file, `most` at most.
+pub(crate) fn head(path: &Path, most: u64) -> Result<Vec<u8>, MachineError> {
+    let mut head = Vec::new();
+    let file = File::open(path).map_err(file_error(path))?;
+    file.take(most).read_to_end(&mut head).map_err(file_error(path))?;
+    Ok(head)
 }
 
 fn bad(path: &Path, what: impl Into<String>) -> MachineError {
@@ -56,7 +66,7 @@ where
     };
     let (mut entry, e, segments): (u64, _, _) =
         parse().map_err(|e| bad(path, format!("damaged ELF file: {e}")))?;
-    let mut images = Vec::new();
+    let (mut images, mut blank) = (Vec::new(), Vec::new());
     let mut end = 0;
     for s in segments.iter().filter(|s| s.p_type(e) == PT_LOAD) {
         let (pa, va): (u64, u64) = (s.p_paddr(e).into(), s.p_vaddr(e).into());
@@ -71,12 +81,15 @@ where
         if len > 0 {
             images.push(Image::file(name, pa, path, offset, len));
         }
+        if let Some(rest) = size.checked_sub(len).filter(|n| *n > 0) {
+            blank.push((pa.saturating_add(len), rest));
+        }
         end = end.max(pa.saturating_add(size));
     }
     if images.is_empty() {
         return Err(bad(path, "ELF file without anything to load"));
     }
-    Ok(Loaded { images, entry, end })
+    Ok(Loaded { images, entry, blank, end })
 }
 
 /// Loads an executable: an ELF file where it wants to be, anything else at `gpa`. `extra` is what a flat image of that kind
@@ -105,6 +118,7 @@ pub(crate) fn load(
     Ok(Loaded {
         images: vec![Image::file(name, gpa, path, 0, len)],
         entry: gpa,
+        blank: Vec::new(),
         end: gpa.saturating_add(size),
     })
 }

@@ -2,6 +2,8 @@
 //!
 //! A board sees devices only as configs and knows no accelerator; what the user chose reaches it as a [`BoardConfig`].
 
+mod bytes;
+mod direct;
 mod kernel;
 pub mod microvm;
 pub mod pc;

@@ -97,6 +97,9 @@ const fn constant(index: u32) -> Option<u64> {
         0x8b => Some(1 << 32),
         0x3a => Some(1),
         MTRR_CAP => Some(VARIABLE as u64 | 1 << 8 | 1 << 10),
+        // AMD's performance counters, which every processor has by its family: here they stand still, and events selected for them
+        // are forgotten, by which software that looks sees that they are none.
+        0xc001_0000..=0xc001_0007 => Some(0),
         // AMD: hardware configuration, SYSCFG, interrupt pending, patch level and what debuggers look for.
         0xc001_0010 | 0xc001_0015 | 0xc001_001f | 0xc001_0055 | 0xc001_1022 | 0xc001_1023 | 0xc001_1029 => {
             Some(0)

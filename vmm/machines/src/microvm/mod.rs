@@ -20,8 +20,9 @@ use misc::IsaDebugExitConfig;
 use serial::{DebugConConfig, Ns16550Config};
 use timer::Mc146818Config;
 
-use self::boot::{Piece, Start, Told};
+use self::boot::{Start, Told};
 use self::dsdt::Devices;
+use crate::direct::Memory;
 use crate::pc::acpi::{self, Hardware};
 use crate::x86::{self, Controllers, FOUR_GIB, IOAPIC};
 use crate::{Bios, BoardConfig, BoardKind, kernel};
@@ -130,9 +131,9 @@ pub fn build(c: &BoardConfig) -> Result<Board, MachineError> {
                     s.start_long(entry, boot::CR3);
                     s.rsi = boot::TOLD_LONG;
                 }
-                Start::Flat { entry } => {
+                Start::Flat { entry, eax, ebx } => {
                     s.start_flat(entry);
-                    s.rbx = boot::TOLD_FLAT;
+                    (s.rax, s.rbx) = (eax.into(), ebx.into());
                 }
                 Start::Reset => return,
             }
@@ -203,16 +204,16 @@ fn add_devices(b: &mut Board, c: &BoardConfig) -> Result<Devices, MachineError> 
 }
 
 /// What the kernel is told of memory.
-fn memory_map(ram: u64) -> Vec<Piece> {
+fn memory_map(ram: u64) -> Vec<Memory> {
     let low = ram.min(LOW_MAX);
     let mib = 1 << 20;
     let mut map = vec![
-        Piece { base: 0, size: boot::LOW_END, ram: true },
-        Piece { base: boot::LOW_END, size: mib - boot::LOW_END, ram: false },
-        Piece { base: mib, size: low - mib, ram: true },
+        Memory { base: 0, size: boot::LOW_END, ram: true },
+        Memory { base: boot::LOW_END, size: mib - boot::LOW_END, ram: false },
+        Memory { base: mib, size: low - mib, ram: true },
     ];
     if ram > low {
-        map.push(Piece { base: FOUR_GIB, size: ram - low, ram: true });
+        map.push(Memory { base: FOUR_GIB, size: ram - low, ram: true });
     }
     map
 }
@@ -260,7 +261,7 @@ fn place(b: &mut Board, c: &BoardConfig, low: u64, devices: &Devices) -> Result<
             Ok(Start::Reset)
         }
         _ => Err(MachineError::Board(
-            "microvm: needs -kernel FILE (a bzImage, or an ELF file with a PVH entry) or -bios FILE".into(),
+            "microvm: needs -kernel FILE (a bzImage, a Multiboot kernel, or an ELF file with a PVH entry) or -bios FILE".into(),
         )),
     }
 }

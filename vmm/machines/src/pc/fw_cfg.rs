@@ -3,6 +3,7 @@
 //! QEMU `docs/specs/fw_cfg`; SeaBIOS `Runtime_config`; the CMOS layout is that of PC firmware since the AT.
 
 use std::fs::File;
+use std::path::Path;
 
 use chipset::SmiFeatures;
 use device::DeviceConfig;
@@ -10,7 +11,9 @@ use machine::{Board, MachineError};
 use misc::{FwCfgConfig, FwCfgError, FwCfgTable};
 
 use super::acpi::{self, Hardware};
-use super::{Chipset, FW_CFG, Layout, Model, PIIX4_GPE, PM_BASE, boot_rom, smbios};
+use super::boot_rom::Copy;
+use super::{Chipset, FW_CFG, Layout, Model, PIIX4_GPE, PM_BASE, boot_rom, flat_rom, smbios};
+use crate::direct::{self, Flat, Given, INFO};
 use crate::x86::FOUR_GIB;
 use crate::{BoardConfig, kernel};
 
@@ -34,10 +37,13 @@ mod key {
     pub(super) const SETUP_ADDRESS: u16 = 0x16;
     pub(super) const SETUP_SIZE: u16 = 0x17;
     pub(super) const SETUP_DATA: u16 = 0x18;
+    /// First of the modules of a kernel that starts in flat mode; numbers of the board's own.
+    pub(super) const MODULES: u16 = 0x8100;
 }
 
-/// Name of our boot ROM among firmware's.
+/// Names of our boot ROMs among firmware's.
 const BOOT_ROM: &str = "genroms/linuxboot_dma.bin";
+const FLAT_ROM: &str = "genroms/multiboot_dma.bin";
 
 fn le(value: u64, bytes: usize) -> Vec<u8> {
     value.to_le_bytes().iter().take(bytes).copied().collect()
@@ -144,8 +150,8 @@ pub(super) fn add(
             smi_features(&mut t, layout).map_err(&refused)?;
         }
     }
-    if kernel_items(&mut t, c, layout.low)? {
-        boot.push((0, format!("/rom@{BOOT_ROM}")));
+    if let Some(rom) = kernel_items(&mut t, c, layout.low)? {
+        boot.push((0, format!("/rom@{rom}")));
     }
     boot.sort_by_key(|(index, _)| *index);
     let mut order: Vec<u8> = boot.iter().flat_map(|(_, path)| [path.as_bytes(), b"\n"].concat()).collect();
@@ -186,19 +192,46 @@ fn smi_features(t: &mut FwCfgTable, layout: &Layout) -> Result<(), FwCfgError> {
     })
 }
 
-/// The user's kernel, and the ROM that starts it; false if there is none.
-fn kernel_items(t: &mut FwCfgTable, c: &BoardConfig, low: u64) -> Result<bool, MachineError> {
+fn open(path: &Path) -> Result<File, MachineError> {
+    File::open(path).map_err(|source| MachineError::File { path: path.into(), source })
+}
+
+/// The user's kernel, and the ROM that starts it; its name, if there is a kernel.
+fn kernel_items(t: &mut FwCfgTable, c: &BoardConfig, low: u64) -> Result<Option<&'static str>, MachineError> {
     let Some(path) = &c.kernel else {
         if let Some(initrd) = &c.initrd {
             return Err(MachineError::Board(format!("-initrd {}: needs -kernel", initrd.display())));
         }
-        return Ok(false);
+        return Ok(None);
     };
-    let k = boot_rom::Kernel::read(path, c, low)?;
+    let (name, copies, then) = if let Some(k) = boot_rom::Kernel::read(path, c, low)? {
+        (BOOT_ROM, bzimage_items(t, c, path, &k)?, boot_rom::bzimage())
+    } else {
+        let top = boot_rom::top(low);
+        let given = Given { kernel: path, initrd: c.initrd.as_deref(), append: &c.append, top };
+        let mut flat = direct::read(&given)?.ok_or_else(|| {
+            let what = "neither a bzImage nor an ELF file nor a Multiboot kernel";
+            MachineError::Board(format!("{}: {what}", path.display()))
+        })?;
+        flat_rom::fill_head(&mut flat);
+        (FLAT_ROM, flat_items(t, path, &flat)?, flat_rom::real_mode(&flat))
+    };
+    let rom = boot_rom::rom(&copies, &then).ok_or_else(|| {
+        let segments = copies.len();
+        MachineError::Board(format!("{}: too many segments for a boot ROM ({segments})", path.display()))
+    })?;
+    t.add_file(name, rom).map_err(|e| MachineError::Board(e.to_string()))?;
+    Ok(Some(name))
+}
+
+/// The items of a bzImage.
+fn bzimage_items(
+    t: &mut FwCfgTable,
+    c: &BoardConfig,
+    path: &Path,
+    k: &boot_rom::Kernel,
+) -> Result<Vec<Copy>, MachineError> {
     let word = |t: &mut FwCfgTable, key, value: u64| t.add_u32(key, value as u32);
-    let open = |path: &std::path::Path| {
-        File::open(path).map_err(|source| MachineError::File { path: path.into(), source })
-    };
     word(t, key::KERNEL_ADDRESS, k.load);
     word(t, key::KERNEL_SIZE, k.len);
     t.add_part(key::KERNEL_DATA, open(path)?, k.offset, k.len);
@@ -212,14 +245,27 @@ fn kernel_items(t: &mut FwCfgTable, c: &BoardConfig, low: u64) -> Result<bool, M
         word(t, key::INITRD_ADDRESS, at);
         word(t, key::INITRD_SIZE, len);
         t.add_part(key::INITRD_DATA, open(path)?, 0, len);
-        debug_assert!(kernel::file_len(path).is_ok());
     }
-    let mut pieces = vec![
-        (key::SETUP_DATA, boot_rom::SETUP, k.setup.len() as u64),
-        (key::LINE_DATA, boot_rom::LINE, k.line.len() as u64),
-        (key::KERNEL_DATA, k.load, k.len),
+    let mut copies = vec![
+        Copy::whole(key::SETUP_DATA, boot_rom::SETUP, k.setup.len() as u64),
+        Copy::whole(key::LINE_DATA, boot_rom::LINE, k.line.len() as u64),
+        Copy::whole(key::KERNEL_DATA, k.load, k.len),
     ];
-    pieces.extend(k.initrd.map(|(at, len)| (key::INITRD_DATA, at, len)));
-    t.add_file(BOOT_ROM, boot_rom::rom(&pieces)).map_err(|e| MachineError::Board(e.to_string()))?;
-    Ok(true)
+    copies.extend(k.initrd.map(|(at, len)| Copy::whole(key::INITRD_DATA, at, len)));
+    Ok(copies)
+}
+
+/// The items of a kernel that starts in flat mode. What is cleared comes first: segments may share a page with it.
+fn flat_items(t: &mut FwCfgTable, path: &Path, flat: &Flat) -> Result<Vec<Copy>, MachineError> {
+    t.add_part(key::KERNEL_DATA, open(path)?, 0, kernel::file_len(path)?);
+    t.add(key::SETUP_DATA, flat.info.bytes.clone());
+    let mut copies: Vec<Copy> = flat.blank.iter().map(|(at, len)| Copy::zeroes(*at, *len)).collect();
+    let part = |p: &direct::Piece| Copy { key: key::KERNEL_DATA, offset: p.offset, len: p.len, gpa: p.gpa };
+    copies.extend(flat.kernel.iter().map(part));
+    for (key, m) in (key::MODULES..).zip(&flat.modules) {
+        t.add_part(key, open(&m.path)?, 0, m.len);
+        copies.push(Copy::whole(key, m.gpa, m.len));
+    }
+    copies.push(Copy::whole(key::SETUP_DATA, INFO.start, flat.info.bytes.len() as u64));
+    Ok(copies)
 }

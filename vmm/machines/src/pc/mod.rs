@@ -8,6 +8,7 @@ pub(crate) mod acpi;
 mod boot_rom;
 mod dsdt;
 mod firmware;
+mod flat_rom;
 mod fw_cfg;
 mod pci;
 mod smbios;
