@@ -6,6 +6,7 @@ use std::process::{Command, Output, Stdio};
 use std::{fs, io::Write};
 
 use rhea_tests::programs::{COMPILERS, program, rhea, said};
+use rhea_tests::tiny::riscv_program;
 use rhea_tests::{boot, skip, workspace};
 
 fn checks_itself(name: &str, options: &[&str], arguments: &[&str]) {
@@ -105,40 +106,11 @@ fn programs_of_the_host_do_the_same_as_guests() {
     same(&["/usr/bin/python3", "-c", python], "");
 }
 
-/// The smallest program: writes its first argument's first bytes and ends with 7.
-fn tiny() -> Vec<u8> {
-    // ld a1, 8(sp); li a0, 1; li a2, 5; li a7, 64; ecall; li a0, 7; li a7, 93; ecall
-    let code: [u32; 8] = [
-        0x0081_3583,
-        0x0010_0513,
-        0x0050_0613,
-        0x0400_0893,
-        0x0000_0073,
-        0x0070_0513,
-        0x05d0_0893,
-        0x0000_0073,
-    ];
-    let mut elf = b"\x7fELF\x02\x01\x01".to_vec();
-    elf.resize(16, 0);
-    elf.extend([2, 0, 243, 0, 1, 0, 0, 0]);
-    elf.extend((0x10000u64 + 120).to_le_bytes());
-    elf.extend(64u64.to_le_bytes());
-    elf.extend([0; 12]);
-    elf.extend([64, 0, 56, 0, 1, 0, 0, 0, 0, 0, 0, 0]);
-    let size = 120 + 4 * code.len() as u64;
-    elf.extend([1, 0, 0, 0, 5, 0, 0, 0]);
-    for v in [0, 0x10000, 0x10000, size, size, 4096] {
-        elf.extend(u64::to_le_bytes(v));
-    }
-    elf.extend(code.iter().flat_map(|w| w.to_le_bytes()));
-    elf
-}
-
 #[test]
 fn the_smallest_program_runs() {
     let dir = boot::Scratch::new("user-tiny");
     let path = dir.path("tiny");
-    fs::write(&path, tiny()).unwrap();
+    fs::write(&path, riscv_program()).unwrap();
     let out = rhea(&["-0", "hello, there"]).arg(&path).output().unwrap();
     assert_eq!((out.status.code(), &out.stdout[..]), (Some(7), &b"hello"[..]), "{}", said(&out));
     let out = Command::new(boot::rhea())
@@ -165,10 +137,10 @@ fn what_cannot_run_is_said_in_one_line() {
         &fs::read("/bin/true").unwrap(),
         "is for another machine (ELF machine 62), this runs riscv64 programs",
     );
-    let mut cut = tiny();
+    let mut cut = riscv_program();
     cut.truncate(100);
     bad(&cut, "no segment to load");
-    let mut interp = tiny();
+    let mut interp = riscv_program();
     // The segment becomes an interpreter's name as well: there is none.
     interp[56] = 1;
     interp[64] = 3;
@@ -333,7 +305,7 @@ fn debian_programs_start_others() {
 fn the_kernel_starts_programs_with_rhea() {
     let dir = boot::Scratch::new("user-binfmt");
     let path = dir.path("tiny");
-    fs::write(&path, tiny()).unwrap();
+    fs::write(&path, riscv_program()).unwrap();
     let script = "mount -t binfmt_misc none /proc/sys/fs/binfmt_misc || exit 77\n\
         \"$1\" binfmt install riscv64 || exit 1\n\
         chmod +x \"$2\" && (exec -a 'hello, kernel' \"$2\")\n\

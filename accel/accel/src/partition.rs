@@ -56,6 +56,8 @@ bitflags! {
         const GUEST_ERRORS = 1 << 10;
         /// Enter units singly, without chaining.
         const NOCHAIN = 1 << 11;
+        /// What plugins print.
+        const PLUGIN = 1 << 12;
     }
 }
 
@@ -222,6 +224,8 @@ pub trait Partition: Send + Sync {
     fn stats(&self) -> String {
         String::new()
     }
+    /// The machine has ended and no vCPU runs: whoever watches the guest is told.
+    fn at_end(&self) {}
 }
 
 /// An accelerator that is not there, or a request it cannot fulfil.
@@ -257,6 +261,9 @@ pub enum AccelError {
         /// What is allowed.
         problem: String,
     },
+    /// A plugin that cannot be loaded.
+    #[error("{0}")]
+    Plugin(String),
     /// A memory layout the backend cannot hold.
     #[error("accelerator {accel}: {problem}")]
     Memory {

@@ -1,9 +1,10 @@
 //! The translator as an [`Accelerator`].
 
-use std::marker::PhantomData;
+use std::{marker::PhantomData, sync::Arc};
 
 use accel::{AccelError, Accelerator, Caps, Partition, PartitionConfig, arch::GuestArch};
 use tcg_ir::passes::UnknownPass;
+use tcg_plugin::Plugins;
 
 use crate::profile::Profile;
 use crate::{
@@ -38,7 +39,14 @@ fn bad(key: &str, problem: impl Into<String>) -> AccelError {
 }
 
 fn options(config: &PartitionConfig) -> Result<TcgOptions, AccelError> {
-    let mut o = TcgOptions { interp: false, code_size: CODE_SIZE, passes: None, profile: Profile::default() };
+    let mut o = TcgOptions {
+        interp: false,
+        code_size: CODE_SIZE,
+        passes: None,
+        profile: Profile::default(),
+        plugins: None,
+    };
+    let mut plugins = Vec::new();
     let (mut perfmap, mut jitdump) = (false, false);
     for (key, value) in &config.properties {
         match key.as_str() {
@@ -76,15 +84,21 @@ fn options(config: &PartitionConfig) -> Result<TcgOptions, AccelError> {
                 };
                 if key == "perfmap" { perfmap = on } else { jitdump = on }
             }
+            "plugin" => plugins.push(value.clone()),
             "passes" => o.passes = Some(value.parse().map_err(|e: UnknownPass| bad(key, e.to_string()))?),
             _ => {
                 return Err(bad(
                     key,
-                    "no such property; there are backend, jitdump, passes, perfmap, tb-size, thread",
+                    "no such property; there are backend, jitdump, passes, perfmap, plugin, tb-size, thread",
                 ));
             }
         }
     }
+    let log = config.log.clone();
+    let output = move |text: &str| log.write(format_args!("{text}"));
+    let arch = config.guest.to_string();
+    o.plugins = Plugins::load(&plugins, &arch, true, Arc::new(output))
+        .map_err(|e| AccelError::Plugin(e.to_string()))?;
     let fail = |source| AccelError::Host { operation: "profile", source };
     o.profile = Profile::open(perfmap, jitdump).map_err(fail)?;
     Ok(o)

@@ -9,7 +9,7 @@ use crate::{
     Guest, Trap,
     memory::{self, Wide},
     origins::Word,
-    runs,
+    plugins, runs,
     vcpu::Core,
 };
 
@@ -166,49 +166,72 @@ impl<'a, G: Guest> Cx<'a, G> {
 
     /// Loads as an instruction would.
     pub fn load(&mut self, gva: u64, m: MemOp) -> Result<u64, Trap> {
-        memory::load(self, gva, m)
+        let value = memory::load(self, gva, m)?;
+        self.tell(gva, m.bytes(), (true, false), Some(plugins::cut(value, m)));
+        Ok(value)
     }
 
     /// Stores as an instruction would.
     pub fn store(&mut self, gva: u64, m: MemOp, value: u64) -> Result<(), Trap> {
-        memory::store(self, gva, m, value)
+        memory::store(self, gva, m, value)?;
+        self.tell(gva, m.bytes(), (false, true), Some(plugins::cut(value, m)));
+        Ok(())
     }
 
     /// Loads 16 to 64 bytes.
     pub fn load_wide(&mut self, gva: u64, m: MemOp) -> Result<Wide, Trap> {
-        memory::load_wide(self, gva, m)
+        let value = memory::load_wide(self, gva, m)?;
+        self.tell(gva, m.bytes(), (true, false), None);
+        Ok(value)
     }
 
     /// Stores 16 to 64 bytes.
     pub fn store_wide(&mut self, gva: u64, m: MemOp, value: &Wide) -> Result<(), Trap> {
-        memory::store_wide(self, gva, m, value)
+        memory::store_wide(self, gva, m, value)?;
+        self.tell(gva, m.bytes(), (false, true), None);
+        Ok(())
     }
 
     /// Atomic read-modify-write; the old value.
     pub fn rmw(&mut self, gva: u64, m: MemOp, op: RmwOp, value: u64) -> Result<u64, Trap> {
-        memory::rmw(self, gva, m, op, value)
+        let old = memory::rmw(self, gva, m, op, value)?;
+        self.tell(gva, m.bytes(), (true, true), Some(plugins::cut(old, m)));
+        Ok(old)
     }
 
     /// Atomic compare and swap; the old value.
     pub fn cas(&mut self, gva: u64, m: MemOp, expected: u64, new: u64) -> Result<u64, Trap> {
-        memory::cas(self, gva, m, expected, new)
+        let old = memory::cas(self, gva, m, expected, new)?;
+        self.tell(gva, m.bytes(), (true, true), Some(plugins::cut(old, m)));
+        Ok(old)
     }
 
     /// Atomic compare and swap of 16 bytes at an address that is a multiple of 16; the old value.
     pub fn cas_wide(&mut self, gva: u64, m: MemOp, expected: u128, new: u128) -> Result<u128, Trap> {
-        memory::cas_wide(self, gva, m, expected, new)
+        let old = memory::cas_wide(self, gva, m, expected, new)?;
+        self.tell(gva, 16, (true, true), None);
+        Ok(old)
     }
 
     /// Copies forward up to `len` bytes, as far as both pages reach, at the speed of host memory; how many there were, at
     /// least one. `None` if a place is not plain memory: then accesses go one by one. No byte may be one that has been
     /// written before.
     pub fn copy_run(&mut self, from: u64, to: u64, mmu: usize, len: usize) -> Result<Option<usize>, Trap> {
-        runs::copy_run(self, from, to, mmu, len)
+        let done = runs::copy_run(self, from, to, mmu, len)?;
+        if let Some(n) = done {
+            self.tell(from, n, (true, false), None);
+            self.tell(to, n, (false, true), None);
+        }
+        Ok(done)
     }
 
     /// Fills up to `len` bytes with repetitions of `pattern`, in the same way.
     pub fn fill_run(&mut self, to: u64, mmu: usize, pattern: u64, len: usize) -> Result<Option<usize>, Trap> {
-        runs::fill_run(self, to, mmu, pattern, len)
+        let done = runs::fill_run(self, to, mmu, pattern, len)?;
+        if let Some(n) = done {
+            self.tell(to, n, (false, true), None);
+        }
+        Ok(done)
     }
 
     /// Checks that a store of `len` bytes at `gva` would succeed, without doing it.

@@ -12,6 +12,7 @@ use guest_memory::{AddressSpace, ListenerId, RamBlock, ViewChange, ViewListener,
 use parking_lot::Mutex;
 use tcg_ir::abi::PAGE_BITS;
 use tcg_ir::passes::PassSet;
+use tcg_plugin::Plugins;
 
 use crate::{
     Guest,
@@ -20,6 +21,7 @@ use crate::{
     code::{CodeCache, Link, Tier, Unit, block_ref},
     env::EnvBox,
     kept::Kept,
+    plugins::OwnTables,
     profile::Profile,
     shared::{Lines, VcpuShared, request},
     stats::Stats,
@@ -45,6 +47,8 @@ pub(crate) struct Engine<G: Guest> {
     pub(crate) breakpoints: Breakpoints,
     /// Units of earlier processes, and those for later ones.
     pub(crate) kept: Option<Arc<Kept>>,
+    /// Slots and helpers of units: the guest's, and behind them those of plugins.
+    pub(crate) tables: OwnTables,
 }
 
 impl<G: Guest> Engine<G> {
@@ -57,6 +61,15 @@ impl<G: Guest> Engine<G> {
     pub(crate) fn others(&self, index: u32) -> Vec<Arc<VcpuShared>> {
         let all = self.vcpus.iter().enumerate();
         all.filter(|(i, _)| *i != index as usize).map(|(_, v)| v.clone()).collect()
+    }
+
+    /// Tells plugins that the guest has ended, once what every vCPU has counted is known.
+    pub(crate) fn finish_plugins(&self) {
+        if let Some(plugins) = &self.tables.plugins {
+            self.cache.stop_all();
+            let _alone = self.cache.exec.write();
+            plugins.finished();
+        }
     }
 
     /// Sees to it that writes to a block's watched pages are heard of.
@@ -136,6 +149,7 @@ pub(crate) struct TcgOptions {
     /// `None` for what suits the backend.
     pub(crate) passes: Option<PassSet>,
     pub(crate) profile: Profile,
+    pub(crate) plugins: Option<Arc<Plugins>>,
 }
 
 pub(crate) fn create<G: Guest>(
@@ -143,10 +157,11 @@ pub(crate) fn create<G: Guest>(
     opts: TcgOptions,
 ) -> Result<Box<dyn Partition>, AccelError> {
     let guest = Arc::new(G::new(&config)?);
+    let tables = OwnTables::new::<G>(&guest, opts.plugins);
     let backend = if opts.interp {
         Backend::Interp
     } else {
-        match Backend::jit::<G>(guest.slots(), guest.helpers(), opts.code_size, None) {
+        match Backend::jit::<G>(&tables.slots, &tables.helpers, opts.code_size, None) {
             Ok(b) => b,
             Err(e) => {
                 tracing::warn!("{e}; using the interpreter");
@@ -162,7 +177,7 @@ pub(crate) fn create<G: Guest>(
     });
     let envs: Vec<_> = (0..config.vcpus).map(|i| EnvBox::new(guest.reset(i))).collect();
     let shared: Vec<_> = envs.iter().map(|e| Arc::new(VcpuShared::new(e.exit_request()))).collect();
-    let entries = guest.helpers().iter().map(|h| h.entry as usize).collect();
+    let entries = tables.helpers.iter().map(|h| h.entry as usize).collect();
     let engine = Arc::new(Engine {
         guest,
         cache: Arc::new(CodeCache::new(backend, shared.clone())),
@@ -175,6 +190,7 @@ pub(crate) fn create<G: Guest>(
         direct: false,
         breakpoints: Breakpoints::default(),
         kept: None,
+        tables,
     });
     let seeds = envs.into_iter().zip(&shared).enumerate().map(|(i, (env, shared))| Seed {
         index: i as u32,
@@ -217,6 +233,10 @@ impl<G: Guest> Partition for TcgPartition<G> {
     fn stats(&self) -> String {
         let e = &self.engine;
         e.stats.text(e.cache.len(), e.cache.backend.used(), e.cache.invalidations.load(Ordering::Relaxed))
+    }
+
+    fn at_end(&self) {
+        self.engine.finish_plugins();
     }
 }
 

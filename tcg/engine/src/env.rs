@@ -15,6 +15,7 @@ use std::{
 };
 
 use tcg_ir::abi::{EnvHeader, MMU_INDEXES, RETURN_STACK, ReturnEntry, SCRATCH, STATE_OFFSET, TlbDesc};
+use tcg_plugin::COUNTERS;
 
 const PAD: usize = STATE_OFFSET - size_of::<EnvHeader>();
 
@@ -24,6 +25,8 @@ struct Env<S> {
     header: EnvHeader,
     pad: [u8; PAD],
     state: S,
+    /// What plugins count, in slots behind the guest's own.
+    tallies: [u64; COUNTERS],
 }
 
 struct EnvCell<S>(UnsafeCell<Env<S>>);
@@ -85,7 +88,14 @@ impl<S: Send + 'static> EnvBox<S> {
             fault_code: 0,
         };
         const { assert!(offset_of!(Env<u64>, state) == STATE_OFFSET) };
-        Self { cell: Arc::new(EnvCell(UnsafeCell::new(Env { header, pad: [0; PAD], state }))) }
+        Self {
+            cell: Arc::new(EnvCell(UnsafeCell::new(Env {
+                header,
+                pad: [0; PAD],
+                state,
+                tallies: [0; COUNTERS],
+            }))),
+        }
     }
 
     pub(crate) fn exit_request(&self) -> ExitRequest {
@@ -115,12 +125,29 @@ impl<S: Send + 'static> EnvBox<S> {
         unsafe { &mut *self.state_ptr() }
     }
 
-    /// The header and the state as bytes, for the interpreter and exit maps.
+    /// Offset of the counters of plugins, as that of a slot.
+    pub(crate) const fn tallies_offset() -> usize {
+        offset_of!(Env<S>, tallies) - STATE_OFFSET
+    }
+
+    /// What has been counted.
+    pub(crate) fn tallies(&self) -> [u64; COUNTERS] {
+        // SAFETY: as in `state`.
+        unsafe { (*self.cell.0.get()).tallies }
+    }
+
+    /// The guest's state as bytes.
+    pub(crate) fn state_bytes(&mut self) -> &mut [u8] {
+        &mut self.parts().1[..size_of::<S>()]
+    }
+
+    /// The header and everything that has slots as bytes, for the interpreter and exit maps.
     pub(crate) fn parts(&mut self) -> (&EnvHeader, &mut [u8]) {
         // SAFETY: two disjoint parts of the allocation, lent with `self`. Guest states are plain data with every bit pattern
         // valid in the fields slots name, which is all that is written through the bytes.
         unsafe {
-            let state = std::slice::from_raw_parts_mut(self.state_ptr().cast::<u8>(), size_of::<S>());
+            let len = Self::tallies_offset() + size_of::<[u64; COUNTERS]>();
+            let state = std::slice::from_raw_parts_mut(self.state_ptr().cast::<u8>(), len);
             (&*self.header_ptr(), state)
         }
     }

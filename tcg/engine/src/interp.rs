@@ -18,7 +18,7 @@ use crate::{
 pub(crate) fn run<G: Guest>(vcpu: &mut Vcpu<G>, region: &Region) -> UnitExit {
     let engine = vcpu.engine.clone();
     let mut interp: Interp = std::mem::take(&mut vcpu.interp);
-    let exit = interp.run(region, vcpu, engine.guest.slots());
+    let exit = interp.run(region, vcpu, &engine.tables.slots);
     vcpu.interp = interp;
     exit
 }

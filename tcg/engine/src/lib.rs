@@ -5,7 +5,7 @@
 //! - `tlb`, `memory`: the softmmu, tagged by address space, and accesses off its fast path;
 //! - `backend`, `interp`, `runtime`, `env`: where generated code and Rust meet;
 //! - `breakpoints`: where programs stop; `direct`, `user`: programs without a kernel, whose memory is the host's;
-//! - `kept`: units that outlive a process;
+//! - `kept`: units that outlive a process; `plugins`: what plugins asked for, as IR;
 //! - `shared`: what other threads reach of a vCPU; `engine`, `accelerator`: the accelerator contract.
 //!
 //! Invariants: a vCPU's thread alone touches its environment; nothing unwinds through generated code; translations
@@ -30,6 +30,7 @@ mod jumps;
 pub mod kept;
 mod memory;
 mod origins;
+mod plugins;
 mod profile;
 mod runs;
 mod runtime;

@@ -18,6 +18,7 @@ pub(crate) struct Stats {
     pub(crate) cache_resets: AtomicU64,
     pub(crate) entries: AtomicU64,
     pub(crate) exits: [AtomicU64; crate::vcpu::EXIT_KINDS.len()],
+    pub(crate) interpreted: AtomicU64,
     pub(crate) tlb_fills: AtomicU64,
     pub(crate) tlb_flushes: AtomicU64,
 }
@@ -30,7 +31,7 @@ impl Stats {
         let mb = get(&self.guest_bytes) as f64 / 1e6;
         let insns = get(&self.guest_insns).max(1);
         let mut t = String::new();
-        let rows: [(&str, String); 16] = [
+        let rows: [(&str, String); 17] = [
             ("units translated", get(&self.units[0]).to_string()),
             ("units translated again", get(&self.units[1]).to_string()),
             ("units of earlier processes", get(&self.reused).to_string()),
@@ -51,6 +52,7 @@ impl Stats {
             ),
             ("links patched", get(&self.links).to_string()),
             ("entries from the loop", get(&self.entries).to_string()),
+            ("guest instructions interpreted", get(&self.interpreted).to_string()),
             ("TLB fills", get(&self.tlb_fills).to_string()),
             ("TLB flushes", get(&self.tlb_flushes).to_string()),
         ];

@@ -235,7 +235,8 @@ pub(crate) fn translate<G: Guest>(
     if let Some(at) = at.as_ref().filter(|_| !single) {
         cache.stops(at, tier, stops);
     }
-    let wants_bytes = vcpu.core.log.wants(LogItems::IN_ASM);
+    let again = std::mem::take(&mut vcpu.core.again);
+    let wants_bytes = vcpu.core.log.wants(LogItems::IN_ASM) || engine.tables.plugins.is_some();
     let (pages, read) = loop {
         let made = vcpu.with(|g, cx| {
             let mmu = g.fetch_mmu(cx.state);
@@ -264,7 +265,7 @@ pub(crate) fn translate<G: Guest>(
         bytes.clear();
     };
     log_guest_code(&engine, vcpu, key, region.guest_len, bytes);
-    let tables = Tables { slots: engine.guest.slots(), helpers: engine.guest.helpers() };
+    let tables = Tables { slots: &engine.tables.slots, helpers: &engine.tables.helpers };
     let log = &vcpu.core.log;
     if log.wants(LogItems::IR) {
         log.write(format_args!("IR:\n{}\n", tcg_ir::print::region(region, tables)));
@@ -275,6 +276,7 @@ pub(crate) fn translate<G: Guest>(
     if !engine.direct {
         loosen_far_links(region, engine.guest.slots());
     }
+    engine.tables.instrument::<G>(&engine.guest, region, bytes, again);
     if log.wants(LogItems::IR_OPT) {
         log.write(format_args!("IR after passes:\n{}\n", tcg_ir::print::region(region, tables)));
     }

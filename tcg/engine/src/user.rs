@@ -15,6 +15,8 @@ use accel::{
     arch::{CpuState, GuestArch},
 };
 
+use tcg_plugin::Plugins;
+
 use crate::{Cx, Guest, Trap, kept::Kept};
 
 /// What may be done with the code of a page.
@@ -134,6 +136,8 @@ pub struct UserOptions {
     pub perfmap: bool,
     /// Units of earlier processes.
     pub kept: Option<Arc<Kept>>,
+    /// What watches the program.
+    pub plugins: Option<Arc<Plugins>>,
 }
 
 /// What runs the threads of one process.
@@ -151,6 +155,8 @@ pub trait UserMachine: Send + Sync {
     fn isa(&self) -> String;
     /// Counters in readable form.
     fn stats(&self) -> String;
+    /// Tells plugins that the process ends. The caller is in no [`UserCpu::run`].
+    fn at_end(&self);
     /// Takes these for all breakpoints. No thread of the process may be in [`UserCpu::run`].
     fn set_breakpoints(&self, pcs: &[u64]);
 }

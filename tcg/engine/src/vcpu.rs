@@ -28,6 +28,7 @@ use crate::{
     guest::{STATUS_EXIT, STATUS_FAULT},
     memory::{self, Place},
     origins::Walked,
+    plugins::Plugged,
     shared::{VcpuShared, request},
     tlb::Tlb,
     user::{DirectMemory, HostFault},
@@ -68,6 +69,9 @@ pub(crate) struct Core {
     pub(crate) in_unit: bool,
     pub(crate) debug: DebugConfig,
     pub(crate) watch_hit: Option<(u64, bool)>,
+    pub(crate) plugins: Option<Plugged>,
+    /// The next instruction was started before, and left to be executed alone.
+    pub(crate) again: bool,
 }
 
 /// What a machine without a bus answers; used when guest-crate code runs outside `run` (saving, debugging).
@@ -361,6 +365,8 @@ impl<G: Guest> Vcpu<G> {
             in_unit: false,
             debug: DebugConfig::default(),
             watch_hit: None,
+            plugins: engine.tables.plugins.as_ref().map(|p| Plugged::new(p, index)),
+            again: false,
         };
         let interp = tcg_ir::interp::Interp::new();
         let mut v = Box::new(Self {
@@ -393,7 +399,14 @@ impl<G: Guest> Vcpu<G> {
     /// Runs a helper for generated code or the interpreter.
     pub(crate) fn helper(&mut self, f: impl FnOnce(&mut Cx<'_, G>) -> Result<u64, Trap>) -> HelperResult {
         self.core.leave = false;
-        match self.with(|_, cx| f(cx)) {
+        if let Some(p) = &mut self.core.plugins {
+            p.enter_helper();
+        }
+        let result = self.with(|_, cx| f(cx));
+        if let Some(p) = &mut self.core.plugins {
+            p.leave_helper();
+        }
+        match result {
             Ok(value) => {
                 let status = if std::mem::take(&mut self.core.leave) { STATUS_EXIT } else { 0 };
                 HelperResult { value, status }
@@ -407,7 +420,7 @@ impl<G: Guest> Vcpu<G> {
 
     /// Calls a helper by its number, as generated code does.
     pub(crate) fn call_helper(&mut self, helper: tcg_ir::HelperId, a: [u64; 4]) -> HelperResult {
-        let Some(desc) = self.engine.guest.helpers().get(helper.0 as usize) else {
+        let Some(desc) = self.engine.tables.helpers.get(helper.0 as usize) else {
             return HelperResult { value: 0, status: STATUS_FAULT };
         };
         let (entry, env) = (desc.entry, self.env.header_ptr());
@@ -520,7 +533,7 @@ impl<G: Guest> Vcpu<G> {
                 Some(UnitExit::Fault) => {
                     if let Some(trap) = self.core.trap.take() {
                         if trap == memory::ALONE {
-                            alone = true;
+                            (alone, self.core.again) = (true, true);
                             continue;
                         }
                         self.with(|g, cx| g.raise(cx, trap));
@@ -703,6 +716,9 @@ impl<G: Guest> Vcpu<G> {
             self.log_unit(unit);
         }
         let exit = engine.cache.backend.run(&unit.code, self, unit.at.key);
+        if let Some(p) = &mut self.core.plugins {
+            p.left(&self.env.tallies());
+        }
         self.core.shared.set_running(false);
         // What the exit means is in units that are certain to exist only while `exec` is held.
         let mut source = None;
@@ -728,10 +744,18 @@ impl<G: Guest> Vcpu<G> {
     pub(crate) fn count(&mut self) {
         let s = &self.engine.stats;
         s.entries.fetch_add(std::mem::take(&mut self.executed), Ordering::Relaxed);
+        s.interpreted.fetch_add(std::mem::take(&mut self.interp.executed), Ordering::Relaxed);
         s.tlb_fills.fetch_add(std::mem::take(&mut self.core.tlb.fills), Ordering::Relaxed);
         s.tlb_flushes.fetch_add(std::mem::take(&mut self.core.tlb.flushes), Ordering::Relaxed);
         for (total, n) in s.exits.iter().zip(&mut self.exits) {
             total.fetch_add(std::mem::take(n), Ordering::Relaxed);
+        }
+    }
+
+    /// Tells plugins that this vCPU has ended.
+    pub(crate) fn stop_plugins(&mut self) {
+        if let Some(p) = self.core.plugins.take() {
+            p.stop();
         }
     }
 

@@ -133,6 +133,35 @@ pub fn riscv_cold(size: usize) -> Vec<u8> {
     guest.code
 }
 
+/// The smallest Linux program, of eight instructions: writes its first argument's first bytes and ends with 7.
+pub fn riscv_program() -> Vec<u8> {
+    // ld a1, 8(sp); li a0, 1; li a2, 5; li a7, 64; ecall; li a0, 7; li a7, 93; ecall
+    let code: [u32; 8] = [
+        0x0081_3583,
+        0x0010_0513,
+        0x0050_0613,
+        0x0400_0893,
+        0x0000_0073,
+        0x0070_0513,
+        0x05d0_0893,
+        0x0000_0073,
+    ];
+    let mut elf = b"\x7fELF\x02\x01\x01".to_vec();
+    elf.resize(16, 0);
+    elf.extend([2, 0, 243, 0, 1, 0, 0, 0]);
+    elf.extend((0x10000u64 + 120).to_le_bytes());
+    elf.extend(64u64.to_le_bytes());
+    elf.extend([0; 12]);
+    elf.extend([64, 0, 56, 0, 1, 0, 0, 0, 0, 0, 0, 0]);
+    let size = 120 + 4 * code.len() as u64;
+    elf.extend([1, 0, 0, 0, 5, 0, 0, 0]);
+    for v in [0, 0x10000, 0x10000, size, size, 4096] {
+        elf.extend(u64::to_le_bytes(v));
+    }
+    elf.extend(code.iter().flat_map(|w| w.to_le_bytes()));
+    elf
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

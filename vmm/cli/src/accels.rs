@@ -29,5 +29,8 @@ fn hardware() -> Vec<Box<dyn Accelerator>> {
 /// Names users may give, besides `auto`.
 pub(crate) const NAMES: &[&str] = &["kvm", "tcg"];
 
+/// The one that has plugins.
+pub(crate) const WITH_PLUGINS: &str = "tcg";
+
 /// Those that have x86's system management mode.
 pub(crate) const WITH_SMM: &[&str] = &["tcg"];

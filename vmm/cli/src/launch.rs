@@ -216,6 +216,13 @@ pub(crate) fn launch(
             tracing::warn!("{}: {}; using the next accelerator", accel.name(), caps.note);
             continue;
         }
+        if !config.plugins.is_empty() {
+            if accel.name() != accels::WITH_PLUGINS {
+                refused.push(format!("accelerator {} has no plugins (-plugin)", accel.name()));
+                continue;
+            }
+            accel_properties.extend(config.plugins.iter().map(|p| ("plugin".to_owned(), p.clone())));
+        }
         let own = take_irqchip(&mut accel_properties)?;
         let irqchip = match own.or(wanted_irqchip) {
             wanted if caps.kernel_irqchip => wanted.unwrap_or_default(),

@@ -23,6 +23,7 @@ const ITEMS: &[(&str, LogItems)] = &[
     ("int", LogItems::INT),
     ("mmu", LogItems::MMU),
     ("stats", LogItems::STATS),
+    ("plugin", LogItems::PLUGIN),
     ("nochain", LogItems::NOCHAIN),
     ("unimp", LogItems::UNIMP),
     ("guest_errors", LogItems::GUEST_ERRORS),

@@ -63,6 +63,7 @@ pub(crate) fn run(config: VmConfig) -> Result<u8> {
     let code = main_loop(&config, &vm, &rx);
     vm.machine.stop();
     vm.end_disks();
+    launched.machine.partition().at_end();
     if log.wants(LogItems::STATS) {
         log.write(format_args!("{}", launched.machine.partition().stats()));
     }

@@ -31,6 +31,7 @@ pub(crate) struct Options {
     pub(crate) cache: Wanted,
     pub(crate) interp: bool,
     pub(crate) perfmap: bool,
+    pub(crate) plugins: Vec<String>,
     out: Option<Arc<Mutex<std::fs::File>>>,
     pub(crate) program: String,
     pub(crate) args: Vec<String>,
@@ -204,7 +205,7 @@ const OPTIONS: &[Opt] = &[
         name: "d",
         env: Some("QEMU_LOG"),
         arg: Some("ITEMS"),
-        help: "what to log: in_asm, op, op_opt, out_asm, exec, cpu, int, unimp, nochain, strace, stats",
+        help: "what to log: in_asm, op, op_opt, out_asm, exec, cpu, int, unimp, nochain, strace, stats, plugin",
         set: |o, v| {
             for item in v.split(',') {
                 match ITEMS.iter().find(|i| i.0 == item) {
@@ -252,6 +253,17 @@ const OPTIONS: &[Opt] = &[
         },
     },
     Opt {
+        name: "plugin",
+        env: None,
+        arg: Some("NAME[,KEY=VALUE...]"),
+        help: "load a plugin: a shared object, or count, hotblocks or memtrace",
+        set: |o, v| {
+            o.plugins.push(v.to_owned());
+            o.items |= LogItems::PLUGIN;
+            Ok(())
+        },
+    },
+    Opt {
         name: "interp",
         env: None,
         arg: None,
@@ -284,6 +296,7 @@ const ITEMS: &[(&str, LogItems)] = &[
     ("unimp", LogItems::UNIMP),
     ("nochain", LogItems::NOCHAIN),
     ("stats", LogItems::STATS),
+    ("plugin", LogItems::PLUGIN),
 ];
 
 /// A size: decimal, hexadecimal or octal, with a suffix.
@@ -393,7 +406,7 @@ impl Options {
 
     /// True if anything is logged.
     pub(crate) fn log_enabled(&self) -> bool {
-        !self.items.is_empty() || self.strace
+        !self.items.difference(LogItems::PLUGIN).is_empty() || self.strace
     }
 
     /// Writes to the log; a failing log never disturbs the guest.
@@ -446,6 +459,9 @@ impl Options {
         add("R", self.reserved.filter(|_| same).map(|r| r.to_string()));
         add("d", self.items_text.clone());
         add("D", self.log_file.clone());
+        for p in &self.plugins {
+            add("plugin", Some(p.clone()));
+        }
         add("filters", filters.map(|fd| fd.to_string()));
         add(
             "cache",

@@ -86,6 +86,8 @@ pub(crate) struct Process {
     pub(crate) rhea: AtomicI32,
     /// Where its translations are kept; not those of a child in its memory.
     pub(crate) store: Option<Store>,
+    /// It is a child in its parent's memory.
+    borrowed: bool,
     /// Who debugs it.
     pub(crate) debugger: Option<Arc<Debugger>>,
     /// Bits of system call numbers already said to be missing.
@@ -131,6 +133,7 @@ impl Process {
             code: p.image.code,
             rhea: AtomicI32::new(p.rhea),
             store: p.store,
+            borrowed: false,
             debugger: p.debugger,
             missing: [const { AtomicU64::new(0) }; 16],
         })
@@ -156,6 +159,7 @@ impl Process {
             code: self.code.clone(),
             rhea: AtomicI32::new(self.rhea.load(Ordering::Relaxed)),
             store: None,
+            borrowed: true,
             debugger: None,
             missing: [const { AtomicU64::new(0) }; 16],
         })
@@ -183,10 +187,19 @@ impl Process {
 
     /// What is printed when the process ends.
     pub(crate) fn at_end(&self) {
+        self.end_plugins();
         if self.options.items.contains(accel::LogItems::STATS) {
             self.log(&self.machine.stats());
         }
         self.keep_translations();
+    }
+
+    /// Tells plugins that the process ends, or becomes another program; not for a child in its parent's memory, whose work
+    /// they count as the parent's.
+    pub(crate) fn end_plugins(&self) {
+        if !self.borrowed {
+            self.machine.at_end();
+        }
     }
 
     /// Writes translations for the next run: the process ends, or becomes another program.

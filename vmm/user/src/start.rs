@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use tcg_engine::user::UserOptions;
+use tcg_plugin::{PluginError, Plugins};
 
 use crate::abi::{self, Abi};
 use crate::load::{self, Start};
@@ -93,7 +94,10 @@ fn try_run(name: &str, args: &[String], arch: Option<&str>, guests: &[Guest]) ->
     let exe = exe.map_or_else(|_| program.path.clone(), |p| p.to_string_lossy().into_owned());
     let store = o.store(&exe, abi.name)?;
     let kept = store.as_ref().map(|s| s.kept.clone());
-    let engine = UserOptions { interp: o.interp, code_size: 0, perfmap: o.perfmap, kept };
+    let (log, text) = (o.clone(), |e: PluginError| e.to_string());
+    let output = move |text: &str| log.log(text);
+    let plugins = Plugins::load(&o.plugins, abi.name, false, Arc::new(output)).map_err(text)?;
+    let engine = UserOptions { interp: o.interp, code_size: 0, perfmap: o.perfmap, kept, plugins };
     let machine =
         (guest.make)(guest.arch, &o.cpu, mm.clone(), &engine, o.sink()).map_err(|e| e.to_string())?;
     mm.set_machine(machine.clone());

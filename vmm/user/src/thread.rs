@@ -178,6 +178,7 @@ impl Thread {
         if let Some(d) = self.debugger() {
             d.ended(self, Stop::Killed(number));
         }
+        self.process.end_plugins();
         signal::die(number)
     }
 

@@ -4,7 +4,13 @@
     reason = "hands CPUs to other threads, and remakes locks and code memory in a forked child"
 )]
 
-use std::{any::Any, ops::Range, sync::Arc, sync::atomic::AtomicU32, time::Instant};
+use std::{
+    any::Any,
+    ops::Range,
+    sync::Arc,
+    sync::atomic::{AtomicU32, Ordering::Relaxed},
+    time::Instant,
+};
 
 use accel::{
     AccelError, ClockTimer, CpuModel, DebugConfig, DebugEvent, GuestClock, LogItems, LogSink, VcpuError,
@@ -25,6 +31,7 @@ use crate::{
     engine::Engine,
     env::EnvBox,
     memory::ALONE,
+    plugins::OwnTables,
     profile::Profile,
     shared::VcpuShared,
     stats::Stats,
@@ -65,6 +72,8 @@ struct Machine<G: UserGuest> {
     nothing: AddressSpace,
     clock: Arc<dyn GuestClock>,
     log: LogSink,
+    /// Threads so far.
+    threads: AtomicU32,
     _registered: Option<host::Registered>,
 }
 
@@ -80,12 +89,13 @@ pub fn new_machine<G: UserGuest>(
     log: LogSink,
 ) -> Result<Arc<dyn UserMachine>, AccelError> {
     let guest = Arc::new(G::for_user(arch, cpu)?);
+    let tables = OwnTables::new::<G>(&guest, opts.plugins.clone());
     let direct = Direct { segment: memory.base() != 0 };
     let size = if opts.code_size == 0 { CODE_SIZE } else { opts.code_size };
     let backend = if opts.interp {
         Backend::Interp
     } else {
-        Backend::jit::<G>(guest.slots(), guest.helpers(), size, Some(direct)).unwrap_or_else(|e| {
+        Backend::jit::<G>(&tables.slots, &tables.helpers, size, Some(direct)).unwrap_or_else(|e| {
             tracing::warn!("{e}; using the interpreter");
             Backend::Interp
         })
@@ -105,7 +115,7 @@ pub fn new_machine<G: UserGuest>(
     };
     let profile = Profile::open(opts.perfmap, false)
         .map_err(|source| AccelError::Host { operation: "profile", source })?;
-    let entries = guest.helpers().iter().map(|h| h.entry as usize).collect();
+    let entries = tables.helpers.iter().map(|h| h.entry as usize).collect();
     let engine = Arc::new(Engine {
         guest,
         cache: Arc::new(CodeCache::new(backend, Vec::new())),
@@ -117,7 +127,8 @@ pub fn new_machine<G: UserGuest>(
         hooks: Mutex::default(),
         direct: true,
         breakpoints: Breakpoints::default(),
-        kept: opts.kept.clone().filter(|_| !opts.interp),
+        kept: opts.kept.clone().filter(|_| !opts.interp && opts.plugins.is_none()),
+        tables,
     });
     Ok(Arc::new(Machine {
         engine,
@@ -125,6 +136,7 @@ pub fn new_machine<G: UserGuest>(
         nothing: AddressSpace::memory(Unassigned::Ones),
         clock: Arc::new(HostClock(Instant::now())),
         log,
+        threads: AtomicU32::new(0),
         _registered: registered,
     }))
 }
@@ -138,7 +150,7 @@ impl<G: UserGuest> UserMachine for Machine<G> {
         let shared = Arc::new(VcpuShared::new(env.exit_request()));
         engine.cache.add_vcpu(&shared);
         let seed = Seed {
-            index: 0,
+            index: self.threads.fetch_add(1, Relaxed),
             shared: shared.clone(),
             env,
             clock: self.clock.clone(),
@@ -176,6 +188,9 @@ impl<G: UserGuest> UserMachine for Machine<G> {
                 e.cache.thaw();
             }
             e.cache.backend.replace(copy.as_ref());
+            if let Some(plugins) = &e.tables.plugins {
+                plugins.forked();
+            }
             if let Some(kept) = &e.kept {
                 kept.forget_new();
             }
@@ -195,6 +210,10 @@ impl<G: UserGuest> UserMachine for Machine<G> {
         let e = &self.engine;
         let invalidated = e.cache.invalidations.load(std::sync::atomic::Ordering::Relaxed);
         e.stats.text(e.cache.len(), e.cache.backend.used(), invalidated)
+    }
+
+    fn at_end(&self) {
+        self.engine.finish_plugins();
     }
 
     fn set_breakpoints(&self, pcs: &[u64]) {
@@ -243,6 +262,7 @@ impl<G: UserGuest> Drop for Thread<G> {
     fn drop(&mut self) {
         self.vcpu.engine.cache.remove_vcpu(&self.shared);
         self.vcpu.count();
+        self.vcpu.stop_plugins();
     }
 }
 
@@ -254,7 +274,12 @@ impl<G: UserGuest> Thread<G> {
 
 impl<G: UserGuest> UserCpu for Thread<G> {
     fn run(&mut self) -> UserExit {
-        self.vcpu.run_user()
+        let exit = self.vcpu.run_user();
+        if self.vcpu.core.log.wants(LogItems::STATS) {
+            // The first thread is never dropped.
+            self.vcpu.count();
+        }
+        exit
     }
 
     fn exit_flag(&self) -> *const AtomicU32 {
@@ -312,12 +337,12 @@ impl<G: UserGuest> UserCpu for Thread<G> {
 
     fn snapshot(&mut self) -> Box<dyn Any + Send> {
         let status = self.fp_status();
-        Box::new((self.vcpu.env.parts().1.to_vec(), status))
+        Box::new((self.vcpu.env.state_bytes().to_vec(), status))
     }
 
     fn restore(&mut self, state: &dyn Any) {
         if let Some((bytes, status)) = state.downcast_ref::<(Vec<u8>, u64)>() {
-            let to = self.vcpu.env.parts().1;
+            let to = self.vcpu.env.state_bytes();
             if to.len() == bytes.len() {
                 to.copy_from_slice(bytes);
             }
@@ -415,7 +440,10 @@ impl<G: UserGuest> Vcpu<G> {
                 None | Some(UnitExit::Lookup | UnitExit::HelperExit | UnitExit::Budget) => {}
                 Some(UnitExit::Fault) => match self.user_fault() {
                     Some(exit) => return exit,
-                    None => alone = true,
+                    None => {
+                        alone = true;
+                        self.core.again = true;
+                    }
                 },
                 Some(UnitExit::Code(code)) => match self.user_event(code) {
                     Some(UserEvent::Syscall) => return UserExit::Syscall,

@@ -201,6 +201,8 @@ pub struct Interp {
     vals: Vec<Val>,
     edge: Vec<Val>,
     args: Vec<u64>,
+    /// Guest instructions that have been started.
+    pub executed: u64,
 }
 
 /// What an instruction does to the flow of control.
@@ -231,6 +233,7 @@ impl Interp {
                 match inst.op {
                     Op::Insn => {
                         pc = inst.imm;
+                        self.executed = self.executed.wrapping_add(1);
                         continue;
                     }
                     Op::Get if inst.ty.bytes() <= 8 => {
@@ -337,7 +340,11 @@ impl Interp {
                 return Step::Next;
             }
             Op::Budget => {
-                return if m.budget(inst.imm) { Step::Leave(UnitExit::Budget) } else { Step::Next };
+                if !m.budget(inst.imm) {
+                    return Step::Next;
+                }
+                self.executed = self.executed.wrapping_sub(1);
+                return Step::Leave(UnitExit::Budget);
             }
             Op::Get => read_slot(m.state(), slots.get(inst.slot())),
             Op::Set => {

@@ -54,6 +54,8 @@ pub struct VmConfig {
     /// Accelerators in order of preference; the first that works is used. Empty means "choose by probing".
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub accels: Vec<AccelConfig>,
+    /// Plugins of the translator, as given.
+    pub plugins: Vec<String>,
 
     /// Kernel image for direct boot.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -138,6 +138,8 @@ options! {
             "Allocate guest RAM before the guest starts.";
         "accel" "[accel=]NAME[,key=value...]" => Group(&platform::ACCEL),
             "Accelerator; several are tried in order. Without any, Rhea probes what works best. 'help' lists them.";
+        "plugin" "[file=]NAME[,key=value...]" => Text(platform::plugin),
+            "Load a plugin of the translator: a shared object, or count, hotblocks or memtrace. May be repeated.";
         "enable-kvm" | "accel-kvm" "" => Flag(platform::enable_kvm),
             "The same as -accel kvm.";
         "icount" "[shift=]N|auto[,align=on|off][,sleep=on|off]" => Group(&platform::ICOUNT),

@@ -324,6 +324,7 @@ fn exec_host(
     flags: u64,
 ) -> Sys {
     t.process.keep_translations();
+    t.process.end_plugins();
     let pointed = [pointers(&argv), pointers(&envp)];
     // If this is a child in its parent's memory, the parent frees them.
     let [argv_at, envp_at] = pointed.each_ref().map(|p| p.as_ptr() as u64);

@@ -19,7 +19,7 @@ const fn item(name: &'static str, help: &'static str) -> LogItem {
 }
 
 /// Everything `-d` knows.
-pub const LOG_ITEMS: [LogItem; 14] = [
+pub const LOG_ITEMS: [LogItem; 15] = [
     item("in_asm", "guest instructions of each unit as it is translated"),
     item("ir", "IR of each unit before the passes"),
     item("op", "the same"),
@@ -31,6 +31,7 @@ pub const LOG_ITEMS: [LogItem; 14] = [
     item("int", "interrupts and exceptions"),
     item("mmu", "page table walks"),
     item("stats", "counters, printed at the end"),
+    item("plugin", "what plugins print, which is always shown"),
     item("nochain", "return to the loop after each unit"),
     item("unimp", "accesses to what is not implemented"),
     item("guest_errors", "what guests do wrong"),

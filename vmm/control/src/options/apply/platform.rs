@@ -249,6 +249,12 @@ pub(crate) fn enable_kvm(b: &mut Builder) -> Done {
     Ok(())
 }
 
+/// `-plugin`; the translator reads the argument.
+pub(crate) fn plugin(b: &mut Builder, argument: &str) -> Done {
+    b.config.plugins.push(argument.to_owned());
+    Ok(())
+}
+
 fn accel_source(b: &mut Builder, source: &'static str) -> Result<(), ConfigError> {
     match b.accel_source {
         Some(other) if other != source => {
