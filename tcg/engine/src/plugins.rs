@@ -5,7 +5,7 @@
 //! as the helper makes them, for which the instruction says beforehand who wants to hear of them. None of this may leave
 //! the unit or looks at the guest's slots, so that it moves nothing else.
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 use tcg_ir::{
     Effects, HelperDesc, HelperId, Inst, MemOp, Op, Region, SlotId, SlotTable, Type, Value, graph::Graph,
@@ -66,7 +66,7 @@ impl OwnTables {
         let Some(plugins) = &self.plugins else { return };
         let mut graph = Graph::default();
         graph.build(region);
-        let (insns, blocks, marks) = outline(region, &graph, bytes);
+        let Outline { insns, blocks, marks } = outline(region, &graph, bytes);
         let text = |pc: u64, bytes: &[u8]| guest.disassemble(pc, bytes).0;
         let mut requests = plugins.translated(Unit::new(insns, blocks, &text));
         if again {
@@ -78,13 +78,19 @@ impl OwnTables {
     }
 }
 
-/// The instructions of a region in order of its blocks, those that run one behind the other, and the number of each mark.
-fn outline(
-    region: &Region,
-    graph: &Graph,
-    bytes: &[u8],
-) -> (Vec<Insn>, Vec<std::ops::Range<usize>>, Vec<(Value, usize)>) {
-    let (mut insns, mut blocks, mut marks) = (Vec::new(), Vec::new(), Vec::new());
+/// What plugins are shown of a region.
+#[derive(Default)]
+struct Outline {
+    /// Its instructions, in order of its blocks.
+    insns: Vec<Insn>,
+    /// Those that run one behind the other.
+    blocks: Vec<Range<usize>>,
+    /// The number of each mark.
+    marks: Vec<(Value, usize)>,
+}
+
+fn outline(region: &Region, graph: &Graph, bytes: &[u8]) -> Outline {
+    let Outline { mut insns, mut blocks, mut marks } = Outline::default();
     for (b, block) in region.blocks.iter().enumerate() {
         if !graph.is_reachable(tcg_ir::BlockId(b as u32)) {
             continue;
@@ -104,7 +110,7 @@ fn outline(
         }
     }
     marks.sort_unstable();
-    (insns, blocks, marks)
+    Outline { insns, blocks, marks }
 }
 
 /// Puts requests into a region.
