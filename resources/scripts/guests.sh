@@ -2,7 +2,8 @@
 # guests.sh [DIR [GROUP...]]: fetches real guests into DIR (build/guests): group boot is what the boots use, with their
 # initramfs, groups user and i386 the roots of small systems for user mode (riscv64, i386), group firmware what PCs start with:
 # boot loaders, firmware, hypervisor, kernels in other forms, into DIR/pc; group userland, on demand, more programs for the long
-# tests, into DIR/userland. Nothing of them is ever committed. apt checks each package against Debian's signatures; MANIFEST
+# tests, into DIR/userland; group drivers, on demand, Debian's amd64 kernel with the modules that drive emulated PC hardware, into
+# DIR/drivers. Nothing of them is ever committed. apt checks each package against Debian's signatures; MANIFEST
 # keeps package, architecture, version and SHA-256 of the packages, FILES the SHA-256 of the files taken out, which every later
 # run checks again (MANIFEST.user and FILES.user for group user, and so on).
 # Ends with status 75 when the archive cannot be reached.
@@ -139,6 +140,42 @@ fetch_userland() {
     mv "$tree.new" "$tree"
 }
 
+# Drivers of emulated PC hardware: these, and what they need.
+driver_modules() {
+    echo 8139too 8139cp ne2k-pci ne pcnet32 e1000 e1000e cirrus bochs i6300esb ib700wdt iTCO_wdt \
+        virtio_pci virtio_blk virtio_net virtio_scsi nvme sd_mod sr_mod ahci ata_piix
+}
+
+# Debian's amd64 kernel for all machines, and modules of it as files with their names in an order in which they can be loaded.
+fetch_drivers() {
+    local work=$out/.work-drivers kernel module seen=" "
+    rm -rf "$work" "$out/drivers" && mkdir -p "$work/debs" "$work/x" "$work/drivers"
+    private_apt "$work/apt" $suite amd64
+    export APT_CONFIG=$work/apt/apt.conf
+    kernel=$(apt-cache depends linux-image-amd64:amd64 | awk '/Depends: linux-image-[0-9]/ { print $2; exit }')
+    say "fetching ${kernel%:*}"
+    (cd "$work/debs" && retry apt-get download -qq "${kernel%:*}:amd64")
+    dpkg-deb -x "$work"/debs/*.deb "$work/x"
+    with_needs() {
+        local name=${1//-/_} file need
+        [[ $seen != *" $name "* ]] || return 0
+        seen+="$name "
+        file=$(find "$work/x" -name "${name//_/[-_]}.ko*" | head -n 1)
+        [ -n "$file" ] || return 0
+        case $file in
+        *.xz) xz -dc "$file" ;;
+        *) cat "$file" ;;
+        esac >"$work/drivers/$name.ko"
+        for need in $(tr '\0' '\n' <"$work/drivers/$name.ko" | sed -n 's/^depends=//p' | tr , ' '); do with_needs "$need"; done
+        echo "$name" >>"$work/drivers/ORDER"
+    }
+    for module in $(driver_modules); do with_needs "$module"; done
+    cp "$work"/x/boot/vmlinuz-* "$work/drivers/linux"
+    chmod a+r "$work/drivers/linux"
+    mv "$work/drivers" "$out/drivers"
+    rm -rf "$work"
+}
+
 # Programs for user mode and what they load: no package's scripts run, so this is no system, but a root for `-L`.
 user_packages() {
     echo libc6 libgcc-s1 libstdc++6 zlib1g libtinfo6 libselinux1 libpcre2-8-0 libacl1 libattr1 libgmp10 libmpfr6 libssl3t64 \
@@ -194,6 +231,9 @@ if [[ $groups == *" firmware "* ]] && ! checked FILES.firmware; then
 fi
 if [[ $groups == *" userland "* ]] && [ ! -e "$out/userland/usr/bin/python3" ]; then
     fetch_userland
+fi
+if [[ $groups == *" drivers "* ]] && [ ! -e "$out/drivers/linux" ]; then
+    fetch_drivers
 fi
 if [[ $groups == *" boot "* ]] && ! checked FILES; then
     fetch_all

@@ -6,8 +6,8 @@ use pci::Pci;
 use pci::test_bench::PciBench;
 
 use crate::{
-    AcpiPmConfig, I440fxConfig, Ich9LpcConfig, Ich9SmbusConfig, MchConfig, Piix3Config, Piix4PmConfig,
-    SmiFeatures,
+    AcpiPmConfig, I440fxConfig, Ich9LpcConfig, Ich9SmbusConfig, MchConfig, PciHotplug, PciHotplugConfig,
+    Piix3Config, Piix4PmConfig, SmiFeatures,
 };
 
 #[test]
@@ -19,6 +19,27 @@ fn all_pass_the_common_tests() {
     check(Pci::new(Ich9LpcConfig { smm: true, ..Ich9LpcConfig::default() }));
     check(Pci::new(Ich9SmbusConfig::default()));
     check(AcpiPmConfig::default());
+    check(PciHotplugConfig::default());
+}
+
+#[test]
+fn slots_say_what_has_come_and_what_is_asked_back() {
+    let b = Bench::new(PciHotplugConfig::default());
+    let with = |f: fn(&mut PciHotplug)| {
+        b.cell().with(|d| f(d.as_any().unwrap().downcast_mut().unwrap()));
+    };
+    with(|c| c.plugged(5));
+    assert!(!b.line("gpe"), "an edge");
+    assert_eq!((b.read(0, 0x10, 4), b.read(0, 0, 4), b.read(0, 0, 4)), (0, 1 << 5, 0));
+    with(|c| c.ask(7));
+    b.write(0, 0x10, 4, 1);
+    assert_eq!((b.read(0, 0x10, 4), b.read(0, 4, 4)), (1, 0), "another bus");
+    b.write(0, 0x10, 4, 0);
+    assert_eq!((b.read(0, 4, 4), b.read(0, 4, 4)), (1 << 7, 1 << 7));
+    assert_eq!(b.read(0, 0xc, 4), 0xffff_ffff, "nothing is there that would have to stay");
+    b.write(0, 8, 4, 0);
+    b.write(0, 8, 4, 1 << 7 | 1 << 9);
+    assert_eq!((b.read(0, 4, 4), b.read(0, 8, 4)), (0, 0));
 }
 
 #[test]

@@ -185,6 +185,17 @@ impl DeviceCell {
         self.with(|device| device.restore(state)).map_err(|e| e.within(self.path()))
     }
 
+    /// Takes the device out: it ends what it was at, lets go of its wires and back ends and is gone when this returns, while
+    /// who still holds the cell reaches nothing in it.
+    pub fn retire(&self) {
+        self.with(|device| {
+            device.quiesce();
+            device.reset(ResetKind::Cold);
+        });
+        let old = std::mem::replace(&mut *self.device.lock(), Box::new(Gone(self.kind)));
+        drop(old);
+    }
+
     /// See [`Device::quiesce`].
     pub fn quiesce(&self) {
         self.with(|device| device.quiesce());
@@ -199,6 +210,30 @@ impl DeviceCell {
 impl std::fmt::Debug for DeviceCell {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}({})", self.kind, self.path())
+    }
+}
+
+/// What is left of a device that was taken out.
+struct Gone(&'static str);
+
+impl Device for Gone {
+    fn read(&mut self, _region: usize, _offset: u64, data: &mut [u8]) -> Access {
+        data.fill(0xff);
+        Access::Ok
+    }
+
+    fn write(&mut self, _region: usize, _offset: u64, _data: &[u8]) -> Access {
+        Access::Ok
+    }
+
+    fn reset(&mut self, _kind: ResetKind) {}
+
+    fn save(&self) -> StateBlob {
+        StateBlob::none(self.0)
+    }
+
+    fn restore(&mut self, state: &StateBlob) -> Result<(), StateError> {
+        state.expect_none(self.0)
     }
 }
 

@@ -21,6 +21,8 @@ pub enum SystemRequest {
     CrashLoaded,
     /// The guest shuts down by itself and says so beforehand.
     GuestShutdown,
+    /// The guest has let go of devices: who has plugged them takes them away.
+    Ejected,
 }
 
 /// Where requests go. Clones lead to the same machine.

@@ -7,6 +7,7 @@ use device::{Access, BuildError, Device, ResetKind, StateBlob, StateError, Wires
 
 use crate::device::{PciConfig, PciDevice};
 use crate::function::Function;
+use crate::port::Port;
 use crate::spec::{Express, FunctionSpec, INTEL, REDHAT, class};
 
 /// A bridge has no registers beyond its configuration space.
@@ -57,8 +58,11 @@ macro_rules! bridges {
                 $spec
             }
 
-            fn build(self, _function: Function, _wires: &mut Wires) -> Result<Box<dyn PciDevice>, BuildError> {
-                Ok(Box::new(Bridge(Self::KIND)))
+            fn build(self, function: Function, _wires: &mut Wires) -> Result<Box<dyn PciDevice>, BuildError> {
+                Ok(match function.spec().hotplug {
+                    true => Box::new(Port::new(Self::KIND, function)),
+                    false => Box::new(Bridge(Self::KIND)),
+                })
             }
         }
     )*};
@@ -78,7 +82,9 @@ bridges! {
         pub slot: u16 = 0,
         /// Port number.
         pub port: u8 = 0,
-    }, |c| bridge(REDHAT, 0x000c).pin(1).msi(1, false).power().express(Express::RootPort(c.slot));
+        /// What is behind it can come and go while the machine runs.
+        pub hotplug: bool = true,
+    }, |c| bridge(REDHAT, 0x000c).pin(1).msi(1, false).power().express(Express::RootPort(c.slot)).hotplug(c.hotplug);
     /// Intel's root port.
     Ioh3420Config, "ioh3420", "Intel IOH device 3420, PCI Express root port", {
         /// Number of the chassis.
@@ -87,7 +93,9 @@ bridges! {
         pub slot: u16 = 0,
         /// Port number.
         pub port: u8 = 0,
-    }, |c| bridge(INTEL, 0x3420).revision(2).pin(1).msi(2, true).power().express(Express::RootPort(c.slot));
+        /// What is behind it can come and go while the machine runs.
+        pub hotplug: bool = true,
+    }, |c| bridge(INTEL, 0x3420).revision(2).pin(1).msi(2, true).power().express(Express::RootPort(c.slot)).hotplug(c.hotplug);
     /// Upstream port of a switch.
     UpstreamConfig, "x3130-upstream", "TI X3130 upstream port of a PCI Express switch", {
         /// Port number.
@@ -101,7 +109,9 @@ bridges! {
         pub slot: u16 = 0,
         /// Port number.
         pub port: u8 = 0,
-    }, |c| bridge(0x104c, 0x8233).revision(1).msi(1, false).power().express(Express::Downstream(c.slot));
+        /// What is behind it can come and go while the machine runs.
+        pub hotplug: bool = true,
+    }, |c| bridge(0x104c, 0x8233).revision(1).msi(1, false).power().express(Express::Downstream(c.slot)).hotplug(c.hotplug);
     /// A bridge from PCI Express to a conventional bus.
     ToPciConfig, "pcie-pci-bridge", "PCI Express to PCI bridge", {
     }, |_c| bridge(REDHAT, 0x000e).msi(1, false).power().express(Express::ToPci);

@@ -39,6 +39,32 @@ pub mod express {
     pub const DEVICE_CONTROL_2: usize = 0x28;
 }
 
+/// Bits of a slot's registers (7.8.9 to 7.8.11) and of the link's that go with them.
+pub(crate) mod slot {
+    /// Capabilities: attention button, power controller, attention and power indicator, surprise removal, hot plug.
+    pub(crate) const HOTPLUG: u32 = 1 | 1 << 1 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 6;
+    /// Link capabilities: it tells whether the data link layer is active.
+    pub(crate) const LINK_REPORTS: u32 = 1 << 20;
+    /// Link status: the data link layer is active.
+    pub(crate) const LINK_ACTIVE: u16 = 1 << 13;
+    /// Events, at the same places in control, as enables, and in status: button, presence, command, link.
+    pub(crate) const BUTTON: u16 = 1;
+    pub(crate) const PRESENCE: u16 = 1 << 3;
+    pub(crate) const COMMAND: u16 = 1 << 4;
+    /// Status and enable of the link's changes.
+    pub(crate) const LINK_STATUS: u16 = 1 << 8;
+    pub(crate) const LINK_ENABLE: u16 = 1 << 12;
+    /// Control: interrupts on events.
+    pub(crate) const INTERRUPT: u16 = 1 << 5;
+    /// Control: attention and power indicator, off after reset.
+    pub(crate) const INDICATORS_OFF: u16 = 3 << 6 | 3 << 8;
+    pub(crate) const POWER_INDICATOR: u16 = 3 << 8;
+    /// Control: power is off.
+    pub(crate) const POWER_OFF: u16 = 1 << 10;
+    /// Status: there is a device.
+    pub(crate) const PRESENT: u16 = 1 << 6;
+}
+
 /// The size that the expansion ROM register claims.
 pub(crate) fn rom_size(len: usize) -> u64 {
     (len as u64).next_power_of_two().max(2048)
@@ -152,22 +178,22 @@ fn capabilities(
         c.allow_clear(at + 5, &[0x80]);
     }
     match role {
-        Some(role) => express_capability(c, role, on_root),
+        Some(role) => express_capability(c, role, on_root, spec.hotplug),
         None => Some(()),
     }
 }
 
-fn express_capability(c: &mut ConfigSpace, role: Express, on_root: bool) -> Option<()> {
+fn express_capability(c: &mut ConfigSpace, role: Express, on_root: bool, hotplug: bool) -> Option<()> {
     let at = c.add_capability(cap::EXPRESS, EXPRESS_SIZE)?;
-    let (kind, slot) = match role {
+    let (kind, slot_number) = match role {
         Express::Endpoint if on_root => (9, None),
         Express::Endpoint => (0, None),
-        Express::RootPort(slot) => (4, Some(slot)),
+        Express::RootPort(number) => (4, Some(number)),
         Express::Upstream => (5, None),
-        Express::Downstream(slot) => (6, Some(slot)),
+        Express::Downstream(number) => (6, Some(number)),
         Express::ToPci => (7, None),
     };
-    c.set_u16(at + express::FLAGS, 2 | kind << 4 | u16::from(slot.is_some()) << 8);
+    c.set_u16(at + express::FLAGS, 2 | kind << 4 | u16::from(slot_number.is_some()) << 8);
     // Errors are reported by role.
     c.set_u32(at + express::DEVICE_CAPS, 1 << 15);
     c.allow(at + express::DEVICE_CONTROL, &[0x0f, 0]);
@@ -177,8 +203,16 @@ fn express_capability(c: &mut ConfigSpace, role: Express, on_root: bool) -> Opti
         c.set_u16(at + express::LINK_STATUS, LINK);
         c.allow(at + express::LINK_CONTROL, &[0x43, 0]);
     }
-    if let Some(slot) = slot {
-        c.set_u32(at + express::SLOT_CAPS, u32::from(slot) << 19);
+    if let Some(number) = slot_number {
+        let caps = if hotplug { slot::HOTPLUG } else { 0 };
+        c.set_u32(at + express::SLOT_CAPS, u32::from(number) << 19 | caps);
+        if hotplug {
+            c.set_u32(at + express::LINK_CAPS, c.u32(at + express::LINK_CAPS) | slot::LINK_REPORTS);
+            c.set_u16(at + express::SLOT_CONTROL, slot::INDICATORS_OFF);
+            c.allow(at + express::SLOT_CONTROL, &[0xf9, 0x17]);
+            let events = slot::BUTTON | slot::PRESENCE | slot::COMMAND | slot::LINK_STATUS;
+            c.allow_clear(at + express::SLOT_STATUS, &events.to_le_bytes());
+        }
     }
     if kind == 4 {
         c.allow(at + express::ROOT_CONTROL, &[0x1f, 0]);

@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use device::{CellRef, IoHandler, Spaces};
+use device::{CellRef, IoHandler, Spaces, SystemControl, SystemRequest};
 use guest_memory::{AddressSpace, Gate, MemoryError, RamBlock, Region, RegionId, Transaction};
 use parking_lot::Mutex;
 
@@ -117,6 +117,8 @@ struct Slot {
     rom: Option<Arc<RamBlock>>,
     sizes: BTreeMap<Key, u64>,
     decode: Decode,
+    /// It can go while the machine runs.
+    removable: bool,
     /// Regions made so far, by space (true is memory), and where they are.
     regions: BTreeMap<(Key, bool), (RegionId, Option<u64>)>,
 }
@@ -135,6 +137,9 @@ struct Bus {
 struct State {
     buses: Vec<Bus>,
     spaces: Option<Spaces>,
+    system: SystemControl,
+    /// Functions that the guest has let go of, until somebody asks.
+    ejected: Vec<(BusId, u8)>,
 }
 
 /// All buses behind one host bridge. Clones are the same fabric.
@@ -163,7 +168,7 @@ impl Fabric {
     pub fn new(root: &str, express: bool) -> Self {
         let bus =
             Bus { name: root.into(), express, bridge: None, gate: Gate::new(true), slots: BTreeMap::new() };
-        Fabric(Arc::new(Mutex::new(State { buses: vec![bus], spaces: None })))
+        Fabric(Arc::new(Mutex::new(State { buses: vec![bus], ..State::default() })))
     }
 
     /// Adds the bus behind the bridge that is, or will be, function `devfn` of `parent`.
@@ -223,9 +228,61 @@ impl Fabric {
         state.buses.iter().enumerate().flat_map(one).collect()
     }
 
-    /// Tells it of the machine's address spaces. Done by the host bridge when it is built.
-    pub(crate) fn connect(&self, spaces: Option<Spaces>) {
-        self.0.lock().spaces = spaces;
+    /// Tells it of the machine and its address spaces. Done by the host bridge when it is built.
+    pub(crate) fn connect(&self, spaces: Option<Spaces>, system: SystemControl) {
+        let state = &mut *self.0.lock();
+        (state.spaces, state.system) = (spaces, system);
+    }
+
+    /// The bus behind the bridge that is function `devfn` of `bus`.
+    pub fn bus_behind(&self, bus: BusId, devfn: u8) -> Option<BusId> {
+        self.0.lock().buses.iter().position(|b| b.bridge == Some((bus.0, devfn))).map(BusId)
+    }
+
+    /// Name of a bus.
+    pub fn bus_name(&self, bus: BusId) -> Option<String> {
+        self.0.lock().buses.get(bus.0).map(|b| b.name.clone())
+    }
+
+    /// Slots of a bus on which nothing stands that cannot go: bit n is slot n.
+    pub fn removable_slots(&self, bus: BusId) -> u32 {
+        let state = self.0.lock();
+        let fixed = state.buses.get(bus.0).into_iter().flat_map(|b| &b.slots).filter(|(_, s)| !s.removable);
+        fixed.fold(!0, |mask, (devfn, _)| mask & !(1 << (devfn >> 3)))
+    }
+
+    /// The guest lets go of what is in a slot: it is off the bus at once, with all it has mapped, and whoever has plugged it is
+    /// told to take it away. What cannot go stays.
+    pub fn eject(&self, bus: BusId, slot: u8) {
+        let mut state = self.0.lock();
+        let Some(b) = state.buses.get(bus.0) else { return };
+        let own = |(devfn, s): (&u8, &Slot)| (devfn >> 3 == slot && s.removable).then_some(*devfn);
+        let gone: Vec<u8> = b.slots.iter().filter_map(own).collect();
+        for devfn in &gone {
+            state.detach(bus, *devfn);
+            state.ejected.push((bus, *devfn));
+        }
+        let system = state.system.clone();
+        drop(state);
+        if !gone.is_empty() {
+            system.request(SystemRequest::Ejected);
+        }
+    }
+
+    /// Whether a function can go while the machine runs.
+    pub fn is_removable(&self, bus: BusId, devfn: u8) -> bool {
+        let state = self.0.lock();
+        state.buses.get(bus.0).and_then(|b| b.slots.get(&devfn)).is_some_and(|s| s.removable)
+    }
+
+    /// Takes a function off its bus that was not finished.
+    pub fn drop_function(&self, bus: BusId, devfn: u8) {
+        self.0.lock().detach(bus, devfn);
+    }
+
+    /// Functions that the guest has let go of since the last call.
+    pub fn take_ejected(&self) -> Vec<(BusId, u8)> {
+        std::mem::take(&mut self.0.lock().ejected)
     }
 
     /// The gates between a bus and memory.
@@ -289,18 +346,20 @@ pub struct Attachment {
     pub devfn: u8,
     /// The device has more functions than this one.
     pub multifunction: bool,
+    /// It can go while the machine runs.
+    pub removable: bool,
 }
 
 impl Attachment {
     /// A device's only function.
     pub fn new(fabric: &Fabric, bus: BusId, slot: u8) -> Self {
-        Attachment { fabric: fabric.clone(), bus, devfn: slot << 3, multifunction: false }
+        Attachment { fabric: fabric.clone(), bus, devfn: slot << 3, multifunction: false, removable: false }
     }
 
     /// One of a device's functions.
     pub fn function(fabric: &Fabric, bus: BusId, slot: u8, function: u8) -> Self {
         let devfn = slot << 3 | function & 7;
-        Attachment { fabric: fabric.clone(), bus, devfn, multifunction: true }
+        Attachment { fabric: fabric.clone(), bus, devfn, multifunction: true, removable: false }
     }
 
     /// Whether the bus is PCI Express.
@@ -333,6 +392,7 @@ impl Attachment {
             rom,
             sizes,
             decode: Decode::default(),
+            removable: self.removable,
             regions: BTreeMap::new(),
         };
         if let Some(bus) = self.fabric.0.lock().buses.get_mut(self.bus.0) {
@@ -343,11 +403,7 @@ impl Attachment {
 
     /// Takes the function off its bus, with all it has mapped.
     pub fn detach(&self) {
-        let state = &mut *self.fabric.0.lock();
-        state.set(self.bus.0, self.devfn, Decode::default());
-        if let Some(slot) = state.buses.get_mut(self.bus.0).and_then(|b| b.slots.remove(&self.devfn)) {
-            state.forget(&slot);
-        }
+        self.fabric.0.lock().detach(self.bus, self.devfn);
     }
 
     pub(crate) fn update(&self, decode: Decode) {
@@ -390,6 +446,13 @@ impl State {
             at = above;
         }
         true
+    }
+
+    fn detach(&mut self, bus: BusId, devfn: u8) {
+        self.set(bus.0, devfn, Decode::default());
+        if let Some(slot) = self.buses.get_mut(bus.0).and_then(|b| b.slots.remove(&devfn)) {
+            self.forget(&slot);
+        }
     }
 
     fn set(&mut self, bus: usize, devfn: u8, decode: Decode) {

@@ -56,7 +56,7 @@ impl DeviceConfig for PciHostConfig {
     }
 
     fn build(self, wires: &mut Wires) -> Result<Box<dyn Device>, BuildError> {
-        self.fabric.connect(wires.spaces());
+        self.fabric.connect(wires.spaces(), wires.system());
         Ok(Box::new(PciHost { fabric: self.fabric, address: 0, reset_control: 0, system: wires.system() }))
     }
 }
@@ -194,7 +194,7 @@ impl DeviceConfig for PcieHostConfig {
     }
 
     fn build(self, wires: &mut Wires) -> Result<Box<dyn Device>, BuildError> {
-        self.fabric.connect(wires.spaces());
+        self.fabric.connect(wires.spaces(), wires.system());
         Ok(Box::new(PcieHost(Ecam(self.fabric))))
     }
 }

@@ -91,6 +91,7 @@ mod fabric;
 mod function;
 mod host;
 mod interrupts;
+mod port;
 mod spec;
 pub mod test_bench;
 #[cfg(test)]
@@ -105,6 +106,7 @@ pub use device::{AnyPci, CONFIG_REGION, FIXED, INTX, Pci, PciConfig, PciDevice, 
 pub use fabric::{Attachment, BusId, Fabric, FabricError, MEMORY_CONTAINER, Place};
 pub use function::Function;
 pub use host::{ECAM_BUS, PciHostConfig, PcieHostConfig, ecam};
+pub use port::Port;
 pub use spec::{Bar, BarKind, Express, FunctionSpec, INTEL, Msi, Msix, QUMRANET, REDHAT, SUBSYSTEM, class};
 
 /// All functions of this crate that can be plugged.

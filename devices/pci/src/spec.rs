@@ -173,6 +173,8 @@ pub struct FunctionSpec {
     pub power: bool,
     /// It is a bridge, with a bus behind it.
     pub bridge: bool,
+    /// What is in its slot can come and go while the machine runs.
+    pub hotplug: bool,
     /// It stands without a bus master enable: memory is always open to it (host bridges).
     pub always_master: bool,
     /// Vendor-specific capabilities: their bytes after identifier and link, and which bits the guest may write.
@@ -196,6 +198,7 @@ impl FunctionSpec {
             express: None,
             power: false,
             bridge: false,
+            hotplug: false,
             always_master: false,
             vendor_caps: Vec::new(),
         }
@@ -265,6 +268,13 @@ impl FunctionSpec {
     #[must_use]
     pub fn express(mut self, role: Express) -> Self {
         self.express = Some(role);
+        self
+    }
+
+    /// What is in its slot can come and go, if so.
+    #[must_use]
+    pub fn hotplug(mut self, on: bool) -> Self {
+        self.hotplug = on;
         self
     }
 

@@ -355,6 +355,60 @@ fn bridges_route_clip_and_gate() {
     assert_eq!(m.read(0xe010_0004), 0);
 }
 
+/// Where a capability stands in the configuration space of a function on bus 0.
+fn capability(f: &Fabric, devfn: u8, id: u8) -> u64 {
+    let mut at = u64::from(read(f, 0, devfn, 0x34) & 0xff);
+    while read(f, 0, devfn, at) & 0xff != u32::from(id) {
+        at = u64::from(read(f, 0, devfn, at) >> 8 & 0xff);
+    }
+    at
+}
+
+#[test]
+fn a_slot_tells_of_devices_that_come_and_go() {
+    let (mut m, f) = (Small::new(), Fabric::new("pcie.0", true));
+    m.add(PcieHostConfig { fabric: f.clone(), buses: 256 });
+    let behind = f.add_bus("rp", true, BusId::ROOT, 2 << 3).unwrap();
+    let port = m.add(Pci::new(RootPortConfig::default()).at(Attachment::new(&f, BusId::ROOT, 2)));
+    write(&f, 0, 0x10, 0x18, 4, 0x0001_0100);
+    let (slot, msi) = (capability(&f, 0x10, cap::EXPRESS), capability(&f, 0x10, cap::MSI));
+    let (control, status, link) = (slot + 0x18, slot + 0x1a, slot + 0x12);
+    assert_eq!(read(&f, 0, 0x10, control - 4) & 0x7f, 0x7b, "button, power, indicators, surprise, hot plug");
+    assert_eq!((read(&f, 0, 0x10, status) & 0x1ff, read(&f, 0, 0x10, link) >> 13 & 1), (0, 0));
+    // Messages, and interrupts on presence, button and link.
+    write(&f, 0, 0x10, 4, 2, 4);
+    write(&f, 0, 0x10, msi + 4, 4, 0xfee0_0000);
+    write(&f, 0, 0x10, msi + 2, 2, 1);
+    write(&f, 0, 0x10, control, 2, 0x1029 | 3 << 6 | 3 << 8 | 1 << 10);
+    assert_eq!(read(&f, 0, 0x10, status) & 0x1ff, 0x10, "the command is completed");
+    write(&f, 0, 0x10, status, 2, 0x10);
+    assert!(m.messages.lock().is_empty());
+    let with = |m: &Small, g: fn(&mut Port)| {
+        m.cells[port].with(|d| g(d.as_any().unwrap().downcast_mut().unwrap()));
+    };
+    let at = Attachment { removable: true, ..Attachment::new(&f, behind, 0) };
+    let sample = m.add(Pci::new(SampleConfig::default()).at(at));
+    with(&m, Port::plugged);
+    assert_eq!(m.messages.lock().len(), 1);
+    assert_eq!((read(&f, 0, 0x10, status) & 0x1ff, read(&f, 0, 0x10, link) >> 13 & 1), (0x148, 1));
+    write(&f, 0, 0x10, status, 2, 0x108);
+    // The guest turns it on and is asked to give it back.
+    write(&f, 0, 0x10, control, 2, 0x1029 | 3 << 6 | 1 << 8);
+    with(&m, Port::ask);
+    assert_eq!((m.messages.lock().len(), read(&f, 0, 0x10, status) & 0x1ff), (2, 0x51));
+    write(&f, 0, 0x10, status, 2, 0x11);
+    let saved = m.cells[port].save();
+    assert_eq!(read(&f, 1, 0, 0), 0x5678_1234);
+    write(&f, 0, 0x10, control, 2, 0x1029 | 3 << 6 | 1 << 8 | 1 << 10);
+    assert_eq!(read(&f, 1, 0, 0), 0x5678_1234, "the indicator is still on");
+    write(&f, 0, 0x10, control, 2, 0x1029 | 3 << 6 | 3 << 8 | 1 << 10);
+    assert_eq!((read(&f, 1, 0, 0), read(&f, 0, 0x10, status) & 0x1ff), (!0, 0x118));
+    assert_eq!((f.take_ejected(), f.take_ejected()), (vec![(behind, 0)], vec![]));
+    m.cells[sample].retire();
+    m.cells[port].restore(&saved).unwrap();
+    assert_eq!(m.cells[port].save().to_bytes(), saved.to_bytes());
+}
+
 #[test]
 fn what_cannot_be_is_refused_in_one_line() {
     let bad = FunctionSpec::new(1, 2, 3).bar(0, 100, BarKind::Memory(AccessRule::ANY));

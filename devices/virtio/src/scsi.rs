@@ -15,9 +15,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use ::device::{BuildError, StateBlob, StateError, Wires, device_config};
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, RwLock};
 use storage::scsi::{ScsiBus, ScsiUnit, ScsiUnitState, Sense};
-use storage::{Slot, Slots};
+use storage::{ScsiDrive, Slot, Slots};
 
 use crate::chain::Chain;
 use crate::device::{Notifier, Progress, VirtioConfig, VirtioDevice, config_bytes};
@@ -32,6 +32,8 @@ const EVENT: usize = 1;
 const FIRST_REQUEST: usize = 2;
 
 mod feature {
+    /// Events tell of units that come and go.
+    pub(super) const HOTPLUG: u64 = 1 << 1;
     /// Events tell of changed media.
     pub(super) const CHANGE: u64 = 1 << 2;
 }
@@ -39,6 +41,10 @@ mod feature {
 /// Events (5.6.6.3).
 mod event {
     pub(super) const NONE: u32 = 0;
+    /// A unit has come or gone, as the reason says.
+    pub(super) const TRANSPORT_RESET: u32 = 1;
+    pub(super) const RESCAN: u32 = 1;
+    pub(super) const REMOVED: u32 = 2;
     pub(super) const PARAM_CHANGE: u32 = 3;
     pub(super) const MISSED: u32 = 1 << 31;
     pub(super) const LEN: u32 = 16;
@@ -67,6 +73,8 @@ device_config! {
         pub cmd_per_lun: u32 = 128,
         /// Tell the guest of media that were changed.
         pub param_change: bool = true,
+        /// Tell the guest of drives that come and go.
+        pub hotplug: bool = true,
     }
 }
 
@@ -95,12 +103,8 @@ impl VirtioConfig for ScsiConfig {
                 wires.bad_property("max_sectors", "expected 1 to 16777215, and cmd_per_lun from 1 on")
             );
         }
-        let unit = |d: &storage::ScsiDrive| {
-            let unit = ScsiUnit::new(d)?;
-            Some(Unit { target: d.target, lun: d.lun, unit: Mutex::new(unit) })
-        };
         let shared = Shared {
-            units: bus.drives().iter().filter_map(unit).collect(),
+            units: RwLock::new(Arc::new(bus.drives().iter().filter_map(Unit::new).collect())),
             transfers: Transfers::default(),
             flights: Mutex::default(),
             landed: Condvar::new(),
@@ -126,6 +130,20 @@ struct Unit {
     unit: Mutex<ScsiUnit>,
 }
 
+impl Unit {
+    fn new(d: &ScsiDrive) -> Option<Arc<Self>> {
+        Some(Arc::new(Unit { target: d.target, lun: d.lun, unit: Mutex::new(ScsiUnit::new(d)?) }))
+    }
+
+    /// Its address in the first format.
+    fn address(&self) -> [u8; 8] {
+        let [high, low] = (0x4000 | self.lun).to_be_bytes();
+        [1, self.target, high, low, 0, 0, 0, 0]
+    }
+}
+
+type Units = Vec<Arc<Unit>>;
+
 /// What is under way: numbers of commands, and functions that wait for those before them.
 #[derive(Default)]
 struct Flights {
@@ -136,7 +154,7 @@ struct Flights {
 
 /// What commands need, on whatever thread they run.
 struct Shared {
-    units: Vec<Unit>,
+    units: RwLock<Arc<Units>>,
     transfers: Transfers,
     flights: Mutex<Flights>,
     landed: Condvar,
@@ -194,8 +212,13 @@ impl Shared {
         (lun[0] == 1).then_some((lun[1], number & 0x3fff))
     }
 
-    fn unit(&self, (target, lun): (u8, u16)) -> Option<&Unit> {
-        self.units.iter().find(|u| (u.target, u.lun) == (target, lun))
+    /// The units as they are now.
+    fn units(&self) -> Arc<Units> {
+        self.units.read().clone()
+    }
+
+    fn unit(&self, (target, lun): (u8, u16)) -> Option<Arc<Unit>> {
+        self.units.read().iter().find(|u| (u.target, u.lun) == (target, lun)).cloned()
     }
 }
 
@@ -214,7 +237,33 @@ pub struct Scsi {
 impl Scsi {
     /// Number of the drive with this target and logical unit, for [`Slots`].
     pub fn drive(&self, target: u8, lun: u16) -> Option<usize> {
-        self.shared.units.iter().position(|u| (u.target, u.lun) == (target, lun))
+        self.shared.units().iter().position(|u| (u.target, u.lun) == (target, lun))
+    }
+
+    /// A drive has been hung on the bus while the machine runs: the guest is told.
+    pub fn plugged(&mut self, drive: &ScsiDrive) {
+        let Some(unit) = Unit::new(drive) else { return };
+        let mut all = Vec::clone(&self.shared.units());
+        all.push(unit.clone());
+        *self.shared.units.write() = Arc::new(all);
+        self.came_or_went(&unit, event::RESCAN);
+    }
+
+    /// A drive is taken away, once what is under way at it is done; false if there is none.
+    pub fn unplug(&mut self, target: u8, lun: u16) -> bool {
+        let mut all = Vec::clone(&self.shared.units());
+        let Some(at) = all.iter().position(|u| (u.target, u.lun) == (target, lun)) else { return false };
+        let unit = all.remove(at);
+        *self.shared.units.write() = Arc::new(all);
+        self.shared.drain();
+        self.came_or_went(&unit, event::REMOVED);
+        true
+    }
+
+    fn came_or_went(&self, unit: &Unit, reason: u32) {
+        if self.features & feature::HOTPLUG != 0 {
+            self.tell(event::TRANSPORT_RESET, unit.address(), reason);
+        }
     }
 
     fn config_space(&self) -> [u8; 36] {
@@ -254,13 +303,11 @@ impl Scsi {
         queue.signal();
     }
 
-    fn medium_changed(&self, unit: usize) {
-        let unit = &self.shared.units[unit];
+    fn medium_changed(&self, unit: &Unit) {
         if self.features & feature::CHANGE != 0 {
-            let [high, low] = (0x4000 | unit.lun).to_be_bytes();
             let Sense { code, qualifier, .. } = Sense::MEDIUM_CHANGED;
             let reason = u32::from(code) | u32::from(qualifier) << 8;
-            self.tell(event::PARAM_CHANGE, [1, unit.target, high, low, 0, 0, 0, 0], reason);
+            self.tell(event::PARAM_CHANGE, unit.address(), reason);
         }
     }
 
@@ -272,7 +319,7 @@ impl Scsi {
 
 impl Slots for Scsi {
     fn with_slot(&mut self, unit: usize, f: &mut dyn FnMut(&mut dyn Slot)) -> bool {
-        let Some(of) = self.shared.units.get(unit) else { return false };
+        let Some(of) = self.shared.units().get(unit).cloned() else { return false };
         let medium = || {
             let unit = of.unit.lock();
             (unit.disk().is_some(), unit.save().changed)
@@ -280,7 +327,7 @@ impl Slots for Scsi {
         let before = medium();
         let found = of.unit.lock().with_slot(0, f);
         if medium() != before {
-            self.medium_changed(unit);
+            self.medium_changed(&of);
         }
         found
     }
@@ -299,7 +346,8 @@ impl VirtioDevice for Scsi {
     }
 
     fn features(&self) -> u64 {
-        if self.config.param_change { feature::CHANGE } else { 0 }
+        let change = if self.config.param_change { feature::CHANGE } else { 0 };
+        change | if self.config.hotplug { feature::HOTPLUG } else { 0 }
     }
 
     fn queue_sizes(&self) -> Vec<u16> {
@@ -360,7 +408,7 @@ impl VirtioDevice for Scsi {
 
     fn reset(&mut self) {
         self.shared.drain();
-        self.shared.units.iter().for_each(|u| u.unit.lock().reset());
+        self.shared.units().iter().for_each(|u| u.unit.lock().reset());
         self.reset_sizes();
         self.features = 0;
         self.missed.store(false, Ordering::Relaxed);
@@ -373,7 +421,7 @@ impl VirtioDevice for Scsi {
             sense_size: size(&self.shared.sense_size),
             cdb_size: size(&self.shared.cdb_size),
             missed: self.missed.load(Ordering::Relaxed),
-            units: self.shared.units.iter().map(|u| u.unit.lock().save()).collect(),
+            units: self.shared.units().iter().map(|u| u.unit.lock().save()).collect(),
         };
         StateBlob::new(KIND, 1, &state)
     }
@@ -385,16 +433,17 @@ impl VirtioDevice for Scsi {
         if state.cdb_size < 16 {
             return Err(StateError::new("cdb_size", "expected 16 at least"));
         }
-        let (has, found) = (self.shared.units.len(), state.units.len());
+        let units = self.shared.units();
+        let (has, found) = (units.len(), state.units.len());
         if has != found {
             return Err(StateError::new("units", format!("expected {has} drives, found {found}")));
         }
         self.shared.drain();
-        for (i, (unit, s)) in self.shared.units.iter().zip(&state.units).enumerate() {
+        for (i, (unit, s)) in units.iter().zip(&state.units).enumerate() {
             let mut trial = unit.unit.lock().clone();
             trial.restore(s).map_err(|e| e.within(&format!("units/[{i}]")))?;
         }
-        for (unit, s) in self.shared.units.iter().zip(&state.units) {
+        for (unit, s) in units.iter().zip(&state.units) {
             unit.unit.lock().restore(s)?;
         }
         self.shared.sense_size.store(state.sense_size, Ordering::Relaxed);

@@ -32,6 +32,8 @@ struct DriveOf {
     medium: Option<Medium>,
     /// Where its slot is, if what is in it can be changed.
     slot: Option<SlotAt>,
+    /// What the drive says of failed requests.
+    on_error: OnErrors,
 }
 
 /// A disk, and what leads to its node.
@@ -226,7 +228,7 @@ impl Backends {
             .with_policy(policy, self.failures.sink(names))
             .with_pools(pools);
         let medium = Some(Medium { edge, disk: disk.clone() });
-        self.disks.push(DriveOf { drive, qdev: qdev.to_owned(), medium, slot: None });
+        self.disks.push(DriveOf { drive, qdev: qdev.to_owned(), medium, slot: None, on_error: own });
         Ok(disk)
     }
 
@@ -239,7 +241,8 @@ impl Backends {
             },
             None => String::new(),
         };
-        self.disks.push(DriveOf { drive, qdev: qdev.to_owned(), medium: None, slot: None });
+        let on_error = (None, None);
+        self.disks.push(DriveOf { drive, qdev: qdev.to_owned(), medium: None, slot: None, on_error });
         Ok(None)
     }
 
@@ -291,6 +294,29 @@ impl Backends {
         let node = edge.node().name().to_owned();
         drop((disk, edge));
         self.graph.let_drive_go(&node);
+    }
+
+    /// Lets go of what a device had that is gone: its drive goes with it, a node stays, a network is free again.
+    pub(crate) fn device_gone(&mut self, qdev: &str) {
+        self.unload(qdev);
+        self.disks.retain(|d| d.qdev != qdev);
+        self.nets.card_gone(qdev);
+        self.peripherals.retain(|p| p.name != qdev);
+    }
+
+    /// Takes back what was given to a device that has come to nothing.
+    pub(crate) fn take_back(&mut self, qdev: &str) {
+        while let Some(at) = self.disks.iter().position(|d| d.qdev == qdev) {
+            let DriveOf { drive, medium, on_error, .. } = self.disks.remove(at);
+            match medium {
+                Some(Medium { edge, disk }) if !drive.is_empty() => {
+                    self.drives.push(Untaken { id: drive, edge, read_only: disk.read_only(), on_error });
+                }
+                None if !drive.is_empty() => self.empty.push(drive),
+                _ => {}
+            }
+        }
+        self.nets.card_gone(qdev);
     }
 
     /// Whether there is something in the drive of a device.

@@ -6,7 +6,8 @@ use machine::Machine;
 #[cfg(unix)]
 fn with<R>(machine: &Machine, f: impl FnOnce(&mut virtio::Balloon) -> R) -> Option<R> {
     let kinds = ["virtio-balloon-device", "virtio-balloon-pci"];
-    let cell = machine.devices().iter().find(|(_, c)| kinds.contains(&c.kind()))?;
+    let devices = machine.devices();
+    let cell = devices.iter().find(|(_, c)| kinds.contains(&c.kind()))?;
     cell.1.with(|d| d.as_any()?.downcast_mut::<virtio::Balloon>().map(f))
 }
 

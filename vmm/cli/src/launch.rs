@@ -11,6 +11,7 @@ use control::config::{AccelConfig, FwCfgItem, MemoryBackendKind, Props, RtcBase,
 use control::{VmConfig, nearest};
 use guest_memory::{Backing, HugePages, RamConfig};
 use machine::{Board, Machine, MachineEvent, Options, WallTime, realize};
+use machines::hotplug::HotPlug;
 use machines::{Bios, BoardConfig, BoardKind, RiscvCpu, VgaCard};
 use parking_lot::Mutex;
 use tcg_guest_riscv::{Cpu, cpu::Ext};
@@ -27,6 +28,8 @@ pub(crate) struct Launched {
     pub(crate) ram: u64,
     /// What its devices stand on.
     pub(crate) backends: Arc<Mutex<Backends>>,
+    /// What devices that come and go are made with.
+    pub(crate) hot: plug::hot::Shared,
     pub(crate) cpu_model: String,
     /// The host may merge equal pages of RAM.
     pub(crate) merge: bool,
@@ -161,7 +164,9 @@ pub(crate) fn launch(
         bail!("-boot menu=on is not supported: machine {} has no firmware that reads it", board.name);
     }
     let mut backends = Backends::open(config, chars)?;
-    let plugs = plug::plug(config, chars, &mut backends, board)?;
+    let mut plugs = plug::plug(config, chars, &mut backends, board)?;
+    let slots = HotPlug::default();
+    let hot = plug::hot::Hot::new(config, board, topology.cpus, slots.clone(), &mut plugs);
     let flash = flash(&mut properties, plugs.flash, &mut backends, board)?;
     let backends = Arc::new(Mutex::new(backends));
     let mut board_config = BoardConfig {
@@ -186,6 +191,7 @@ pub(crate) fn launch(
         virtio: plugs.virtio,
         isa: plugs.isa,
         pci: plugs.pci,
+        hotplug: slots.clone(),
         ide: plugs.ide,
         floppies: plugs.floppies,
         boot_drives: plugs.boot_drives,
@@ -259,6 +265,7 @@ pub(crate) fn launch(
             accel: name,
             ram: board_config.ram,
             backends,
+            hot: Arc::new(Mutex::new(hot)),
             cpu_model,
             merge: advice.merge.unwrap_or(false),
             dump: advice.dump.unwrap_or(true),

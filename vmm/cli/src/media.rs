@@ -28,7 +28,7 @@ pub(crate) const NAMES: [&str; 6] = [
 /// Does something with a slot; an error if there is none.
 fn with_slot<R>(machine: &Machine, at: &SlotAt, f: impl FnOnce(&mut dyn Slot) -> R) -> Result<R> {
     let (SlotAt::Unit(name, _) | SlotAt::Scsi(name, ..)) = at;
-    let cell = machine.devices().iter().find(|(n, _)| n == name).map(|(_, cell)| cell);
+    let cell = machine.devices().iter().find(|(n, _)| n == name).map(|(_, cell)| cell.clone());
     let mut f = Some(f);
     let mut result = None;
     let mut each = |slot: &mut dyn Slot| result = f.take().map(|f| f(slot));

@@ -52,6 +52,11 @@ impl Migration {
         }
     }
 
+    /// Whether the machine is on its way, here or from here.
+    pub(crate) fn is_active(&self) -> bool {
+        matches!(self.state.lock().status, Some("setup" | "active" | "cancelling"))
+    }
+
     /// What migrations may cost.
     pub(crate) fn limits(&self) -> MigrationLimits {
         *self.limits.lock()

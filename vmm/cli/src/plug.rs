@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, anyhow, bail};
 use block::Disk;
 use control::chardev::PortKind;
-use control::config::{DeviceConfig, Nic, Props};
+use control::config::{DeviceConfig, GlobalProperty, Nic, Props};
 use control::{VmConfig, nearest};
 use device::{AnyConfig, CharBackend};
 use machines::{BoardKind, BootDrive, Plugged, PluggedIsa, PluggedPci};
@@ -27,6 +27,7 @@ use crate::launch::texts;
 use crate::objects;
 
 mod drives;
+pub(crate) mod hot;
 
 /// Driver that carries console and serial ports.
 const SERIAL_BUS: &str = "virtio-serial-device";
@@ -444,6 +445,16 @@ fn virtio_serial(m: &mut Making<'_>) -> Result<Made> {
     Ok(virtio(m.pci, ConsoleConfig::default(), ()))
 }
 
+/// Where a drive hangs on a SCSI bus.
+pub(crate) struct ScsiPlace {
+    /// Name of the drive.
+    name: String,
+    /// Name of the adapter.
+    adapter: String,
+    target: u8,
+    lun: u16,
+}
+
 /// What is plugged, in order.
 #[derive(Default)]
 pub(crate) struct Plugs {
@@ -454,7 +465,9 @@ pub(crate) struct Plugs {
     pub(crate) floppies: [Option<FloppyDrive>; 2],
     pub(crate) boot_drives: Vec<(u32, BootDrive)>,
     /// Buses of SCSI adapters by the adapter's name.
-    scsi: Vec<(String, ScsiBus)>,
+    pub(crate) scsi: Vec<(String, ScsiBus)>,
+    /// Drives on these.
+    pub(crate) scsi_drives: Vec<ScsiPlace>,
     /// Flash chips with their numbers.
     pub(crate) flash: Vec<(usize, Disk)>,
 }
@@ -485,30 +498,16 @@ pub(crate) fn plug(
         let name = d.id.clone().unwrap_or_else(|| format!("{}.{i}", d.driver));
         i += 1;
         let driver = driver(&d.driver).with_context(fail)?;
-        let mut making = Making {
+        let mut shop = Shop {
             backends: &mut *backends,
             chars,
-            props: d.props.clone(),
-            name: &name,
-            chardevs: Vec::new(),
-            port: None,
-            pci: driver.bus == PCI,
-            bus: d.bus.clone(),
             board,
             scsi: &mut out.scsi,
             vcpus,
+            globals: &config.globals,
         };
-        let mut place = Place::default();
-        if making.pci {
-            place = Place::take(d.bus.clone(), &mut making.props).with_context(fail)?;
-        } else if drives::BUSES.contains(&driver.bus) {
-            place.boot_index = boot_index(&mut making.props).with_context(fail)?;
-        }
-        let mut made = device(d, &driver, &mut making, config).with_context(fail)?;
-        let (mut chardevs, port) = (making.chardevs, making.port);
-        if let (Made::Pci(function), Some(rom)) = (&mut made, place.rom.take()) {
-            function.set_rom(rom);
-        }
+        let Unplaced { mut made, mut chardevs, port, mut place } =
+            make(d, &driver, &name, &mut shop).with_context(fail)?;
         let mut names = Vec::new();
         if SERIAL_BUSES.contains(&d.driver.as_str()) {
             while let Some(port) = config.devices.get(i).filter(|p| PORTS.contains(&p.driver.as_str())) {
@@ -528,6 +527,55 @@ pub(crate) fn plug(
         }
     }
     Ok(out)
+}
+
+/// What devices are made with.
+struct Shop<'a> {
+    backends: &'a mut Backends,
+    chars: &'a Chars,
+    board: &'a BoardKind,
+    /// Buses of the adapters so far.
+    scsi: &'a mut Vec<(String, ScsiBus)>,
+    vcpus: u32,
+    globals: &'a [GlobalProperty],
+}
+
+/// A device that has no place yet.
+struct Unplaced {
+    made: Made,
+    chardevs: Vec<(String, Arc<dyn CharBackend>)>,
+    port: Option<u16>,
+    place: Place,
+}
+
+/// Makes a device as the user describes it.
+fn make(d: &DeviceConfig, driver: &Driver, name: &str, shop: &mut Shop<'_>) -> Result<Unplaced> {
+    let globals = shop.globals;
+    let mut making = Making {
+        backends: &mut *shop.backends,
+        chars: shop.chars,
+        props: d.props.clone(),
+        name,
+        chardevs: Vec::new(),
+        port: None,
+        pci: driver.bus == PCI,
+        bus: d.bus.clone(),
+        board: shop.board,
+        scsi: &mut *shop.scsi,
+        vcpus: shop.vcpus,
+    };
+    let mut place = Place::default();
+    if making.pci {
+        place = Place::take(d.bus.clone(), &mut making.props)?;
+    } else if drives::BUSES.contains(&driver.bus) {
+        place.boot_index = boot_index(&mut making.props)?;
+    }
+    let mut made = device(d, driver, &mut making, globals)?;
+    let (chardevs, port) = (making.chardevs, making.port);
+    if let (Made::Pci(function), Some(rom)) = (&mut made, place.rom.take()) {
+        function.set_rom(rom);
+    }
+    Ok(Unplaced { made, chardevs, port, place })
 }
 
 /// Where a PCI function is to be, and what firmware is to know of it.
@@ -677,7 +725,12 @@ fn serial_port(
     Ok((slot, chars.connect(&chardev, PortKind::Device)?))
 }
 
-fn device(d: &DeviceConfig, driver: &Driver, making: &mut Making<'_>, config: &VmConfig) -> Result<Made> {
+fn device(
+    d: &DeviceConfig,
+    driver: &Driver,
+    making: &mut Making<'_>,
+    globals: &[GlobalProperty],
+) -> Result<Made> {
     let mut made = match driver.make {
         Make::With(make) => make(making)?,
         Make::Pci(make) => Made::Pci(make()),
@@ -689,7 +742,7 @@ fn device(d: &DeviceConfig, driver: &Driver, making: &mut Making<'_>, config: &V
         }
         return Ok(made);
     };
-    for g in config.globals.iter().filter(|g| g.driver == d.driver) {
+    for g in globals.iter().filter(|g| g.driver == d.driver) {
         settings
             .set(&g.property, &g.value)
             .with_context(|| format!("-global {}.{}", g.driver, g.property))?;

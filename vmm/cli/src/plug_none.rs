@@ -53,3 +53,42 @@ pub(crate) fn plug(config: &VmConfig, _: &Chars, _: &mut Backends, _: &BoardKind
     }
     Ok(Plugs::default())
 }
+
+/// Nothing comes or goes either.
+pub(crate) mod hot {
+    use std::sync::Arc;
+
+    use control::VmConfig;
+    use control::config::DeviceConfig;
+    use control::vm::VmError;
+    use machines::BoardKind;
+    use machines::hotplug::HotPlug;
+
+    use super::Plugs;
+    use crate::vm::RheaVm;
+
+    /// Nothing is to be known.
+    pub(crate) struct Hot;
+
+    impl Hot {
+        pub(crate) fn new(_: &VmConfig, _: &BoardKind, _: u32, _: HotPlug, _: &mut Plugs) -> Self {
+            Hot
+        }
+    }
+
+    /// `device_add`.
+    pub(crate) fn add(_: &RheaVm, device: &DeviceConfig) -> Result<(), VmError> {
+        Err(VmError::Failed(format!("'{}' is not a valid device model name", device.driver)))
+    }
+
+    /// `device_del`.
+    pub(crate) fn remove(_: &RheaVm, id: &str) -> Result<(), VmError> {
+        Err(VmError::DeviceNotFound(id.into()))
+    }
+
+    /// Nobody has anything to let go of.
+    pub(crate) fn finish(_: &RheaVm) {}
+
+    /// Shared by the machine's owner.
+    pub(crate) type Shared = Arc<parking_lot::Mutex<Hot>>;
+}

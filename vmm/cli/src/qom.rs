@@ -85,8 +85,8 @@ fn find(vm: &RheaVm, path: &str) -> Option<Object> {
                 o = o.child(format!("cpu[{i}]"), cpu_type(vm.machine.arch(), &vm.cpu_model));
             }
             let own = |name: &str| !backends.peripherals.iter().any(|p| p.name == name);
-            let devices = vm.machine.devices().iter().filter(|(name, _)| own(name));
-            devices.fold(o, |o, (name, cell)| o.child(name, cell.kind()))
+            let devices = vm.machine.devices();
+            devices.iter().filter(|(name, _)| own(name)).fold(o, |o, (name, cell)| o.child(name, cell.kind()))
         }
         ["machine", "unattached", name] => {
             if let Some(index) = name.strip_prefix("cpu[").and_then(|n| n.strip_suffix(']')) {
@@ -95,7 +95,8 @@ fn find(vm: &RheaVm, path: &str) -> Option<Object> {
                     .with("core-id", "int", json!(index))
                     .with("realized", "bool", json!(true))
             } else {
-                let (_, cell) = vm.machine.devices().iter().find(|(n, _)| n == name)?;
+                let devices = vm.machine.devices();
+                let (_, cell) = devices.iter().find(|(n, _)| n == name)?;
                 Object::new(cell.kind())
             }
         }

@@ -256,6 +256,10 @@ fn system_request(config: &VmConfig, vm: &Arc<RheaVm>, request: SystemRequest) -
             vm.set_state(RunState::Suspended);
             Ok(None)
         }
+        SystemRequest::Ejected => {
+            crate::plug::hot::finish(vm);
+            Ok(None)
+        }
         SystemRequest::CrashLoaded | SystemRequest::GuestShutdown => Ok(None),
     }
 }

@@ -25,7 +25,8 @@ pub(crate) fn all(machine: &Machine) -> Vec<RxFilterInfo> {
             vlans: f.vlans,
         }
     };
-    let cards = machine.devices().iter().filter_map(|(name, cell)| {
+    let devices = machine.devices();
+    let cards = devices.iter().filter_map(|(name, cell)| {
         let filter =
             cell.with(|d| d.as_any()?.downcast_ref::<virtio::NetCard>().map(virtio::NetCard::rx_filter));
         filter.map(|f| one(name, f))

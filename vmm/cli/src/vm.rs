@@ -25,7 +25,7 @@ use crate::launch::Launched;
 use crate::media;
 use crate::migration::{self, Migration};
 use crate::rx_filter;
-use crate::{balloon, blockcommands, console, host, list, qom};
+use crate::{balloon, blockcommands, console, host, list, plug, qom};
 
 type Answer<T> = Result<T, VmError>;
 
@@ -56,6 +56,8 @@ pub(crate) struct RheaVm {
     /// Who is told when a vCPU met what the debugger asked for.
     stop_listener: Mutex<Option<StopListener>>,
     pub(crate) backends: Arc<Mutex<Backends>>,
+    /// What devices that come and go are made with.
+    pub(crate) hot: plug::hot::Shared,
     pub(crate) migration: Migration,
     /// Long work on disks.
     pub(crate) block_jobs: Arc<block_jobs::Jobs>,
@@ -141,6 +143,7 @@ impl RheaVm {
             info,
             arch,
             backends: launched.backends.clone(),
+            hot: launched.hot.clone(),
             migration: Migration::default(),
             me: me.clone(),
             standing: Mutex::default(),
@@ -189,6 +192,21 @@ impl RheaVm {
         let mut backends = self.backends.lock();
         backends.drain();
         backends.end();
+    }
+
+    /// Holds the run state: nobody starts, saves or changes the machine meanwhile.
+    pub(crate) fn standing(&self) -> parking_lot::MutexGuard<'_, ()> {
+        self.standing.lock()
+    }
+
+    /// Announces an event.
+    pub(crate) fn emit(&self, event: &Event) {
+        self.events.emit(event);
+    }
+
+    /// The character back ends.
+    pub(crate) fn chars(&self) -> &Chars {
+        &self.chars
     }
 
     /// Asks the main loop for something.
@@ -480,7 +498,7 @@ impl Vm for RheaVm {
     fn report(&self, subject: &str, _args: &str) -> Answer<String> {
         match subject {
             "mtree" => Ok(format!("{}\n", self.machine.memory())),
-            "qtree" => Ok(self.machine.graph().to_owned()),
+            "qtree" => Ok(self.machine.graph()),
             "jit" => Ok(self.machine.partition().stats()),
             "network" => Ok(self.backends.lock().nets.report()),
             "screen" => console::text(&self.machine),
@@ -526,21 +544,11 @@ impl Vm for RheaVm {
     }
 
     fn device_add(&self, device: &DeviceConfig) -> Answer<()> {
-        let drivers = crate::plug::drivers();
-        let Some(driver) = drivers.iter().find(|d| d.name == device.driver) else {
-            let text = format!("'{}' is not a valid device model name", device.driver);
-            return Err(VmError::Failed(text));
-        };
-        Err(VmError::Failed(format!("Bus '{}' does not support hotplugging", driver.bus)))
+        plug::hot::add(self, device)
     }
 
     fn device_del(&self, id: &str) -> Answer<()> {
-        match self.backends.lock().peripherals.iter().find(|p| p.name == id) {
-            None => Err(VmError::DeviceNotFound(id.into())),
-            Some(_) => {
-                Err(VmError::Failed(format!("Device '{id}' is on a bus that does not support hotplugging")))
-            }
-        }
+        plug::hot::remove(self, id)
     }
 
     fn block_devices(&self) -> Vec<BlockInfo> {

@@ -118,6 +118,40 @@ pub struct Node {
 }
 
 impl Node {
+    /// A device without anything yet.
+    fn new(name: &str, config: Box<dyn AnyConfig>) -> Self {
+        Node {
+            name: name.into(),
+            config,
+            maps: Vec::new(),
+            wires: Vec::new(),
+            chardevs: Vec::new(),
+            dma: false,
+            fdt: None,
+            plugged: false,
+            held: None,
+        }
+    }
+
+    /// A device that the user plugs, with its character back ends by slot.
+    pub fn plugged(name: &str, config: &dyn AnyConfig, chardevs: &[(String, Arc<dyn CharBackend>)]) -> Self {
+        Node { plugged: true, chardevs: chardevs.to_vec(), ..Node::new(name, config.boxed_clone()) }
+    }
+
+    /// Its part of the graph as text.
+    pub(crate) fn describe(&self) -> String {
+        let mut t = format!("device {} {}\n", self.name, self.config.kind());
+        let regions = self.config.regions();
+        for m in &self.maps {
+            let (name, size) = regions.get(m.region).map_or(("?", 0), |r| (r.name.as_ref(), r.size));
+            let _ = writeln!(t, "  {} {name} {:#x}+{size:#x}", m.space, m.base);
+        }
+        for w in &self.wires {
+            let _ = writeln!(t, "  {}[{}] -> {}", w.pin, w.index, w.dest);
+        }
+        t
+    }
+
     /// Maps region `region` into guest physical memory.
     pub fn mmio(&mut self, region: usize, base: u64) -> &mut Self {
         self.maps.push(Mapped { space: Space::Memory, region, base, container: None });
@@ -215,6 +249,8 @@ pub struct Board {
     pub(crate) timebase_hz: u64,
     pub(crate) power_button: Option<Dest>,
     pub(crate) held_state: Option<Arc<dyn HeldState>>,
+    /// Where in the graph devices go that are plugged later; at the end if nowhere.
+    pub(crate) plug_at: Option<usize>,
 }
 
 impl Board {
@@ -235,6 +271,7 @@ impl Board {
             timebase_hz: 1_000_000_000,
             power_button: None,
             held_state: None,
+            plug_at: None,
         }
     }
 
@@ -306,18 +343,13 @@ impl Board {
 
     /// Adds a device whose kind was chosen at run time.
     pub fn add_any(&mut self, name: &str, config: Box<dyn AnyConfig>) -> &mut Node {
+        self.add_node(Node::new(name, config))
+    }
+
+    /// Adds a device that is wired already.
+    pub fn add_node(&mut self, node: Node) -> &mut Node {
         let at = self.nodes.len();
-        self.nodes.push(Node {
-            name: name.into(),
-            config,
-            maps: Vec::new(),
-            wires: Vec::new(),
-            chardevs: Vec::new(),
-            dma: false,
-            fdt: None,
-            plugged: false,
-            held: None,
-        });
+        self.nodes.push(node);
         &mut self.nodes[at]
     }
 
@@ -333,10 +365,14 @@ impl Board {
         config: &dyn AnyConfig,
         chardevs: &[(String, Arc<dyn CharBackend>)],
     ) -> &mut Node {
-        let node = self.add_any(name, config.boxed_clone());
-        node.chardevs.extend_from_slice(chardevs);
-        node.plugged = true;
-        node
+        self.add_node(Node::plugged(name, config, chardevs))
+    }
+
+    /// What is plugged while the machine runs stands in the graph where the next device does now: behind what the user plugs
+    /// from the start, so that both are one machine.
+    pub fn plug_here(&mut self) -> &mut Self {
+        self.plug_at = Some(self.nodes.len());
+        self
     }
 
     /// Sets a property of all devices of `kind` that are the board's own. True if there are any.
@@ -371,6 +407,11 @@ impl Board {
     /// boards tell apart by it.
     #[must_use]
     pub fn describe(&self) -> String {
+        self.nodes.iter().fold(self.describe_memory(), |text, n| text + &n.describe())
+    }
+
+    /// The graph's text before its devices.
+    pub(crate) fn describe_memory(&self) -> String {
         let mut t = format!("board {} ({})\n", self.name, self.arch);
         for r in &self.rams {
             let kind = if r.rom { "rom" } else { "ram" };
@@ -379,17 +420,6 @@ impl Board {
         }
         for a in &self.aliases {
             let _ = writeln!(t, "alias {} of {}+{:#x} {:#x}+{:#x}", a.name, a.of, a.offset, a.base, a.size);
-        }
-        for n in &self.nodes {
-            let _ = writeln!(t, "device {} {}", n.name, n.config.kind());
-            let regions = n.config.regions();
-            for m in &n.maps {
-                let (name, size) = regions.get(m.region).map_or(("?", 0), |r| (r.name.as_ref(), r.size));
-                let _ = writeln!(t, "  {} {name} {:#x}+{size:#x}", m.space, m.base);
-            }
-            for w in &n.wires {
-                let _ = writeln!(t, "  {}[{}] -> {}", w.pin, w.index, w.dest);
-            }
         }
         t
     }

@@ -10,12 +10,14 @@ pub mod board;
 mod error;
 pub mod fdt;
 mod held;
+mod hotplug;
 mod image;
 mod io;
 mod machine;
 mod realize;
 pub mod snapshot;
 mod vcpus;
+mod workshop;
 
 pub use board::{Board, CpuInit, Dest, HeldInput, Node, Space};
 pub use error::MachineError;

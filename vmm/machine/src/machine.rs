@@ -4,17 +4,17 @@ use std::sync::{Arc, OnceLock};
 
 use accel::arch::{CpuState, GuestArch};
 use accel::{DebugConfig, Exit, Partition, VcpuIo};
-use device::{
-    Clock, DeviceCell, LineSink, LocalControllers, ResetKind, SystemRequest, TimerQueue, TimerThread,
-};
+use device::{Clock, LineSink, LocalControllers, ResetKind, SystemRequest, TimerThread};
 use guest_memory::{AddressSpace, RamBlock};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 
 use crate::board::{Board, CpuInit};
 use crate::held::HeldState;
+use crate::hotplug::Graph;
 use crate::image::{Image, OpenImage};
 use crate::io::{CpuIo, MachineIo};
 use crate::vcpus::{ExitHandler, Vcpus};
+use crate::workshop::{Cells, Workshop};
 use crate::{MachineError, Options};
 
 /// What a machine tells its owner.
@@ -35,7 +35,7 @@ pub enum MachineEvent {
 pub struct Machine {
     name: String,
     arch: GuestArch,
-    graph: String,
+    pub(crate) graph: RwLock<Graph>,
     images: Vec<OpenImage>,
     cpu_init: Option<CpuInit>,
     /// Names of the devices that the accelerator plays, and who translates their state.
@@ -44,7 +44,8 @@ pub struct Machine {
     power_button: Option<Arc<dyn LineSink>>,
     pub(crate) clock: Clock,
     pub(crate) blocks: Vec<Arc<RamBlock>>,
-    pub(crate) cells: Vec<(String, Arc<DeviceCell>)>,
+    pub(crate) cells: RwLock<Arc<Cells>>,
+    pub(crate) workshop: Workshop,
     memory: AddressSpace,
     ports: Option<AddressSpace>,
     /// States of the vCPUs after a reset of the accelerator's, before the board's changes.
@@ -72,9 +73,9 @@ impl Machine {
         memory: AddressSpace,
         ports: Option<AddressSpace>,
         blocks: Vec<Arc<RamBlock>>,
-        cells: Vec<(String, Arc<DeviceCell>)>,
+        cells: Cells,
         clock: Clock,
-        timers: TimerQueue,
+        workshop: Workshop,
         power_button: Option<Arc<dyn LineSink>>,
         local: Option<Arc<dyn LocalControllers>>,
         options: Options,
@@ -89,8 +90,12 @@ impl Machine {
         let events = options.events.clone();
         let on_exit: ExitHandler = Arc::new(move |cpu, exit| events(MachineEvent::Exit { cpu, exit }));
         let vcpus = Vcpus::new(board.arch, partition.take_vcpus(), &io, &on_exit)?;
-        let thread = timers.spawn().map_err(|source| MachineError::Host { what: "timer thread", source })?;
-        let graph = board.describe();
+        let thread = workshop
+            .timers
+            .clone()
+            .spawn()
+            .map_err(|source| MachineError::Host { what: "timer thread", source })?;
+        let graph = RwLock::new(Graph::of(&board));
         let held = board.nodes.iter().filter(|n| n.held.is_some()).map(|n| n.name.clone()).collect();
         let images = board.images.into_iter().map(Image::open).collect::<Result<_, _>>()?;
         let machine = Arc::new(Self {
@@ -104,7 +109,8 @@ impl Machine {
             power_button,
             clock,
             blocks,
-            cells,
+            cells: RwLock::new(Arc::new(cells)),
+            workshop,
             memory,
             ports,
             fresh: OnceLock::new(),
@@ -138,8 +144,8 @@ impl Machine {
 
     /// The graph as text.
     #[must_use]
-    pub fn graph(&self) -> &str {
-        &self.graph
+    pub fn graph(&self) -> String {
+        self.graph.read().text()
     }
 
     /// Number of vCPUs.
@@ -166,10 +172,10 @@ impl Machine {
         &self.blocks
     }
 
-    /// Devices by name.
+    /// Devices by name, as they are now.
     #[must_use]
-    pub fn devices(&self) -> &[(String, Arc<DeviceCell>)] {
-        &self.cells
+    pub fn devices(&self) -> Arc<Cells> {
+        self.cells.read().clone()
     }
 
     /// The accelerator's share.
@@ -276,7 +282,7 @@ impl Machine {
         {
             tracing::warn!("{e}");
         }
-        for (_, c) in &self.cells {
+        for (_, c) in self.devices().iter() {
             c.resume();
         }
         self.vcpus.run();
@@ -291,7 +297,7 @@ impl Machine {
             return false;
         }
         l.running = false;
-        for (_, c) in &self.cells {
+        for (_, c) in self.devices().iter() {
             c.quiesce();
         }
         self.clock.pause();
@@ -311,7 +317,7 @@ impl Machine {
     /// Resets the machine as a power cycle does. It runs on if it ran.
     pub fn reset(&self) -> Result<(), MachineError> {
         let ran = self.stop();
-        for (_, c) in &self.cells {
+        for (_, c) in self.devices().iter() {
             c.reset(ResetKind::Cold);
         }
         if let (Some(chip), Some(state)) = (self.partition.irqchip(), self.fresh_chips.get()) {

@@ -4,17 +4,15 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock, Weak};
 
 use accel::{
-    Accelerator, ClockTimer, CpuModel, GuestClock, IrqchipMode, LogSink, MsiMessage as AccelMsi, Partition,
-    PartitionConfig, VcpuLines, VcpuSignal,
+    Accelerator, ClockTimer, CpuModel, GuestClock, IrqchipMode, LogSink, Partition, PartitionConfig,
 };
-use device::{
-    Clock, ClockSource, DeviceCell, IpiSink, IrqLine, IrqWire, LineSink, LocalControllers, MsiMessage,
-    MsiSink, MsiTarget, PinSpec, Spaces, SystemControl, TimerQueue, WallClock, WiresBuilder,
-};
-use guest_memory::{AddressSpace, Dma, RamBlock, RamConfig, Region, RegionId};
+use device::{Clock, ClockSource, DeviceCell, PinSpec, Spaces, SystemControl, TimerQueue, WallClock};
+use guest_memory::{AddressSpace, RamBlock, Region, RegionId};
+use parking_lot::Mutex;
 
 use crate::board::{Board, Dest, Space};
 use crate::machine::Machine;
+use crate::workshop::{Cells, MachineMsi, StartUp, Workshop};
 use crate::{MachineError, MachineEvent};
 
 /// What the machine needs besides its board.
@@ -42,109 +40,6 @@ pub enum WallTime {
     Host(i64),
     /// It starts at this many nanoseconds since 1970 and moves with the virtual clock.
     Virtual(i64),
-}
-
-/// A line whose far end is known only when all devices stand.
-#[derive(Default)]
-struct LateLine(OnceLock<Arc<dyn LineSink>>);
-
-impl LineSink for LateLine {
-    fn set_level(&self, level: bool) {
-        if let Some(sink) = self.0.get() {
-            sink.set_level(level);
-        }
-    }
-}
-
-struct CpuLine {
-    lines: Arc<dyn VcpuLines>,
-    cpu: u32,
-    line: u32,
-}
-
-impl LineSink for CpuLine {
-    fn set_level(&self, level: bool) {
-        self.lines.set_line(self.cpu, self.line, level);
-    }
-}
-
-/// The gate of address line 20: closed, it masks the line of all vCPUs.
-struct A20Gate {
-    lines: Arc<dyn VcpuLines>,
-    cpus: u32,
-}
-
-/// Number of the A20M# input (see `accel::VcpuLines`).
-const A20M: u32 = 1;
-
-impl LineSink for A20Gate {
-    fn set_level(&self, open: bool) {
-        for cpu in 0..self.cpus {
-            self.lines.set_line(cpu, A20M, !open);
-        }
-    }
-}
-
-/// A rising edge is a signal to a vCPU.
-struct SignalLine {
-    lines: Arc<dyn VcpuLines>,
-    cpu: u32,
-    signal: VcpuSignal,
-}
-
-impl LineSink for SignalLine {
-    fn set_level(&self, level: bool) {
-        if level {
-            self.lines.signal(self.cpu, self.signal);
-        }
-    }
-}
-
-struct GsiLine {
-    partition: Arc<dyn Partition>,
-    gsi: u32,
-}
-
-impl LineSink for GsiLine {
-    fn set_level(&self, level: bool) {
-        if let Some(chip) = self.partition.irqchip()
-            && let Err(e) = chip.set_gsi(self.gsi, level)
-        {
-            tracing::warn!("interrupt {}: {e}", self.gsi);
-        }
-    }
-}
-
-/// Messages go to the local controllers: those among the devices, or the accelerator's.
-struct MachineMsi {
-    partition: Arc<dyn Partition>,
-    local: OnceLock<Arc<dyn LocalControllers>>,
-}
-
-impl MsiSink for MachineMsi {
-    fn signal(&self, m: MsiMessage) {
-        if let Some(local) = self.local.get() {
-            local.signal(m);
-        } else if let Some(chip) = self.partition.irqchip() {
-            let msi = AccelMsi { address: m.address, data: m.data, device_id: 0 };
-            if let Err(e) = chip.signal_msi(msi) {
-                tracing::warn!("message {:#x} to {:#x}: {e}", m.data, m.address);
-            }
-        }
-    }
-}
-
-/// Start-up messages of the local controllers.
-struct StartUp(Arc<dyn VcpuLines>);
-
-impl IpiSink for StartUp {
-    fn init(&self, cpu: u32) {
-        self.0.signal(cpu, VcpuSignal::Init);
-    }
-
-    fn startup(&self, cpu: u32, vector: u8) {
-        self.0.signal(cpu, VcpuSignal::Sipi(vector));
-    }
 }
 
 /// The machine's clock as the accelerator contract wants it.
@@ -295,56 +190,32 @@ pub fn realize(
         properties: options.accel_properties.clone(),
         log: options.log.clone(),
     })?);
-    let lines = partition.lines();
     let wall = match options.wall_clock {
         None => WallClock::from_now(clock.clone()),
         Some(WallTime::Host(offset)) => WallClock::Host(offset),
         Some(WallTime::Virtual(start)) => WallClock::Virtual(clock.clone(), start),
     };
     let events = options.events.clone();
-    let system = SystemControl::new(move |r| events(MachineEvent::Request(r)));
-    let msi = Arc::new(MachineMsi { partition: partition.clone(), local: OnceLock::new() });
-    let mut cells: Vec<(String, Arc<DeviceCell>)> = Vec::new();
-    let mut late: Vec<(Arc<LateLine>, Dest)> = Vec::new();
-    // Several pins may lead to one place: they share a wire, which is high while any of them is.
-    let mut shared: BTreeMap<String, IrqWire> = BTreeMap::new();
+    let workshop = Workshop {
+        timers,
+        system: SystemControl::new(move |r| events(MachineEvent::Request(r))),
+        wall,
+        msi: Arc::new(MachineMsi { partition: partition.clone(), local: OnceLock::new() }),
+        spaces: Spaces { memory: memory.clone(), ports: ports.clone() },
+        lines: partition.lines(),
+        partition: partition.clone(),
+        vcpus: options.vcpus,
+        held: board.nodes.iter().filter_map(|n| Some((n.name.clone(), n.held?))).collect(),
+        shared: Mutex::default(),
+    };
+    let mut cells: Cells = Vec::new();
+    let mut late = Vec::new();
     for n in board.nodes.iter().filter(|n| n.held.is_none()) {
-        let mut w = WiresBuilder::new(format!("machine/{}", n.name), &timers)
-            .system(system.clone())
-            .wall_clock(wall.clone())
-            .msi(MsiTarget::new(msi.clone()))
-            .spaces(Spaces { memory: memory.clone(), ports: ports.clone() });
-        let mut own = BTreeMap::new();
-        for spec in n.config.rams() {
-            let block = RamBlock::new(format!("{}.{}", n.name, spec.name), spec.size, &RamConfig::default())?;
-            w = w.ram(spec.name.as_ref(), block.clone());
-            own.insert(spec.name, block.clone());
-            blocks.push(block);
-        }
-        if n.dma {
-            w = w.dma(Dma::new(memory.clone()));
-        }
-        let mut pins: BTreeMap<(&str, usize), Vec<IrqLine>> = BTreeMap::new();
-        for wire in &n.wires {
-            let label = wire.dest.to_string();
-            let irq = shared.entry(label.clone()).or_insert_with(|| {
-                let line = Arc::new(LateLine::default());
-                late.push((line.clone(), wire.dest.clone()));
-                IrqWire::new(label, vec![line])
-            });
-            pins.entry((wire.pin.as_str(), wire.index)).or_default().push(irq.source());
-        }
-        for ((pin, index), lines) in pins {
-            w = w.line(pin, index, IrqLine::join(lines));
-        }
-        for (slot, backend) in &n.chardevs {
-            w = w.chardev(slot.clone(), backend.clone());
-        }
-        let cell = DeviceCell::build(n.config.boxed_clone(), w.build())?;
+        let (cell, own) = workshop.build(n, &mut late)?;
         for m in &n.maps {
             let spec = &cell.regions()[m.region];
             let (name, handler) = (format!("{}.{}", n.name, spec.name), cell.region(m.region));
-            let region = match spec.over.as_ref().and_then(|ram| own.get(ram)) {
+            let region = match spec.over.as_ref().and_then(|ram| own.get(ram.as_ref())) {
                 Some(block) if spec.secure => {
                     let rom = Region::rom(format!("{name}.rom"), block.clone());
                     place(&memory, m.container, rom.at(m.base))?;
@@ -361,6 +232,7 @@ pub fn realize(
                 },
             };
         }
+        blocks.extend(own.into_values());
         cells.push((n.name.clone(), cell));
     }
     for a in &board.aliases {
@@ -369,47 +241,17 @@ pub fn realize(
         let region = Region::alias(a.name.clone(), of, a.offset, a.size.into());
         place(&memory, a.container, region.at(a.base))?;
     }
-    // What leads to a device that the accelerator plays leads to what stands for that input.
-    let held = |dest: &Dest| match dest {
-        Dest::Device { device, pin, index } => {
-            let input = board.nodes.iter().find(|n| n.name == *device).and_then(|n| n.held);
-            input.map_or_else(|| Some(dest.clone()), |input| input(pin, *index))
-        }
-        _ => Some(dest.clone()),
-    };
-    let sink = |dest: &Dest| -> Option<Arc<dyn LineSink>> {
-        match &held(dest)? {
-            Dest::Device { device, pin, index } => {
-                cells.iter().find(|(n, _)| n == device).and_then(|(_, c)| c.input(pin, *index))
-            }
-            Dest::Cpu { cpu, line } => {
-                Some(Arc::new(CpuLine { lines: lines.clone(), cpu: *cpu, line: *line }))
-            }
-            Dest::Nmi(cpu) => {
-                Some(Arc::new(SignalLine { lines: lines.clone(), cpu: *cpu, signal: VcpuSignal::Nmi }))
-            }
-            Dest::Smi(cpu) => {
-                Some(Arc::new(SignalLine { lines: lines.clone(), cpu: *cpu, signal: VcpuSignal::Smi }))
-            }
-            Dest::A20 => Some(Arc::new(A20Gate { lines: lines.clone(), cpus: options.vcpus })),
-            Dest::Gsi(gsi) => Some(Arc::new(GsiLine { partition: partition.clone(), gsi: *gsi })),
-        }
-    };
-    for (line, dest) in &late {
-        if let Some(s) = sink(dest) {
-            let _ = line.0.set(s);
-        }
-    }
+    workshop.connect(late, &cells);
     let local = cells.iter().find_map(|(_, c)| c.with(|d| d.local_controllers()));
     if let Some(local) = &local {
-        let _ = msi.local.set(local.clone());
+        let _ = workshop.msi.local.set(local.clone());
         let is_one = |c: &&Arc<DeviceCell>| c.with(|d| d.interrupt_controller().is_some());
         let controllers: Vec<_> = cells.iter().map(|(_, c)| c).filter(is_one).map(Arc::downgrade).collect();
         let eoi = move |vector| {
             controllers.iter().filter_map(Weak::upgrade).for_each(|c| c.end_of_interrupt(vector));
         };
-        local.connect(Box::new(StartUp(lines.clone())), Box::new(eoi));
+        local.connect(Box::new(StartUp(workshop.lines.clone())), Box::new(eoi));
     }
-    let button = board.power_button.as_ref().and_then(&sink);
-    Machine::new(board, partition, memory, ports, blocks, cells, clock, timers, button, local, options)
+    let button = board.power_button.as_ref().and_then(|dest| workshop.sink(dest, &cells));
+    Machine::new(board, partition, memory, ports, blocks, cells, clock, workshop, button, local, options)
 }

@@ -4,6 +4,7 @@
 
 mod bytes;
 mod direct;
+pub mod hotplug;
 mod kernel;
 pub mod microvm;
 pub mod pc;
@@ -137,6 +138,8 @@ pub struct BoardConfig {
     pub isa: Vec<PluggedIsa>,
     /// Functions to plug into PCI buses.
     pub pci: Vec<PluggedPci>,
+    /// Where the board leaves word of the places of functions that are plugged later.
+    pub hotplug: hotplug::HotPlug,
     /// Drives on the board's own disk controller, by their place on it.
     pub ide: Vec<(usize, IdeDrive)>,
     /// Floppy drives.

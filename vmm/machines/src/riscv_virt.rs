@@ -387,6 +387,7 @@ mod tests {
             virtio: Vec::new(),
             isa: Vec::new(),
             pci: Vec::new(),
+            hotplug: crate::hotplug::HotPlug::default(),
             ide: Vec::new(),
             floppies: [None, None],
             boot_drives: Vec::new(),

@@ -83,7 +83,7 @@ pub enum ScsiBusError {
 pub struct ScsiBus(Arc<Mutex<Vec<ScsiDrive>>>);
 
 impl ScsiBus {
-    /// Hangs a drive on it. Drives that come after the adapter is built are not seen.
+    /// Hangs a drive on it. An adapter that is built already is to be told.
     pub fn hang(&self, drive: ScsiDrive) -> Result<(), ScsiBusError> {
         let mut drives = self.0.lock();
         if drive.lun >= UNITS {
@@ -94,6 +94,11 @@ impl ScsiBus {
         }
         drives.push(drive);
         Ok(())
+    }
+
+    /// Takes a drive off it.
+    pub fn take_off(&self, target: u8, lun: u16) {
+        self.0.lock().retain(|d| (d.target, d.lun) != (target, lun));
     }
 
     /// The first target without a drive.

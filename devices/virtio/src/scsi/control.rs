@@ -60,13 +60,14 @@ impl Shared {
             ABORT_TASK, ABORT_TASK_SET, CLEAR_TASK_SET, NEXUS_RESET, QUERY_TASK, QUERY_TASK_SET, UNIT_RESET,
         };
         let Some((target, lun)) = Self::address(lun) else { return BAD_TARGET };
-        if !self.units.iter().any(|u| u.target == target) {
+        if !self.units().iter().any(|u| u.target == target) {
             return BAD_TARGET;
         }
         let unit = self.unit((target, lun));
         match what {
             NEXUS_RESET => {
-                let of_target = self.units.iter().filter(|u| u.target == target);
+                let units = self.units();
+                let of_target = units.iter().filter(|u| u.target == target);
                 of_target.for_each(|u| u.unit.lock().reset());
                 COMPLETE
             }

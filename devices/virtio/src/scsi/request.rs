@@ -94,17 +94,17 @@ impl Shared {
         let expected = chain.readable().max(chain.writable());
         let request = Request { chain, queue: queue.clone(), hole, expected, sense };
         let address = Self::address(&header);
-        let target = address.filter(|(target, _)| self.units.iter().any(|u| u.target == *target));
+        let target = address.filter(|(target, _)| self.units().iter().any(|u| u.target == *target));
         let Some(address) = target else { return request.answer(None, 0, response::BAD_TARGET) };
         if cdb[0] == REPORT_LUNS {
             let mut luns: Vec<u16> =
-                self.units.iter().filter(|u| u.target == address.0).map(|u| u.lun).collect();
+                self.units().iter().filter(|u| u.target == address.0).map(|u| u.lun).collect();
             luns.sort_unstable();
             return self.reply(None, request, report_luns(&cdb, &luns));
         }
         let Some(unit) = self.unit(address) else { return self.reply(None, request, absent(&cdb)) };
         let reply = unit.unit.lock().execute(&cdb);
-        self.reply(Some(unit), request, reply);
+        self.reply(Some(&unit), request, reply);
     }
 
     /// Does what a command has asked for.

@@ -230,6 +230,27 @@ fn changed_media_are_told_of() {
 }
 
 #[test]
+fn drives_come_and_go_with_events() {
+    let pool = IoPool::immediate();
+    let disk = disk(&pool);
+    let bench = Bench::new(config(&disk, &pool));
+    let mut driver = Driver::start(&bench, ALL, &[16, 16, 16]);
+    let with = |f: &mut dyn FnMut(&mut Scsi)| {
+        bench.cell().with(|d| f(d.as_any().unwrap().downcast_mut().unwrap()));
+    };
+    let buffers = [driver.add(1, &[Piece::In(16)]), driver.add(1, &[Piece::In(16)])];
+    driver.kick(1);
+    assert_eq!(ready(&mut driver, 7, 2).response, 3);
+    with(&mut |scsi| scsi.plugged(&storage::ScsiDrive::disk(7, 2, disk.clone())));
+    assert_eq!(driver.written(&buffers[0]), [1, 0, 0, 0, 1, 7, 0x40, 2, 0, 0, 0, 0, 1, 0, 0, 0]);
+    assert_eq!(ready(&mut driver, 7, 2).sense, Some([6, 0x29]));
+    with(&mut |scsi| assert!(scsi.unplug(7, 2) && !scsi.unplug(7, 2)));
+    assert_eq!(driver.written(&buffers[1]), [1, 0, 0, 0, 1, 7, 0x40, 2, 0, 0, 0, 0, 2, 0, 0, 0]);
+    assert_eq!(ready(&mut driver, 7, 2).response, 3);
+    assert!(!driver.needs_reset());
+}
+
+#[test]
 fn moves_in_mid_traffic() {
     let pool = IoPool::new(3);
     let disk = disk(&pool);

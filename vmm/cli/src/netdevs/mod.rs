@@ -145,6 +145,16 @@ impl Nets {
         self.cards.push((name.to_owned(), id.to_owned()));
     }
 
+    /// A card is gone: its back end is free for another.
+    pub(crate) fn card_gone(&mut self, name: &str) {
+        let user = format!("device '{name}'");
+        for net in self.all.values_mut().filter(|n| n.user.as_ref() == Some(&user)) {
+            net.user = None;
+            net.cable.set_receiver(None);
+        }
+        self.cards.retain(|(card, _)| card != name);
+    }
+
     /// Closes one. A card that has it keeps a cable that leads nowhere, as on QEMU.
     pub(crate) fn remove(&mut self, id: &str) -> Result<bool> {
         let Some(net) = self.all.get(id) else { return Ok(false) };

@@ -9,7 +9,7 @@ use pci::Pci;
 use storage::{FloppyDrive, IdeDrive, NvmeConfig, ScsiDrive};
 use virtio::BlkConfig;
 
-use super::{Extra, Made, Making, Place, Plugs, note, virtio};
+use super::{Extra, Made, Making, Place, Plugs, ScsiPlace, note, virtio};
 use crate::backends::{Backends, SlotAt};
 use crate::failures::on_error;
 use crate::iothreads;
@@ -195,6 +195,7 @@ pub(super) fn hang(
             let bus = out.scsi.iter().find(|(name, _)| *name == adapter);
             let (_, bus) = bus.ok_or_else(|| anyhow!("there is no adapter '{adapter}'"))?;
             bus.hang(*drive)?;
+            out.scsi_drives.push(ScsiPlace { name: name.to_owned(), adapter: adapter.clone(), target, lun });
             let behind = boot.map(|index| (index, format!("/channel@0/disk@{target:x},{lun:x}")));
             if let Some(function) = out.pci.iter_mut().find(|p| p.id == adapter) {
                 function.boot_behind.extend(behind);

@@ -40,7 +40,7 @@ pub(super) fn write<W: Write>(
     for (name, blob) in &held {
         w.section(&format!("device:{name}"), |p| p.write_all(&blob.to_bytes())).map_err(&fail)?;
     }
-    for (name, cell) in &machine.cells {
+    for (name, cell) in machine.devices().iter() {
         w.section(&format!("device:{name}"), |p| p.write_all(&cell.save().to_bytes())).map_err(&fail)?;
     }
     Ok(())
@@ -58,8 +58,9 @@ impl Collected {
         let mut expected = vec!["board".to_owned(), "clock".to_owned()];
         expected.extend((0..machine.vcpu_count()).map(|i| format!("cpu{i}")));
         expected.extend(own_form(machine).then(|| "irqchip".to_owned()));
-        let devices = machine.cells.iter().map(|(name, _)| name).chain(&machine.held);
-        expected.extend(devices.map(|name| format!("device:{name}")));
+        let devices = machine.devices();
+        let names = devices.iter().map(|(name, _)| name).chain(&machine.held);
+        expected.extend(names.map(|name| format!("device:{name}")));
         Self { expected, found: BTreeMap::new(), rams: Vec::new() }
     }
 
@@ -82,8 +83,11 @@ impl Collected {
         if data.len() as u64 > MAX_PAYLOAD {
             return Err(bad(name, format!("is longer than {MAX_PAYLOAD} bytes")));
         }
-        if name == "board" && data != machine.graph().as_bytes() {
-            return Err(bad("board", difference(&data, machine.graph())));
+        if name == "board" {
+            let ours = machine.graph();
+            if data != ours.as_bytes() {
+                return Err(bad("board", difference(&data, &ours)));
+            }
         }
         self.found.insert(name.to_owned(), data);
         Ok(())
@@ -126,7 +130,7 @@ impl Collected {
     }
 
     /// Decodes what was collected; all has to be there.
-    pub(super) fn finish<'m>(mut self, machine: &'m Machine) -> Result<Whole<'m>, MachineError> {
+    pub(super) fn finish(mut self, machine: &Machine) -> Result<Whole, MachineError> {
         if let Some(missing) = self.expected.iter().find(|e| !self.found.contains_key(*e)) {
             return Err(bad(missing.as_str(), "is missing"));
         }
@@ -148,8 +152,8 @@ impl Collected {
             blob.map_err(|e| bad(format!("machine/{name}"), e.to_string()))
         };
         let mut devices = Vec::new();
-        for (name, cell) in &machine.cells {
-            devices.push((cell, blob(name)?));
+        for (name, cell) in machine.devices().iter() {
+            devices.push((cell.clone(), blob(name)?));
         }
         let irqchip = match &machine.held_state {
             None => irqchip,
@@ -190,22 +194,22 @@ fn difference(saved: &[u8], ours: &str) -> String {
 }
 
 /// A whole state, decoded, not yet in the machine.
-pub(super) struct Whole<'m> {
+pub(super) struct Whole {
     clock: u64,
     cpus: Vec<CpuState>,
-    devices: Vec<(&'m Arc<DeviceCell>, StateBlob)>,
+    devices: Vec<(Arc<DeviceCell>, StateBlob)>,
     irqchip: Option<Vec<u8>>,
     /// Run state of a machine that migrated.
     pub(super) run_state: Option<String>,
 }
 
-impl Whole<'_> {
+impl Whole {
     /// Puts devices and vCPUs into the state; puts them back if one refuses.
     pub(super) fn apply(&self, machine: &Machine) -> Result<(), MachineError> {
         let old = Whole {
             clock: machine.clock.now(),
             cpus: machine.cpu_states()?,
-            devices: self.devices.iter().map(|(c, _)| (*c, c.save())).collect(),
+            devices: self.devices.iter().map(|(c, _)| (c.clone(), c.save())).collect(),
             irqchip: machine.partition().irqchip().map(accel::KernelIrqchip::save).transpose()?,
             run_state: None,
         };

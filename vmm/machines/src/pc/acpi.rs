@@ -47,6 +47,8 @@ pub(crate) struct Hardware {
     pub(crate) hpet: bool,
     /// Serial ports.
     pub(crate) serials: usize,
+    /// Slots of the root bus that can come and go, if any.
+    pub(crate) hotplug: u32,
 }
 
 /// The tables, and what the script does to them.

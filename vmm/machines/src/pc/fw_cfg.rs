@@ -100,6 +100,12 @@ fn hardware(model: &Model, c: &BoardConfig, layout: &Layout) -> Hardware {
         high_end: if c.ram > layout.low { FOUR_GIB + c.ram - layout.low } else { 0 },
         hpet: layout.controllers.hpet,
         serials: c.serials.iter().take_while(|s| s.is_some()).count(),
+        // Slots 0 and 1 are the chipset's, 2 the graphics card's.
+        hotplug: match (express, c.vga) {
+            (true, _) => 0,
+            (false, None) => !0x3,
+            (false, Some(_)) => !0x7,
+        },
     }
 }
 

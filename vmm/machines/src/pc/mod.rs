@@ -10,14 +10,15 @@ mod dsdt;
 mod firmware;
 mod flat_rom;
 mod fw_cfg;
-mod pci;
+pub(crate) mod pci;
+mod pci_hotplug;
 mod smbios;
 
 use ::pci::{Fabric, MEMORY_CONTAINER, Pci, PciHostConfig};
 use accel::arch::GuestArch;
 use chipset::{
-    EcamPlace, I440fxConfig, Ich9LpcConfig, Ich9SmbusConfig, MchConfig, Piix3Config, Piix4PmConfig,
-    SmiFeatures,
+    EcamPlace, I440fxConfig, Ich9LpcConfig, Ich9SmbusConfig, MchConfig, PciHotplugConfig, Piix3Config,
+    Piix4PmConfig, SmiFeatures,
 };
 use display::VgaConfig;
 use guest_memory::Unassigned;
@@ -46,6 +47,10 @@ const FLOPPY_IRQ: usize = 6;
 /// Ports of the power management blocks.
 const APM: u16 = 0xb2;
 const PIIX4_GPE: u16 = 0xafe0;
+/// The hot plug controller of the i440FX board: its name, its ports, its general-purpose event.
+pub(crate) const HOTPLUG: &str = "pci-hotplug";
+const PCI_HOTPLUG: u16 = 0xae00;
+const PCI_GPE: usize = 1;
 /// Where firmware places the power management block.
 const PM_BASE: u16 = 0x600;
 
@@ -276,7 +281,8 @@ fn bridges(
     let ide = |i: usize| c.ide.iter().find(|(at, _)| *at == i).map(|(_, drive)| drive.clone());
     let irqs = &layout.controllers;
     b.add("pci-host", PciHostConfig { fabric: fabric.clone() }).pio(0, 0xcf8).pio(1, 0xcfc);
-    let mut slots = Slots::new(fabric.clone(), chipset, irqs);
+    let hotplug = acpi && !express;
+    let mut slots = Slots::new(model.name, fabric.clone(), chipset, hotplug);
     if express {
         let mch = MchConfig { fabric: Some(fabric), ecam: layout.ecam.clone(), low_ram: layout.low };
         slots.own(b, "mch", &mut Pci::new(mch), 0, 0, false)?;
@@ -337,6 +343,8 @@ fn bridges(
                 }
             }
             b.power_button(device_pin("pm", "power_button", 0));
+            let controller = b.add(HOTPLUG, PciHotplugConfig { fabric });
+            controller.pio(0, PCI_HOTPLUG).irq("gpe", device_pin("pm", "gpe", PCI_GPE));
         }
     }
     if let Some(VgaCard::Standard) = c.vga {
@@ -348,8 +356,11 @@ fn bridges(
         }
     }
     slots.plug_all(b, c)?;
+    b.plug_here();
     slots.boot.extend(c.boot_drives.iter().map(|(index, drive)| (*index, boot_name(chipset, *drive))));
-    Ok(slots.boot)
+    let boot = std::mem::take(&mut slots.boot);
+    c.hotplug.set(slots);
+    Ok(boot)
 }
 
 /// Firmware's name of a drive on the board's own controllers.

@@ -1,10 +1,10 @@
 //! PCI of the boards: where the user's functions stand, and where interrupt pins arrive.
 
-use machine::{Board, MachineError};
+use machine::{Board, MachineError, Node};
 use pci::{AnyPci, Attachment, BusId, Fabric, INTX};
 
 use super::Chipset;
-use crate::x86::{Controllers, device_pin};
+use crate::x86::device_pin;
 use crate::{BoardConfig, PluggedPci};
 
 /// The wire of the i440FX's four that pin `pin` (0 to 3) of a device arrives on.
@@ -22,10 +22,13 @@ pub(super) fn express_wire(slot: u8, pin: u8) -> u8 {
 }
 
 /// The functions of a board and their places.
-pub(super) struct Slots<'a> {
-    pub(super) fabric: Fabric,
-    pub(super) chipset: Chipset,
-    pub(super) controllers: &'a Controllers,
+pub(crate) struct Slots {
+    /// Name of the board.
+    board: &'static str,
+    pub(crate) fabric: Fabric,
+    chipset: Chipset,
+    /// Devices on the root bus can come and go.
+    root_hotplug: bool,
     /// Taken places, and who is there.
     taken: Vec<(BusId, u8, String)>,
     /// Firmware's names of those that it may boot from, with their places in the order.
@@ -35,13 +38,9 @@ pub(super) struct Slots<'a> {
 /// First slot that devices without a place of their own are put into.
 const FIRST: u8 = 2;
 
-impl<'a> Slots<'a> {
-    pub(super) fn new(fabric: Fabric, chipset: Chipset, controllers: &'a Controllers) -> Self {
-        Slots { fabric, chipset, controllers, taken: Vec::new(), boot: Vec::new() }
-    }
-
-    fn board(&self) -> &'static str {
-        self.controllers.board
+impl Slots {
+    pub(super) fn new(board: &'static str, fabric: Fabric, chipset: Chipset, root_hotplug: bool) -> Self {
+        Slots { board, fabric, chipset, root_hotplug, taken: Vec::new(), boot: Vec::new() }
     }
 
     /// Notes that a place is taken.
@@ -49,7 +48,7 @@ impl<'a> Slots<'a> {
         if let Some((_, _, by)) = self.taken.iter().find(|(b, d, _)| (*b, *d) == (bus, devfn)) {
             return Err(MachineError::Board(format!(
                 "{}: PCI slot {:x}.{} is not free for {kind}: {by} is there",
-                self.board(),
+                self.board,
                 devfn >> 3,
                 devfn & 7
             )));
@@ -86,11 +85,32 @@ impl<'a> Slots<'a> {
         self.fabric.bus(name).ok_or_else(|| {
             MachineError::Board(format!(
                 "{}: no bus '{name}' for {}; there are: {}",
-                self.board(),
+                self.board,
                 p.function.kind(),
                 self.fabric.bus_names().join(", ")
             ))
         })
+    }
+
+    /// The bus is a port's: it has one slot.
+    pub(crate) fn is_slot(&self, bus: BusId) -> bool {
+        self.fabric.parent(bus).is_some() && self.fabric.is_express(bus)
+    }
+
+    /// Devices of the bus can come and go, as far as the bus is concerned: a port may have its own mind.
+    pub(crate) fn is_hotplug(&self, bus: BusId) -> bool {
+        self.is_slot(bus) || bus == BusId::ROOT && self.root_hotplug
+    }
+
+    /// Where a device of the user's stands.
+    pub(crate) fn find(&self, id: &str) -> Option<(BusId, u8)> {
+        self.taken.iter().find(|(.., by)| by == id).map(|(bus, devfn, _)| (*bus, *devfn))
+    }
+
+    /// A place is free again: who was there.
+    pub(crate) fn leave(&mut self, bus: BusId, devfn: u8) -> Option<String> {
+        let at = self.taken.iter().position(|(b, d, _)| (*b, *d) == (bus, devfn))?;
+        Some(self.taken.remove(at).2)
     }
 
     /// Adds what the user plugs, in order.
@@ -99,40 +119,45 @@ impl<'a> Slots<'a> {
         let (fixed, free): (Vec<_>, Vec<_>) =
             c.pci.iter().partition(|p| p.address.is_some() && p.bus.is_none());
         for p in fixed.into_iter().chain(free) {
-            self.plug(b, p)?;
+            let node = self.plug(p)?;
+            b.add_node(node);
         }
         Ok(())
     }
 
-    fn plug(&mut self, b: &mut Board, p: &PluggedPci) -> Result<(), MachineError> {
+    /// Finds the place of a function and wires it.
+    pub(crate) fn plug(&mut self, p: &PluggedPci) -> Result<Node, MachineError> {
         let bus = self.bus(p)?;
         let kind = p.function.kind();
         let (slot, number) = match p.address {
             Some(place) => place,
             None => (
                 self.free_slot(bus).ok_or_else(|| {
-                    MachineError::Board(format!("{}: no PCI slot is free for {kind}", self.board()))
+                    MachineError::Board(format!("{}: no PCI slot is free for {kind}", self.board))
                 })?,
                 0,
             ),
         };
-        let port = self.fabric.parent(bus).is_some() && self.fabric.is_express(bus);
+        let port = self.is_slot(bus);
         if port && slot != 0 {
             return Err(MachineError::Board(format!(
                 "{}: PCI slot {slot:x} for {kind}: behind a port there is slot 0 only",
-                self.board()
+                self.board
             )));
         }
         let mut at = Attachment::function(&self.fabric, bus, slot, number);
         at.multifunction = p.multifunction;
+        at.removable = self.is_hotplug(bus);
         self.take(bus, at.devfn, &p.id)?;
         let mut function = p.function.clone_pci();
         function.attach(at.clone());
         let spec = function.function_spec();
+        at.removable &= !spec.bridge;
+        function.attach(at.clone());
         if spec.bridge {
             let express = spec.express.is_some_and(|role| role != pci::Express::ToPci);
             let behind = self.fabric.add_bus(&p.id, express, bus, at.devfn);
-            behind.map_err(|e| MachineError::Board(format!("{}: {e}", self.board())))?;
+            behind.map_err(|e| MachineError::Board(format!("{}: {e}", self.board)))?;
         }
         if let Some(index) = p.boot_index {
             let disk = if spec.class >> 16 == 1 { "/disk@0,0" } else { "" };
@@ -141,13 +166,13 @@ impl<'a> Slots<'a> {
         for (index, behind) in &p.boot_behind {
             self.boot.push((*index, format!("{}{behind}", self.firmware_name(bus, at.devfn, spec.class))));
         }
-        let node = b.plug(&p.id, function.as_config(), &p.chardevs);
+        let mut node = Node::plugged(&p.id, function.as_config(), &p.chardevs);
         node.dma();
         if spec.pin != 0 {
             let (slot, pin) = self.fabric.route_pin(bus, at.devfn, spec.pin);
             node.irq(INTX, self.wire(slot, pin));
         }
-        Ok(())
+        Ok(node)
     }
 
     /// Where a pin of the root bus leads.

@@ -36,6 +36,7 @@ pub(crate) fn config(kernel: &Path, irqchip: IrqchipMode, append: &str) -> Board
         virtio: Vec::new(),
         isa: Vec::new(),
         pci: Vec::new(),
+        hotplug: machines::hotplug::HotPlug::default(),
         ide: Vec::new(),
         floppies: [None, None],
         boot_drives: Vec::new(),
