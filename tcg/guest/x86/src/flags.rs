@@ -1,6 +1,6 @@
 //! RFLAGS (Intel SDM volume 1, 3.4.3) and its arithmetic part in the IR's neutral packing.
 
-use tcg_ir::FlagBits;
+use tcg_ir::{FlagBits, interp::flag_bits};
 
 /// Carry.
 pub const CF: u64 = 1;
@@ -53,6 +53,29 @@ pub const PLACES: [(u64, u64); 6] = [
     (FlagBits::N, SF),
     (FlagBits::V, OF),
 ];
+
+/// In the first word of a record: the carry flag is [`CARRY_BIT`], whatever the operands say.
+pub(crate) const OTHER_CARRY: u64 = 1 << 16;
+/// The carry flag then.
+pub(crate) const CARRY_BIT: u64 = OTHER_CARRY << 1;
+/// In the first word of a record: the overflow flag is [`OVERFLOW_BIT`], whatever the operands say.
+pub(crate) const OTHER_OVERFLOW: u64 = 1 << 18;
+/// The overflow flag then.
+pub(crate) const OVERFLOW_BIT: u64 = OTHER_OVERFLOW << 1;
+
+/// The flags of a record in the IR's packing.
+#[must_use]
+pub fn record_bits(record: &[u64; 4]) -> u64 {
+    let mut bits = flag_bits(record);
+    for (has, bit, flag) in
+        [(OTHER_CARRY, CARRY_BIT, FlagBits::C), (OTHER_OVERFLOW, OVERFLOW_BIT, FlagBits::V)]
+    {
+        if record[0] & has != 0 {
+            bits = bits & !flag | if record[0] & bit != 0 { flag } else { 0 };
+        }
+    }
+    bits
+}
 
 /// RFLAGS bits from the IR's packing.
 #[must_use]

@@ -4,7 +4,7 @@
 //! and a `table()`. The bases follow each other here.
 
 use tcg_engine::{Helper, Trap};
-use tcg_ir::{Effects, HelperDesc, HelperId, SlotSet, interp::flag_bits};
+use tcg_ir::{Effects, HelperDesc, HelperId, SlotSet};
 
 use crate::{
     avx512, control, debug, exceptions, far, fpu, guest::X86, port, smm, sse, state, strings, svm, system,
@@ -80,7 +80,7 @@ helpers! {
     /// The packed flags of a record.
     FlagsEval "flags_eval" (kind, a, b, c) -> I64
         reads SlotSet::None, writes SlotSet::None, effects Effects::PURE;
-        |_cx| Ok(flag_bits(&[kind, a, b, c]))
+        |_cx| Ok(crate::flags::record_bits(&[kind, a, b, c]))
 
     /// Linear address of `offset` in segment `how & 7`, of an access of `how >> 8` bytes, a write if bit 3 is set.
     Segmented "segmented" (offset, how) -> I64

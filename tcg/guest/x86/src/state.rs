@@ -8,7 +8,7 @@
 
 use std::mem::offset_of;
 
-use tcg_ir::{FlagBits, FlagKind, SlotId, SlotTable, Type, interp::flag_bits};
+use tcg_ir::{FlagBits, FlagKind, SlotId, SlotTable, Type};
 
 use crate::flags;
 
@@ -317,7 +317,7 @@ impl Cpu {
     /// RFLAGS as software sees them.
     #[must_use]
     pub fn rflags(&self) -> u64 {
-        self.sys | flags::from_bits(flag_bits(&self.flags)) | flags::FIXED
+        self.sys | flags::from_bits(flags::record_bits(&self.flags)) | flags::FIXED
     }
 
     /// Sets RFLAGS.
@@ -333,7 +333,7 @@ impl Cpu {
 
     /// Clears the zero flag or sets it, leaving the others.
     pub fn set_zf(&mut self, on: bool) {
-        let bits = flag_bits(&self.flags) & !FlagBits::Z | if on { FlagBits::Z } else { 0 };
+        let bits = flags::record_bits(&self.flags) & !FlagBits::Z | if on { FlagBits::Z } else { 0 };
         self.flags = [FLAGS_BITS, bits, 0, 0];
     }
 }

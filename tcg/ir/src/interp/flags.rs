@@ -22,14 +22,15 @@ pub fn bits(record: &[u64; 4]) -> u64 {
     let (r, cf, vf, af) = match kind {
         FlagKind::Add | FlagKind::Adc => {
             let cin = if matches!(kind, FlagKind::Adc) { carry } else { 0 };
-            let sum = u128::from(a) + u128::from(b) + u128::from(cin);
-            let r = sum as u64 & mask;
-            (r, sum >> w != 0, (a ^ r) & (b ^ r) & msb != 0, (a ^ b ^ r) & 16 != 0)
+            let r = a.wrapping_add(b).wrapping_add(cin) & mask;
+            // Both have the top bit, or one has it and the sum has lost it.
+            let out = (a & b | (a | b) & !r) & msb != 0;
+            (r, out, (a ^ r) & (b ^ r) & msb != 0, (a ^ b ^ r) & 16 != 0)
         }
         FlagKind::Sub | FlagKind::Sbb => {
             let cin = if matches!(kind, FlagKind::Sbb) { carry } else { 0 };
             let r = a.wrapping_sub(b).wrapping_sub(cin) & mask;
-            let borrow = u128::from(a) < u128::from(b) + u128::from(cin);
+            let borrow = (!a & b | (!a | b) & r) & msb != 0;
             (r, borrow, (a ^ b) & (a ^ r) & msb != 0, (a ^ b ^ r) & 16 != 0)
         }
         FlagKind::Logic => (a, false, false, false),

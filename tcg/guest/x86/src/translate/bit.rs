@@ -148,7 +148,7 @@ impl Translator<'_, '_> {
             }
         }
         let c = self.b.setcc(Type::I8, Cond::TestNz, old, bit);
-        self.merge_carry(c);
+        self.replace_carry(c, None);
     }
 
     fn scan(&mut self, op: Op) {

@@ -3,6 +3,9 @@
 //! A record that nobody can see yet is not even stored: its slots are set when something may leave the unit or a block
 //! ends. Conditions on a known record are comparisons of its operands, which the code generator fuses with branches;
 //! what has no such form, and records from before the unit, go through a pure helper.
+//!
+//! Carry and overflow can be replaced without a look at the rest, as bit tests, rotations and many others do: the first word of
+//! a record has room for it above the IR's own bits (see [`flags::record_bits`]).
 
 use tcg_ir::{Cond, FlagBits, FlagKind, Op, SlotId, Type, Value};
 
@@ -24,8 +27,39 @@ pub(crate) struct Record {
     result: Value,
     /// The carry flag as i8, if at hand.
     carry: Value,
+    /// The carry flag is `carry`, whatever the operands say.
+    other_carry: bool,
+    /// The overflow flag as i8, if it is not what the operands say.
+    other_overflow: Value,
+    /// `a`, `b` and `c` are what the slots hold.
+    in_slots: bool,
     /// The numbers compared, if they were floats.
     floats: Option<Floats>,
+}
+
+impl Record {
+    /// A record of a known kind.
+    const fn new(kind: FlagKind, ty: Type, [a, b, c]: [Value; 3]) -> Self {
+        Self {
+            kind: Some(kind),
+            ty,
+            word: Value::NONE,
+            a,
+            b,
+            c,
+            result: Value::NONE,
+            carry: Value::NONE,
+            other_carry: false,
+            other_overflow: Value::NONE,
+            in_slots: false,
+            floats: None,
+        }
+    }
+
+    /// A record whose first word is known at run time.
+    const fn at_run_time(word: Value, operands: [Value; 3]) -> Self {
+        Self { kind: None, word, ..Self::new(FlagKind::Bits, Type::I64, operands) }
+    }
 }
 
 /// Operands of a comparison of floats.
@@ -73,11 +107,8 @@ pub(super) const fn cond_of(code: u32) -> Cond {
 impl Translator<'_, '_> {
     /// The instruction sets all arithmetic flags as `kind` of these operands does; its result is at hand.
     pub(super) fn set_flags(&mut self, kind: FlagKind, ops: [Value; 3], result: Value) {
-        let [a, b, c] = ops;
-        let ty = self.b.ty(a);
-        let carry = if matches!(kind, FlagKind::Inc | FlagKind::Dec) { c } else { Value::NONE };
-        let word = Value::NONE;
-        self.record = Some(Record { kind: Some(kind), ty, word, a, b, c, result, carry, floats: None });
+        let carry = if matches!(kind, FlagKind::Inc | FlagKind::Dec) { ops[2] } else { Value::NONE };
+        self.record = Some(Record { result, carry, ..Record::new(kind, self.b.ty(ops[0]), ops) });
         self.record_dirty = true;
     }
 
@@ -102,19 +133,7 @@ impl Translator<'_, '_> {
     /// Flags of a logical result with carry `c` (an i8) and, if given, overflow `v`.
     pub(super) fn set_flags_result(&mut self, result: Value, c: Value, v: Option<Value>) {
         self.set_flags_logic(result);
-        let mut bits = self.flag_bits();
-        let c64 = self.b.zext(Type::I64, c);
-        bits = self.b.or(bits, c64);
-        if let Some(v) = v {
-            let v = self.b.zext(Type::I64, v);
-            let three = self.b.iconst(Type::I64, 3);
-            let v = self.b.shl(v, three);
-            bits = self.b.or(bits, v);
-        }
-        self.set_flags_bits(bits);
-        if let Some(r) = &mut self.record {
-            (r.result, r.carry) = (result, c);
-        }
+        self.replace_carry(c, v);
     }
 
     /// The flags stay as they were before `old` if `count` is zero.
@@ -130,18 +149,104 @@ impl Translator<'_, '_> {
             w[n] = self.b.select(count, nw[n], ow[n]);
         }
         let [word, a, b, c] = w;
-        let (result, carry) = (Value::NONE, Value::NONE);
-        self.record = Some(Record { kind: None, ty: Type::I64, word, a, b, c, result, carry, floats: None });
+        self.record = Some(Record::at_run_time(word, [a, b, c]));
         self.record_dirty = true;
+    }
+
+    /// The record's first word.
+    fn first_word(&mut self, r: &Record) -> Value {
+        let (mut fixed, mut bits) = (0, Value::NONE);
+        let carry = if r.other_carry { some(r.carry) } else { None };
+        for (v, has, bit) in [
+            (carry, flags::OTHER_CARRY, flags::CARRY_BIT),
+            (some(r.other_overflow), flags::OTHER_OVERFLOW, flags::OVERFLOW_BIT),
+        ] {
+            let Some(v) = v else { continue };
+            fixed |= has;
+            let v = self.b.zext(Type::I64, v);
+            let n = self.b.iconst(Type::I64, u64::from(bit.trailing_zeros()));
+            let v = self.b.shl(v, n);
+            bits = if bits == Value::NONE { v } else { self.b.or(bits, v) };
+        }
+        let word = match r.kind {
+            Some(k) => self.b.iconst(Type::I64, k as u64 | (r.ty as u64) << 8 | fixed),
+            None if fixed == 0 => r.word,
+            None => {
+                // The bit that says what the flag is lies above the one that says that it does.
+                let keep = self.b.iconst(Type::I64, !(fixed | fixed << 1));
+                let word = self.b.and(r.word, keep);
+                let fixed = self.b.iconst(Type::I64, fixed);
+                self.b.or(word, fixed)
+            }
+        };
+        if bits == Value::NONE { word } else { self.b.or(word, bits) }
+    }
+
+    /// The present record; what the slots hold if nothing is known of it.
+    fn present(&mut self) -> Record {
+        if let Some(r) = self.record {
+            return r;
+        }
+        let word = self.b.get(SlotId(state::FLAGS), Type::I64);
+        Record { in_slots: true, ..Record::at_run_time(word, [Value::NONE; 3]) }
+    }
+
+    /// Replaces the carry flag, and the overflow flag if given, both i8, and keeps the rest.
+    pub(super) fn replace_carry(&mut self, c: Value, v: Option<Value>) {
+        let mut r = self.present();
+        if let (Some(FlagKind::Bits), old) = (r.kind, r.a) {
+            let c64 = self.b.zext(Type::I64, c);
+            let mut bits = self.b.deposit(old, c64, 0, 1);
+            if let Some(v) = v {
+                let v = self.b.zext(Type::I64, v);
+                bits = self.b.deposit(bits, v, FlagBits::V.trailing_zeros(), 1);
+            }
+            self.record = Some(Record { a: bits, carry: c, ..r });
+        } else {
+            (r.carry, r.other_carry) = (c, true);
+            if let Some(v) = v {
+                r.other_overflow = v;
+            }
+            self.record = Some(r);
+        }
+        self.record_dirty = true;
+    }
+
+    /// The same unless `count` is zero.
+    pub(super) fn replace_carry_unless(&mut self, count: Value, c: Value, v: Value) {
+        let old = self.present();
+        let before = self.first_word(&old);
+        self.record = Some(old);
+        if old.kind == Some(FlagKind::Bits) {
+            self.replace_carry(c, Some(v));
+            if let Some(r) = &mut self.record {
+                r.a = self.b.select(count, r.a, old.a);
+                r.carry = Value::NONE;
+            }
+            return;
+        }
+        self.replace_carry(c, Some(v));
+        if let Some(new) = self.record {
+            let after = self.first_word(&new);
+            let word = self.b.select(count, after, before);
+            let operands = [old.a, old.b, old.c];
+            self.record = Some(Record {
+                result: old.result,
+                in_slots: old.in_slots,
+                ..Record::at_run_time(word, operands)
+            });
+        }
     }
 
     /// The four words of a record.
     fn words(&mut self, r: &Record) -> [Value; 4] {
-        let kind = match r.kind {
-            Some(k) => self.b.iconst(Type::I64, k as u64 | (r.ty as u64) << 8),
-            None => r.word,
-        };
-        let mut w = [kind; 4];
+        let mut w = [self.first_word(r); 4];
+        if r.in_slots {
+            for (w, n) in w[1..].iter_mut().zip(1..) {
+                *w = self.b.get(SlotId(state::FLAGS + n), Type::I64);
+            }
+            return w;
+        }
         for (w, v) in w[1..].iter_mut().zip([r.a, r.b, r.c]) {
             *w = match some(v) {
                 Some(v) => self.b.zext(Type::I64, v),
@@ -157,11 +262,11 @@ impl Translator<'_, '_> {
             return;
         }
         let Some(r) = self.record else { return };
-        let kind = match r.kind {
-            Some(k) => self.b.iconst(Type::I64, k as u64 | (r.ty as u64) << 8),
-            None => r.word,
-        };
-        self.b.set(SlotId(state::FLAGS), kind);
+        let word = self.first_word(&r);
+        self.b.set(SlotId(state::FLAGS), word);
+        if r.in_slots {
+            return;
+        }
         for (n, v) in [(1, r.a), (2, r.b), (3, r.c)] {
             if v != Value::NONE {
                 let v = self.b.zext(Type::I64, v);
@@ -186,17 +291,8 @@ impl Translator<'_, '_> {
         let bits = self.call::<FlagsEval>(&[kind, a, b, c]);
         // The same flags in another form: if the slots have them they need no write for it.
         let (result, carry) = self.record.map_or((Value::NONE, Value::NONE), |r| (r.result, r.carry));
-        self.record = Some(Record {
-            kind: Some(FlagKind::Bits),
-            ty: Type::I64,
-            word: Value::NONE,
-            a: bits,
-            b: Value::NONE,
-            c: Value::NONE,
-            result,
-            carry,
-            floats: None,
-        });
+        let new = Record::new(FlagKind::Bits, Type::I64, [bits, Value::NONE, Value::NONE]);
+        self.record = Some(Record { result, carry, ..new });
         bits
     }
 
@@ -228,14 +324,23 @@ impl Translator<'_, '_> {
     /// A condition of a known producer, if it has a short form.
     fn cond_of_record(&mut self, r: Record, cond: Cond) -> Option<Value> {
         let ty = r.ty;
-        let kind = r.kind?;
         if let Some(c) = some(r.carry) {
             match cond {
                 Cond::Ltu => return Some(c),
                 Cond::Geu => return Some(self.not(c)),
+                Cond::Leu | Cond::Gtu if r.other_carry => return None,
                 _ => {}
             }
         }
+        if let Some(v) = some(r.other_overflow) {
+            match cond {
+                Cond::Ov => return Some(v),
+                Cond::NoOv => return Some(self.not(v)),
+                Cond::Lt | Cond::Ge | Cond::Le | Cond::Gt => return None,
+                _ => {}
+            }
+        }
+        let kind = r.kind?;
         match cond {
             Cond::Eq | Cond::Ne if kind == FlagKind::Sub => {
                 return Some(self.b.setcc(Type::I8, cond, r.a, r.b));
@@ -359,16 +464,6 @@ impl Translator<'_, '_> {
         let old = self.b.and(old, keep);
         let bits = self.b.or(old, new);
         self.set_flags_bits(bits);
-    }
-
-    /// Replaces the carry flag, an i8, and keeps the rest.
-    pub(super) fn merge_carry(&mut self, c: Value) {
-        let result = self.record.map_or(Value::NONE, |r| r.result);
-        let c64 = self.b.zext(Type::I64, c);
-        self.merge_flags(FlagBits::C, c64);
-        if let Some(r) = &mut self.record {
-            (r.result, r.carry) = (result, c);
-        }
     }
 
     /// RFLAGS as PUSHF stores it, an i64: RF and VM are clear.

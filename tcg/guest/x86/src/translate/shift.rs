@@ -4,7 +4,7 @@
 //! shifts what the last step would.
 
 use iced_x86::Mnemonic;
-use tcg_ir::{FlagBits, FlagKind, Op, Type, Value};
+use tcg_ir::{FlagKind, Op, Type, Value};
 
 use super::Translator;
 use crate::wide::{RotateCarry, RotateCarryOut};
@@ -122,15 +122,6 @@ impl Translator<'_, '_> {
         }
     }
 
-    /// C and V, as bits of an i64.
-    fn carry_overflow(&mut self, c: Value, v: Value) -> Value {
-        let c = self.b.zext(Type::I64, c);
-        let v = self.b.zext(Type::I64, v);
-        let three = self.b.iconst(Type::I64, 3);
-        let v = self.b.shl(v, three);
-        self.b.or(c, v)
-    }
-
     /// Bit `n` of a value as an i8.
     pub(super) fn bit_of(&mut self, v: Value, n: u32) -> Value {
         let b = self.b.extract(v, n, 1);
@@ -157,17 +148,9 @@ impl Translator<'_, '_> {
             let next = self.bit_of(r, w - 2);
             (top, self.b.xor(top, next))
         };
-        let new = self.carry_overflow(c, v);
         match n {
-            None => self.merge_flags(FlagBits::C | FlagBits::V, new),
-            Some(n) => {
-                let old = self.flag_bits();
-                let keep = self.b.iconst(Type::I64, 0x3f & !(FlagBits::C | FlagBits::V));
-                let kept = self.b.and(old, keep);
-                let new = self.b.or(kept, new);
-                let bits = self.b.select(n, new, old);
-                self.set_flags_bits(bits);
-            }
+            None => self.replace_carry(c, Some(v)),
+            Some(n) => self.replace_carry_unless(n, c, v),
         }
     }
 
@@ -194,8 +177,7 @@ impl Translator<'_, '_> {
                 let top = self.bit_of(r, w - 1);
                 let other = if left { out } else { self.bit_of(r, w - 2) };
                 let v = self.b.xor(top, other);
-                let new = self.carry_overflow(out, v);
-                return self.merge_flags(FlagBits::C | FlagBits::V, new);
+                return self.replace_carry(out, Some(v));
             }
             Count::Const(n) => self.b.iconst(Type::I64, u64::from(n)),
             Count::Value(n) => self.b.zext(Type::I64, n),
@@ -211,13 +193,7 @@ impl Translator<'_, '_> {
         let top = self.bit_of(r, w - 1);
         let other = if left { out } else { self.bit_of(r, w - 2) };
         let v = self.b.xor(top, other);
-        let new = self.carry_overflow(out, v);
-        let old = self.flag_bits();
-        let keep = self.b.iconst(Type::I64, 0x3f & !(FlagBits::C | FlagBits::V));
-        let kept = self.b.and(old, keep);
-        let new = self.b.or(kept, new);
-        let bits = self.b.select(n, new, old);
-        self.set_flags_bits(bits);
+        self.replace_carry_unless(n, out, v);
     }
 
     /// SHLD and SHRD.

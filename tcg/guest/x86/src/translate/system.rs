@@ -36,7 +36,7 @@ impl Translator<'_, '_> {
                         self.not(c)
                     }
                 };
-                self.merge_carry(c);
+                self.replace_carry(c, None);
             }
             M::Cld => self.change_sys(flags::DF, false),
             M::Std => self.change_sys(flags::DF, true),
