@@ -14,7 +14,7 @@ use std::{
     sync::{
         Arc,
         atomic::{
-            AtomicBool, AtomicU32, AtomicU64, Ordering,
+            AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering,
             Ordering::{Relaxed, SeqCst},
         },
     },
@@ -197,8 +197,7 @@ impl Page {
 #[derive(Default)]
 struct Maps {
     pages: FxHashMap<(BlockRef, u64), Page>,
-    /// Units by number. Those with host code stay until the cache is emptied, also if they have been dropped: somebody may
-    /// be inside.
+    /// Units by number. Those with host code that have been dropped stay until nobody can be inside.
     units: Vec<Option<Arc<Unit>>>,
     /// Where the host code of each number starts, ascending, as offsets in the code memory.
     hosts: Vec<u32>,
@@ -206,6 +205,8 @@ struct Maps {
     stretches: Vec<u32>,
     /// Numbers of dropped units without host code.
     unused: Vec<u32>,
+    /// Numbers of dropped units with host code that are still there.
+    gone: Vec<u32>,
     live: usize,
     /// Units that keep their bytes, by number.
     volatile: FxHashMap<u32, Arc<Unit>>,
@@ -305,9 +306,9 @@ impl Maps {
             }
         }
         self.live -= 1;
-        if !u.code.is_host()
-            && let Some(place) = self.units.get_mut(id as usize)
-        {
+        if u.code.is_host() {
+            self.gone.push(id);
+        } else if let Some(place) = self.units.get_mut(id as usize) {
             *place = None;
             self.unused.push(id);
         }
@@ -354,7 +355,12 @@ pub(crate) struct CodeCache {
     pub(crate) translating: Mutex<()>,
     vcpus: RwLock<Vec<Arc<VcpuShared>>>,
     pub(crate) invalidations: AtomicU64,
+    /// Dropped units with host code that are still there, or a little less.
+    gone: AtomicUsize,
 }
+
+/// Dropped units that are worth looking after.
+const MANY_GONE: usize = 1024;
 
 impl CodeCache {
     pub(crate) fn new(backend: Backend, vcpus: Vec<Arc<VcpuShared>>) -> Self {
@@ -368,6 +374,7 @@ impl CodeCache {
             translating: Mutex::new(()),
             vcpus: RwLock::new(vcpus),
             invalidations: AtomicU64::new(0),
+            gone: AtomicUsize::new(0),
         }
     }
 
@@ -467,6 +474,7 @@ impl CodeCache {
         };
         unit.id.store(id, Relaxed);
         if !keep {
+            maps.gone.push(id);
             return;
         }
         maps.live += 1;
@@ -481,6 +489,7 @@ impl CodeCache {
                 }
             }
             maps.remove(&self.backend, old);
+            self.gone.store(maps.gone.len(), Relaxed);
         }
         if unit.bytes.is_some() {
             maps.volatile.insert(id, unit.clone());
@@ -576,6 +585,7 @@ impl CodeCache {
                 block.unwatch(page * PAGE_SIZE, PAGE_SIZE);
             }
         }
+        self.gone.store(maps.gone.len(), Relaxed);
         drop(maps);
         self.strike_all(&dropped)
     }
@@ -619,6 +629,23 @@ impl CodeCache {
         self.invalidations.fetch_add(dropped.len() as u64, Relaxed);
         dropped.iter().for_each(|u| self.strike(u));
         true
+    }
+
+    /// Forgets dropped units if there are many and no vCPU is inside translated code: nothing leads there any more, so that
+    /// nobody will ask for what left it.
+    pub(crate) fn purge(&self) {
+        if self.gone.load(Relaxed) < MANY_GONE {
+            return;
+        }
+        let Some(_alone) = self.exec.try_write() else { return };
+        let mut maps = self.maps.write();
+        let maps = &mut *maps;
+        for id in maps.gone.drain(..) {
+            if let Some(unit) = maps.units.get_mut(id as usize) {
+                *unit = None;
+            }
+        }
+        self.gone.store(0, Relaxed);
     }
 
     /// Drops everything. The caller holds `exec` for writing: no vCPU is inside translated code.

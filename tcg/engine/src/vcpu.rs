@@ -449,6 +449,7 @@ impl<G: Guest> Vcpu<G> {
         loop {
             self.core.header().exit_request.store(0, Ordering::SeqCst);
             self.requests();
+            self.engine.cache.purge();
             if self.core.shared.take_kick() {
                 return Exit::Kicked;
             }

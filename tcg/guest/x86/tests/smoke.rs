@@ -22,3 +22,19 @@ fn a_loop_runs_in_64_bit_mode() {
         assert_eq!(s.rflags, 0x46, "{backend}");
     }
 }
+
+#[test]
+fn code_that_changes_itself_thousands_of_times() {
+    let mut rig = Rig::new("max", "jit");
+    // l: mov [imm],cl; mov al,imm; movzx eax,al; add edx,eax; dec ecx; jne l; out 0xf4,al; jmp $
+    rig.write(0x1000, b"\x88\x0d\x01\0\0\0\xb0\0\x0f\xb6\xc0\x01\xc2\xff\xc9\x75\xef\xe6\xf4\xeb\xfe");
+    let mut s = rig.long(0x1000);
+    let sum: u64 = (1..=1500).map(|n| n & 0xff).sum();
+    // What the first runs dropped is forgotten when the next one begins.
+    for _ in 0..3 {
+        (s.rcx, s.rdx) = (1500, 0);
+        rig.set_state(&s);
+        rig.run();
+        assert_eq!(rig.state().rdx, sum);
+    }
+}
