@@ -48,6 +48,33 @@ fn system_calls_are_filtered() {
 }
 
 #[test]
+fn programs_trace_others() {
+    checks_itself("tracer", &[], &[]);
+}
+
+#[test]
+fn strace_sees_system_calls() {
+    const STRACE: &str = "/usr/bin/strace";
+    if !std::path::Path::new(STRACE).exists() {
+        skip("strace under user mode: there is none");
+        return;
+    }
+    let dir = boot::Scratch::new("user-strace");
+    let log = dir.path("log");
+    let options = ["-f", "-o", &log.to_string_lossy()].map(str::to_owned);
+    let out =
+        rhea(&[STRACE]).args(&options).args(["/bin/sh", "-c", "/bin/echo one; (echo two)"]).output().unwrap();
+    assert!(out.status.success() && out.stdout == b"one\ntwo\n" && out.stderr.is_empty(), "{}", said(&out));
+    let text = fs::read_to_string(log).unwrap();
+    let has = |what: &str| text.lines().any(|l| l.contains(what));
+    assert!(
+        has("execve(\"/bin/echo\", [\"/bin/echo\", \"one\"]") && has("write(1, \"one\\n\", 4)"),
+        "{text}"
+    );
+    assert!(has("write(1, \"two\\n\", 4)") && text.matches("+++ exited with 0 +++").count() == 3, "{text}");
+}
+
+#[test]
 fn a_guest_base_changes_nothing() {
     checks_itself("signals", &["-B", "0x100000000000", "-R", "256G"], &[]);
     checks_itself("memory", &["-B", "0x100000000000", "-R", "256G"], &[]);

@@ -9,7 +9,7 @@
 //! - `sys`: system calls, in tables, those of 32-bit programs made those of 64-bit ones first; `strace`: the same tables in readable form;
 //! - `host`, `host_numbers`: the host's system calls; `proc_files`: what of `/proc` is the guest's own;
 //! - `cache`: translations that outlive a run; `gdb`: the debugger of a program; `dump`: core dumps;
-//! - `binfmt`: registration with the host's kernel.
+//! - `trace`: programs that trace others; `binfmt`: registration with the host's kernel.
 //!
 //! A guest's pointer is a host pointer plus a constant, and a guest can reach all that its process can: this is no boundary of
 //! protection. Whatever a guest passes to a system call, Rhea itself neither crashes nor hangs.
@@ -50,6 +50,8 @@ mod strace;
 mod sys;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 mod thread;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+mod trace;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 mod vdso;
 

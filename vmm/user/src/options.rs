@@ -28,6 +28,8 @@ pub(crate) struct Options {
     pub(crate) gdb: Option<String>,
     /// A descriptor with filters of system calls.
     pub(crate) filters: Option<u64>,
+    /// Options with which another program traces this one.
+    pub(crate) traced: Option<u64>,
     pub(crate) cache: Wanted,
     pub(crate) interp: bool,
     pub(crate) perfmap: bool,
@@ -243,6 +245,16 @@ const OPTIONS: &[Opt] = &[
         },
     },
     Opt {
+        name: "traced",
+        env: None,
+        arg: Some("OPTIONS"),
+        help: "the program is traced by another one, as Rhea passes it to itself",
+        set: |o, v| {
+            o.traced = Some(v.parse().map_err(|_| format!("'{v}' is no number"))?);
+            Ok(())
+        },
+    },
+    Opt {
         name: "cache",
         env: Some("RHEA_CACHE"),
         arg: Some("DIR"),
@@ -441,7 +453,7 @@ impl Options {
         &self,
         arch: &str,
         same: bool,
-        filters: Option<i32>,
+        (filters, traced): (Option<i32>, Option<u64>),
         argv0: &CString,
     ) -> Vec<CString> {
         let mut a: Vec<String> = ["rhea", "user", "--arch", arch].map(str::to_owned).to_vec();
@@ -463,6 +475,7 @@ impl Options {
             add("plugin", Some(p.clone()));
         }
         add("filters", filters.map(|fd| fd.to_string()));
+        add("traced", traced.map(|options| options.to_string()));
         add(
             "cache",
             match &self.cache {
@@ -521,7 +534,7 @@ mod tests {
     #[test]
     fn another_architecture_has_its_own_layout() {
         let o = run(&["-B", "1M", "-cpu", "max", "-L", "/x", "p"]).unwrap();
-        let text = |same| format!("{:?}", o.for_exec("i386", same, None, &CString::default()));
+        let text = |same| format!("{:?}", o.for_exec("i386", same, (None, None), &CString::default()));
         assert!(text(true).contains("-B") && text(true).contains("-cpu"));
         assert!(!text(false).contains("-B") && !text(false).contains("-cpu") && text(false).contains("-L"));
     }

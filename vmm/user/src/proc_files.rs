@@ -36,6 +36,10 @@ pub(crate) fn link(t: &Thread, path: &[u8]) -> Option<Vec<u8>> {
 
 /// Opens what is the guest's own; `None` if the path is not.
 pub(crate) fn open(t: &Thread, path: &[u8], flags: i32) -> Result<Option<u64>, Errno> {
+    let traced = if path.starts_with(b"/proc/") { t.process.tracees.file(path).transpose()? } else { None };
+    if let Some(contents) = traced {
+        return memory_file(&contents, flags).map(Some);
+    }
     if !path.starts_with(b"/proc/") || flags & libc::O_ACCMODE != libc::O_RDONLY {
         return Ok(None);
     }
@@ -50,11 +54,16 @@ pub(crate) fn open(t: &Thread, path: &[u8], flags: i32) -> Result<Option<u64>, E
             None => return Ok(None),
         },
     };
+    memory_file(&contents, flags).map(Some)
+}
+
+/// A file with these contents.
+fn memory_file(contents: &[u8], flags: i32) -> Result<u64, Errno> {
     let cloexec = if flags & libc::O_CLOEXEC != 0 { u64::from(libc::MFD_CLOEXEC) } else { 0 };
     let fd = host::call(libc::SYS_memfd_create, &[host::arg(c"rhea-proc"), cloexec])?;
     host::call(libc::SYS_write, &[fd, contents.as_ptr() as u64, contents.len() as u64])?;
     host::call(libc::SYS_lseek, &[fd, 0, libc::SEEK_SET as u64])?;
-    Ok(Some(fd))
+    Ok(fd)
 }
 
 /// The text of what is the guest's own.

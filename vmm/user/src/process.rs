@@ -15,6 +15,7 @@ use crate::mm::Mm;
 use crate::options::Options;
 use crate::signal::Action;
 use crate::sys::Table;
+use crate::trace::Tracees;
 
 /// How guest paths become host paths: absolute ones are looked for below the sysroot first.
 #[derive(Debug, Clone, Default)]
@@ -90,6 +91,8 @@ pub(crate) struct Process {
     borrowed: bool,
     /// Who debugs it.
     pub(crate) debugger: Option<Arc<Debugger>>,
+    /// Those it traces.
+    pub(crate) tracees: Tracees,
     /// Bits of system call numbers already said to be missing.
     missing: [AtomicU64; 16],
 }
@@ -135,6 +138,7 @@ impl Process {
             store: p.store,
             borrowed: false,
             debugger: p.debugger,
+            tracees: Tracees::default(),
             missing: [const { AtomicU64::new(0) }; 16],
         })
     }
@@ -161,6 +165,7 @@ impl Process {
             store: None,
             borrowed: true,
             debugger: None,
+            tracees: Tracees::default(),
             missing: [const { AtomicU64::new(0) }; 16],
         })
     }
@@ -200,6 +205,11 @@ impl Process {
         if !self.borrowed {
             self.machine.at_end();
         }
+    }
+
+    /// True for a child in its parent's memory.
+    pub(crate) fn is_borrowed(&self) -> bool {
+        self.borrowed
     }
 
     /// Writes translations for the next run: the process ends, or becomes another program.

@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
 use tcg_engine::direct::handle_host_fault;
 
 use crate::host::{self, KernelAction};
+use crate::trace::STOPPING;
 
 /// Highest signal number.
 pub(crate) const MAX: i32 = 64;
@@ -126,6 +127,10 @@ unsafe extern "C" fn handler(signal: i32, info: *mut libc::siginfo_t, context: *
     // SAFETY: the kernel passes valid pointers for the length of the handler.
     unsafe {
         let from_kernel = (*info).si_code > 0;
+        if (*info).si_code == STOPPING {
+            // A tracer died before it could take it.
+            return;
+        }
         if bit(signal) & OPEN != 0 && from_kernel {
             if !handle_host_fault(signal, info, context) {
                 // A fault of Rhea's own: it happens again, without a handler.

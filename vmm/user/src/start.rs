@@ -103,7 +103,7 @@ fn try_run(name: &str, args: &[String], arch: Option<&str>, guests: &[Guest]) ->
     mm.set_machine(machine.clone());
     // A client may take its time; the program's first instruction waits for it.
     let debugged = o.gdb.as_deref().map(gdb::wait).transpose()?;
-    signal::catch(if debugged.is_some() { u64::MAX } else { dump::signals() });
+    signal::catch(if debugged.is_some() || o.traced.is_some() { u64::MAX } else { dump::signals() });
     // From here on faults are the guest's.
     let actions = signal::inherited();
     let envp = environment(&o);

@@ -12,6 +12,7 @@ use crate::host::{self, Errno, KEEP, RESTART, RESTART_ONCE};
 use crate::process::Process;
 use crate::signal::{self, DFL, Default, IGN, OPEN, SigInfo, Slot, UNBLOCKABLE, bit, flag};
 use crate::sys::Filter;
+use crate::trace::{CallStop, Tracee};
 use crate::{dump, strace, sys};
 
 /// `ss_flags` of an alternate stack that is not there, and of one that is being used.
@@ -45,6 +46,10 @@ pub(crate) struct Thread {
     pub(crate) ended: Option<i32>,
     /// What a child in this memory could not free, as it has become another program.
     pub(crate) left: Option<Box<dyn Any + Send>>,
+    /// Another program traces it.
+    pub(crate) traced: Option<Box<Tracee>>,
+    /// It begins as a traced one, with these options.
+    pub(crate) follow: Option<u64>,
 }
 
 impl Thread {
@@ -66,6 +71,8 @@ impl Thread {
             first,
             ended: None,
             left: None,
+            traced: None,
+            follow: None,
         }
     }
 
@@ -77,6 +84,7 @@ impl Thread {
         let (mask, alt_stack, robust, trap) = (self.mask, self.alt_stack, self.robust, self.trap);
         let (tid, first, clear_tid) = (self.tid, self.first, self.clear_tid);
         let filters = self.filters.clone();
+        let traced = self.traced.take();
         host::set_mask(!OPEN);
         let pid = host::vfork(|| {
             self.process = process.for_child();
@@ -92,6 +100,7 @@ impl Thread {
         (self.mask, self.alt_stack, self.robust, self.trap) = (mask, alt_stack, robust, trap);
         (self.tid, self.first, self.clear_tid) = (tid, first, clear_tid);
         self.filters = filters;
+        self.traced = traced;
         (self.suspended, self.interrupted, self.ended) = (None, None, None);
         self.left = None;
         self.slot.attach();
@@ -112,6 +121,10 @@ impl Thread {
         if let Some(d) = self.debugger() {
             d.enter(self);
         }
+        self.begin_traced();
+        if let Some(options) = self.follow.take() {
+            self.begin_followed(options, false);
+        }
         loop {
             match self.cpu.run() {
                 UserExit::Syscall => self.system_call(),
@@ -124,7 +137,7 @@ impl Thread {
                     }
                 }
                 UserExit::Debug(event) => {
-                    self.tell(Stop::Debug(event));
+                    self.tell(Stop::Debug(event), &SigInfo([0; 128]));
                 }
                 UserExit::Trap(t) => {
                     let e = (self.process.abi.exception)(&mut *self.cpu, t);
@@ -155,7 +168,10 @@ impl Thread {
     }
 
     /// Tells a debugger of something and waits until it goes on: the signal that is to be delivered then, if it was one.
-    fn tell(&mut self, stop: Stop) -> Option<i32> {
+    fn tell(&mut self, stop: Stop, info: &SigInfo) -> Option<i32> {
+        if self.traced.is_some() {
+            return self.tell_tracer(stop, info);
+        }
         match (self.debugger(), stop) {
             (Some(d), _) => d.stop(self, stop),
             (None, Stop::Signal(s)) => Some(s),
@@ -207,6 +223,10 @@ impl Thread {
         let abi = self.process.abi;
         let most = if abi.wide { u64::MAX } else { u32::MAX.into() };
         let number = self.cpu.reg(abi.number_reg) & most;
+        if self.traced.is_some() {
+            let args = abi.arg_regs.map(|r| self.cpu.reg(r) & most);
+            self.call_stop(&CallStop { when: 1, number, args, ..CallStop::default() });
+        }
         let args = abi.arg_regs.map(|r| self.cpu.reg(r) & most);
         let debugger = self.debugger();
         if let Some(d) = &debugger {
@@ -227,8 +247,16 @@ impl Thread {
             Err(RESTART_ONCE) => self.interrupted = Some((args[0], false)),
             Err(Errno(e)) => self.cpu.set_reg(abi.result_reg, i64::from(-e) as u64),
         }
-        if debugger.is_some_and(|d| d.steps(self)) {
-            self.tell(Stop::Debug(DebugEvent::SingleStep));
+        if self.traced.is_some() && self.ended.is_none() {
+            let (result, failed) = match result {
+                Ok(v) => (v, false),
+                Err(KEEP) => (self.cpu.reg(abi.result_reg), false),
+                Err(Errno(e)) => (i64::from(-e) as u64, true),
+            };
+            self.call_stop(&CallStop { when: 2, number, args, result, failed });
+        }
+        if debugger.is_some_and(|d| d.steps(self)) || self.is_stepped() {
+            self.tell(Stop::Debug(DebugEvent::SingleStep), &SigInfo([0; 128]));
         }
     }
 
@@ -246,7 +274,7 @@ impl Thread {
 
     /// Delivers an exception's signal, which cannot be blocked or ignored.
     pub(crate) fn force(&mut self, number: i32, info: &SigInfo) {
-        let Some(number) = self.tell(Stop::Signal(number)) else { return };
+        let Some(number) = self.tell(Stop::Signal(number), info) else { return };
         let action = self.process.actions()[number as usize];
         if action.handler <= IGN || self.mask & bit(number) != 0 {
             self.say_fatal(number, info);
@@ -270,11 +298,12 @@ impl Thread {
     /// Delivers what has come, and sees to the call it interrupted.
     fn deliver(&mut self) {
         while let Some((number, info)) = self.slot.take() {
+            let (number, info) = self.asked(number, info);
             if self.mask & bit(number) & OPEN != 0 {
                 // Sent SIGSEGV or SIGBUS cannot wait on the host; one that is blocked is lost.
                 continue;
             }
-            let Some(number) = self.tell(Stop::Signal(number)) else {
+            let Some(number) = self.tell(Stop::Signal(number), &info) else {
                 self.set_host_mask();
                 continue;
             };
@@ -283,6 +312,8 @@ impl Thread {
                 IGN => {}
                 DFL => match signal::default_of(number) {
                     Default::Ignore => {}
+                    // Stops of a traced thread are its tracer's affair.
+                    Default::Stop if self.traced.is_some() => {}
                     Default::Stop => {
                         let pid = std::process::id();
                         let _ = host::call(libc::SYS_kill, &[pid.into(), libc::SIGSTOP as u64]);
@@ -308,6 +339,16 @@ impl Thread {
             self.make_call_again(first);
         }
         self.suspended = None;
+    }
+
+    /// A SIGSEGV that no fault has raised may be a tracer's wish.
+    fn asked(&self, number: i32, info: SigInfo) -> (i32, SigInfo) {
+        let from_user = info.0[8..12] == [0; 4];
+        let wish = self.traced.as_ref().filter(|_| number == libc::SIGSEGV && from_user);
+        match wish.and_then(|t| t.take_request()) {
+            Some(signal) => (signal, SigInfo::fault(signal, 0, 0)),
+            None => (number, info),
+        }
     }
 
     fn make_call_again(&mut self, first: u64) {

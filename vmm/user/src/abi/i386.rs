@@ -73,6 +73,10 @@ pub(crate) const I386: Abi = Abi {
     elf_flags: 0,
     core_registers,
     core_floats: |cpu| fsave(&x86_64::fxsave(cpu))[..108].to_vec(),
+    set_core_registers,
+    // Not taken over.
+    set_core_floats: |_, _| {},
+    call_registers: Some((11, 6)),
     exception,
     fault,
     push_frame,
@@ -99,6 +103,14 @@ fn core_registers(cpu: &mut dyn UserCpu) -> Vec<u64> {
     let general = [RBX, RCX, RDX, RSI, RDI, RBP, RAX, DS, ES, FS, GS].map(|n| cpu.reg(n));
     let rest = [CS, program::FLAGS, RSP, SS].map(|n| cpu.reg(n));
     general.into_iter().chain([u64::MAX, cpu.pc()]).chain(rest).collect()
+}
+
+/// Takes them over, but for segments.
+fn set_core_registers(cpu: &mut dyn UserCpu, r: &[u64]) {
+    let [bx, cx, dx, si, di, bp, ax, _, _, _, _, _, pc, _, flags, sp, ..] = r else { return };
+    let general = [(RBX, bx), (RCX, cx), (RDX, dx), (RSI, si), (RDI, di), (RBP, bp), (RAX, ax)];
+    general.into_iter().chain([(program::FLAGS, flags), (RSP, sp)]).for_each(|(n, v)| cpu.set_reg(n, *v));
+    cpu.set_pc(*pc);
 }
 
 fn exception(cpu: &mut dyn UserCpu, t: Trap) -> Exception {

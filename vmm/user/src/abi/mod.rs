@@ -81,6 +81,12 @@ pub(crate) struct Abi {
     pub(crate) core_registers: fn(&mut dyn UserCpu) -> Vec<u64>,
     /// `elf_fpregset_t`.
     pub(crate) core_floats: fn(&mut dyn UserCpu) -> Vec<u8>,
+    /// Takes registers over in that order.
+    pub(crate) set_core_registers: fn(&mut dyn UserCpu, &[u64]),
+    /// Takes floating-point state over in that form.
+    pub(crate) set_core_floats: fn(&mut dyn UserCpu, &[u8]),
+    /// Which of the registers hold the number of a system call while it is made, and its result.
+    pub(crate) call_registers: Option<(usize, usize)>,
     /// Signal of an exception.
     pub(crate) exception: fn(&mut dyn UserCpu, Trap) -> Exception,
     /// Signal of an access that the host refused; `mapped` if there is something, `fetch` if it was for code.
@@ -161,6 +167,11 @@ impl Abi {
     /// True if the host's processor runs such programs.
     pub(crate) fn is_hosts(&self) -> bool {
         matches!(self.arch, GuestArch::X86_64 | GuestArch::I386)
+    }
+
+    /// `AUDIT_ARCH_*`: the machine, its width and its byte order.
+    pub(crate) fn audit(&self) -> u32 {
+        u32::from(self.machine) | 1 << 30 | u32::from(self.wide) << 31
     }
 }
 

@@ -63,6 +63,17 @@ pub(crate) const RISCV64: Abi = Abi {
     elf_flags: 5,
     core_registers,
     core_floats,
+    set_core_registers: |cpu, r| {
+        cpu.set_pc(r.first().copied().unwrap_or(0) & !1);
+        r.iter().enumerate().skip(1).take(31).for_each(|(n, v)| cpu.set_reg(n, *v));
+    },
+    set_core_floats: |cpu, b| {
+        for (n, w) in b.chunks_exact(8).enumerate() {
+            let w = u64::from_le_bytes(w.try_into().unwrap_or_default());
+            if n < 32 { cpu.set_fp_reg(n, w) } else { cpu.set_fp_status(w & 0xff) }
+        }
+    },
+    call_registers: None,
     exception,
     fault,
     push_frame,

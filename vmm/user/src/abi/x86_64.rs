@@ -58,6 +58,9 @@ pub(crate) const X86_64: Abi = Abi {
     elf_flags: 0,
     core_registers,
     core_floats: |cpu| fxsave(cpu),
+    set_core_registers,
+    set_core_floats,
+    call_registers: Some((15, 10)),
     exception,
     fault,
     push_frame,
@@ -175,13 +178,39 @@ const MAGIC2: u32 = 0x4650_5845;
 
 /// `struct user_regs_struct`; no system call is being made.
 fn core_registers(cpu: &mut dyn UserCpu) -> Vec<u64> {
-    const GENERAL: [usize; 15] = [15, 14, 13, 12, RBP, RBX, 11, 10, 9, 8, RAX, RCX, RDX, RSI, RDI];
     const REST: [usize; 9] = [CS, program::FLAGS, RSP, SS, FS_BASE, GS_BASE, CS + 2, CS - 1, CS + 3];
     let mut all: Vec<u64> = GENERAL.map(|n| cpu.reg(n)).to_vec();
     all.extend([u64::MAX, cpu.pc()]);
     all.extend(REST.map(|n| cpu.reg(n)));
     all.push(cpu.reg(CS + 4));
     all
+}
+
+/// The first of `struct user_regs_struct`.
+const GENERAL: [usize; 15] = [15, 14, 13, 12, RBP, RBX, 11, 10, 9, 8, RAX, RCX, RDX, RSI, RDI];
+
+/// Takes them over. What is behind the bases, and the code segment, stays.
+fn set_core_registers(cpu: &mut dyn UserCpu, r: &[u64]) {
+    let Some((general, [_, pc, _, flags, sp, _, fs, gs, ..])) = r.split_first_chunk::<15>() else { return };
+    GENERAL.iter().zip(general).for_each(|(n, v)| cpu.set_reg(*n, *v));
+    cpu.set_pc(*pc);
+    [(program::FLAGS, flags), (RSP, sp), (FS_BASE, fs), (GS_BASE, gs)]
+        .into_iter()
+        .for_each(|(n, v)| cpu.set_reg(n, *v));
+}
+
+/// Takes over an image in FXSAVE's form.
+fn set_core_floats(cpu: &mut dyn UserCpu, b: &[u8]) {
+    /// Where an XSAVE image says what it holds.
+    const HEADER: usize = 512;
+    let (control, mut image) = cpu.vectors().unwrap_or_default();
+    if b.len() < SOFTWARE || image.len() <= HEADER {
+        return;
+    }
+    image[..SOFTWARE].copy_from_slice(&b[..SOFTWARE]);
+    image[HEADER] |= 3;
+    cpu.set_vectors(&control, &image);
+    cpu.set_fp_status(u64::from(u32::from_le_bytes(b[24..28].try_into().unwrap_or_default())));
 }
 
 /// The floating-point state in FXSAVE's form.

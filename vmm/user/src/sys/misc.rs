@@ -3,6 +3,7 @@
 use crate::abi::x86_64;
 use crate::host::{self, Errno, Sys};
 use crate::thread::Thread;
+use crate::trace;
 
 use super::{Run::*, calls, seccomp};
 
@@ -75,7 +76,7 @@ calls! {
     "migrate_pages" [Int, Int, Ptr, Ptr] No(libc::ENOSYS);
     "move_pages" [Int, Int, Ptr, Ptr, Ptr, Hex] No(libc::ENOSYS);
     "set_mempolicy_home_node" [Addr, Int, Int, Hex] No(libc::ENOSYS);
-    "ptrace" [Int, Int, Hex, Hex] No(libc::ENOSYS);
+    "ptrace" [Hex, Int, Hex, Hex] Do(trace::ptrace);
     "landlock_create_ruleset" [Ptr, Int, Hex] Host;
     "landlock_add_rule" [Fd, Int, Ptr, Hex] Host;
     "landlock_restrict_self" [Fd, Hex] Host;

@@ -9,6 +9,7 @@ use crate::elf::{self, Kind};
 use crate::host::{self, Errno, Sys};
 use crate::signal::{self, OPEN};
 use crate::thread::Thread;
+use crate::trace;
 
 use super::{Run::*, calls, path};
 
@@ -21,7 +22,7 @@ calls! {
     "execveat" [Dir, Path, Ptr, Ptr, Hex] Do(execveat);
     "exit" [Int] Do(exit);
     "exit_group" [Int] Do(exit_group);
-    "wait4" [Int, Ptr, Hex, Ptr] Host;
+    "wait4" [Int, Ptr, Hex, Ptr] Do(trace::wait4);
     "waitid" [Int, Int, Ptr, Hex, Ptr] Host;
     "unshare" [Clone] Host;
     "setns" [Fd, Hex] Host;
@@ -125,12 +126,14 @@ fn new_thread(t: &mut Thread, r: &Request) -> Sys {
     let mask = t.mask;
     let filters = t.filters.clone();
     let (flags, parent_tid, child_tid) = (r.flags, r.parent_tid, r.child_tid);
+    let follow = t.follows(true, false);
     let (tell, told) = mpsc::channel();
     // The new thread takes no signal before it is ready for it.
     host::set_mask(!OPEN);
     let spawned = std::thread::Builder::new().stack_size(512 << 10).spawn(move || {
         let mut thread = Thread::new(Arc::clone(&process), cpu, mask, false);
         thread.filters = filters;
+        thread.follow = follow.map(|f| f.0);
         let tid = host::gettid();
         if flags & CLONE_PARENT_SETTID != 0 {
             let _ = process.mm.write_u32(parent_tid, tid as u32);
@@ -149,6 +152,9 @@ fn new_thread(t: &mut Thread, r: &Request) -> Sys {
     let tid = spawned.ok().and_then(|_| told.recv().ok());
     if !t.slot.is_full() {
         t.set_host_mask();
+    }
+    if let (Some(tid), Some((_, event))) = (tid, follow) {
+        t.tell_of_child(event, tid as u64);
     }
     tid.map(|t| t as u64).ok_or(Errno(libc::EAGAIN))
 }
@@ -176,7 +182,9 @@ fn begin(t: &mut Thread, r: &Request) -> Result<(), Errno> {
 
 /// A child with a copy of the memory, or, if the parent waits for it, in the parent's own.
 fn new_process(t: &mut Thread, r: &Request) -> Sys {
-    let pid = if r.flags & CLONE_VM != 0 {
+    let follow = t.follows(false, r.flags & CLONE_VFORK != 0);
+    // One that is followed has a memory of its own: its parent is to be told of it at once.
+    let pid = if r.flags & CLONE_VM != 0 && follow.is_none() {
         t.run_child(|t| begin(t, r))
     } else {
         host::set_mask(!OPEN);
@@ -193,6 +201,11 @@ fn new_process(t: &mut Thread, r: &Request) -> Sys {
                 host::exit_group(127);
             }
             t.set_host_mask();
+            t.traced = None;
+            t.cpu.set_debug(false, &[]);
+            if let Some((options, _)) = follow {
+                t.begin_followed(options, true);
+            }
             return Ok(0);
         }
         if !t.slot.is_full() {
@@ -210,6 +223,9 @@ fn new_process(t: &mut Thread, r: &Request) -> Sys {
     if r.flags & CLONE_PIDFD != 0 {
         let fd = host::call(libc::SYS_pidfd_open, &[pid as u64, 0])?;
         mm.write_u32(r.pidfd, fd as u32)?;
+    }
+    if let Some((_, event)) = follow {
+        t.tell_of_child(event, pid as u64);
     }
     Ok(pid as u64)
 }
@@ -304,7 +320,8 @@ fn exec(t: &mut Thread, dir: u64, p: &CString, name: &[u8], (argv, envp): (u64, 
     };
     let filters = t.filters.as_ref().map(|f| f.pass_on().ok_or(Errno(libc::ENOMEM))).transpose()?;
     let same = std::ptr::eq(abi, t.process.abi);
-    let mut args: Vec<CString> = t.process.options.for_exec(abi.name, same, filters, &argv[0]);
+    let traced = t.traced.as_ref().map(|t| t.options());
+    let mut args: Vec<CString> = t.process.options.for_exec(abi.name, same, (filters, traced), &argv[0]);
     args.push(CString::new(path).map_err(|_| EINVAL)?);
     args.extend(argv.into_iter().skip(1));
     let rhea = t.process.rhea.load(std::sync::atomic::Ordering::Relaxed);
