@@ -5,7 +5,7 @@ use pci::PciKind;
 
 /// All device kinds, sorted by name.
 pub(crate) fn all() -> Vec<DeviceKind> {
-    let families: [&[DeviceKind]; 9] = [
+    let families: [&[DeviceKind]; 10] = [
         serial::KINDS,
         storage::KINDS,
         timer::KINDS,
@@ -14,6 +14,7 @@ pub(crate) fn all() -> Vec<DeviceKind> {
         input::KINDS,
         intc::KINDS,
         misc::KINDS,
+        nic::KINDS,
         virtio(),
     ];
     let mut all: Vec<DeviceKind> = families.concat();

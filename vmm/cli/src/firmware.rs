@@ -3,8 +3,13 @@
 use std::path::{Path, PathBuf};
 
 /// Folders where firmware packages install, relative names of [`find`] below them.
-const FOLDERS: &[&str] =
-    &["/usr/share/rhea", "/usr/local/share/rhea", "/usr/share/qemu", "/usr/share/seabios"];
+const FOLDERS: &[&str] = &[
+    "/usr/share/rhea",
+    "/usr/local/share/rhea",
+    "/usr/share/qemu",
+    "/usr/share/seabios",
+    "/usr/lib/ipxe/qemu",
+];
 
 /// Names under which distributions install what a board asks for.
 const PLACES: &[(&str, &str)] = &[

@@ -12,7 +12,7 @@ use control::{VmConfig, nearest};
 use device::{AnyConfig, CharBackend};
 use machines::{BoardKind, BootDrive, Plugged, PluggedIsa, PluggedPci};
 use misc::{Ib700Config, IsaDebugExitConfig, PvpanicConfig};
-use nic::{E1000Config, NicBackend};
+use nic::{E1000Config, Ne2kIsaConfig, Ne2kPciConfig, NicBackend, PcnetConfig, Rtl8139Config};
 use pci::{AnyPci, Pci, PciKind};
 use serial::DebugConConfig;
 use storage::{FloppyDrive, IdeDrive, ScsiBus, ScsiDrive};
@@ -70,6 +70,13 @@ enum Make {
     Pci(fn() -> Box<dyn AnyPci>),
 }
 
+/// Where a device is on the ISA bus: its first port, and its interrupt if it has one.
+#[derive(Clone, Copy)]
+struct IsaPlace {
+    port: u16,
+    irq: Option<usize>,
+}
+
 /// A device driver that can be plugged, and how its config is made.
 #[derive(Clone, Copy)]
 pub(crate) struct Driver {
@@ -90,8 +97,8 @@ struct Making<'a> {
     /// Its name in the machine.
     name: &'a str,
     chardevs: Vec<(String, Arc<dyn CharBackend>)>,
-    /// First port, for devices on the ISA bus.
-    port: Option<u16>,
+    /// Where it is, for devices on the ISA bus.
+    port: Option<IsaPlace>,
     /// It is plugged into PCI.
     pci: bool,
     /// The bus the user names, for drives.
@@ -116,6 +123,11 @@ const VIRTIO_DRIVE: [Extra; 5] = [
     ("werror", "BlockdevOnError", "what a failed write does: enospc, report, ignore, stop"),
 ];
 const NETDEV: [Extra; 1] = [("netdev", "str", "ID of a netdev to use as a backend")];
+const NE2K: [Extra; 3] = [
+    ("iobase", "uint32", "first port (default: 0x300)"),
+    ("irq", "uint32", "interrupt (default: 9)"),
+    NETDEV[0],
+];
 const VSOCK: [Extra; 1] =
     [("uds-path", "str", "socket at which programs of the host reach the guest's ports")];
 const RNG: [Extra; 1] = [("rng", "link<rng-backend>", "object that random bytes come from")];
@@ -174,6 +186,10 @@ const DRIVERS: &[Driver] = &[
         make: Make::With(pvpanic),
     },
     Driver { name: "e1000", category: "Network", bus: PCI, extra: &NETDEV, make: Make::With(e1000) },
+    Driver { name: "ne2k_isa", category: "Network", bus: "ISA", extra: &NE2K, make: Make::With(ne2k_isa) },
+    Driver { name: "ne2k_pci", category: "Network", bus: PCI, extra: &NETDEV, make: Make::With(ne2k_pci) },
+    Driver { name: "pcnet", category: "Network", bus: PCI, extra: &NETDEV, make: Make::With(pcnet) },
+    Driver { name: "rtl8139", category: "Network", bus: PCI, extra: &NETDEV, make: Make::With(rtl8139) },
     Driver {
         name: "floppy",
         category: "Storage",
@@ -346,7 +362,7 @@ fn port_of(m: &mut Making<'_>, key: &str, default: u16) -> Result<()> {
         bail!("'{key}' expects a port from 0 to 0xffff, got {port:#x}")
     };
     m.props.remove(key);
-    m.port = Some(port);
+    m.port = Some(IsaPlace { port, irq: None });
     Ok(())
 }
 
@@ -374,14 +390,73 @@ fn debugcon(m: &mut Making<'_>) -> Result<Made> {
 }
 
 fn ib700(m: &mut Making<'_>) -> Result<Made> {
-    m.port = Some(0x441);
+    m.port = Some(IsaPlace { port: 0x441, irq: None });
     Ok(Made::Device(Box::new(Ib700Config::default())))
 }
 
-fn e1000(m: &mut Making<'_>) -> Result<Made> {
+/// How a card is made from its address and its cable.
+type MakeCard = fn(Option<String>, NicBackend) -> Made;
+
+/// Cards that know nothing of virtio, by driver. The first names are QEMU's of old.
+const CARDS: [(&[&str], MakeCard); 5] = [
+    (&["82540em", "e1000"], |mac, backend| Made::Pci(Box::new(Pci::new(E1000Config { mac, backend })))),
+    (&["ne2k_isa"], |mac, backend| Made::Device(Box::new(Ne2kIsaConfig { mac, backend }))),
+    (&["ne2k_pci"], |mac, backend| Made::Pci(Box::new(Pci::new(Ne2kPciConfig { mac, backend })))),
+    (&["pcnet"], |mac, backend| Made::Pci(Box::new(Pci::new(PcnetConfig { mac, backend })))),
+    (&["rtl8139"], |mac, backend| Made::Pci(Box::new(Pci::new(Rtl8139Config { mac, backend })))),
+];
+
+/// The card of a name, with its driver's name.
+fn card_of(name: &str) -> Option<(&'static str, MakeCard)> {
+    let (names, make) = CARDS.iter().find(|(names, _)| names.contains(&name))?;
+    Some((names.last()?, *make))
+}
+
+/// A card that is not virtio's, with the network that the user names.
+fn card(m: &mut Making<'_>, driver: &str) -> Result<Made> {
     let id = m.props.take_text("netdev")?;
     let end = id.map(|id| net_end(m.backends, m.name, &id)).transpose()?;
-    Ok(Made::Pci(Box::new(Pci::new(E1000Config { mac: None, backend: NicBackend(end) }))))
+    let (_, make) = card_of(driver).ok_or_else(|| anyhow!("no such card"))?;
+    Ok(make(None, NicBackend(end)))
+}
+
+fn e1000(m: &mut Making<'_>) -> Result<Made> {
+    card(m, "e1000")
+}
+
+fn ne2k_pci(m: &mut Making<'_>) -> Result<Made> {
+    card(m, "ne2k_pci")
+}
+
+fn pcnet(m: &mut Making<'_>) -> Result<Made> {
+    card(m, "pcnet")
+}
+
+fn rtl8139(m: &mut Making<'_>) -> Result<Made> {
+    card(m, "rtl8139")
+}
+
+/// Places of cards on the ISA bus, in the order in which they are given away.
+const NE2K_PLACES: [IsaPlace; 6] = [
+    IsaPlace { port: 0x300, irq: Some(9) },
+    IsaPlace { port: 0x320, irq: Some(10) },
+    IsaPlace { port: 0x340, irq: Some(11) },
+    IsaPlace { port: 0x360, irq: Some(3) },
+    IsaPlace { port: 0x280, irq: Some(4) },
+    IsaPlace { port: 0x380, irq: Some(5) },
+];
+
+fn ne2k_isa(m: &mut Making<'_>) -> Result<Made> {
+    port_of(m, "iobase", NE2K_PLACES[0].port)?;
+    let irq = m.props.u64("irq")?.unwrap_or(9);
+    m.props.remove("irq");
+    if !matches!(irq, 3..=7 | 9..=12 | 14..=15) {
+        bail!("'irq' expects 3 to 7, 9 to 12, 14 or 15, got {irq}");
+    }
+    if let Some(place) = &mut m.port {
+        place.irq = Some(irq as usize);
+    }
+    card(m, "ne2k_isa")
 }
 
 fn port_alone(_: &mut Making<'_>) -> Result<Made> {
@@ -479,7 +554,6 @@ pub(crate) fn plug(
     backends: &mut Backends,
     board: &BoardKind,
 ) -> Result<Plugs> {
-    let pci = board.pci;
     let vcpus = config.smp.resolve()?.cpus;
     let mut out = Plugs::default();
     for (i, d) in config.drives.iter().enumerate() {
@@ -489,8 +563,14 @@ pub(crate) fn plug(
     }
     for (i, n) in config.nics.iter().enumerate() {
         let id = n.name.clone().unwrap_or_else(|| format!("nic{i}"));
-        let card = nic(n, backends, &id, pci)?;
-        out.add(id, card, Vec::new(), None, &mut Place::default());
+        let on_isa = out.isa.iter().filter(|d| d.irq.is_some()).count();
+        let (mut card, isa) = nic(n, backends, &id, board, on_isa)?;
+        if let Made::Pci(function) = &mut card
+            && let Some(rom) = boot_rom(function.kind(), &config.data_dirs)
+        {
+            function.set_rom(rom);
+        }
+        out.add(id, card, Vec::new(), isa, &mut Place::default());
     }
     let mut i = 0;
     while let Some(d) = config.devices.get(i) {
@@ -505,6 +585,7 @@ pub(crate) fn plug(
             scsi: &mut out.scsi,
             vcpus,
             globals: &config.globals,
+            dirs: &config.data_dirs,
         };
         let Unplaced { mut made, mut chardevs, port, mut place } =
             make(d, &driver, &name, &mut shop).with_context(fail)?;
@@ -538,13 +619,15 @@ struct Shop<'a> {
     scsi: &'a mut Vec<(String, ScsiBus)>,
     vcpus: u32,
     globals: &'a [GlobalProperty],
+    /// Where the user's firmware is.
+    dirs: &'a [String],
 }
 
 /// A device that has no place yet.
 struct Unplaced {
     made: Made,
     chardevs: Vec<(String, Arc<dyn CharBackend>)>,
-    port: Option<u16>,
+    port: Option<IsaPlace>,
     place: Place,
 }
 
@@ -572,10 +655,29 @@ fn make(d: &DeviceConfig, driver: &Driver, name: &str, shop: &mut Shop<'_>) -> R
     }
     let mut made = device(d, driver, &mut making, globals)?;
     let (chardevs, port) = (making.chardevs, making.port);
-    if let (Made::Pci(function), Some(rom)) = (&mut made, place.rom.take()) {
-        function.set_rom(rom);
+    if let Made::Pci(function) = &mut made {
+        let rom = place.rom.take().or_else(|| boot_rom(driver.name, shop.dirs));
+        rom.into_iter().for_each(|rom| function.set_rom(rom));
     }
     Ok(Unplaced { made, chardevs, port, place })
+}
+
+/// Names of the boot ROMs of cards, as iPXE's are called.
+const BOOT_ROMS: [(&str, &str); 5] = [
+    ("e1000", "e1000"),
+    ("ne2k_pci", "ne2k_pci"),
+    ("pcnet", "pcnet"),
+    ("rtl8139", "rtl8139"),
+    ("virtio-net-pci", "virtio"),
+];
+
+/// The ROM by which firmware boots from a card, if one is installed.
+fn boot_rom(driver: &str, dirs: &[String]) -> Option<Arc<[u8]>> {
+    let (_, rom) = BOOT_ROMS.iter().find(|(name, _)| *name == driver)?;
+    let names = [format!("efi-{rom}.rom"), format!("pxe-{rom}.rom")];
+    let file = names.iter().find_map(|name| crate::firmware::find(name, dirs))?;
+    let data = std::fs::read(&file).inspect_err(|e| tracing::warn!("{}: {e}", file.display())).ok()?;
+    Some(data.into())
 }
 
 /// Where a PCI function is to be, and what firmware is to know of it.
@@ -648,7 +750,7 @@ impl Plugs {
         id: String,
         made: Made,
         chardevs: Vec<(String, Arc<dyn CharBackend>)>,
-        port: Option<u16>,
+        port: Option<IsaPlace>,
         place: &mut Place,
     ) {
         match made {
@@ -665,7 +767,7 @@ impl Plugs {
             Made::Device(config) => {
                 let device = Plugged { id, config, chardevs };
                 match port {
-                    Some(port) => self.isa.push(PluggedIsa { device, port }),
+                    Some(IsaPlace { port, irq }) => self.isa.push(PluggedIsa { device, port, irq }),
                     None => self.virtio.push(device),
                 }
             }
@@ -680,25 +782,42 @@ fn note(backends: &mut Backends, name: &str, kind: &str, named: bool) {
 }
 
 /// A card whose place the board chooses.
-fn nic(n: &Nic, backends: &mut Backends, id: &str, pci: bool) -> Result<Made> {
-    let own = if pci { "virtio-net-pci" } else { "virtio-net-device" };
-    let kind = match n.model.as_deref() {
-        None | Some("virtio-net" | "virtio") => own,
-        Some("e1000" | "82540em") if pci => "e1000",
-        Some(name) if name == own => own,
-        Some(other) => {
-            let more = if pci { ", e1000" } else { "" };
-            bail!("-nic model={other}: no such card; there are: {own}{more}")
+fn nic(
+    n: &Nic,
+    backends: &mut Backends,
+    id: &str,
+    board: &BoardKind,
+    taken: usize,
+) -> Result<(Made, Option<IsaPlace>)> {
+    let own = if board.pci { "virtio-net-pci" } else { "virtio-net-device" };
+    let fits = |name: &str| match name {
+        "ne2k_isa" => board.isa,
+        _ => board.pci,
+    };
+    let card = n.model.as_deref().and_then(card_of).filter(|(driver, _)| fits(driver));
+    let kind = match (n.model.as_deref(), card) {
+        (_, Some((driver, _))) => driver,
+        (None | Some("virtio-net" | "virtio"), _) => own,
+        (Some(name), _) if name == own => own,
+        (Some(other), _) => {
+            let drivers = CARDS.iter().filter_map(|(names, _)| names.last()).filter(|name| fits(name));
+            let all: Vec<&str> = std::iter::once(own).chain(drivers.copied()).collect();
+            bail!("-nic model={other}: no such card; there are: {}", all.join(", "))
         }
     };
     let end = n.netdev.as_ref().map(|netdev| net_end(backends, id, netdev)).transpose()?;
     note(backends, id, kind, false);
-    if kind == "e1000" {
-        let card = E1000Config { mac: n.mac.clone(), backend: NicBackend(end) };
-        return Ok(Made::Pci(Box::new(Pci::new(card))));
+    if let Some((driver, make)) = card {
+        let place = if driver == "ne2k_isa" {
+            let place = NE2K_PLACES.get(taken).copied();
+            Some(place.ok_or_else(|| anyhow!("there can be {} cards on the ISA bus", NE2K_PLACES.len()))?)
+        } else {
+            None
+        };
+        return Ok((make(n.mac.clone(), NicBackend(end)), place));
     }
     let card = NetConfig { mac: n.mac.clone(), ..NetConfig::default() };
-    Ok(virtio(pci, card, NetBackend(end)))
+    Ok((virtio(board.pci, card, NetBackend(end)), None))
 }
 
 /// The next port on the serial bus before it; `names` are those of the ports so far.

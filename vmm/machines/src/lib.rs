@@ -68,6 +68,8 @@ pub struct PluggedIsa {
     pub device: Plugged,
     /// Its first port.
     pub port: u16,
+    /// Its interrupt (output pin `irq`), if it has one.
+    pub irq: Option<usize>,
 }
 
 /// A PCI function that the user plugs.

@@ -6,6 +6,7 @@
 //! Byte `p` of each group of four in that RAM is plane `p`, whatever the mode, so that text, planar and packed modes
 //! are views of one layout.
 
+mod edid;
 mod isa;
 mod memory;
 mod pci;
@@ -54,6 +55,8 @@ pub struct Vga {
     vbe: Vbe,
     /// A register that the picture depends on has changed.
     changed: bool,
+    /// What the MMIO window says of the monitor; nothing if there is no window, or if the user wants none.
+    pub(crate) monitor: Option<[u8; edid::SIZE]>,
 }
 
 /// Memory of the card, as the contract names it.
@@ -110,7 +113,7 @@ impl Vga {
         let vram = wires.ram(VRAM)?;
         vram.dirty().start(DirtyClient::Display);
         let vbe = Vbe::new(size);
-        Ok(Vga { vram, clock: wires.clock(), r: Registers::default(), vbe, changed: true })
+        Ok(Vga { vram, clock: wires.clock(), r: Registers::default(), vbe, changed: true, monitor: None })
     }
 
     /// The frame buffer.
@@ -131,8 +134,12 @@ impl Vga {
             }
             (mmio::EXTENDED, 4) => le_fill(data, 8),
             (0x604, 4) => le_fill(data, LITTLE_ENDIAN.into()),
-            // No description of a monitor.
-            _ => data.fill(0),
+            _ => {
+                let monitor = self.monitor.as_ref().map_or(&[][..], |block| block);
+                for (at, byte) in (offset as usize..).zip(data) {
+                    *byte = monitor.get(at).copied().unwrap_or(0);
+                }
+            }
         }
         Access::Ok
     }

@@ -10,7 +10,7 @@ use device::{
     Wires, device_config,
 };
 
-use super::{MMIO, PORTS, Part, VRAM, Vga, memory_or_default};
+use super::{MMIO, PORTS, Part, VRAM, Vga, edid, memory_or_default};
 
 /// Where the parts are that every PC knows.
 const PLACES: [Place; 3] = [Place::Memory(0xa_0000), Place::Ports(PORTS.0), Place::Ports(0x1ce)];
@@ -22,6 +22,12 @@ device_config! {
     pub struct VgaConfig {
         /// Video memory in MiB, a power of two; 0 for the 256 KiB of the original.
         pub vgamem_mb: u32 = 16,
+        /// Whether the card describes a monitor to the guest.
+        pub edid: bool = true,
+        /// Width of that monitor in pixels.
+        pub xres: u32 = 1280,
+        /// Its height.
+        pub yres: u32 = 800,
     }
 }
 
@@ -47,7 +53,15 @@ impl PciConfig for VgaConfig {
     }
 
     fn build(self, function: Function, wires: &mut Wires) -> Result<Box<dyn PciDevice>, BuildError> {
-        Ok(Box::new(PciVga { vga: Vga::new(self.vgamem_mb, wires)?, function }))
+        for (name, value, range) in [("xres", self.xres, edid::WIDTHS), ("yres", self.yres, edid::HEIGHTS)] {
+            if !range.contains(&value) {
+                let (least, most) = (range.start(), range.end());
+                return Err(wires.bad_property(name, format!("expected {least} to {most}, got {value}")));
+            }
+        }
+        let mut vga = Vga::new(self.vgamem_mb, wires)?;
+        vga.monitor = self.edid.then(|| edid::block(self.xres, self.yres));
+        Ok(Box::new(PciVga { vga, function }))
     }
 }
 

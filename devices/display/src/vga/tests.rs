@@ -232,7 +232,8 @@ fn vbe_modes_and_banks() {
 
 #[test]
 fn the_mmio_window_has_the_same_registers() {
-    let b = PciBench::new(VgaConfig { vgamem_mb: 1 });
+    let b = PciBench::new(VgaConfig { vgamem_mb: 1, ..VgaConfig::default() });
+    assert_eq!((b.bar_read(2, 0, 4), b.bar_read(2, 8, 4) & 0xffff), (0xffff_ff00, 0x0549), "a monitor");
     b.enable();
     for (register, value) in [(1, 64), (2, 64), (3, 16), (4, 1)] {
         b.bar_write(2, 0x500 + 2 * register, 2, value);
@@ -263,7 +264,7 @@ fn retrace_follows_the_clock() {
 #[test]
 fn passes_the_common_tests() {
     check(IsaVgaConfig { vgamem_mb: 0 });
-    check(Pci::new(VgaConfig { vgamem_mb: 0 }));
+    check(Pci::new(VgaConfig { vgamem_mb: 0, ..VgaConfig::default() }));
 }
 
 #[test]

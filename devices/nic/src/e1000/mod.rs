@@ -14,44 +14,21 @@ mod transmit;
 use std::any::Any;
 
 use device::{
-    Access, AccessRule, BuildError, Device, Dma, Properties, Property, PropertyError, PropertyValue,
-    ResetKind, StateBlob, StateError, Wires, le_fill, le_value,
+    Access, AccessRule, BuildError, Device, Dma, ResetKind, StateBlob, StateError, Wires, le_fill, le_value,
 };
 use pci::{BarKind, Function, FunctionSpec, INTEL, PciConfig, PciDevice, class};
 
 use self::eeprom::Eeprom;
 use self::registers::{Registers, cause, reg};
-use crate::port::{NicBackend, Port, address};
+use crate::card::card_config;
+use crate::port::{Port, address};
 
 const REGISTERS_SIZE: u64 = 128 << 10;
 const WINDOW_SIZE: u64 = 64;
 
-/// The card.
-#[derive(Clone, Debug, Default)]
-pub struct E1000Config {
-    /// Address, as 52:54:00:12:34:56.
-    pub mac: Option<String>,
-    /// Where its cable leads.
-    pub backend: NicBackend,
-}
-
-impl Properties for E1000Config {
-    fn properties() -> Vec<Property> {
-        vec![Property {
-            name: "mac",
-            ty: String::TYPE,
-            default: String::new(),
-            help: " Address, as 52:54:00:12:34:56.",
-        }]
-    }
-
-    fn set(&mut self, name: &str, value: &str) -> Result<(), PropertyError> {
-        if name != "mac" {
-            return Err(PropertyError::Unknown { name: name.to_owned(), known: "mac".to_owned() });
-        }
-        self.mac = Some(value.to_owned());
-        Ok(())
-    }
+card_config! {
+    /// The card.
+    E1000Config
 }
 
 impl PciConfig for E1000Config {

@@ -3,9 +3,11 @@
 use device::{Bytes, StateBlob, StateError};
 use pci::PciConfig;
 
+use super::eeprom::CLOCK;
 use super::registers::Registers;
 use super::transmit::{Context, MAX_FRAME};
 use super::{E1000, E1000Config};
+use crate::eeprom::EepromState;
 
 /// More registers than there are.
 const MAX_REGISTERS: usize = 0x6000 / 4;
@@ -37,14 +39,14 @@ device::state! {
 }
 
 pub(super) fn save(card: &E1000) -> StateBlob {
-    let (c, e) = (&card.context, &card.eeprom);
+    let (c, e, chip) = (&card.context, &card.eeprom, card.eeprom.chip.save());
     let state = V1 {
         registers: card.r.values.iter().map(|(at, value)| RegisterV1 { at: *at, value: *value }).collect(),
         phy: card.r.phy.to_vec(),
         eeprom_control: e.control,
-        eeprom_shifted: e.shifted,
-        eeprom_bits: e.bits,
-        eeprom_given: e.given,
+        eeprom_shifted: chip.shifted,
+        eeprom_bits: chip.bits,
+        eeprom_given: chip.given,
         window: card.window,
         frame: Bytes(card.frame.clone()),
         frame_options: card.frame_options,
@@ -68,18 +70,20 @@ pub(super) fn restore(card: &mut E1000, state: &StateBlob) -> Result<(), StateEr
     let s: V1 = state.decode(E1000Config::KIND, 1)?;
     StateError::at_most("registers", s.registers.len(), MAX_REGISTERS)?;
     StateError::at_most("frame", s.frame.0.len(), MAX_FRAME)?;
-    StateError::at_most("eeprom_bits", s.eeprom_bits, 9)?;
-    StateError::at_most("eeprom_given", s.eeprom_given, 1024)?;
-    StateError::at_most("eeprom_shifted", s.eeprom_shifted, 0x1ff)?;
     let (ip, payload) =
         (exactly("context_ip", &s.context_ip)?, exactly("context_payload", &s.context_payload)?);
     let mut r = Registers { phy: exactly("phy", &s.phy)?, ..Registers::default() };
     s.registers.iter().for_each(|register| r.set(register.at, register.value));
     StateError::at_most("window", s.window, 0x1_ffff)?;
+    let lines = EepromState {
+        clock: s.eeprom_control & CLOCK != 0,
+        shifted: s.eeprom_shifted,
+        bits: s.eeprom_bits,
+        given: s.eeprom_given,
+    };
+    card.eeprom.chip.restore(&lines).map_err(|e| e.within("eeprom"))?;
+    card.eeprom.control = s.eeprom_control;
     card.r = r;
-    let e = &mut card.eeprom;
-    (e.control, e.shifted, e.bits, e.given) =
-        (s.eeprom_control, s.eeprom_shifted, s.eeprom_bits, s.eeprom_given);
     card.window = s.window;
     card.frame = s.frame.0;
     card.frame_options = s.frame_options;

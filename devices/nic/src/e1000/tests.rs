@@ -4,33 +4,11 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use device::test_bench::{RAM_BASE, Rng, check, scramble};
-use net::{Endpoint, NetReceiver};
-use parking_lot::Mutex;
 use pci::Pci;
 use pci::test_bench::PciBench;
 
 use super::*;
-
-#[derive(Default)]
-struct Cable {
-    sent: Mutex<Vec<Vec<u8>>>,
-    receiver: Mutex<Option<Box<dyn NetReceiver>>>,
-    /// Bytes of virtio header before each frame.
-    header: usize,
-}
-
-impl Endpoint for Cable {
-    fn send(&self, frame: &[&[u8]]) -> bool {
-        self.sent.lock().push(frame.concat());
-        true
-    }
-    fn set_receiver(&self, receiver: Option<Box<dyn NetReceiver>>) {
-        *self.receiver.lock() = receiver;
-    }
-    fn vnet_header(&self) -> usize {
-        self.header
-    }
-}
+use crate::testing::{Cable, MAC, frame};
 
 const RECEIVE: u64 = RAM_BASE + 0x1000;
 const SEND: u64 = RAM_BASE + 0x2000;
@@ -55,7 +33,7 @@ impl Card {
 
     fn on(cable: Cable) -> Self {
         let cable = Arc::new(cable);
-        let config = E1000Config { backend: NicBackend(Some(cable.clone())), ..E1000Config::default() };
+        let config = E1000Config { backend: cable.backend(), ..E1000Config::default() };
         let bench = PciBench::new(config);
         bench.enable();
         let card = Card { bench, cable };
@@ -96,24 +74,12 @@ impl Card {
 
     /// A frame comes in; false if the card has no room for it.
     fn arrives(&self, frame: &[u8]) -> bool {
-        let mut receiver = self.cable.receiver.lock();
-        let receiver = receiver.as_mut().unwrap();
-        let room = receiver.can_receive();
-        receiver.receive(frame);
-        room
+        self.cable.arrives(frame)
     }
 
     fn sent(&self) -> Vec<Vec<u8>> {
-        std::mem::take(&mut self.cable.sent.lock())
+        self.cable.sent()
     }
-}
-
-const MAC: [u8; 6] = [0x52, 0x54, 0, 0x12, 0x34, 0x56];
-
-fn frame(to: [u8; 6], len: usize) -> Vec<u8> {
-    let mut frame: Vec<u8> = (0..len).map(|i| i as u8).collect();
-    frame[..6].copy_from_slice(&to);
-    frame
 }
 
 /// A back end that has a virtio header before each frame: the card does not see it, and puts an empty one there.
@@ -245,11 +211,11 @@ fn sends_frames_checksums_and_segments() {
 #[test]
 fn the_cable_is_watched() {
     let c = Card::new();
-    c.cable.receiver.lock().as_mut().unwrap().link(false);
+    c.cable.link(false);
     assert_eq!((c.get(reg::STATUS) & 2, c.get(reg::ICR)), (0, 4));
     c.set(reg::CTRL, CTRL_RESET_TEST);
     assert_eq!(c.get(reg::RDLEN), 0);
-    c.cable.receiver.lock().as_mut().unwrap().link(true);
+    c.cable.link(true);
     assert_eq!(c.get(reg::STATUS) & 2, 2);
 }
 

@@ -29,6 +29,7 @@ pub(crate) struct Hot {
     scsi: Vec<(String, ScsiBus)>,
     drives: Vec<ScsiPlace>,
     globals: Vec<GlobalProperty>,
+    dirs: Vec<String>,
     vcpus: u32,
     /// Devices so far that nobody gave a name.
     unnamed: usize,
@@ -49,6 +50,7 @@ impl Hot {
             scsi: std::mem::take(&mut plugs.scsi),
             drives: std::mem::take(&mut plugs.scsi_drives),
             globals: config.globals.clone(),
+            dirs: config.data_dirs.clone(),
             vcpus,
             unnamed: config.devices.len(),
         }
@@ -84,6 +86,7 @@ impl Hot {
             scsi: &mut self.scsi,
             vcpus: self.vcpus,
             globals: &self.globals,
+            dirs: &self.dirs,
         };
         let done =
             make(d, &driver, &name, &mut shop).and_then(|new| self.place(&name, new, machine, backends));

@@ -186,7 +186,10 @@ fn add_devices(b: &mut Board, c: &BoardConfig) -> Result<Devices, MachineError> 
     }
     for p in &c.isa {
         let d = &p.device;
-        b.plug(&d.id, d.config.as_ref(), &d.chardevs).pio(0, p.port);
+        let node = b.plug(&d.id, d.config.as_ref(), &d.chardevs).pio(0, p.port);
+        if let Some(n) = p.irq {
+            wire(c, node, "irq", n)?;
+        }
     }
     if c.virtio.len() > VIRTIO_SLOTS {
         return Err(MachineError::Board(format!(

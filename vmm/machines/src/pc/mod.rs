@@ -253,7 +253,10 @@ fn isa(b: &mut Board, model: &Model, c: &BoardConfig, layout: &Layout) -> Result
     floppy(b, c, irqs);
     for p in &c.isa {
         let d = &p.device;
-        b.plug(&d.id, d.config.as_ref(), &d.chardevs).pio(0, p.port);
+        let node = b.plug(&d.id, d.config.as_ref(), &d.chardevs).pio(0, p.port);
+        if let Some(n) = p.irq {
+            irqs.wire(node, "irq", n);
+        }
     }
     Ok(())
 }

@@ -1,0 +1,219 @@
+//! Debian's drivers on emulated PC hardware: network cards get a lease and an answer, watchdogs bite, disks of every adapter come
+//! and go.
+//! Its kernel and the modules are the group `drivers` of the guests.
+#![cfg(target_os = "linux")]
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use rhea_tests::boot::{self, APPEND, Scratch, powers_off};
+use rhea_tests::process::Process;
+use rhea_tests::qmp::Qmp;
+use rhea_tests::workspace;
+use serde_json::{Value, json};
+
+const STEP: Duration = Duration::from_secs(600);
+
+/// Loads all modules, in the order in which they need one another.
+const LOAD: &str = "for m in $(cat /tmp/ORDER); do insmod /tmp/$m.ko; done\n";
+
+/// Writes an initramfs with the modules named, and what they need, that loads them and runs `script`; the kernel beside it.
+fn guest(scratch: &Scratch, modules: &[&str], script: &str) -> Option<(PathBuf, PathBuf)> {
+    let (kernel, busybox) = (boot::guest("drivers/linux")?, boot::guest("x86_64/busybox")?);
+    let folder = kernel.parent().expect("it is in a folder");
+    let order = std::fs::read_to_string(folder.join("ORDER")).expect("the guests are whole");
+    let mut make = Command::new(env!("CARGO_BIN_EXE_mkinitrd"));
+    let (programs, initrd, list) = (scratch.path("programs"), scratch.path("initrd"), scratch.path("ORDER"));
+    std::fs::write(&programs, format!("{LOAD}{script}")).expect("a file in the folder");
+    make.arg(&initrd).arg(workspace::root().join("resources/guest/init")).arg(busybox);
+    make.arg(format!("programs={}", programs.display()));
+    let wanted: Vec<&str> = order.lines().filter(|name| modules.contains(name)).collect();
+    assert_eq!(wanted.len(), modules.len(), "{wanted:?} of {modules:?}");
+    std::fs::write(&list, wanted.join("\n")).expect("a file in the folder");
+    make.arg(format!("tmp/ORDER={}", list.display()));
+    for name in wanted {
+        make.arg(format!("tmp/{name}.ko={}", folder.join(format!("{name}.ko")).display()));
+    }
+    assert!(make.status().expect("it starts").success());
+    Some((kernel, initrd))
+}
+
+fn start(board: &str, kernel: &Path, initrd: &Path, more: &[&str]) -> Process {
+    let append = format!("{APPEND} quiet");
+    let mut arguments = vec!["-accel", "tcg", "-m", "512", "-append", &append];
+    arguments.extend(["-kernel", kernel.to_str().expect("text"), "-initrd", initrd.to_str().expect("text")]);
+    arguments.extend(more);
+    boot::start("x86_64", board, &arguments).expect("the binary starts")
+}
+
+/// A lease, an answer, and a file of which every byte counts.
+const NET: &str = "\
+n=0; while [ ! -e /sys/class/net/eth0 ] && [ $n -lt 300 ]; do sleep 0.1; n=$((n+1)); done
+ifconfig eth0 up
+cat > /tmp/lease <<'END'
+#!/bin/sh
+[ \"$1\" = bound ] || exit 0
+ifconfig eth0 $ip netmask $subnet
+echo \"LEASE $ip\"
+END
+chmod +x /tmp/lease
+udhcpc -i eth0 -n -q -t 10 -s /tmp/lease
+ping -c 3 -s 1400 10.0.2.2 && echo PING-OK
+tftp -g -r data -l /tmp/data 10.0.2.2 && echo SUM $(sha256sum </tmp/data)
+readlink /sys/class/net/eth0/device/driver
+";
+
+fn card(board: &str, modules: &[&str], option: &str, driver: &str) {
+    if !boot::has_board("x86_64", board) {
+        return;
+    }
+    let scratch = Scratch::new(&format!("card-{driver}"));
+    let Some((kernel, initrd)) = guest(&scratch, modules, NET) else { return };
+    let data: Vec<u8> = (0..300_000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 11) as u8).collect();
+    std::fs::write(scratch.path("data"), &data).expect("a file in the folder");
+    let folder = scratch.path("data").parent().expect("a folder").display().to_string();
+    let sum = Command::new("sha256sum").arg(scratch.path("data")).output().expect("sha256sum is installed");
+    let sum = String::from_utf8_lossy(&sum.stdout).split(' ').next().unwrap_or_default().to_owned();
+    let netdev = format!("user,id=net0,tftp={folder}");
+    let mut guest = start(board, &kernel, &initrd, &["-netdev", &netdev, "-device", option]);
+    for line in ["LEASE 10.0.2.15", "PING-OK", &format!("SUM {sum}"), &format!("/{driver}")] {
+        guest.console.expect(line, STEP).unwrap_or_else(|e| panic!("{option}: {e}"));
+    }
+    powers_off(&mut guest).unwrap_or_else(|e| panic!("{option}: {e}"));
+}
+
+#[test]
+fn rtl8139_gets_a_lease() {
+    card("pc", &["mii", "8139cp"], "rtl8139,netdev=net0", "8139cp");
+}
+
+#[test]
+fn ne2k_pci_gets_a_lease() {
+    card("pc", &["8390", "ne2k_pci"], "ne2k_pci,netdev=net0", "ne2k-pci");
+}
+
+#[test]
+fn pcnet_gets_a_lease() {
+    card("pc", &["mii", "pcnet32"], "pcnet,netdev=net0", "pcnet32");
+}
+
+#[test]
+fn e1000_gets_a_lease() {
+    card("q35", &["e1000"], "e1000,netdev=net0", "e1000");
+}
+
+/// Says what disks and cards there are whenever that changes.
+const WATCH: &str = "\
+last=; n=0
+echo WATCHING
+while [ $n -lt 3000 ]; do
+  now=\"$(ls /sys/block | tr '\\n' ' ')$(ls /sys/class/net | tr '\\n' ' ')\"
+  [ \"$now\" = \"$last\" ] || echo \"SEEN [$now]\"
+  last=$now; n=$((n+1)); sleep 0.1
+done
+";
+
+/// Devices of virtio come and go on both boards, and drives on a SCSI adapter that came itself.
+fn come_and_go(board: &str, port: &[&str], bus: Option<&str>) {
+    if !boot::has_board("x86_64", board) {
+        return;
+    }
+    let scratch = Scratch::new(&format!("virtio-hotplug-{board}"));
+    let modules = [
+        "virtio_blk",
+        "failover",
+        "net_failover",
+        "virtio_net",
+        "scsi_common",
+        "scsi_mod",
+        "virtio_scsi",
+        "sd_mod",
+    ];
+    let Some((kernel, initrd)) = guest(&scratch, &modules, WATCH) else { return };
+    let (image, socket) = (scratch.path("disk"), scratch.path("socket"));
+    std::fs::write(&image, vec![0; 4 << 20]).expect("a file in the folder");
+    let option = format!("unix:{},server=on,wait=off", socket.display());
+    let mut arguments = vec!["-qmp", &option];
+    arguments.extend(port);
+    let mut guest = start(board, &kernel, &initrd, &arguments);
+    let mut qmp = Qmp::connect(&socket, STEP).expect("the socket");
+    guest.console.expect("WATCHING", STEP).expect("the guest starts");
+    let file = image.display().to_string();
+    let node = json!({"driver": "raw", "node-name": "n0", "file": {"driver": "file", "filename": file}});
+    let mut ok = |command: &str, arguments: Value| {
+        qmp.execute(command, arguments).unwrap_or_else(|e| panic!("{command}: {e}"));
+        if command == "device_del" {
+            qmp.event("DEVICE_DELETED").expect("the guest lets go");
+        }
+    };
+    ok("blockdev-add", node);
+    ok("netdev_add", json!({"type": "user", "id": "u0"}));
+    let on = |mut device: Value| {
+        if let Some(bus) = bus {
+            device["bus"] = json!(bus);
+        }
+        device
+    };
+    for (driver, backend, seen) in
+        [("virtio-blk-pci", ("drive", "n0"), "vda"), ("virtio-net-pci", ("netdev", "u0"), "eth0")]
+    {
+        ok("device_add", on(json!({"driver": driver, "id": "d", backend.0: backend.1})));
+        guest.console.expect(seen, STEP).unwrap_or_else(|e| panic!("{driver}: {e}"));
+        ok("device_del", json!({"id": "d"}));
+        guest.console.expect("SEEN [", STEP).unwrap_or_else(|e| panic!("{driver}: {e}"));
+    }
+    ok("device_add", on(json!({"driver": "virtio-scsi-pci", "id": "scsi0"})));
+    for _ in 0..2 {
+        ok("device_add", json!({"driver": "scsi-hd", "id": "sd", "drive": "n0", "bus": "scsi0.0", "lun": 1}));
+        guest.console.expect("sda", STEP).expect("a SCSI disk comes");
+        ok("device_del", json!({"id": "sd"}));
+        guest.console.expect("SEEN [", STEP).expect("it goes");
+    }
+    ok("device_del", json!({"id": "scsi0"}));
+    ok("blockdev-del", json!({"node-name": "n0"}));
+    ok("netdev_del", json!({"id": "u0"}));
+    ok("quit", Value::Null);
+    powers_off(&mut guest).expect("it ends");
+}
+
+#[test]
+fn virtio_devices_come_and_go_by_acpi() {
+    come_and_go("pc", &[], None);
+}
+
+#[test]
+fn virtio_devices_come_and_go_in_a_slot() {
+    come_and_go("q35", &["-device", "pcie-root-port,id=rp,slot=1,chassis=1"], Some("rp"));
+}
+
+/// A watchdog that nobody feeds resets the machine, which ends the run.
+fn watchdog(module: &str, option: &str) {
+    if !boot::has_board("x86_64", "pc") {
+        return;
+    }
+    let scratch = Scratch::new(&format!("watchdog-{module}"));
+    let script = "\
+readlink /sys/class/watchdog/watchdog0/device/driver
+echo IDENTITY $(cat /sys/class/watchdog/watchdog0/identity)
+watchdog -T 4 -t 600 /dev/watchdog0
+echo ARMED
+sleep 600
+echo STILL-HERE
+";
+    let Some((kernel, initrd)) = guest(&scratch, &["watchdog", module], script) else { return };
+    let mut guest = start("pc", &kernel, &initrd, &["-device", option]);
+    guest.console.expect("ARMED", STEP).unwrap_or_else(|e| panic!("{option}: {e}"));
+    powers_off(&mut guest).unwrap_or_else(|e| panic!("{option}: {e}"));
+    assert!(!guest.console.text().contains("STILL-HERE"), "{option}");
+}
+
+#[test]
+fn i6300esb_resets_the_machine() {
+    watchdog("i6300esb", "i6300esb");
+}
+
+#[test]
+fn ib700_resets_the_machine() {
+    watchdog("ib700wdt", "ib700");
+}
