@@ -4,6 +4,7 @@
 #   test    independent oracles: qemu-riscv64 (user mode), RISC-V binutils, a GDB for all architectures,
 #           makers and checkers of disk images and FAT volumes
 #   pc      the firmware of PCs
+#   net     what guests on a network talk to, and what reads captures
 #   bench   qemu-system-riscv64 and qemu-system-x86_64 10 to compare with, and a RISC-V C compiler for the programs run in them
 #   cross   the import-library tool that Windows builds of std need
 set -euo pipefail
@@ -34,6 +35,7 @@ for group in "$@"; do
         apt_install cryptsetup-bin dosfstools mtools bximage cloop-utils ovmf
         ;;
     pc) apt_install seabios ;;
+    net) apt_install iperf3 iproute2 samba tshark xz-utils ;;
     bench)
         suite=$(qemu_suite)
         apt_install ${suite:+-t "$suite"} qemu-system-misc qemu-system-x86

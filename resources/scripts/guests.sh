@@ -3,7 +3,8 @@
 # initramfs, groups user and i386 the roots of small systems for user mode (riscv64, i386), group firmware what PCs start with:
 # boot loaders, firmware, hypervisor, kernels in other forms, into DIR/pc; group userland, on demand, more programs for the long
 # tests, into DIR/userland; group drivers, on demand, Debian's amd64 kernel with the modules that drive emulated PC hardware, into
-# DIR/drivers. Nothing of them is ever committed. apt checks each package against Debian's signatures; MANIFEST
+# DIR/drivers; group net, on demand, kernels with modules and programs for networks, into DIR/net. Nothing of them is ever
+# committed. apt checks each package against Debian's signatures; MANIFEST
 # keeps package, architecture, version and SHA-256 of the packages, FILES the SHA-256 of the files taken out, which every later
 # run checks again (MANIFEST.user and FILES.user for group user, and so on).
 # Ends with status 75 when the archive cannot be reached.
@@ -176,6 +177,43 @@ fetch_drivers() {
     rm -rf "$work"
 }
 
+# What the guests of the network's tests have: Debian's kernels with the modules they load, iperf3 and socat with their
+# libraries, iPXE, and the host's passt of the same suite.
+fetch_net() {
+    work=$out/.work-net
+    tree=$out/net
+    rm -rf "$work" "$tree" "$tree.new" && mkdir -p "$work/debs" "$tree.new"
+    private_apt "$work/apt" $suite riscv64 amd64
+    export APT_CONFIG=$work/apt/apt.conf
+    local arch name kernel deb package
+    for arch in riscv64 amd64; do
+        name=$([ $arch = amd64 ] && echo x86_64 || echo riscv64)
+        kernel=$(apt-cache depends linux-image-$arch:$arch | awk '/Depends: linux-image-[0-9]/ { print $2; exit }')
+        say "fetching ${kernel%:*} and programs for networks"
+        rm -f "$work"/debs/*.deb
+        (cd "$work/debs" && retry apt-get download -qq "${kernel%:*}:$arch" {iperf3,libiperf0,socat,libc6,libgcc-s1,libssl3t64,libsctp1,libwrap0,zlib1g,libzstd1}:$arch)
+        mkdir -p "$work/x/$arch" "$tree.new/$name/modules" "$tree.new/$name"/root/usr/{bin,sbin,lib}
+        for package in bin sbin lib; do ln -s usr/$package "$tree.new/$name/root/$package"; done
+        ! [ $arch = amd64 ] || { mkdir "$tree.new/$name/root/usr/lib64" && ln -s usr/lib64 "$tree.new/$name/root/lib64"; }
+        for deb in "$work"/debs/*.deb; do
+            case ${deb##*/} in
+            linux-image-*) dpkg-deb -x "$deb" "$work/x/$arch" ;;
+            *) dpkg-deb --fsys-tarfile "$deb" | tar -x --no-same-owner --keep-directory-symlink -C "$tree.new/$name/root" ;;
+            esac
+        done
+        rm -rf "$tree.new/$name"/root/usr/share "$tree.new/$name"/root/usr/lib/*-linux-gnu/gconv "$tree.new/$name"/root/usr/lib/*-linux-gnu/ossl-modules "$tree.new/$name"/root/usr/lib/*-linux-gnu/engines-3
+        cp "$work/x/$arch"/boot/vmlinu[xz]-* "$tree.new/$name/linux"
+        (cd "$work/x/$arch"/usr/lib/modules/*/kernel && find arch crypto lib drivers/net drivers/virtio fs/smb fs/netfs fs/nls net -name '*.ko*' \
+            -not -path '*/wireless/*' -size -1200k -exec cp -t "$tree.new/$name/modules" {} +)
+    done
+    rm -f "$work"/debs/*.deb
+    (cd "$work/debs" && retry apt-get download -qq ipxe passt:amd64)
+    dpkg-deb -x "$work"/debs/ipxe_*.deb "$work/x/ipxe" && cp "$work"/x/ipxe/usr/lib/ipxe/ipxe.lkrn "$tree.new/x86_64/ipxe.lkrn"
+    dpkg-deb -x "$work"/debs/passt_*.deb "$work/x/passt" && cp "$work"/x/passt/usr/bin/passt* "$tree.new/x86_64/"
+    rm -rf "$work"
+    mv "$tree.new" "$tree"
+}
+
 # Programs for user mode and what they load: no package's scripts run, so this is no system, but a root for `-L`.
 user_packages() {
     echo libc6 libgcc-s1 libstdc++6 zlib1g libtinfo6 libselinux1 libpcre2-8-0 libacl1 libattr1 libgmp10 libmpfr6 libssl3t64 \
@@ -228,6 +266,9 @@ if [[ $groups == *" i386 "* ]] && ! checked FILES.i386; then
 fi
 if [[ $groups == *" firmware "* ]] && ! checked FILES.firmware; then
     fetch_firmware
+fi
+if [[ $groups == *" net "* ]] && [ ! -e "$out/net/x86_64/ipxe.lkrn" ]; then
+    fetch_net
 fi
 if [[ $groups == *" userland "* ]] && [ ! -e "$out/userland/usr/bin/python3" ]; then
     fetch_userland

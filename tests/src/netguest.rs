@@ -1,5 +1,6 @@
-//! A Linux guest with a network card: Debian's kernel, our initramfs, and the modules for virtio-net, which Debian keeps
-//! apart from its kernel. They come out of the installer's initramfs, which is one of the fetched guests.
+//! A Linux guest with a network card: Debian's kernel, our initramfs, and the modules that Debian keeps apart from its kernel.
+//! Those for virtio-net come out of the installer's initramfs, which is one of the fetched guests; a [`Guest`] has kernel,
+//! modules and programs of the guests fetched for networks (`guests.sh build/guests net`).
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -49,6 +50,64 @@ pub fn initrd(folder: &Path, tool: &Path, script: &str) -> Option<PathBuf> {
     }
     output(&mut make);
     Some(out)
+}
+
+/// A guest of those fetched for networks.
+pub struct Guest<'a> {
+    /// `riscv64` or `x86_64`.
+    pub arch: &'a str,
+    /// Modules to load, which bring those they depend on.
+    pub modules: &'a [&'a str],
+    /// What busybox's shell runs then.
+    pub script: &'a str,
+}
+
+impl Guest<'_> {
+    /// Its kernel, and an initramfs made in `folder`, with iperf3 and socat in it; `tool` is the `mkinitrd` of this crate.
+    /// `None`, said aloud, when something for it is not there.
+    ///
+    /// # Panics
+    /// When a file is not what it should be, or a tool fails.
+    pub fn files(&self, folder: &Path, tool: &Path) -> Option<(PathBuf, PathBuf)> {
+        let kernel = boot::guest(&format!("net/{}/linux", self.arch))?;
+        let busybox = boot::guest(&format!("{}/busybox", self.arch))?;
+        fs::create_dir_all(folder).expect("a folder");
+        let around = kernel.parent().expect("it is in a folder");
+        let mut order = Vec::new();
+        self.modules.iter().for_each(|name| load(&around.join("modules"), name, folder, &mut order));
+        let programs = folder.join("programs");
+        let insert: String = order.iter().map(|name| format!("insmod /tmp/{name}.ko\n")).collect();
+        fs::write(&programs, format!("{insert}{}", self.script)).expect("a file in the folder");
+        let out = folder.join(format!("{}.initrd", self.arch));
+        let mut make = Command::new(tool);
+        make.arg(&out).arg(workspace::root().join("resources/guest/init")).arg(busybox);
+        make.arg(format!("programs={}", programs.display()));
+        make.arg(format!("/={}", around.join("root").display()));
+        for name in &order {
+            make.arg(format!("tmp/{name}.ko={}", folder.join(format!("{name}.ko")).display()));
+        }
+        output(&mut make);
+        Some((kernel, out))
+    }
+}
+
+/// Unpacks a module into `folder`, after those it depends on; `order` gets their names.
+fn load(modules: &Path, name: &str, folder: &Path, order: &mut Vec<String>) {
+    // A module's file may have dashes where its name has not.
+    let named = [name.to_owned(), name.replace('_', "-")].map(|n| modules.join(format!("{n}.ko.xz")));
+    let packed = named.iter().find(|p| p.is_file()).unwrap_or_else(|| panic!("no module {name}"));
+    if order.iter().any(|n| n == name) {
+        return;
+    }
+    let data = output(Command::new("xz").arg("-dc").arg(packed));
+    let depends =
+        data.windows(9).position(|w| w == b"\0depends=").map(|at| &data[at + 9..]).unwrap_or_default();
+    let depends = depends.split(|b| *b == 0).next().unwrap_or_default();
+    for other in String::from_utf8_lossy(depends).split(',').filter(|n| !n.is_empty()) {
+        load(modules, other, folder, order);
+    }
+    fs::write(folder.join(format!("{name}.ko")), data).expect("a file in the folder");
+    order.push(name.to_owned());
 }
 
 /// What a command prints.

@@ -12,6 +12,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rhea_tests::boot::{Scratch, rhea};
+use rhea_tests::namespace::in_namespace;
 use rhea_tests::{skip, workspace};
 
 const STEP: Duration = Duration::from_secs(60);
@@ -113,35 +114,6 @@ fn try_pair(what: &str, first: (Side, &str), second: (Side, &str), scratch: &Scr
         }
     }
     println!("{what}: ok");
-}
-
-/// Runs the test called `name` of this file once more in namespaces of its own; true if that is where we are.
-fn in_namespace(name: &str) -> bool {
-    if std::env::var_os("RHEA_TEST_NAMESPACE").is_some() {
-        for line in ["link set lo up", "route add 224.0.0.0/4 dev lo"] {
-            let done = Command::new("ip").args(line.split(' ')).status();
-            assert!(done.is_ok_and(|s| s.success()), "ip {line}");
-        }
-        return true;
-    }
-    let unshare = ["--user", "--map-root-user", "--net", "--mount"];
-    let possible = Command::new("unshare").args(unshare).args(["ip", "link", "set", "lo", "up"]).output();
-    if !possible.is_ok_and(|o| o.status.success()) {
-        skip("network namespaces: unshare and ip are missing, or this host forbids user namespaces");
-        return false;
-    }
-    let own = std::env::current_exe().expect("our own path");
-    // Built here: in the namespace there is no network to fetch from.
-    let binary = rhea();
-    let status = Command::new("unshare")
-        .args(unshare)
-        .arg(own)
-        .args(["--exact", name, "--nocapture"])
-        .env("RHEA_TEST_NAMESPACE", "1")
-        .env("RHEA_BIN", binary)
-        .status();
-    assert!(status.is_ok_and(|s| s.success()), "{name} failed in its namespaces");
-    false
 }
 
 fn has_qemu() -> bool {

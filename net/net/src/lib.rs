@@ -28,6 +28,8 @@ mod stream;
 mod tap;
 #[cfg(target_os = "linux")]
 mod vde;
+#[cfg(target_os = "linux")]
+mod vhost;
 #[cfg(unix)]
 mod wake;
 
@@ -54,6 +56,8 @@ pub use stream::{Stream, StreamEvent, StreamPeer};
 pub use tap::{Tap, TapOptions, TapSource};
 #[cfg(target_os = "linux")]
 pub use vde::{Vde, VdeOptions};
+#[cfg(target_os = "linux")]
+pub use vhost::{VhostPeer, VhostUser};
 
 /// Longest frame in bytes: 64 KiB of segmentation offload, with headers.
 pub const MAX_FRAME: usize = 65550 + 256;

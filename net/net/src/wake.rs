@@ -6,6 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use smallvec::SmallVec;
 
 /// The end that wakes.
 pub(crate) struct Wake(UnixStream);
@@ -36,24 +37,29 @@ impl Woken {
         fd: Option<(BorrowedFd<'_>, PollFlags)>,
         patience: Option<Duration>,
     ) -> io::Result<PollFlags> {
-        let own = PollFd::from_borrowed_fd(self.0.as_fd(), PollFlags::IN);
-        let other = match fd {
-            Some((fd, flags)) => PollFd::from_borrowed_fd(fd, flags),
-            None => own.clone(),
-        };
-        let mut fds = [own, other];
-        let count = if fd.is_some() { 2 } else { 1 };
+        let fds: Vec<_> = fd.into_iter().collect();
+        Ok(self.wait_any(&fds, patience)?.first().copied().unwrap_or(PollFlags::empty()))
+    }
+
+    /// The same with any number of them.
+    pub(crate) fn wait_any(
+        &mut self,
+        others: &[(BorrowedFd<'_>, PollFlags)],
+        patience: Option<Duration>,
+    ) -> io::Result<SmallVec<[PollFlags; 2]>> {
+        let mut fds: SmallVec<[PollFd<'_>; 3]> = SmallVec::new();
+        fds.push(PollFd::from_borrowed_fd(self.0.as_fd(), PollFlags::IN));
+        fds.extend(others.iter().map(|(fd, flags)| PollFd::from_borrowed_fd(*fd, *flags)));
         let patience =
             patience.map(|p| Timespec { tv_sec: p.as_secs() as i64, tv_nsec: p.subsec_nanos().into() });
-        match poll(&mut fds[..count], patience.as_ref()) {
+        match poll(&mut fds, patience.as_ref()) {
             Ok(_) => {}
-            Err(rustix::io::Errno::INTR) => return Ok(PollFlags::empty()),
+            Err(rustix::io::Errno::INTR) => return Ok(others.iter().map(|_| PollFlags::empty()).collect()),
             Err(e) => return Err(e.into()),
         }
-        let (own, other) = (fds[0].revents(), fds[1].revents());
-        if !own.is_empty() {
+        if !fds[0].revents().is_empty() {
             let _ = (&self.0).read(&mut [0; 64]);
         }
-        Ok(if count == 2 { other } else { PollFlags::empty() })
+        Ok(fds[1..].iter().map(PollFd::revents).collect())
     }
 }

@@ -98,6 +98,14 @@ impl<D: Device> Back<D> {
         &self.channel
     }
 
+    /// Whether a request is there, or the front end has gone; does not wait.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn channel_ready(&self) -> Result<bool, Error> {
+        self.channel.is_ready()
+    }
+
     /// Receives one request and carries it out.
     ///
     /// # Errors

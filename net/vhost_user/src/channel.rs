@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags,
@@ -86,6 +87,19 @@ impl Channel {
         self.fill(&mut payload, &mut message)?;
         message.payload = payload;
         Ok(message)
+    }
+
+    /// Whether something is there to be received, be it the end; does not wait.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn is_ready(&self) -> Result<bool, Error> {
+        let mut fds = [PollFd::new(&self.0, PollFlags::IN)];
+        match poll(&mut fds, Some(&Timespec::default())) {
+            Ok(n) => Ok(n > 0),
+            Err(rustix::io::Errno::INTR) => Ok(false),
+            Err(e) => Err(Error::host("vhost-user socket", e)),
+        }
     }
 
     fn fill(&self, bytes: &mut [u8], message: &mut Message) -> Result<(), Error> {

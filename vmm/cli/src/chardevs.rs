@@ -12,6 +12,7 @@ use control::vm::ChardevInfo;
 use control::{gdb, hmp, qmp};
 use device::CharBackend;
 
+use crate::netdevs::claimed;
 use crate::vm::RheaVm;
 
 /// All of them, open.
@@ -20,7 +21,9 @@ pub(crate) struct Chars(Chardevs);
 impl Chars {
     /// Opens all that the configuration names. `keys` are what the terminal's escape keys do.
     pub(crate) fn open(config: &VmConfig, keys: &Keys) -> Result<Self> {
-        Ok(Self(Chardevs::open(&config.chardevs, keys)?))
+        let taken: Vec<String> = claimed(config).collect();
+        let ours: Vec<_> = config.chardevs.iter().filter(|c| !taken.contains(&c.id)).cloned().collect();
+        Ok(Self(Chardevs::open(&ours, keys)?))
     }
 
     /// Back ends of the board's serial ports.

@@ -45,8 +45,13 @@ impl E1000 {
         if [a, b, c, d, e, f] == [0xff; 6] {
             return control & (BROADCAST | ALL_MULTICAST) != 0;
         }
+        let own = |i: u32| {
+            let (low, high) = (self.r.get(reg::ADDRESSES + 8 * i), self.r.get(reg::ADDRESSES + 8 * i + 4));
+            high >> 31 != 0 && low.to_le_bytes() == [a, b, c, d] && (high as u16).to_le_bytes() == [e, f]
+        };
         if a & 1 != 0 {
-            if control & ALL_MULTICAST != 0 {
+            // Groups, too, may be among the addresses: drivers put the first few there.
+            if control & ALL_MULTICAST != 0 || (0..16).any(own) {
                 return true;
             }
             // Twelve bits of the address select a bit of the table.
@@ -54,10 +59,6 @@ impl E1000 {
             let hash = u32::from(u16::from_le_bytes([e, f])) >> shift & 0xfff;
             return self.r.get(reg::MULTICAST + 4 * (hash >> 5)) >> (hash & 31) & 1 != 0;
         }
-        let own = |i: u32| {
-            let (low, high) = (self.r.get(reg::ADDRESSES + 8 * i), self.r.get(reg::ADDRESSES + 8 * i + 4));
-            high >> 31 != 0 && low.to_le_bytes() == [a, b, c, d] && (high as u16).to_le_bytes() == [e, f]
-        };
         control & ALL_UNICAST != 0 || (0..16).any(own)
     }
 

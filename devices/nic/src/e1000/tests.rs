@@ -149,6 +149,13 @@ fn receives_what_is_meant_for_it() {
     c.arrives(&frame([1, 0, 0x5e, 0, 0, 1], 100));
     c.arrives(&frame([0xff; 6], 100));
     assert_eq!(c.get(reg::RDH), 3);
+    // A group among the addresses.
+    c.set(reg::ADDRESSES + 8 * 3, 0x3333);
+    c.set(reg::ADDRESSES + 8 * 3 + 4, 1 << 31 | 0x100);
+    assert_eq!(c.get(reg::RDH), 3);
+    c.arrives(&frame([0x33, 0x33, 0, 0, 0, 1], 100));
+    assert_eq!(c.get(reg::RDH), 4);
+    c.set(reg::RDH, 3);
     // Over several small buffers.
     c.set(reg::RCTL, 0x3_8002);
     c.arrives(&frame(MAC, 300));

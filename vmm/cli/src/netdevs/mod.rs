@@ -4,13 +4,15 @@
 mod linux;
 #[cfg(unix)]
 mod sockets;
+#[cfg(target_os = "linux")]
+mod vhost;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use control::VmConfig;
-use control::config::{Netdev, Props};
+use control::config::{Chardev, Netdev, Props};
 use control::vm::Event;
 use net::{Cable, Endpoint, Hub, Join};
 use net_user::{Options, UserNet};
@@ -19,7 +21,7 @@ use serde_json::Value;
 
 /// Kinds of back ends there are on this host.
 const KINDS: &[&str] = if cfg!(target_os = "linux") {
-    &["bridge", "dgram", "hubport", "l2tpv3", "passt", "socket", "stream", "tap", "user", "vde"]
+    &["bridge", "dgram", "hubport", "l2tpv3", "passt", "socket", "stream", "tap", "user", "vde", "vhost-user"]
 } else if cfg!(unix) {
     &["dgram", "hubport", "socket", "stream", "user"]
 } else {
@@ -64,6 +66,9 @@ pub(crate) struct Nets {
     hubs: BTreeMap<u64, Hub>,
     /// Cards by the names that users know them by, with their back ends.
     cards: Vec<(String, String)>,
+    /// Character back ends whose sockets are not for characters: see [`claimed`].
+    #[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "what has them is for Linux hosts"))]
+    chardevs: Vec<Chardev>,
     /// Where events go.
     pub(crate) announcer: Announcer,
 }
@@ -71,7 +76,9 @@ pub(crate) struct Nets {
 impl Nets {
     /// Opens all that a configuration names.
     pub(crate) fn open(config: &VmConfig) -> Result<Self> {
-        let mut nets = Self::default();
+        let claimed = |c: &&Chardev| claimed(config).any(|id| id == c.id);
+        let chardevs = config.chardevs.iter().filter(claimed).cloned().collect();
+        let mut nets = Self { chardevs, ..Self::default() };
         config.netdevs.iter().try_for_each(|n| nets.add(n))?;
         Ok(nets)
     }
@@ -121,6 +128,8 @@ impl Nets {
             "l2tpv3" => linux::l2tpv3(&n.props)?,
             #[cfg(target_os = "linux")]
             "vde" => linux::vde(&n.props)?,
+            #[cfg(target_os = "linux")]
+            "vhost-user" => vhost::vhost_user(&n.props, &self.chardevs)?,
             other => bail!("type '{other}' is not supported here; there are: {}", KINDS.join(", ")),
         };
         Ok((end, None))
@@ -205,6 +214,13 @@ impl Nets {
         }
         out
     }
+}
+
+/// Ids of the character back ends that networks have: they are named as such, but their sockets carry messages with
+/// descriptors, and are opened by the network.
+pub(crate) fn claimed(config: &VmConfig) -> impl Iterator<Item = String> + '_ {
+    let of = |n: &Netdev| n.props.text("chardev").ok().flatten().map(std::borrow::Cow::into_owned);
+    config.netdevs.iter().filter(|n| n.kind == "vhost-user").filter_map(of)
 }
 
 /// Calls `each` with every key and value as text; a key that was given several times comes as often.

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 pub struct Netdev {
     /// Unique id.
     pub id: String,
-    /// `user`, `tap`, `bridge`, `socket`, `stream`, `dgram`, `l2tpv3`, `vde`, `hubport`.
+    /// `user`, `tap`, `bridge`, `socket`, `stream`, `dgram`, `l2tpv3`, `vde`, `vhost-user`, `hubport`.
     #[serde(rename = "type")]
     pub kind: String,
     /// Options of the type, checked against its key table. A key given several times is a list.

@@ -139,6 +139,7 @@ pub(crate) static NETDEVS: Family = Family {
             ],
         ),
         ("vde", &[text("sock"), number("port"), text("mode")]),
+        ("vhost-user", &[text("chardev"), number("queues"), switch("vhostforce")]),
         ("hubport", &[number("hubid"), text("netdev")]),
     ],
 };

@@ -1,0 +1,237 @@
+//! Rings and buffers of one session, in memory that the back end maps.
+//!
+//! Memory: the receive ring, the send ring, then the buffers of both. Every descriptor has a buffer of its own, which is
+//! where it was put; an entry's id thus says where its bytes are.
+
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+
+use guest_memory::{Backing, RamBlock, RamConfig};
+use vhost_user::{DriverRing, Event, Front, Region, feature, protocol};
+
+use crate::{MAX_FRAME, NetError};
+
+/// Length of the virtio-net header.
+pub(super) const HEADER: usize = 12;
+
+/// Feature bits of virtio-net (virtio 1.2, 5.1.3).
+const CSUM: u64 = 1 << 0;
+const GUEST_CSUM: u64 = 1 << 1;
+const GUEST_TSO4: u64 = 1 << 7;
+const GUEST_TSO6: u64 = 1 << 8;
+const GUEST_ECN: u64 = 1 << 9;
+const HOST_TSO4: u64 = 1 << 11;
+const HOST_TSO6: u64 = 1 << 12;
+const HOST_ECN: u64 = 1 << 13;
+const MRG_RXBUF: u64 = 1 << 15;
+/// What a card's driver may count on when the header passes through.
+const HOST: u64 = CSUM | HOST_TSO4 | HOST_TSO6;
+const GUEST: u64 = GUEST_CSUM | GUEST_TSO4 | GUEST_TSO6 | GUEST_ECN;
+
+/// The longest frame with its header takes a buffer of this size.
+const WHOLE: u64 = (HEADER + MAX_FRAME).next_multiple_of(4096) as u64;
+/// Entries of the send ring, and of the receive ring if a frame is in one buffer.
+const ENTRIES: u16 = 64;
+/// The same if a frame may span buffers, and how long these are then.
+const PIECES: u16 = 256;
+const PIECE: u64 = 4096;
+
+const RECEIVE: u32 = 0;
+const SEND: u32 = 1;
+const SEND_RING: u64 = 0x8000;
+const BUFFERS: u64 = 0x10000;
+/// Addresses under which the back end knows the memory.
+const GUEST_BASE: u64 = 1 << 20;
+const USER_BASE: u64 = 1 << 32;
+
+/// Both rings, running.
+pub(super) struct Session {
+    front: Front,
+    memory: Arc<RamBlock>,
+    receive: DriverRing,
+    send: DriverRing,
+    /// Descriptors of the send ring that the back end does not have.
+    free: Vec<u16>,
+    receive_events: (Event, Event),
+    send_events: (Event, Event),
+    /// Features in use.
+    features: u64,
+    /// A frame of which pieces are missing, and how many.
+    partial: Vec<u8>,
+    missing: u16,
+}
+
+fn failed(what: &str, error: impl std::error::Error + Send + Sync + 'static) -> NetError {
+    NetError::host(format!("vhost-user: {what}"), std::io::Error::other(error))
+}
+
+impl Session {
+    /// Begins a session on a connected socket, with the offloads the guest takes.
+    pub(super) fn new(socket: UnixStream, offloads: u64) -> Result<Self, NetError> {
+        let front = Front::new(socket, protocol::REPLY_ACK).map_err(|e| failed("the back end", e))?;
+        let features = front.features();
+        if features & feature::VERSION_1 == 0 {
+            return Err(NetError::Option(format!(
+                "vhost-user: the back end has features {features:#x}, expected VIRTIO_F_VERSION_1 (bit 32)"
+            )));
+        }
+        let (entries, length) = if features & MRG_RXBUF != 0 { (PIECES, PIECE) } else { (ENTRIES, WHOLE) };
+        let size = BUFFERS + u64::from(entries) * length + u64::from(ENTRIES) * WHOLE;
+        let config = RamConfig { backing: Backing::Memfd { huge: None }, ..RamConfig::default() };
+        let memory = RamBlock::new("vhost-user", size, &config).map_err(|e| failed("shared memory", e))?;
+        let ring = |at, size| DriverRing::new(memory.clone(), at, size).map_err(|e| failed("a ring", e));
+        let event = || Event::new().map_err(|e| failed("an event", e));
+        let mut session = Session {
+            receive: ring(0, entries)?,
+            send: ring(SEND_RING, ENTRIES)?,
+            free: Vec::new(),
+            receive_events: (event()?, event()?),
+            send_events: (event()?, event()?),
+            features: 0,
+            partial: Vec::new(),
+            missing: 0,
+            front,
+            memory,
+        };
+        let region = Region { guest: GUEST_BASE, size, user: USER_BASE, offset: 0 };
+        let file =
+            session.memory.file().ok_or_else(|| NetError::Option("vhost-user: no shared memory".into()))?;
+        session.front.set_features(session.wanted(offloads)).map_err(|e| failed("the back end", e))?;
+        session.front.set_memory(&[(region, file.as_fd())]).map_err(|e| failed("the back end", e))?;
+        session.start(offloads).map_err(|e| failed("the back end", e))?;
+        Ok(session)
+    }
+
+    fn wanted(&self, offloads: u64) -> u64 {
+        let plain = feature::VERSION_1 | MRG_RXBUF | HOST | HOST_ECN | (offloads & GUEST);
+        self.front.features() & plain
+    }
+
+    /// Whether a card's header may pass through: the back end does all that a driver may leave to it.
+    pub(super) fn has_offloads(&self) -> bool {
+        self.front.features() & HOST == HOST
+    }
+
+    /// Starts both rings anew.
+    fn start(&mut self, offloads: u64) -> Result<(), vhost_user::Error> {
+        let broken = |_| vhost_user::Error::Gone;
+        self.features = self.wanted(offloads);
+        self.front.set_features(self.features)?;
+        self.receive = DriverRing::new(self.memory.clone(), 0, self.receive.size()).map_err(broken)?;
+        self.send = DriverRing::new(self.memory.clone(), SEND_RING, ENTRIES).map_err(broken)?;
+        self.send.set_quiet(true).map_err(broken)?;
+        self.free = (0..ENTRIES).collect();
+        (self.partial, self.missing) = (Vec::new(), 0);
+        for id in 0..self.receive.size() {
+            self.give(id).map_err(broken)?;
+        }
+        self.receive.publish().map_err(broken)?;
+        let (kick, call) = &self.receive_events;
+        self.front.start(
+            &self.receive.address(RECEIVE, USER_BASE),
+            (self.receive.size(), 0),
+            (kick, call),
+        )?;
+        kick.signal();
+        let (kick, call) = &self.send_events;
+        self.front.start(&self.send.address(SEND, USER_BASE), (ENTRIES, 0), (kick, call))
+    }
+
+    /// The guest takes other offloads now. What is under way is lost.
+    pub(super) fn set_offloads(&mut self, offloads: u64) -> Result<(), vhost_user::Error> {
+        if self.wanted(offloads) == self.features {
+            return Ok(());
+        }
+        self.front.stop(RECEIVE)?;
+        self.front.stop(SEND)?;
+        self.start(offloads)
+    }
+
+    /// Bytes of a buffer for receiving.
+    fn piece(&self) -> u64 {
+        if self.receive.size() == PIECES { PIECE } else { WHOLE }
+    }
+
+    fn receive_buffer(&self, id: u16) -> u64 {
+        BUFFERS + u64::from(id) * self.piece()
+    }
+
+    fn send_buffer(&self, id: u16) -> u64 {
+        BUFFERS + u64::from(self.receive.size()) * self.piece() + u64::from(id) * WHOLE
+    }
+
+    fn give(&mut self, id: u16) -> Result<(), guest_memory::RamError> {
+        let (at, length) = (self.receive_buffer(id), self.piece());
+        self.receive.post(id, GUEST_BASE + at, length as u32, true)
+    }
+
+    /// Sends a frame behind its header; `false` if the back end has taken none for long.
+    pub(super) fn send(&mut self, header: &[u8; HEADER], frame: &[&[u8]]) -> bool {
+        while let Ok(Some((id, _))) = self.send.take() {
+            self.free.push(id);
+        }
+        let length: usize = frame.iter().map(|p| p.len()).sum();
+        if length > MAX_FRAME {
+            return false;
+        }
+        let Some(id) = self.free.pop() else { return false };
+        let mut at = self.send_buffer(id);
+        let start = at;
+        for piece in std::iter::once(&header[..]).chain(frame.iter().copied()) {
+            if self.memory.write(at, piece).is_err() {
+                return false;
+            }
+            at += piece.len() as u64;
+        }
+        let posted = self.send.post(id, GUEST_BASE + start, (at - start) as u32, false);
+        match posted.and_then(|()| self.send.publish()) {
+            Ok(wake) => {
+                if wake {
+                    self.send_events.0.signal();
+                }
+                true
+            }
+            Err(_) => false,
+        }
+    }
+
+    /// The next frame with its header.
+    pub(super) fn receive(&mut self) -> Option<Vec<u8>> {
+        while let Ok(Some((id, length))) = self.receive.take() {
+            let (at, length) = (self.receive_buffer(id), u64::from(length).min(self.piece()) as usize);
+            let before = self.partial.len();
+            if before + length <= HEADER + MAX_FRAME {
+                self.partial.resize(before + length, 0);
+                // It lies in memory, as all buffers do.
+                let _ = self.memory.read(at, &mut self.partial[before..]);
+            }
+            let _ = self.give(id);
+            if before == 0 && self.missing == 0 {
+                let pieces = self.partial.get(HEADER - 2..HEADER).map(|b| u16::from_le_bytes([b[0], b[1]]));
+                self.missing = if self.features & MRG_RXBUF == 0 { 1 } else { pieces.unwrap_or(1).max(1) };
+            }
+            self.missing -= 1;
+            if self.missing == 0 {
+                let frame = std::mem::take(&mut self.partial);
+                if frame.len() > HEADER {
+                    return Some(frame);
+                }
+            }
+        }
+        None
+    }
+
+    /// Shows the back end the buffers that were taken from it.
+    pub(super) fn refill(&mut self) {
+        if self.receive.publish().unwrap_or(false) {
+            self.receive_events.0.signal();
+        }
+    }
+
+    /// The event of received frames, and the socket, which is readable when the back end is gone.
+    pub(super) fn handles(&self) -> Option<(Event, std::os::fd::OwnedFd)> {
+        let event = self.receive_events.1.try_clone().ok()?;
+        Some((event, self.front.socket().try_clone_to_owned().ok()?))
+    }
+}

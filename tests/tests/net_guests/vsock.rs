@@ -1,0 +1,80 @@
+//! Virtual sockets of Linux against the muxer: each side calls the other, and data goes both ways.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::thread;
+
+use rhea_tests::boot::{Scratch, powers_off};
+
+use super::host::{data, sha256};
+use super::{STEP, VIRTIO_MMIO, text};
+
+const SCRIPT: &str = "\
+socat -u VSOCK-LISTEN:1000 OPEN:/tmp/data,creat &
+socat VSOCK-LISTEN:1001,fork EXEC:/bin/cat &
+usleep 500000
+echo LISTENING
+wait %1
+echo \"GOT $(sha256sum /tmp/data | cut -d' ' -f1)\"
+socat -u OPEN:/tmp/data VSOCK-CONNECT:2:5000
+echo SENT
+socat - VSOCK-CONNECT:2:5999 < /dev/null || echo NOBODY-THERE
+read line
+";
+
+#[test]
+fn linux_calls_and_is_called() {
+    let scratch = Scratch::new("vsock");
+    let path = scratch.path("sockets");
+    let listener = UnixListener::bind(scratch.path("sockets_5000")).unwrap();
+    let up = thread::spawn(move || {
+        let mut all = Vec::new();
+        listener.accept().and_then(|(mut s, _)| s.read_to_end(&mut all)).map(|_| sha256(&all))
+    });
+    let options = [
+        "-netdev".to_owned(),
+        "user,id=n0,restrict=on".to_owned(),
+        "-device".to_owned(),
+        "virtio-net-device,netdev=n0".to_owned(),
+        "-device".to_owned(),
+        format!("virtio-vsock-device,guest-cid=7,uds-path={}", text(&path)),
+    ];
+    let modules = ["vmw_vsock_virtio_transport"];
+    let Some(mut guest) = VIRTIO_MMIO.start((&scratch, "guest"), &modules, SCRIPT, &options) else { return };
+    let sent = data(4);
+    let expected = sha256(&sent);
+    let mut session = || -> Result<(), String> {
+        let failed = |e: std::io::Error| e.to_string();
+        guest.console.expect("LISTENING", STEP)?;
+        let call = |port: u32| -> std::io::Result<BufReader<UnixStream>> {
+            let mut socket = UnixStream::connect(&path)?;
+            socket.write_all(format!("CONNECT {port}\n").as_bytes())?;
+            let mut socket = BufReader::new(socket);
+            let mut line = String::new();
+            socket.read_line(&mut line)?;
+            if line.starts_with("OK ") {
+                Ok(socket)
+            } else {
+                Err(std::io::Error::other(format!("it says '{line}'")))
+            }
+        };
+        let mut echo = call(1001).map_err(failed)?;
+        echo.get_mut().write_all(b"there and back\n").map_err(failed)?;
+        let mut line = String::new();
+        echo.read_line(&mut line).map_err(failed)?;
+        if line != "there and back\n" {
+            return Err(format!("the echo is '{line}'"));
+        }
+        call(1000).and_then(|mut s| s.get_mut().write_all(&sent)).map_err(failed)?;
+        guest.console.expect(&format!("GOT {expected}"), STEP)?;
+        guest.console.expect("SENT", STEP)?;
+        guest.console.expect("NOBODY-THERE", STEP)?;
+        if call(77).is_ok() {
+            return Err("nobody listens at port 77 of the guest".into());
+        }
+        guest.console.send("\n").map_err(failed)?;
+        powers_off(&mut guest)
+    };
+    session().unwrap();
+    assert_eq!(up.join().unwrap().unwrap(), expected);
+}
