@@ -103,6 +103,16 @@ impl CheckReport {
         }
     }
 
+    /// Damage that was or was not repaired.
+    pub(crate) fn found(&mut self, line: String, repaired: bool) {
+        if repaired {
+            self.corruptions_fixed += 1;
+            self.say(format!("Repairing {line}"));
+        } else {
+            self.corruption(line);
+        }
+    }
+
     pub(crate) fn corruption(&mut self, line: String) {
         self.corruptions += 1;
         self.say(format!("ERROR {line}"));

@@ -3,12 +3,16 @@
 //! A format brings a [`Layout`], which knows the tables; reading, writing and growing are the same for all. The
 //! layout is locked while tables are looked at and while a block gets its place; a block's place is written to the
 //! tables only after its contents are.
+//!
+//! A host that loses its power may have written the tables and not the contents. What the tables name is therefore always
+//! within the file: it is made longer some way ahead, for good, before a block of the new part is named. Such a block then
+//! reads as zero, as it did before; where it read as something else, its contents are made stable first.
 
 use std::fmt;
 use std::io::{IoSlice, IoSliceMut};
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use block::{BlockError, BlockNode, Extent, NodeInfo};
 use parking_lot::{Mutex, RwLock};
@@ -75,6 +79,17 @@ pub(crate) trait Layout: Send + fmt::Debug {
         Err(BlockError::Unsupported("writing compressed data"))
     }
 
+    /// Where the last block or table ends, for files that may be longer than that while they are in use.
+    fn end(&self) -> Option<u64> {
+        None
+    }
+
+    /// Takes a block out of the tables; false if they are not repaired.
+    fn unlink(&mut self, file: &dyn BlockNode, block: u64) -> Result<bool, BlockError> {
+        let _ = (file, block);
+        Ok(false)
+    }
+
     /// Changes the size of the disk.
     fn resize(&mut self, file: &dyn BlockNode, size: u64) -> Result<(), BlockError> {
         let _ = (file, size);
@@ -115,6 +130,9 @@ pub(crate) trait Layout: Send + fmt::Debug {
     }
 }
 
+/// Most bytes that a file gets longer ahead of need, which is a quarter otherwise: each time costs waiting for the host.
+const AHEAD: u64 = 32 << 20;
+
 /// An image of this kind.
 pub(crate) struct Mapped<L: Layout> {
     filename: String,
@@ -124,6 +142,10 @@ pub(crate) struct Mapped<L: Layout> {
     unit: u64,
     read_only: bool,
     begun: Mutex<bool>,
+    /// From here on the file reads as zero. Nothing below is taken for zero: it may be of a block that was never named.
+    fresh: AtomicU64,
+    /// The file is longer than its contents, which ends when it is closed.
+    ahead: AtomicBool,
     backing: RwLock<Option<Arc<dyn Image>>>,
     /// Where this image starts in what is below.
     backing_base: u64,
@@ -149,9 +171,12 @@ impl<L: Layout> Mapped<L> {
         size: u64,
         read_only: bool,
     ) -> Self {
+        let fresh = if file.grows() { file.size() } else { u64::MAX };
         Mapped {
             filename: filename.into(),
             file,
+            fresh: AtomicU64::new(fresh),
+            ahead: AtomicBool::new(false),
             unit: layout.unit(),
             layout: Mutex::new(layout),
             size: AtomicU64::new(size),
@@ -305,12 +330,11 @@ impl<L: Layout> Mapped<L> {
             return layout.pack(&*self.file, block, &whole);
         }
         let zero = old == Place::Zero || (old == Place::Hole && self.backing.read().is_none());
-        let plain = zero && self.cipher.is_none();
         let at = layout.take(&*self.file, block)?;
-        if self.file.grows() && self.file.size() < at + self.unit {
-            self.file.resize(at + self.unit)?;
-        }
-        if plain && self.file.grows() {
+        self.reserve(&*layout, at + self.unit)?;
+        // Whatever comes of it, the place is not fresh any more.
+        let fresh = self.fresh.fetch_max(at + self.unit, Ordering::Relaxed) <= at;
+        if zero && fresh && self.cipher.is_none() && self.file.grows() {
             self.file.write(at + within, &[IoSlice::new(data)], false)?;
         } else {
             let mut whole = vec![0; self.unit as usize];
@@ -321,8 +345,52 @@ impl<L: Layout> Mapped<L> {
             }
             whole[within as usize..within as usize + data.len()].copy_from_slice(data);
             self.store(at, block * self.unit, &whole)?;
+            if !zero || self.cipher.is_some() || !fresh {
+                // What it would read as otherwise is not what it reads as now.
+                self.file.flush()?;
+            }
         }
         layout.link(&*self.file, block, at)
+    }
+
+    /// Makes the file at least so long, for good where the layout counts on it.
+    fn reserve(&self, layout: &L, end: u64) -> Result<(), BlockError> {
+        if !self.file.grows() || self.file.size() >= end {
+            return Ok(());
+        }
+        if layout.end().is_none() {
+            return self.file.resize(end);
+        }
+        self.ahead.store(true, Ordering::Relaxed);
+        self.file.resize(end + (end / 4).min(AHEAD))?;
+        self.file.flush()
+    }
+
+    /// Gives back what the file has ahead of need.
+    fn trim(&self, layout: &L) -> Result<(), BlockError> {
+        match layout.end() {
+            Some(end) if self.ahead.swap(false, Ordering::Relaxed) && self.file.size() > end => {
+                self.fresh.store(end, Ordering::Relaxed);
+                self.file.resize(end)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Gives a block whose place is another's as well a copy of its own; false if the tables are not repaired.
+    fn split(&self, layout: &mut L, (at, block): (u64, u64)) -> Result<bool, BlockError> {
+        let mut data = vec![0; self.block_len(block) as usize];
+        self.file.read(at, &mut [IoSliceMut::new(&mut data)])?;
+        if !layout.unlink(&*self.file, block)? {
+            return Ok(false);
+        }
+        let at = layout.take(&*self.file, block)?;
+        self.reserve(layout, at + self.unit)?;
+        self.fresh.fetch_max(at + self.unit, Ordering::Relaxed);
+        self.file.write(at, &[IoSlice::new(&data)], false)?;
+        self.file.flush()?;
+        layout.link(&*self.file, block, at)?;
+        Ok(true)
     }
 
     fn change(&self) -> Result<(), BlockError> {
@@ -507,33 +575,39 @@ impl<L: Layout> Image for Mapped<L> {
     }
 
     fn check(&self, repair: Repair) -> Result<CheckReport, BlockError> {
+        if repair != Repair::No {
+            self.change()?;
+        }
         let mut layout = self.layout.lock();
-        if !layout.checks() || repair != Repair::No {
+        if !layout.checks() {
             return Err(BlockError::Unsupported("checking"));
         }
         // Every block in the file, and none twice.
         let mut report = CheckReport::default();
-        let (mut places, mut next) = (Vec::new(), None);
+        let (mut places, mut bad, mut next) = (Vec::new(), Vec::new(), None);
         report.total_clusters = self.size().div_ceil(self.unit);
         for block in 0..report.total_clusters {
             match layout.place(&*self.file, block) {
+                Ok(Place::At(at)) if at.saturating_add(self.block_len(block)) > self.file.size() => {
+                    bad.push((block, format!("block {block} at {at:#x} ends beyond the end of the file")));
+                }
                 Ok(Place::At(at)) => {
-                    if at.saturating_add(self.block_len(block)) > self.file.size() {
-                        report
-                            .corruption(format!("block {block} at {at:#x} ends beyond the end of the file"));
-                    }
                     report.allocated_clusters += 1;
                     report.fragmented_clusters += u64::from(next.is_some_and(|n| n != at));
                     next = Some(at + self.unit);
                     places.push((at, block));
                 }
                 Ok(_) => {}
-                Err(e) => report.corruption(e.to_string()),
+                Err(e) => bad.push((block, e.to_string())),
             }
+        }
+        for (block, what) in bad {
+            report.found(what, repair == Repair::All && layout.unlink(&*self.file, block)?);
         }
         places.sort_unstable();
         for pair in places.windows(2).filter(|p| p[0].0 + self.unit > p[1].0) {
-            report.corruption(format!("blocks {} and {} overlap at {:#x}", pair[0].1, pair[1].1, pair[1].0));
+            let what = format!("blocks {} and {} overlap at {:#x}", pair[0].1, pair[1].1, pair[1].0);
+            report.found(what, repair == Repair::All && self.split(&mut layout, pair[1])?);
         }
         report.image_end_offset = places.last().map_or(0, |p| p.0 + self.unit);
         Ok(report)
@@ -546,7 +620,9 @@ impl<L: Layout> Image for Mapped<L> {
         let mut begun = self.begun.lock();
         if *begun {
             self.file.flush()?;
-            self.layout.lock().close(&*self.file)?;
+            let mut layout = self.layout.lock();
+            self.trim(&layout)?;
+            layout.close(&*self.file)?;
             *begun = false;
         }
         self.file.flush()

@@ -90,6 +90,15 @@ pub(crate) fn open(context: &OpenContext<'_>) -> Result<Arc<dyn Image>, BlockErr
     Ok(Arc::new(Mapped::new(path, context.file.clone(), layout, size, context.options.read_only)))
 }
 
+impl Parallels {
+    /// Writes an entry of the table; it holds only once it is written.
+    fn set(&mut self, file: &dyn BlockNode, block: u64, entry: u32) -> Result<(), BlockError> {
+        file.write(HEADER + block * 4, &[IoSlice::new(&entry.to_le_bytes())], false)?;
+        self.table[block as usize] = entry;
+        Ok(())
+    }
+}
+
 impl Layout for Parallels {
     fn format(&self) -> &'static str {
         "parallels"
@@ -127,8 +136,16 @@ impl Layout for Parallels {
     fn link(&mut self, file: &dyn BlockNode, block: u64, offset: u64) -> Result<(), BlockError> {
         let entry = (offset / SECTOR / self.multiplier) as u32;
         self.end = self.end.max(offset + self.cluster);
-        self.table[block as usize] = entry;
-        file.write(HEADER + block * 4, &[IoSlice::new(&entry.to_le_bytes())], false)
+        self.set(file, block, entry)
+    }
+
+    fn end(&self) -> Option<u64> {
+        Some(self.end)
+    }
+
+    fn unlink(&mut self, file: &dyn BlockNode, block: u64) -> Result<bool, BlockError> {
+        self.set(file, block, 0)?;
+        Ok(true)
     }
 
     fn begin(&mut self, file: &dyn BlockNode) -> Result<(), BlockError> {

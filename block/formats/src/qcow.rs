@@ -147,21 +147,22 @@ impl Qcow {
             file.write(at, &[IoSlice::new(&vec![0; (n * 8) as usize])], false)?;
             file.flush()?;
             self.end = at + n * 8;
-            let Some(entry) = self.l1.get_mut(i as usize) else {
+            if i as usize >= self.l1.len() {
                 return Err(BlockError::Format {
                     path: self.path.clone(),
                     what: format!("qcow cluster {block} has no place in the tables"),
                 });
-            };
-            *entry = at;
+            }
             file.write(self.l1_offset + i * 8, &[IoSlice::new(&at.to_be_bytes())], false)?;
+            self.l1[i as usize] = at;
         }
         self.entry(file, block)?;
         let at = self.l1[i as usize];
+        file.write(at + block % n * 8, &[IoSlice::new(&value.to_be_bytes())], false)?;
         if let Some(entry) = self.l2.get_mut(&at).and_then(|t| t.get_mut((block % n) as usize)) {
             *entry = value;
         }
-        file.write(at + block % n * 8, &[IoSlice::new(&value.to_be_bytes())], false)
+        Ok(())
     }
 }
 
@@ -194,6 +195,10 @@ impl Layout for Qcow {
 
     fn link(&mut self, file: &dyn BlockNode, block: u64, offset: u64) -> Result<(), BlockError> {
         self.set(file, block, offset)
+    }
+
+    fn end(&self) -> Option<u64> {
+        Some(self.end)
     }
 
     fn unpack(&mut self, file: &dyn BlockNode, place: u64, out: &mut [u8]) -> Result<(), BlockError> {
@@ -231,6 +236,8 @@ impl Layout for Qcow {
                 at
             }
         };
+        // What the tables name can be unpacked.
+        file.flush()?;
         self.set(file, block, value)
     }
 

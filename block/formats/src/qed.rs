@@ -162,21 +162,22 @@ impl Qed {
             file.write(at, &[IoSlice::new(&vec![0; self.table as usize])], false)?;
             file.flush()?;
             let i = block / n;
-            let Some(entry) = self.l1.get_mut(i as usize) else {
+            if i as usize >= self.l1.len() {
                 return Err(BlockError::Format {
                     path: self.path.clone(),
                     what: format!("qed cluster {block} has no place in the tables"),
                 });
-            };
-            *entry = at;
+            }
             file.write(self.l1_offset + i * 8, &[IoSlice::new(&at.to_le_bytes())], false)?;
+            self.l1[i as usize] = at;
         }
         if let Some((at, table)) = self.l2(file, block)? {
+            // It holds only once it is written.
             let i = block % n;
+            file.write(at + i * 8, &[IoSlice::new(&value.to_le_bytes())], false)?;
             if let Some(entry) = table.get_mut(i as usize) {
                 *entry = value;
             }
-            file.write(at + i * 8, &[IoSlice::new(&value.to_le_bytes())], false)?;
         }
         Ok(())
     }
@@ -222,6 +223,15 @@ impl Layout for Qed {
 
     fn link_zero(&mut self, file: &dyn BlockNode, block: u64) -> Result<bool, BlockError> {
         self.set(file, block, ZERO)?;
+        Ok(true)
+    }
+
+    fn end(&self) -> Option<u64> {
+        Some(self.end)
+    }
+
+    fn unlink(&mut self, file: &dyn BlockNode, block: u64) -> Result<bool, BlockError> {
+        self.set(file, block, 0)?;
         Ok(true)
     }
 

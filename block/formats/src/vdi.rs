@@ -84,6 +84,15 @@ pub(crate) fn open(context: &OpenContext<'_>) -> Result<Arc<dyn Image>, BlockErr
     Ok(Arc::new(Mapped::new(path, context.file.clone(), layout, size, context.options.read_only)))
 }
 
+impl Vdi {
+    /// Writes an entry of the map; it holds only once it is written.
+    fn set(&mut self, file: &dyn BlockNode, block: u64, value: u32) -> Result<(), BlockError> {
+        file.write(self.map_offset + block * 4, &[IoSlice::new(&value.to_le_bytes())], false)?;
+        self.map[block as usize] = value;
+        Ok(())
+    }
+}
+
 impl Layout for Vdi {
     fn format(&self) -> &'static str {
         "vdi"
@@ -114,15 +123,24 @@ impl Layout for Vdi {
     fn link(&mut self, file: &dyn BlockNode, block: u64, offset: u64) -> Result<(), BlockError> {
         let n = ((offset - self.data_offset) / BLOCK) as u32;
         self.allocated = self.allocated.max(n + 1);
-        self.map[block as usize] = n;
         file.write(0x184, &[IoSlice::new(&self.allocated.to_le_bytes())], false)?;
-        file.write(self.map_offset + block * 4, &[IoSlice::new(&n.to_le_bytes())], false)
+        self.set(file, block, n)
     }
 
     fn link_zero(&mut self, file: &dyn BlockNode, block: u64) -> Result<bool, BlockError> {
-        let Some(entry) = self.map.get_mut(block as usize) else { return Ok(false) };
-        *entry = ZERO;
-        file.write(self.map_offset + block * 4, &[IoSlice::new(&ZERO.to_le_bytes())], false)?;
+        if block as usize >= self.map.len() {
+            return Ok(false);
+        }
+        self.set(file, block, ZERO)?;
+        Ok(true)
+    }
+
+    fn end(&self) -> Option<u64> {
+        Some(self.data_offset + u64::from(self.allocated) * BLOCK)
+    }
+
+    fn unlink(&mut self, file: &dyn BlockNode, block: u64) -> Result<bool, BlockError> {
+        self.set(file, block, NOWHERE)?;
         Ok(true)
     }
 

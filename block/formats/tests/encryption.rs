@@ -2,15 +2,12 @@
 #![expect(clippy::unwrap_used, reason = "a panic in a test is its report")]
 
 mod common;
-#[path = "common/recorder.rs"]
-mod recorder;
 
 use std::path::Path;
-use std::sync::Arc;
 
 use block_formats::{Image, OpenOptions, Options, Preallocation, Secrets, Snapshot};
+use block_testing::{Fault, Host};
 use common::*;
-use recorder::{Op, Recorder};
 
 const LUKS2: &str = "key-secret=s,iter-time=1,version=luks2,pbkdf=pbkdf2";
 
@@ -166,31 +163,24 @@ fn a_power_cut_while_slots_change_locks_nobody_out() {
     for (format, options) in KINDS.iter().filter(|(f, o)| *f == "luks" && !o.contains("full")) {
         let path = dir.path().join("k.img");
         create(&path, format, 1 << 20, options);
-        let recorder = Arc::new(Recorder::default());
-        let before = std::fs::read(&path).unwrap();
-        *recorder.data.lock() = before.clone();
-        let image = block_formats::open_node(recorder.clone(), "k", Some(format), &open_options()).unwrap();
+        let host = Host::new(vec![std::fs::read(&path).unwrap()]);
+        let image = block_formats::open_node(host.file(0), "k", Some(format), &open_options()).unwrap();
         amend(&*image, "state=active,new-secret=n,iter-time=1").unwrap();
-        let added = recorder.log.lock().len();
+        let added = host.cuts();
         amend(&*image, "state=inactive,old-secret=s").unwrap();
         drop(image);
-        let log = recorder.log.lock().clone();
-        for cut in 0..=log.len() {
-            // The write at the cut may be torn.
-            let mut data = before.clone();
-            log[..cut].iter().for_each(|op| Recorder::apply(&mut data, op));
-            if let Some(Op::Write(at, bytes)) = log.get(cut) {
-                Recorder::apply(&mut data, &Op::Write(*at, bytes[..bytes.len() / 2].to_vec()));
-            }
-            let opens = |passphrase: &str| {
-                let node = Arc::new(Recorder::default());
-                *node.data.lock() = data.clone();
+        for cut in 0..=host.cuts() {
+            let opens = |passphrase: &str, luck: Option<&mut Random>| {
+                let node = Host::new(host.after_cut(cut, luck)).file(0);
                 block_formats::open_node(node, "k", Some(format), &with_passphrase(passphrase)).is_ok()
             };
+            let passphrase = if cut < added { PASSPHRASE } else { "neu" };
+            assert!(opens(passphrase, None), "{options}: cut {cut} of {}", host.cuts());
             // LUKS1 has one header of two sectors, which a torn write may damage; LUKS2 has two copies.
-            let torn = *options != LUKS2 && cut < log.len();
-            let good = if cut < added { opens(PASSPHRASE) } else { opens("neu") };
-            assert!(good || torn, "{options}: cut {cut} of {}", log.len());
+            if *options == LUKS2 {
+                let luck = opens(passphrase, Some(&mut Random::new(cut as u64)));
+                assert!(luck, "{options}: cut {cut} of {} with some writes lost", host.cuts());
+            }
         }
     }
 }
@@ -299,12 +289,11 @@ fn a_write_that_fails_is_told_and_changes_nothing_else() {
     create(&path, "luks", 1 << 20, "key-secret=s,iter-time=1");
     let start = std::fs::read(&path).unwrap();
     for fail_in in 0..12 {
-        let recorder = Arc::new(Recorder::default());
-        *recorder.data.lock() = start.clone();
-        let image = block_formats::open_node(recorder.clone(), "f", Some("luks"), &open_options()).unwrap();
+        let host = Host::new(vec![start.clone()]);
+        let image = block_formats::open_node(host.file(0), "f", Some("luks"), &open_options()).unwrap();
         let mut model = all(&*image);
         let mut random = Random::new(fail_in);
-        *recorder.fail_in.lock() = Some(fail_in);
+        host.fail(Some((fail_in, Fault::Io)));
         let mut failed = 0;
         for _ in 0..16 {
             let at = random.below(1 << 20) as usize;
@@ -314,18 +303,18 @@ fn a_write_that_fails_is_told_and_changes_nothing_else() {
                 Ok(()) => model[at..at + len].copy_from_slice(&data),
                 Err(_) => {
                     failed += 1;
-                    *recorder.fail_in.lock() = None;
+                    host.fail(None);
                 }
             }
         }
         assert_eq!(failed, 1, "write {fail_in}");
         same(&all(&*image), &model, "what was not refused");
         // A slot that cannot be changed leaves the others.
-        *recorder.fail_in.lock() = Some(fail_in % 6);
+        host.fail(Some((fail_in % 6, Fault::Io)));
         let _ = amend(&*image, "state=active,new-secret=n,iter-time=1");
-        *recorder.fail_in.lock() = None;
+        host.fail(None);
         drop(image);
-        let image = block_formats::open_node(recorder, "f", Some("luks"), &open_options()).unwrap();
+        let image = block_formats::open_node(host.file(0), "f", Some("luks"), &open_options()).unwrap();
         same(&all(&*image), &model, "opened again");
     }
 }

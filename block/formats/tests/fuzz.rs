@@ -127,7 +127,7 @@ fn fuzz_damaged_images() {
                     }
                     _ => {
                         let end = (at + 4).min(data.len());
-                        let value = random.next().to_be_bytes();
+                        let value = random.number().to_be_bytes();
                         let n = end - at;
                         data[at..end].copy_from_slice(&value[..n]);
                     }
@@ -153,7 +153,7 @@ fn fuzz_random_images() {
     for f in block_formats::formats() {
         for case in 0..cases() {
             let mut random = Random::new(case + 77);
-            let mut data: Vec<u8> = (0..random.below(20_000)).map(|_| random.next() as u8).collect();
+            let mut data: Vec<u8> = (0..random.below(20_000)).map(|_| random.number() as u8).collect();
             // With a good start, so that more than the magic is looked at.
             if let Some((format, options)) =
                 SEEDS.iter().find(|(n, _)| *n == f.name).filter(|_| case % 2 == 0)

@@ -20,7 +20,7 @@ fn disk(len: usize) -> Vec<u8> {
         match random.below(3) {
             0 => out.resize(out.len() + n, 0),
             1 => out.extend((0..n).map(|i| b"all work and no play "[i % 21])),
-            _ => out.extend((0..n).map(|_| random.next() as u8)),
+            _ => out.extend((0..n).map(|_| random.number() as u8)),
         }
     }
     out.truncate(len);
@@ -293,7 +293,7 @@ fn fuzz_damaged_images() {
                 let len = bad.len() as u64;
                 let area = [512, 4096, len][random.below(3) as usize].min(len);
                 let at = (len - area + random.below(area)) as usize;
-                bad[at] = random.next() as u8;
+                bad[at] = random.number() as u8;
             }
             std::fs::write(&path, &bad).unwrap();
             let options = OpenOptions { read_only: true, ..OpenOptions::default() };

@@ -62,7 +62,7 @@ fn child(path: &Path, parent: &Path, data: &[u8], relative: bool) -> Vec<u8> {
             let at = block * BLOCK + s * 512;
             if random.below(4) == 0 && at < expected.len() {
                 bitmap[s / 8] |= 0x80 >> (s % 8);
-                let own = [random.next() as u8; 512];
+                let own = [random.number() as u8; 512];
                 sectors[s * 512..(s + 1) * 512].copy_from_slice(&own);
                 expected[at..at + 512].copy_from_slice(&own);
             }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use block::BlockError;
 use block_formats::{Image, OpenOptions, resolve};
 
 use crate::Outcome;
@@ -66,45 +67,59 @@ pub(crate) fn run(args: &[String]) -> Outcome {
     let upper = open_above(&args, name, depth)?;
     let base_options = open::below(&args, name, depth, write.clone())?;
     let target = block_formats::open(&base, format.as_deref(), &base_options)?;
-    let size = upper[0].size();
-    if target.size() < size {
-        target.resize(size)?;
-    }
-    let progress = Progress::new(args.has("progress") && !args.has("quiet"), size * depth as u64);
-    // From the lowest up: what a higher image has overwrites.
-    for image in upper.iter().rev() {
-        let source = Source::new(vec![image.clone()], 0, false).limited(size);
-        Copy {
-            source: &source,
-            target: &*target,
-            at: 0,
-            threads: 1,
-            compress: false,
-            unordered: false,
-            target_is_zero: false,
-            sparse: 0,
-            progress: &progress,
-        }
-        .run()?;
-    }
+    let progress = Progress::new(args.has("progress") && !args.has("quiet"), upper[0].size() * depth as u64);
+    merge(&upper, &*target, &progress)?;
     target.close()?;
     drop(target);
     drop(upper);
     if !keep {
         // What the image had is stable in the base by now.
         let options = open::below(&args, name, 0, write)?;
-        let image = open::image(&args, name, &options)?;
-        match image.make_empty() {
-            Err(block::BlockError::Unsupported(_)) => {}
-            other => other?,
-        }
-        image.close()?;
+        empty(&*open::image(&args, name, &options)?)?;
     }
     progress.finish();
     if !args.has("quiet") {
         say("Image committed.\n");
     }
     Ok(0)
+}
+
+/// Writes what images have, the topmost first, into the one they stand on. What is read through any of them stays the same.
+pub(crate) fn merge(
+    upper: &[Arc<dyn Image>],
+    target: &dyn Image,
+    progress: &Progress,
+) -> Result<(), BlockError> {
+    let size = upper[0].size();
+    if target.size() < size {
+        target.resize(size)?;
+    }
+    // From the lowest up: what a higher image has overwrites.
+    for image in upper.iter().rev() {
+        let source = Source::new(vec![image.clone()], 0, false).limited(size);
+        Copy {
+            source: &source,
+            target,
+            at: 0,
+            threads: 1,
+            compress: false,
+            unordered: false,
+            target_is_zero: false,
+            sparse: 0,
+            progress,
+        }
+        .run()?;
+    }
+    target.flush()
+}
+
+/// Gives up what an image has, which is in the one it stands on, for good.
+pub(crate) fn empty(image: &dyn Image) -> Result<(), BlockError> {
+    match image.make_empty() {
+        Err(BlockError::Unsupported(_)) => {}
+        other => other?,
+    }
+    image.close()
 }
 
 /// Opens the upper images of a chain, each for itself.

@@ -25,6 +25,8 @@ mod objects;
 mod open;
 mod progress;
 mod rebase;
+#[cfg(test)]
+mod safety;
 mod snapshot;
 mod target;
 mod text;

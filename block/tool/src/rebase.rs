@@ -3,6 +3,7 @@
 use std::io::{IoSlice, IoSliceMut};
 use std::sync::Arc;
 
+use block::BlockError;
 use block_formats::{BackingName, Image, OpenOptions, resolve};
 
 use crate::Outcome;
@@ -45,7 +46,6 @@ pub(crate) fn run(args: &[String]) -> Outcome {
         image.close()?;
         return Ok(0);
     }
-    let cluster = image.details().cluster_size.unwrap_or(512);
     if args.has("compress") && !block_formats::find(image.format())?.compresses {
         return usage(format!("format {} cannot store compressed data", image.format()));
     }
@@ -61,8 +61,23 @@ pub(crate) fn run(args: &[String]) -> Outcome {
         }
         None => None,
     };
+    let progress = Progress::new(args.has("progress") && !args.has("quiet"), image.size());
+    rebase(&*image, below.as_deref(), new.as_ref(), args.has("compress"), &progress)?;
+    image.close()?;
+    progress.finish();
+    Ok(0)
+}
+
+/// Puts an image on another one, or none, `name`d so. What is read through it stays the same.
+pub(crate) fn rebase(
+    image: &dyn Image,
+    below: Option<&dyn Image>,
+    name: Option<&BackingName>,
+    compress: bool,
+    progress: &Progress,
+) -> Result<(), BlockError> {
+    let cluster = image.details().cluster_size.unwrap_or(512);
     let size = image.size();
-    let progress = Progress::new(args.has("progress") && !args.has("quiet"), size);
     let step = CHUNK.max(cluster);
     let (mut old, mut other) = (vec![0; step as usize], vec![0; step as usize]);
     let mut at = 0;
@@ -76,7 +91,7 @@ pub(crate) fn run(args: &[String]) -> Outcome {
                 let n = (to - from) as usize;
                 image.read(from, &mut [IoSliceMut::new(&mut old[..n])])?;
                 other[..n].fill(0);
-                if let Some(below) = &below {
+                if let Some(below) = below {
                     let there = below.size().saturating_sub(from).min(n as u64) as usize;
                     if there != 0 {
                         below.read(from, &mut [IoSliceMut::new(&mut other[..there])])?;
@@ -85,10 +100,7 @@ pub(crate) fn run(args: &[String]) -> Outcome {
                 if old[..n] != other[..n] {
                     if block_formats::is_zero(&old[..n]) {
                         image.write_zeroes(from, n as u64, true)?;
-                    } else if args.has("compress")
-                        && from % cluster == 0
-                        && (n as u64 == cluster || to == size)
-                    {
+                    } else if compress && from % cluster == 0 && (n as u64 == cluster || to == size) {
                         image.write_compressed(from, &old[..n])?;
                     } else {
                         image.write(from, &[IoSlice::new(&old[..n])], false)?;
@@ -102,8 +114,5 @@ pub(crate) fn run(args: &[String]) -> Outcome {
     }
     // The data is stable before the name that makes it necessary.
     image.flush()?;
-    image.set_backing(new.as_ref())?;
-    image.close()?;
-    progress.finish();
-    Ok(0)
+    image.set_backing(name)
 }

@@ -329,3 +329,53 @@ fn encrypted_images_are_made_converted_and_their_slots_changed() {
         b.qemu(&format!("compare {s} --image-opts driver=raw,file.filename=src.raw {luks}"));
     }
 }
+
+#[cfg(unix)]
+#[test]
+fn a_convert_that_fails_or_is_killed_leaves_nothing_half_written() {
+    let bench = Bench::new();
+    let mut data = vec![0u8; 3 << 20];
+    data.iter_mut().enumerate().for_each(|(i, b)| *b = (i / 700 % 251) as u8);
+    std::fs::write(bench.path("s.raw"), &data).unwrap();
+    let left = || {
+        let names = std::fs::read_dir(bench.dir.path()).unwrap().map(|e| e.unwrap().file_name());
+        names.filter(|n| n != "s.raw" && n != "t").collect::<Vec<_>>()
+    };
+    for (format, extra) in [("raw", ""), ("qcow2", ""), ("qcow2", "-c"), ("vmdk", ""), ("vdi", "")] {
+        for old in [None, Some(b"an image of old".as_slice())] {
+            for limit in [0, 1, 64, 200, 1000] {
+                match old {
+                    Some(old) => std::fs::write(bench.path("t"), old).unwrap(),
+                    None => drop(std::fs::remove_file(bench.path("t"))),
+                }
+                // Files may get so many units of 512 bytes and no more; the error of that is EFBIG.
+                let script = format!(
+                    "trap '' XFSZ; ulimit -f {limit}; exec {} convert {extra} -f raw -O {format} s.raw t",
+                    tool().display()
+                );
+                let out = Command::new("sh").args(["-c", &script]).current_dir(bench.dir.path()).output();
+                let out = out.unwrap();
+                let said = String::from_utf8_lossy(&out.stderr).into_owned();
+                let small = format == "qcow2" && extra == "-c" && limit >= 200;
+                let what = format!("{format} {extra}, {limit} units: {said}");
+                assert!(small || (!out.status.success() && said.lines().count() == 1), "{what}");
+                if !out.status.success() {
+                    assert_eq!(std::fs::read(bench.path("t")).ok().as_deref(), old, "{what}");
+                }
+                assert_eq!(left(), Vec::<std::ffi::OsString>::new(), "{what}");
+            }
+        }
+    }
+    // A process that is killed has no chance to tidy up, but the name is given to a whole image only.
+    for ms in [0, 1, 2, 4, 8, 16, 32] {
+        let _ = std::fs::remove_file(bench.path("t"));
+        let args = ["convert", "-f", "raw", "-O", "qcow2", "s.raw", "t"];
+        let mut child = Command::new(tool()).args(args).current_dir(bench.dir.path()).spawn().unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(ms));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        if bench.path("t").exists() {
+            bench.img("compare -f raw -F qcow2 s.raw t");
+        }
+    }
+}

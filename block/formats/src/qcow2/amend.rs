@@ -63,9 +63,9 @@ impl Qcow2 {
         }
         if compat > now.version {
             let mut meta = self.meta.lock();
+            let before = meta.header.clone();
             meta.header.version = 3;
-            self.write_header(&mut meta)?;
-            self.file.flush()?;
+            self.commit_header(&mut meta, before).map_err(|(e, _)| e)?;
         }
         if order != now.refcount_order {
             let _gate = self.gate.write();
@@ -75,12 +75,12 @@ impl Qcow2 {
             // Counts that lag behind are brought up to date first.
             self.do_close()?;
             let mut meta = self.meta.lock();
+            let before = meta.header.clone();
             meta.header.compatible &= !LAZY_REFCOUNTS;
             if lazy {
                 meta.header.compatible |= LAZY_REFCOUNTS;
             }
-            self.write_header(&mut meta)?;
-            self.file.flush()?;
+            self.commit_header(&mut meta, before).map_err(|(e, _)| e)?;
         }
         if options.text("backing_file").is_some() || options.text("backing_fmt").is_some() {
             let file = options

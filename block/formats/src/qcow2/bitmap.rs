@@ -72,8 +72,10 @@ impl Live {
 #[derive(Debug, Default)]
 pub(super) struct Bitmaps {
     loaded: bool,
-    /// They are marked in use on the disk.
+    /// They may be marked in use on the disk.
     pub(super) begun: bool,
+    /// They are.
+    marked: bool,
     pub(super) list: Vec<Live>,
 }
 
@@ -218,19 +220,23 @@ pub(super) fn begin(image: &Qcow2) -> Result<(), BlockError> {
 }
 
 fn begin_locked(image: &Qcow2, meta: &mut Meta) -> Result<(), BlockError> {
-    if meta.bitmaps.begun || meta.header.bitmaps.is_none() {
+    if meta.bitmaps.marked || meta.header.bitmaps.is_none() {
         return Ok(());
     }
-    load(image, meta)?;
-    for b in &mut meta.bitmaps.list {
-        load_bits(image, b)?;
+    if !meta.bitmaps.begun {
+        load(image, meta)?;
+        for b in &mut meta.bitmaps.list {
+            load_bits(image, b)?;
+        }
+        // Even if the disk does not take the marks: it may have some of them.
+        meta.bitmaps.begun = true;
     }
     if let Some(d) = meta.header.bitmaps {
         let raw = encode(&meta.bitmaps.list, true);
         image.file.write(d.offset, &[IoSlice::new(&raw)], false)?;
         image.file.flush()?;
     }
-    meta.bitmaps.begun = true;
+    meta.bitmaps.marked = true;
     Ok(())
 }
 
@@ -288,7 +294,7 @@ pub(super) fn store(image: &Qcow2, meta: &mut Meta) -> Result<(), BlockError> {
     result?;
     write_directory(image, meta)?;
     old.into_iter().for_each(|run| meta.refs.drop_later(run));
-    meta.bitmaps.begun = false;
+    (meta.bitmaps.begun, meta.bitmaps.marked) = (false, false);
     // Stays loaded: a later change marks them in use again.
     image.tracked.store(meta.header.bitmaps.is_some(), Ordering::Release);
     Ok(())
@@ -342,24 +348,23 @@ fn write_directory(image: &Qcow2, meta: &mut Meta) -> Result<(), BlockError> {
     let (bits, cluster) = (image.geo.cluster_bits, image.geo.cluster());
     let old = meta.header.bitmaps;
     let raw = encode(&meta.bitmaps.list, false);
-    if raw.is_empty() {
-        meta.header.bitmaps = None;
-        meta.header.autoclear &= !autoclear::BITMAPS;
-    } else {
+    let mut new = None;
+    if !raw.is_empty() {
         let first = meta.refs.alloc_exact(&*image.file, (raw.len() as u64).div_ceil(cluster))?;
         image.file.write(first << bits, &[IoSlice::new(&raw)], false)?;
         let count = meta.bitmaps.list.len() as u32;
-        meta.header.bitmaps = Some(BitmapDirectory { count, size: raw.len() as u64, offset: first << bits });
-        meta.header.autoclear |= autoclear::BITMAPS;
+        new = Some(BitmapDirectory { count, size: raw.len() as u64, offset: first << bits });
     }
     image.write_back(meta)?;
     meta.refs.write_back(&*image.file)?;
     image.file.flush()?;
-    if let Err(e) = image.write_header(meta) {
-        meta.header.bitmaps = old;
-        return Err(e);
+    let before = meta.header.clone();
+    meta.header.bitmaps = new;
+    meta.header.autoclear &= !autoclear::BITMAPS;
+    if new.is_some() {
+        meta.header.autoclear |= autoclear::BITMAPS;
     }
-    image.file.flush()?;
+    image.commit_header(meta, before).map_err(|(e, _)| e)?;
     if let Some(d) = old {
         let first = d.offset >> bits;
         meta.refs.drop_later(first..first + d.size.div_ceil(cluster));

@@ -197,12 +197,9 @@ impl Image for Qcow2 {
         if backing.is_some() && meta.header.data_raw() {
             return Err(self.bad("an image whose data file is raw cannot have a backing file"));
         }
-        let before = std::mem::replace(&mut meta.header.backing, backing.cloned());
-        if let Err(e) = self.write_header(&mut meta) {
-            meta.header.backing = before;
-            return Err(e);
-        }
-        self.file.flush()
+        let before = meta.header.clone();
+        meta.header.backing = backing.cloned();
+        self.commit_header(&mut meta, before).map_err(|(e, _)| e)
     }
 
     fn make_empty(&self) -> Result<(), BlockError> {

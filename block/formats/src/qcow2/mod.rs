@@ -169,6 +169,16 @@ impl Qcow2 {
         self.file.write(0, &[IoSlice::new(&raw)], false)
     }
 
+    /// Writes a changed header for good. If that fails, the one from `before` is put back, in memory and on the disk; the
+    /// error comes with whether the disk took that, or may hold either.
+    fn commit_header(&self, meta: &mut Meta, before: Header) -> Result<(), (BlockError, bool)> {
+        let done = self.write_header(meta).and_then(|()| self.file.flush());
+        done.map_err(|e| {
+            meta.header = before;
+            (e, self.write_header(meta).and_then(|()| self.file.flush()).is_ok())
+        })
+    }
+
     /// Says on the disk, before the first change, that reference counts may lag behind.
     fn mark_dirty(&self, meta: &mut Meta) -> Result<(), BlockError> {
         if meta.marked_dirty || !meta.header.lazy() {

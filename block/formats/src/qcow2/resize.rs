@@ -70,12 +70,12 @@ impl Qcow2 {
     }
 
     fn set_size(&self, meta: &mut Meta, old: u64, size: u64) -> Result<(), BlockError> {
-        bitmap::resize(meta, old, size);
-        meta.header.size = size;
         self.write_back(meta)?;
         self.file.flush()?;
-        self.write_header(meta)?;
-        self.file.flush()?;
+        let before = meta.header.clone();
+        meta.header.size = size;
+        self.commit_header(meta, before).map_err(|(e, _)| e)?;
+        bitmap::resize(meta, old, size);
         self.size.store(size, Ordering::Release);
         Ok(())
     }
@@ -126,28 +126,30 @@ impl Qcow2 {
         let clusters = (needed * 8).div_ceil(cluster);
         self.mark_dirty(meta)?;
         self.settle(meta)?;
-        meta.l1.resize(needed as usize, 0);
+        let mut l1 = meta.l1.clone();
+        l1.resize(needed as usize, 0);
         if clusters > old_clusters {
             let first = meta.refs.alloc_exact(&*self.file, clusters)?;
-            let mut raw: Vec<u8> = meta.l1.iter().flat_map(|w| w.to_be_bytes()).collect();
+            let mut raw: Vec<u8> = l1.iter().flat_map(|w| w.to_be_bytes()).collect();
             raw.resize((clusters << bits) as usize, 0);
             self.file.write(first << bits, &[IoSlice::new(&raw)], false)?;
             meta.refs.write_back(&*self.file)?;
             self.file.flush()?;
             let old = meta.header.l1_offset >> bits;
+            let before = meta.header.clone();
             meta.header.l1_offset = first << bits;
             meta.header.l1_size = needed as u32;
-            self.write_header(meta)?;
-            self.file.flush()?;
+            self.commit_header(meta, before).map_err(|(e, _)| e)?;
             if old_clusters != 0 {
                 meta.refs.drop_later(old..old + old_clusters);
             }
         } else {
             // The rest of its clusters may hold anything.
-            let raw: Vec<u8> = meta.l1.iter().flat_map(|w| w.to_be_bytes()).collect();
+            let raw: Vec<u8> = l1.iter().flat_map(|w| w.to_be_bytes()).collect();
             self.file.write(meta.header.l1_offset, &[IoSlice::new(&raw)], false)?;
             meta.header.l1_size = needed as u32;
         }
+        meta.l1 = l1;
         Ok(())
     }
 

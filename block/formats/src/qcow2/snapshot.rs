@@ -242,11 +242,28 @@ impl Qcow2 {
         Ok(())
     }
 
-    /// Puts a table of snapshots on the disk and names it in the header.
-    fn store_snapshots(&self, meta: &mut Meta, entries: Vec<Stored>) -> Result<(), BlockError> {
+    /// Puts a table of snapshots on the disk and names it in the header. An error comes with whether the disk certainly does
+    /// not name it.
+    fn store_snapshots(&self, meta: &mut Meta, entries: Vec<Stored>) -> Result<(), (BlockError, bool)> {
+        let offset = self.write_snapshots(meta, &entries).map_err(|e| (e, true))?;
         let (bits, cluster) = (self.geo.cluster_bits, self.geo.cluster());
-        let raw = encode(&entries);
+        let old = meta.header.snapshots_offset >> bits;
         let old_len = encode(&meta.snapshots).len() as u64;
+        let before = meta.header.clone();
+        meta.header.snapshots_offset = offset;
+        meta.header.snapshot_count = entries.len() as u32;
+        self.commit_header(meta, before)?;
+        if old_len != 0 {
+            meta.refs.drop_later(old..old + old_len.div_ceil(cluster));
+        }
+        meta.snapshots = entries;
+        Ok(())
+    }
+
+    /// Puts a table of snapshots on the disk, which nothing names yet.
+    fn write_snapshots(&self, meta: &mut Meta, entries: &[Stored]) -> Result<u64, BlockError> {
+        let (bits, cluster) = (self.geo.cluster_bits, self.geo.cluster());
+        let raw = encode(entries);
         let mut offset = 0;
         if !raw.is_empty() {
             let n = (raw.len() as u64).div_ceil(cluster);
@@ -257,16 +274,7 @@ impl Qcow2 {
         self.write_back(meta)?;
         meta.refs.write_back(&*self.file)?;
         self.file.flush()?;
-        let old = meta.header.snapshots_offset >> bits;
-        meta.header.snapshots_offset = offset;
-        meta.header.snapshot_count = entries.len() as u32;
-        self.write_header(meta)?;
-        self.file.flush()?;
-        if old_len != 0 {
-            meta.refs.drop_later(old..old + old_len.div_ceil(cluster));
-        }
-        meta.snapshots = entries;
-        Ok(())
+        Ok(offset)
     }
 
     fn find_snapshot(&self, meta: &Meta, id: &str) -> Result<usize, BlockError> {
@@ -304,7 +312,7 @@ pub(super) fn create(image: &Qcow2, snapshot: &Snapshot) -> Result<(), BlockErro
     let l1 = meta.l1.clone();
     let l1_clusters = (l1.len() as u64 * 8).div_ceil(image.geo.cluster());
     let added = image.add_reached(meta, &l1)?;
-    let result = (|| {
+    let prepared = (|| {
         image.update_copied(meta)?;
         let plain: Vec<u8> = l1.iter().flat_map(|w| (w & OFFSET_MASK).to_be_bytes()).collect();
         let first = if l1_clusters == 0 { 0 } else { meta.refs.alloc_exact(&*image.file, l1_clusters)? };
@@ -317,12 +325,16 @@ pub(super) fn create(image: &Qcow2, snapshot: &Snapshot) -> Result<(), BlockErro
             l1_size: l1.len() as u32,
             unknown: Vec::new(),
         });
-        image.store_snapshots(meta, entries)
+        Ok(entries)
     })();
-    if let Err(e) = result {
-        image.sub_all(meta, added)?;
-        image.update_copied(meta)?;
-        image.write_back(meta)?;
+    let stored = prepared.map_err(|e| (e, true)).and_then(|entries| image.store_snapshots(meta, entries));
+    if let Err((e, undone)) = stored {
+        // If the disk may have the snapshot, what that holds is kept.
+        if undone {
+            image.sub_all(meta, added)?;
+            image.update_copied(meta)?;
+            image.write_back(meta)?;
+        }
         return Err(e);
     }
     image.settle(meta)
@@ -357,6 +369,7 @@ pub(super) fn apply(image: &Qcow2, id: &str) -> Result<(), BlockError> {
     meta.refs.write_back(&*image.file)?;
     image.file.flush()?;
     // From here on the snapshot's tables are the disk's.
+    let before = meta.header.clone();
     let old = std::mem::replace(&mut meta.l1, l1);
     let (old_at, old_len) = (meta.header.l1_offset >> bits, (old.len() as u64 * 8).div_ceil(cluster));
     if new_clusters != 0 {
@@ -364,8 +377,10 @@ pub(super) fn apply(image: &Qcow2, id: &str) -> Result<(), BlockError> {
     }
     meta.header.l1_size = meta.l1.len() as u32;
     meta.header.size = size;
-    image.write_header(meta)?;
-    image.file.flush()?;
+    if let Err((e, _)) = image.commit_header(meta, before) {
+        meta.l1 = old;
+        return Err(e);
+    }
     image.size.store(size, Ordering::Release);
     image.each_reached(meta, &old, |meta, run| {
         meta.refs.drop_later(run);
@@ -392,7 +407,7 @@ pub(super) fn delete(image: &Qcow2, id: &str) -> Result<(), BlockError> {
     let l1 = image.read_l1(entry.l1_offset, entry.l1_size)?;
     let mut entries = meta.snapshots.clone();
     entries.remove(index);
-    image.store_snapshots(meta, entries)?;
+    image.store_snapshots(meta, entries).map_err(|(e, _)| e)?;
     image.each_reached(meta, &l1, |meta, run| {
         meta.refs.drop_later(run);
         Ok(())

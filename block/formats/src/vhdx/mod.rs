@@ -1,7 +1,7 @@
 //! VHDX (Microsoft, [MS-VHDX]): two headers, a log, two region tables, metadata, and a table of 64-bit places.
 //!
 //! What the log of an image that was not closed holds is put in place before anything else is read ([`log`]). Changes
-//! of the block table are single words, written after what they name is stable; they need no log of their own.
+//! of the block table are single words, which name places that the file has; they need no log of their own.
 
 mod create;
 mod guid;
@@ -223,14 +223,16 @@ impl Vhdx {
 
     fn set(&mut self, file: &dyn BlockNode, block: u64, entry: u64) -> Result<(), BlockError> {
         let i = self.index(block);
-        let Some(word) = self.table.get_mut(i as usize) else {
+        if i as usize >= self.table.len() {
             return Err(BlockError::Format {
                 path: self.path.clone(),
                 what: format!("vhdx block {block} has no place in the table"),
             });
-        };
-        *word = entry;
-        file.write(self.table_offset + i * 8, &[IoSlice::new(&entry.to_le_bytes())], false)
+        }
+        // It holds only once it is written.
+        file.write(self.table_offset + i * 8, &[IoSlice::new(&entry.to_le_bytes())], false)?;
+        self.table[i as usize] = entry;
+        Ok(())
     }
 }
 
@@ -261,8 +263,8 @@ impl Layout for Vhdx {
         }
     }
 
-    fn take(&mut self, file: &dyn BlockNode, _: u64) -> Result<u64, BlockError> {
-        let at = self.end.max(file.size()).next_multiple_of(MIB);
+    fn take(&mut self, _: &dyn BlockNode, _: u64) -> Result<u64, BlockError> {
+        let at = self.end.next_multiple_of(MIB);
         self.end = at + self.block;
         Ok(at)
     }
@@ -273,6 +275,15 @@ impl Layout for Vhdx {
 
     fn link_zero(&mut self, file: &dyn BlockNode, block: u64) -> Result<bool, BlockError> {
         self.set(file, block, state::ZERO)?;
+        Ok(true)
+    }
+
+    fn end(&self) -> Option<u64> {
+        Some(self.end)
+    }
+
+    fn unlink(&mut self, file: &dyn BlockNode, block: u64) -> Result<bool, BlockError> {
+        self.set(file, block, 0)?;
         Ok(true)
     }
 

@@ -230,6 +230,10 @@ impl Layout for Sparse {
         Ok(true)
     }
 
+    fn end(&self) -> Option<u64> {
+        (!self.compressed()).then_some(self.end)
+    }
+
     fn only_packed(&self) -> bool {
         self.compressed()
     }
@@ -283,6 +287,8 @@ impl Layout for Sparse {
         };
         file.write(at, &[IoSlice::new(&out)], false)?;
         self.end = at + out.len() as u64;
+        // What the tables name can be unpacked.
+        file.flush()?;
         self.set(file, block, sector)
     }
 

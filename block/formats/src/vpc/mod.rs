@@ -200,9 +200,10 @@ impl Layout for Vpc {
 
     fn link(&mut self, file: &dyn BlockNode, block: u64, offset: u64) -> Result<(), BlockError> {
         let sector = ((offset - self.bitmap) / SECTOR) as u32;
+        file.write(self.table_offset + block * 4, &[IoSlice::new(&sector.to_be_bytes())], false)?;
         self.end = offset + self.block;
         self.table[block as usize] = sector;
-        file.write(self.table_offset + block * 4, &[IoSlice::new(&sector.to_be_bytes())], false)
+        Ok(())
     }
 
     fn checks(&self) -> bool {

@@ -8,36 +8,7 @@ use std::process::Command;
 use std::sync::Arc;
 
 use block_formats::{Image, OpenOptions, Options, Secrets};
-
-/// A small generator of numbers, the same on every run.
-pub(crate) struct Random(u64);
-
-impl Random {
-    pub(crate) fn new(seed: u64) -> Self {
-        Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
-    }
-
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
-    }
-
-    pub(crate) fn below(&mut self, n: u64) -> u64 {
-        if n == 0 { 0 } else { (self.next() >> 11) % n }
-    }
-
-    /// Data that compresses well half of the time.
-    pub(crate) fn data(&mut self, len: usize) -> Vec<u8> {
-        if self.below(2) == 0 {
-            let word = self.next().to_le_bytes();
-            (0..len).map(|i| word[i % 8] ^ (i / 64) as u8).collect()
-        } else {
-            (0..len).map(|_| self.next() as u8).collect()
-        }
-    }
-}
+pub(crate) use block_testing::Random;
 
 /// Runs a program; returns what it printed, or what it said when it failed.
 pub(crate) fn run(program: &str, args: &[&str]) -> Result<String, String> {
