@@ -73,7 +73,6 @@ unpacked_kernel() {
     tail -c +$(((sectors + 1) * 512 + offset + 1)) "$1" >"$2.packed"
     # What follows the payload is no part of it, which the programs complain of.
     case $(od -An -tx1 -N4 "$2.packed") in
-        *"fd 37 7a 58") xz -dc --single-stream "$2.packed" >"$2" 2>/dev/null || true ;;
         *"28 b5 2f fd") zstd -dcq "$2.packed" >"$2" 2>/dev/null || true ;;
     esac
     rm "$2.packed"
@@ -110,7 +109,6 @@ fetch_firmware() {
     kernel=$(newest linux-image-686:i386)
     fetch "$kernel:i386"
     install -D -m 644 "$work/x/$kernel:i386"/boot/vmlinuz-* "$out/pc/linux-686"
-    unpacked_kernel "$out/pc/linux-686" "$out/pc/vmlinux-686"
     # The one for all machines: that for clouds cannot be Xen's first domain.
     kernel=$(newest linux-image-amd64:amd64)
     fetch "$kernel:amd64"

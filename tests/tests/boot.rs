@@ -96,7 +96,7 @@ fn seabios() -> bool {
 /// SeaBIOS finds its hardware and nothing to boot from.
 #[test]
 fn seabios_on_the_pc_boards_finds_no_disk() {
-    for board in ["pc", "q35"] {
+    for board in ["pc", "q35", "isapc"] {
         if !boot::has_board("x86_64", board) || !seabios() {
             return;
         }

@@ -16,7 +16,7 @@ pub mod scsi;
 pub use ahci::{AHCI_PORTS, AhciConfig, AhciController};
 pub use floppy::{FloppyConfig, FloppyController, FloppyDrive};
 pub use i8257::{IsaDma, IsaDmaConfig};
-pub use ide::{IDE_IRQS, IDE_PORTS, IdeController, IdeDrive, Piix3IdeConfig, Piix4IdeConfig};
+pub use ide::{IDE_IRQS, IDE_PORTS, IdeController, IdeDrive, IsaIdeConfig, Piix3IdeConfig, Piix4IdeConfig};
 pub use media::{Slot, Slots, Tray};
 pub use nvme::NvmeConfig;
 pub use scsi::{ScsiBus, ScsiDrive, TrayListener};
@@ -25,7 +25,8 @@ use device::DeviceKind;
 use pci::PciKind;
 
 /// All kinds of device in this crate, but for PCI functions.
-pub const KINDS: &[DeviceKind] = &[DeviceKind::of::<FloppyConfig>(), DeviceKind::of::<IsaDmaConfig>()];
+pub const KINDS: &[DeviceKind] =
+    &[DeviceKind::of::<FloppyConfig>(), DeviceKind::of::<IsaDmaConfig>(), DeviceKind::of::<IsaIdeConfig>()];
 
 /// All PCI functions in this crate.
 pub const PCI_KINDS: &[PciKind] = &[

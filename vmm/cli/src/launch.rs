@@ -160,7 +160,7 @@ pub(crate) fn launch(
     check_globals(config)?;
     let empty = board.name == none::NONE.name;
     let wall_clock = wall_time(config)?;
-    if config.boot.menu == Some(true) && !board.pci {
+    if config.boot.menu == Some(true) && !board.fw_cfg {
         bail!("-boot menu=on is not supported: machine {} has no firmware that reads it", board.name);
     }
     let mut backends = Backends::open(config, chars)?;

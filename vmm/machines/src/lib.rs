@@ -236,4 +236,4 @@ impl BoardKind {
 }
 
 /// All boards.
-pub const BOARDS: &[BoardKind] = &[riscv_virt::KIND, pc::PC, pc::Q35, microvm::KIND];
+pub const BOARDS: &[BoardKind] = &[riscv_virt::KIND, pc::PC, pc::Q35, pc::ISAPC, microvm::KIND];

@@ -6,6 +6,7 @@
 
 mod bus_master;
 mod channel;
+mod isa;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -24,6 +25,7 @@ use crate::media::{Slot, Slots};
 use crate::requests::Requests;
 use crate::scsi::{Cd, Medium, Sense, TrayListener};
 pub(crate) use channel::{Channel, Drive, packet_device};
+pub use isa::IsaIdeConfig;
 pub(crate) use state::{DriveV1, restore_drive, save_drive};
 
 /// Device ids.
@@ -142,6 +144,32 @@ impl<const DEVICE: u16> Properties for PiixIde<DEVICE> {
 /// Widths of a command block: its data register takes up to 32 bits.
 const COMMAND_BLOCK: AccessRule = AccessRule { min: 1, max: 4, unaligned: false };
 
+/// Command and control block of two channels.
+fn blocks() -> Vec<RegionSpec> {
+    let channel = |name: &str| {
+        [
+            RegionSpec::new(format!("{name}.command"), 8, COMMAND_BLOCK),
+            RegionSpec::new(format!("{name}.control"), 1, AccessRule::BYTE),
+        ]
+    };
+    [channel("ide0"), channel("ide1")].concat()
+}
+
+/// Two channels with their drives.
+fn channels(drives: &[Option<IdeDrive>; 4], wires: &mut Wires) -> Result<[Channel; 2], BuildError> {
+    let dma = wires.dma()?;
+    let irqs = wires.lines("irq", 2);
+    Ok([0, 1].map(|i| {
+        let drive = |unit: usize| match &drives[unit] {
+            Some(drive) => drive.build(unit, 0),
+            None => Drive::Empty,
+        };
+        let drives = [drive(2 * i), drive(2 * i + 1)];
+        let irq = irqs.get(i).cloned().unwrap_or_default();
+        Channel::new(drives, irq, dma.clone(), Requests::new(wires.waker(i)))
+    }))
+}
+
 impl<const DEVICE: u16> PciConfig for PiixIde<DEVICE> {
     const KIND: &'static str = if DEVICE == PIIX4 { "piix4-ide" } else { "piix3-ide" };
     const HELP: &'static str = "IDE controller with two channels and bus master";
@@ -152,13 +180,7 @@ impl<const DEVICE: u16> PciConfig for PiixIde<DEVICE> {
     }
 
     fn fixed_regions(&self) -> Vec<RegionSpec> {
-        let channel = |name: &str| {
-            [
-                RegionSpec::new(format!("{name}.command"), 8, COMMAND_BLOCK),
-                RegionSpec::new(format!("{name}.control"), 1, AccessRule::BYTE),
-            ]
-        };
-        [channel("ide0"), channel("ide1")].concat()
+        blocks()
     }
 
     fn outputs(&self) -> Vec<PinSpec> {
@@ -173,17 +195,7 @@ impl<const DEVICE: u16> PciConfig for PiixIde<DEVICE> {
     }
 
     fn build(self, _function: Function, wires: &mut Wires) -> Result<Box<dyn PciDevice>, BuildError> {
-        let dma = wires.dma()?;
-        let irqs = wires.lines("irq", 2);
-        let channels = [0, 1].map(|i| {
-            let drive = |unit: usize| match &self.drives[unit] {
-                Some(drive) => drive.build(unit, 0),
-                None => Drive::Empty,
-            };
-            let drives = [drive(2 * i), drive(2 * i + 1)];
-            let irq = irqs.get(i).cloned().unwrap_or_default();
-            Channel::new(drives, irq, dma.clone(), Requests::new(wires.waker(i)))
-        });
+        let channels = channels(&self.drives, wires)?;
         Ok(Box::new(IdeController { kind: Self::KIND, channels }))
     }
 }

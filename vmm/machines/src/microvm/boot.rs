@@ -1,4 +1,4 @@
-//! Direct boot of x86 kernels: bzImage by the 64-bit protocol, others in flat protected mode ([`crate::direct`]).
+//! Direct boot of x86 kernels: bzImage by the 64-bit protocol, or the 32-bit one if it has no other, the rest in flat protected mode ([`crate::direct`]).
 //!
 //! Linux Documentation/arch/x86/boot.rst and zero-page.rst.
 
@@ -26,6 +26,8 @@ const HIGH: u64 = 0x10_0000;
 pub(super) enum Start {
     /// 64-bit mode, RSI = zero page.
     Long { entry: u64 },
+    /// 32-bit mode with the selectors of Linux, ESI = zero page.
+    Boot { entry: u64 },
     /// 32-bit mode with these in EAX and EBX.
     Flat { entry: u64, eax: u32, ebx: u32 },
     /// The reset vector.
@@ -51,6 +53,8 @@ fn bad(path: &Path, what: &str) -> MachineError {
 struct Header {
     /// First byte of the protected-mode kernel in the file.
     payload: u64,
+    /// It has an entry in 64-bit mode.
+    long: bool,
     relocatable: bool,
     preferred: u64,
     init_size: u64,
@@ -65,8 +69,8 @@ fn header(path: &Path, head: &[u8]) -> Result<Option<Header>, MachineError> {
         return Ok(None);
     }
     let version = le(head, 0x206, 2);
-    if version < 0x20c || le(head, 0x236, 2) & 1 == 0 {
-        return Err(bad(path, "this kernel has no 64-bit entry (boot protocol 2.12 or later)"));
+    if version < 0x20a {
+        return Err(bad(path, "this kernel is too old to be started directly (boot protocol 2.10 or later)"));
     }
     let sectors = match le(head, 0x1f1, 1) {
         0 => 4,
@@ -78,6 +82,7 @@ fn header(path: &Path, head: &[u8]) -> Result<Option<Header>, MachineError> {
     };
     Ok(Some(Header {
         payload: (sectors + 1) * 512,
+        long: version >= 0x20c && le(head, 0x236, 2) & 1 != 0,
         relocatable: le(head, 0x234, 1) != 0,
         preferred: le(head, 0x258, 8),
         init_size: le(head, 0x260, 4),
@@ -125,7 +130,7 @@ fn page_tables() -> Vec<u8> {
     t
 }
 
-/// Where a bzImage finds what it is told of: RSI.
+/// Where a bzImage finds what it is told of: RSI or ESI.
 pub(super) const TOLD_LONG: u64 = ZERO_PAGE;
 /// Root of the page tables.
 pub(super) const CR3: u64 = PAGE_TABLES;
@@ -156,9 +161,12 @@ pub(super) fn place(
             None => return Err(bad(path, "neither a bzImage nor an ELF file nor a Multiboot kernel")),
         },
     };
-    // For both modes: null, 32-bit code (8), 64-bit code (0x10) or data (0x10), data (0x18).
-    let third: u64 =
-        if matches!(start, Start::Long { .. }) { 0x00af_9b00_0000_ffff } else { 0x00cf_9300_0000_ffff };
+    // For all modes: null, 32-bit code (8), code of 64 or 32 bits (0x10) or data (0x10), data (0x18).
+    let third: u64 = match start {
+        Start::Long { .. } => 0x00af_9b00_0000_ffff,
+        Start::Boot { .. } => 0x00cf_9b00_0000_ffff,
+        _ => 0x00cf_9300_0000_ffff,
+    };
     let gdt = [0, 0x00cf_9b00_0000_ffff, third, 0x00cf_9300_0000_ffff];
     b.image(Image::bytes("gdt", GDT, gdt.iter().flat_map(|d| d.to_le_bytes()).collect()));
     for image in images {
@@ -176,7 +184,7 @@ fn flat(mut kernel: Flat, told: &Told<'_>) -> (Start, Vec<Image>) {
     (start, images)
 }
 
-/// A bzImage in 64-bit mode with its tables.
+/// A bzImage with its tables.
 fn bzimage(
     h: &Header,
     given: &Given<'_>,
@@ -212,7 +220,8 @@ fn bzimage(
     let mut line = given.append.as_bytes().to_vec();
     line.push(0);
     images.push(Image::bytes("command line", COMMAND_LINE, line));
-    Ok((Start::Long { entry: load + 0x200 }, images))
+    let start = if h.long { Start::Long { entry: load + 0x200 } } else { Start::Boot { entry: load } };
+    Ok((start, images))
 }
 
 #[cfg(test)]
@@ -237,8 +246,9 @@ mod tests {
         let h = header(path, &image(0x20f, 1)).unwrap().unwrap();
         assert_eq!((h.payload, h.preferred, h.setup.len()), (1024, 0x100_0000, 0x77));
         assert_eq!(header(path, b"\x7fELF").unwrap(), None);
-        let e = header(path, &image(0x20f, 0)).unwrap_err().to_string();
-        assert!(e.contains("vmlinuz") && e.contains("64-bit entry"), "{e}");
+        assert!(h.long && !header(path, &image(0x20f, 0)).unwrap().unwrap().long);
+        let e = header(path, &image(0x209, 0)).unwrap_err().to_string();
+        assert!(e.contains("vmlinuz") && e.contains("too old"), "{e}");
         assert!(header(path, &image(0x20f, 1)[..0x220]).is_err());
     }
 

@@ -131,6 +131,14 @@ pub fn build(c: &BoardConfig) -> Result<Board, MachineError> {
                     s.start_long(entry, boot::CR3);
                     s.rsi = boot::TOLD_LONG;
                 }
+                Start::Boot { entry } => {
+                    s.start_flat(entry);
+                    s.rsi = boot::TOLD_LONG;
+                    s.cs.selector = 0x10;
+                    for data in [&mut s.ds, &mut s.es, &mut s.fs, &mut s.gs, &mut s.ss] {
+                        data.selector = 0x18;
+                    }
+                }
                 Start::Flat { entry, eax, ebx } => {
                     s.start_flat(entry);
                     (s.rax, s.rbx) = (eax.into(), ebx.into());

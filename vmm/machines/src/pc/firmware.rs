@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use flash::PflashConfig;
-use guest_memory::RamConfig;
 use machine::{Board, Image, MachineError};
 use pci::MEMORY_CONTAINER;
 
@@ -67,18 +66,15 @@ pub(super) fn add(b: &mut Board, model: &Model, c: &BoardConfig) -> Result<(), M
     let Some(path) = find(model, c)? else { return model.bad("it starts with firmware; give -bios FILE") };
     let len = size(&path)?;
     let base = FOUR_GIB - len;
-    if model.chipset.is_some() {
-        b.rom("bios", base, len);
-    } else {
-        // Nothing shadows it there, so it runs where it is, and writes to itself.
-        b.ram("bios", base, len, RamConfig::default());
-    }
-    b.within(MEMORY_CONTAINER);
-    b.image(Image::file("bios", base, path, 0, len));
+    b.rom("bios", base, len).within(MEMORY_CONTAINER);
+    b.image(Image::file("bios", base, path.clone(), 0, len));
     let shadow = len.min(SHADOW);
     let at = (1 << 20) - shadow;
     if model.chipset.is_some() {
         b.alias("isa-bios", "bios", len - shadow, shadow, at);
+    } else {
+        // No chipset shadows it: it is in RAM from the start, and writes to itself.
+        b.image(Image::file("bios", at, path, len - shadow, shadow));
     }
     Ok(())
 }

@@ -12,7 +12,7 @@ use misc::{FwCfgConfig, FwCfgError, FwCfgTable};
 
 use super::acpi::{self, Hardware};
 use super::boot_rom::Copy;
-use super::{Chipset, FW_CFG, Layout, Model, PIIX4_GPE, PM_BASE, boot_rom, flat_rom, smbios};
+use super::{Chipset, FW_CFG, Layout, Model, PIIX4_GPE, PM_BASE, boot_rom, firmware, flat_rom, smbios};
 use crate::direct::{self, Flat, Given, INFO};
 use crate::x86::FOUR_GIB;
 use crate::{BoardConfig, kernel};
@@ -44,6 +44,9 @@ mod key {
 /// Names of our boot ROMs among firmware's.
 const BOOT_ROM: &str = "genroms/linuxboot_dma.bin";
 const FLAT_ROM: &str = "genroms/multiboot_dma.bin";
+
+/// The ROM of a VGA that is on no PCI bus, which firmware finds here.
+const ISA_VGA_ROM: &str = "vgabios-isavga.bin";
 
 fn le(value: u64, bytes: usize) -> Vec<u8> {
     value.to_le_bytes().iter().take(bytes).copied().collect()
@@ -142,6 +145,10 @@ pub(super) fn add(
     t.add_file("etc/e820", e820(c, layout.low)).map_err(&refused)?;
     if let Some(wait) = c.boot_menu {
         t.add_file("etc/boot-menu-wait", le(wait.into(), 2)).map_err(&refused)?;
+    }
+    if model.chipset.is_none() && c.vga.is_some() {
+        let rom = firmware::option_rom(model, c, ISA_VGA_ROM)?;
+        t.add_file(&format!("vgaroms/{ISA_VGA_ROM}"), rom).map_err(&refused)?;
     }
     if model.chipset.is_some() {
         if model.switch(c, "acpi", true)? {

@@ -20,14 +20,15 @@ use chipset::{
     EcamPlace, I440fxConfig, Ich9LpcConfig, Ich9SmbusConfig, MchConfig, PciHotplugConfig, Piix3Config,
     Piix4PmConfig, SmiFeatures,
 };
-use display::VgaConfig;
+use display::{IsaVgaConfig, VgaConfig};
 use guest_memory::Unassigned;
 use input::I8042Config;
 use machine::{Board, Dest, MachineError};
 use misc::Port92Config;
 use serial::Ns16550Config;
 use storage::{
-    AHCI_PORTS, AhciConfig, FloppyConfig, IDE_IRQS, IDE_PORTS, IsaDma, IsaDmaConfig, Piix3IdeConfig,
+    AHCI_PORTS, AhciConfig, FloppyConfig, IDE_IRQS, IDE_PORTS, IsaDma, IsaDmaConfig, IsaIdeConfig,
+    Piix3IdeConfig,
 };
 use timer::CmosRtcConfig;
 
@@ -41,6 +42,9 @@ const FW_CFG: u16 = 0x510;
 const SCI: u16 = 9;
 /// Serial ports: first port and interrupt.
 const SERIAL: [(u16, usize); 4] = [(0x3f8, 4), (0x2f8, 3), (0x3e8, 4), (0x2e8, 3)];
+/// Video memory, and what is behind it.
+const WINDOW: u64 = 0xa_0000;
+const UPPER: u64 = 0xc_0000;
 const KEYBOARD_IRQ: usize = 1;
 const MOUSE_IRQ: usize = 12;
 const FLOPPY_IRQ: usize = 6;
@@ -124,9 +128,9 @@ pub const ISAPC: BoardKind = BoardKind {
     properties: PROPERTIES,
     isa: true,
     pci: false,
-    ide: 0,
+    ide: 4,
     floppy: true,
-    vga: false,
+    vga: true,
     flash: 0,
     fw_cfg: true,
     build: |c| build(&Model { name: "isapc", chipset: None }, &ISAPC, c),
@@ -193,7 +197,13 @@ fn build(model: &Model, kind: &BoardKind, c: &BoardConfig) -> Result<Board, Mach
     let mut b = Board::new(model.name, c.arch, Unassigned::Ones);
     b.with_ports();
     b.container(MEMORY_CONTAINER);
-    b.ram("ram", 0, low, c.ram_config.clone());
+    if model.chipset.is_none() && low > UPPER {
+        // Nothing could take the RAM away from where video memory is.
+        b.ram("ram", 0, WINDOW, c.ram_config.clone());
+        b.ram("ram.upper", UPPER, low - UPPER, c.ram_config.after(UPPER));
+    } else {
+        b.ram("ram", 0, low, c.ram_config.clone());
+    }
     if c.ram > low {
         b.ram("ram.high", FOUR_GIB, c.ram - low, c.ram_config.after(low));
     }
@@ -212,7 +222,10 @@ fn build(model: &Model, kind: &BoardKind, c: &BoardConfig) -> Result<Board, Mach
     isa(&mut b, model, c, &layout)?;
     let boot = match model.chipset {
         Some(chipset) => bridges(&mut b, model, chipset, c, &layout)?,
-        None => Vec::new(),
+        None => {
+            isa_cards(&mut b, c, &layout);
+            Vec::new()
+        }
     };
     if let Some(d) = c.virtio.first() {
         return model
@@ -268,6 +281,23 @@ fn floppy(b: &mut Board, c: &BoardConfig, irqs: &Controllers) {
     b.add("isa-dma", dma).pio(0, 0).pio(1, 0xc0).pio(2, 0x80);
     let node = b.add("floppy", FloppyConfig { drives: c.floppies.clone(), channels });
     irqs.wire(node.pio(0, 0x3f0).pio(1, 0x3f7).dma(), "irq", FLOPPY_IRQ);
+}
+
+/// What the board without PCI has on its ISA bus beyond that.
+fn isa_cards(b: &mut Board, c: &BoardConfig, layout: &Layout) {
+    let drives =
+        std::array::from_fn(|i| c.ide.iter().find(|(at, _)| *at == i).map(|(_, drive)| drive.clone()));
+    let node = b.add("ide", IsaIdeConfig { drives });
+    node.dma();
+    for (region, port) in IDE_PORTS.into_iter().enumerate() {
+        node.pio(region, port);
+    }
+    for (channel, irq) in IDE_IRQS.into_iter().enumerate() {
+        layout.controllers.wire_at(node, "irq", channel, irq as usize);
+    }
+    if let Some(VgaCard::Standard) = c.vga {
+        b.add("vga", IsaVgaConfig::default()).mmio(0, WINDOW).pio(1, 0x3b0).pio(2, 0x1ce);
+    }
 }
 
 /// The chipset's functions and what is plugged into PCI; firmware's names of what it may boot from.
