@@ -34,7 +34,7 @@ for group in "$@"; do
         apt_install git qemu-user binutils-riscv64-linux-gnu gdb-multiarch
         apt_install cryptsetup-bin dosfstools mtools bximage cloop-utils ovmf
         ;;
-    pc) apt_install seabios ;;
+    pc) apt_install seabios zstd ;;
     net) apt_install iperf3 iproute2 samba tshark xz-utils ;;
     bench)
         suite=$(qemu_suite)

@@ -57,7 +57,7 @@ fetch_all() {
     take u-boot-qemu/usr/lib/u-boot/qemu-riscv64_smode/u-boot.bin riscv64/u-boot-s.bin
     take busybox-static:amd64/usr/bin/busybox x86_64/busybox
     install -D -m 644 "$work/x/$kernel:amd64"/boot/vmlinuz-* "$out/x86_64/linux"
-    (cd "$out" && find riscv64 x86_64 -type f ! -name 'initrd*' -print0 | sort -z | xargs -0 sha256sum >FILES.new && mv FILES.new FILES)
+    (cd "$out" && find riscv64 x86_64 -type f ! -name 'initrd*' ! -name vmlinux -print0 | sort -z | xargs -0 sha256sum >FILES.new && mv FILES.new FILES)
     rm -rf "$work"
 }
 
@@ -297,7 +297,7 @@ for arch in riscv64 x86_64; do
 done
 initramfs "$out/pc/busybox-i386" "$out/pc/initrd-i386"
 # And the kernel inside its package's, for loaders that take ELF files.
-if [[ $groups == *" firmware "* && -e $out/x86_64/linux && ! $out/x86_64/vmlinux -nt $out/x86_64/linux ]]; then
+if command -v zstd >/dev/null && [[ $groups == *" firmware "* && -e $out/x86_64/linux && ! $out/x86_64/vmlinux -nt $out/x86_64/linux ]]; then
     unpacked_kernel "$out/x86_64/linux" "$out/x86_64/vmlinux"
 fi
 
