@@ -219,14 +219,8 @@ impl<C: PciConfig + Default> DeviceConfig for Pci<C> {
         if let Some(why) = spec.problem() {
             return Err(wires.host_error(why));
         }
-        let gate = self.at.as_ref().filter(|_| spec.bridge);
-        let gate = gate.and_then(|at| at.fabric.gate_of_bridge(at.bus, at.devfn)).unwrap_or(Gate::new(false));
-        if !spec.bridge {
-            wires.gate_dma(gate.clone());
-        }
-        for gate in self.at.iter().flat_map(|at| at.fabric.gates(at.bus)) {
-            wires.gate_dma(gate);
-        }
+        let gate = Gate::new(false);
+        wires.gate_dma(gate.clone());
         let mut map: Vec<usize> = vec![usize::MAX];
         let mut memory = BTreeMap::new();
         for (i, bar) in spec.bars.iter().enumerate() {

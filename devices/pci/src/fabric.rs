@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use device::{CellRef, IoHandler, Spaces, SystemControl, SystemRequest};
-use guest_memory::{AddressSpace, Gate, MemoryError, RamBlock, Region, RegionId, Transaction};
+use guest_memory::{AddressSpace, MemoryError, RamBlock, Region, RegionId, Transaction};
 use parking_lot::Mutex;
 
 use crate::config_space::{ConfigSpace, command, reg};
@@ -128,8 +128,6 @@ struct Bus {
     express: bool,
     /// Bus and device number of the bridge to it; nothing for the root bus.
     bridge: Option<(usize, u8)>,
-    /// Open while the bridge may be a bus master.
-    gate: Gate,
     slots: BTreeMap<u8, Slot>,
 }
 
@@ -166,8 +164,7 @@ impl BusId {
 impl Fabric {
     /// A fabric with its root bus.
     pub fn new(root: &str, express: bool) -> Self {
-        let bus =
-            Bus { name: root.into(), express, bridge: None, gate: Gate::new(true), slots: BTreeMap::new() };
+        let bus = Bus { name: root.into(), express, bridge: None, slots: BTreeMap::new() };
         Fabric(Arc::new(Mutex::new(State { buses: vec![bus], ..State::default() })))
     }
 
@@ -178,8 +175,7 @@ impl Fabric {
             return Err(FabricError::TooManyBuses);
         }
         let bridge = Some((parent.0, devfn));
-        let gate = Gate::new(false);
-        state.buses.push(Bus { name: name.into(), express, bridge, gate, slots: BTreeMap::new() });
+        state.buses.push(Bus { name: name.into(), express, bridge, slots: BTreeMap::new() });
         Ok(BusId(state.buses.len() - 1))
     }
 
@@ -283,24 +279,6 @@ impl Fabric {
     /// Functions that the guest has let go of since the last call.
     pub fn take_ejected(&self) -> Vec<(BusId, u8)> {
         std::mem::take(&mut self.0.lock().ejected)
-    }
-
-    /// The gates between a bus and memory.
-    pub(crate) fn gates(&self, bus: BusId) -> Vec<Gate> {
-        let state = self.0.lock();
-        let mut gates = Vec::new();
-        let mut at = Some(bus.0);
-        while let Some(bus) = at.and_then(|i| state.buses.get(i)) {
-            gates.extend(bus.bridge.map(|_| bus.gate.clone()));
-            at = bus.bridge.map(|(above, _)| above);
-        }
-        gates
-    }
-
-    /// The gate of a bridge: that of the bus behind it.
-    pub(crate) fn gate_of_bridge(&self, bus: BusId, devfn: u8) -> Option<Gate> {
-        let state = self.0.lock();
-        state.buses.iter().find(|b| b.bridge == Some((bus.0, devfn))).map(|b| b.gate.clone())
     }
 
     fn target(&self, bus: u8, devfn: u8) -> Option<Arc<dyn IoHandler>> {

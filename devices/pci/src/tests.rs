@@ -308,7 +308,7 @@ fn registers_appear_where_the_guest_puts_them() {
 }
 
 #[test]
-fn bridges_route_clip_and_gate() {
+fn bridges_route_and_clip() {
     let (mut m, f) = (Small::new(), Fabric::new("pcie.0", true));
     m.add(PcieHostConfig { fabric: f.clone(), buses: 256 });
     let port = f.add_bus("rp", true, BusId::ROOT, 2 << 3).unwrap();
@@ -332,11 +332,7 @@ fn bridges_route_clip_and_gate() {
     }
     assert_eq!(m.read(0xe010_0004), 0);
     let io = m.cells[sample].region(1);
-    assert_eq!(io.write(12, &[0; 4]), Access::Fault, "the bridges are no masters");
-    write(&f, 0, 0x10, 4, 2, 7);
-    assert_eq!(io.write(12, &[0; 4]), Access::Fault);
-    write(&f, 1, 0, 4, 2, 7);
-    assert_eq!(io.write(12, &[0; 4]), Access::Ok);
+    assert_eq!(io.write(12, &[0; 4]), Access::Ok, "what is behind a bridge reaches memory, master or not");
     write(&f, 2, 5 << 3, 0x44, 4, 0xfee0_0000);
     write(&f, 2, 5 << 3, 0x42, 2, 1);
     assert_eq!(io.write(8, &[0; 4]), Access::Ok);
