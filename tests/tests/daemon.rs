@@ -40,14 +40,19 @@ fn a_management_program_finds_out_what_there_is() {
             .arg(format!("unix:{},server=on,wait=off", socket.display()))
             .arg("-pidfile")
             .arg(&pidfile)
-            .arg("-daemonize")
+            .args([
+                "-daemonize",
+                "-sandbox",
+                "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
+            ])
             .output()
             .expect("the binary starts");
         (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
     };
     assert_eq!(probe("none,accel=kvm:tcg"), (Some(0), String::new()));
     let pid = fs::read_to_string(&pidfile).unwrap();
-    assert!(std::path::Path::new(&format!("/proc/{}", pid.trim())).exists(), "{pid}");
+    let status = fs::read_to_string(format!("/proc/{}/status", pid.trim())).unwrap();
+    assert!(status.contains("Seccomp:\t2"), "a filter is in force: {status}");
     // A second one fails in the foreground.
     let (code, said) = probe("none,accel=kvm:tcg");
     assert!(code == Some(1) && said.contains("monitor"), "{said}");

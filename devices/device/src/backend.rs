@@ -1,5 +1,7 @@
 //! Character backends: the host's end of a serial line.
 
+use std::fs::File;
+
 /// Something that happened on the host's end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CharEvent {
@@ -61,6 +63,11 @@ pub trait CharBackend: Send + Sync {
     /// Whether a peer is connected (always, for a file).
     fn is_open(&self) -> bool {
         true
+    }
+
+    /// Files that the peer has sent along with its input, oldest first.
+    fn take_files(&self) -> Vec<File> {
+        Vec::new()
     }
 }
 

@@ -52,7 +52,7 @@ device_config! {
     pub struct ConsoleConfig {
         /// Number of ports; the first is a console.
         pub ports: u32 = 1,
-        /// Names of the ports after the first, separated by commas.
+        /// Names of the ports after the first, separated by commas; an empty one for a port without.
         pub names: String = String::new(),
         /// Width of the console in characters, 0 if unknown.
         pub cols: u16 = 0,
@@ -77,10 +77,9 @@ impl VirtioConfig for ConsoleConfig {
         if !(1..=SLOTS.len() as u32).contains(&self.ports) {
             return Err(wires.bad_property("ports", "expected 1 to 31"));
         }
-        let names: Vec<&str> = self.names.split(',').filter(|n| !n.is_empty()).collect();
-        if names.len() >= self.ports as usize + usize::from(names.is_empty())
-            || names.iter().any(|n| n.len() > 63)
-        {
+        let names: Vec<&str> =
+            if self.names.is_empty() { Vec::new() } else { self.names.split(',').collect() };
+        if names.len() >= self.ports as usize || names.iter().any(|n| n.len() > 63) {
             return Err(
                 wires.bad_property("names", "expected a name of at most 63 bytes for each further port")
             );

@@ -265,7 +265,10 @@ impl Backends {
 
     /// The device and the slot that a command means by the name of a drive or of a device.
     pub(crate) fn slot(&self, name: &str) -> Result<(String, SlotAt)> {
-        let found = self.disks.iter().find(|d| !name.is_empty() && (d.drive == name || d.qdev == name));
+        let found = self
+            .disks
+            .iter()
+            .find(|d| !name.is_empty() && (d.drive == name || d.qdev == name || self.qdev_of(d) == name));
         let Some(d) = found else { bail!("Device '{name}' not found") };
         let Some(slot) = &d.slot else { bail!("Device '{name}' is not removable") };
         Ok((d.qdev.clone(), slot.clone()))
@@ -343,7 +346,8 @@ impl Backends {
 
     /// The node that a command means by the name of a drive, a device or a node.
     pub(crate) fn node_of(&self, name: &str) -> Result<Arc<Node>> {
-        let by_name = |d: &&DriveOf| !name.is_empty() && (d.drive == name || d.qdev == name);
+        let by_name =
+            |d: &&DriveOf| !name.is_empty() && (d.drive == name || d.qdev == name || self.qdev_of(d) == name);
         if let Some(d) = self.disks.iter().find(by_name) {
             let Some(medium) = &d.medium else { bail!("Device '{name}' has no medium") };
             return Ok(medium.edge.node());
@@ -366,11 +370,23 @@ impl Backends {
         self.graph.close();
     }
 
+    /// What clients know a disk's device by: its name, and for a virtio disk, whose transport has that, the path of what is
+    /// behind the transport.
+    fn qdev_of(&self, d: &DriveOf) -> String {
+        let device = self.peripherals.iter().find(|p| p.name == d.qdev);
+        match device {
+            Some(p) if p.named && p.kind.starts_with("virtio-blk") => {
+                format!("/machine/peripheral/{}/virtio-backend", d.qdev)
+            }
+            _ => d.qdev.clone(),
+        }
+    }
+
     /// For `query-block`.
     pub(crate) fn block_devices(&self) -> Vec<BlockInfo> {
         let of_device = self.disks.iter().map(|d| BlockInfo {
             device: d.drive.clone(),
-            qdev: Some(d.qdev.clone()),
+            qdev: Some(self.qdev_of(d)),
             removable: d.slot.is_some(),
             inserted: d.medium.as_ref().and_then(|m| self.graph.medium(m.edge.node().name())),
             io_status: d.medium.as_ref().map_or_else(String::new, |m| m.disk.io_status().into()),
@@ -395,7 +411,7 @@ impl Backends {
             let s = d.medium.as_ref().map(|m| m.disk.stats()).unwrap_or_default();
             BlockStats {
                 device: d.drive.clone(),
-                qdev: Some(d.qdev.clone()),
+                qdev: Some(self.qdev_of(d)),
                 node_name: d.medium.as_ref().map_or_else(String::new, |m| m.edge.node().name().to_owned()),
                 reads: (s.reads, s.read_bytes),
                 writes: (s.writes, s.write_bytes),

@@ -22,7 +22,8 @@ impl Chars {
     /// Opens all that the configuration names. `keys` are what the terminal's escape keys do.
     pub(crate) fn open(config: &VmConfig, keys: &Keys) -> Result<Self> {
         let taken: Vec<String> = claimed(config).collect();
-        let ours: Vec<_> = config.chardevs.iter().filter(|c| !taken.contains(&c.id)).cloned().collect();
+        let mut ours = config.clone();
+        ours.chardevs.retain(|c| !taken.contains(&c.id));
         Ok(Self(Chardevs::open(&ours, keys)?))
     }
 

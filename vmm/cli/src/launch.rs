@@ -187,7 +187,7 @@ pub(crate) fn launch(
         initrd: path(&config.initrd),
         append: config.append.clone().unwrap_or_default(),
         dtb: path(&config.dtb),
-        serials: chars.serials(config)?,
+        serials: plugs.serials,
         virtio: plugs.virtio,
         isa: plugs.isa,
         pci: plugs.pci,

@@ -143,15 +143,17 @@ pub(crate) fn start(vm: &Arc<RheaVm>, uri: &str) -> Answer<()> {
     if let Some(why) = vm.backends.lock().graph.bound() {
         return Err(failed(why));
     }
+    let (uri, held) = uri.hold().map_err(failed)?;
     let progress = vm.migration.begin(false)?;
     vm.events().emit(&Event::migration("setup"));
     let limits = vm.migration.limits();
     let limits =
         Limits { bandwidth: limits.max_bandwidth, downtime: Duration::from_millis(limits.downtime_ms) };
     let thread = vm.clone();
-    let started = std::thread::Builder::new()
-        .name("migration".into())
-        .spawn(move || outgoing(&thread, &uri, limits, &progress));
+    let started = std::thread::Builder::new().name("migration".into()).spawn(move || {
+        outgoing(&thread, &uri, limits, &progress);
+        drop(held);
+    });
     started.map(drop).map_err(failed)
 }
 

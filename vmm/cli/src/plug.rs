@@ -28,13 +28,7 @@ use crate::objects;
 
 mod drives;
 pub(crate) mod hot;
-
-/// Driver that carries console and serial ports.
-const SERIAL_BUS: &str = "virtio-serial-device";
-/// The same on PCI.
-const SERIAL_BUSES: [&str; 3] = [SERIAL_BUS, "virtio-serial-pci", "virtio-serial"];
-/// Drivers that are ports of it.
-const PORTS: [&str; 2] = ["virtconsole", "virtserialport"];
+mod ports;
 
 /// A property that names a back end or a place: name, type, what it is.
 pub(crate) type Extra = (&'static str, &'static str, &'static str);
@@ -48,6 +42,8 @@ enum Made {
     Floppy(FloppyDrive, Option<usize>),
     /// A drive on the bus of an adapter, which is given by its name.
     Scsi(Box<ScsiDrive>, String),
+    /// A serial port of the board, and its number there if the user says.
+    Serial(Arc<dyn CharBackend>, Option<usize>),
 }
 
 impl Made {
@@ -56,7 +52,7 @@ impl Made {
         match self {
             Made::Device(config) => Some(config.as_mut()),
             Made::Pci(function) => Some(function.as_config_mut()),
-            Made::Ide(..) | Made::Floppy(..) | Made::Scsi(..) => None,
+            Made::Ide(..) | Made::Floppy(..) | Made::Scsi(..) | Made::Serial(..) => None,
         }
     }
 }
@@ -212,6 +208,13 @@ const DRIVERS: &[Driver] = &[
         extra: drives::IDE_EXTRA,
         make: Make::With(drives::ide_hd),
     },
+    Driver {
+        name: ports::ISA,
+        category: "Input",
+        bus: "ISA",
+        extra: ports::ISA_EXTRA,
+        make: Make::With(ports::isa),
+    },
     Driver { name: "nvme", category: "Storage", bus: PCI, extra: &DRIVE, make: Make::With(drives::nvme) },
     Driver {
         name: "scsi-cd",
@@ -231,8 +234,8 @@ const DRIVERS: &[Driver] = &[
         name: "virtconsole",
         category: "Input",
         bus: "virtio-serial-bus",
-        extra: &[CHARDEV, ("name", "str", "name that the guest sees")],
-        make: Make::With(port_alone),
+        extra: ports::PORT_EXTRA,
+        make: Make::With(ports::alone),
     },
     Driver {
         name: "virtio-balloon-device",
@@ -306,7 +309,7 @@ const DRIVERS: &[Driver] = &[
         make: Make::With(virtio_serial),
     },
     Driver {
-        name: SERIAL_BUS,
+        name: ports::BUS,
         category: "Input",
         bus: "virtio-bus",
         extra: &[],
@@ -330,8 +333,8 @@ const DRIVERS: &[Driver] = &[
         name: "virtserialport",
         category: "Input",
         bus: "virtio-serial-bus",
-        extra: &[CHARDEV, ("name", "str", "name that the guest sees")],
-        make: Make::With(port_alone),
+        extra: ports::PORT_EXTRA,
+        make: Make::With(ports::alone),
     },
 ];
 
@@ -459,10 +462,6 @@ fn ne2k_isa(m: &mut Making<'_>) -> Result<Made> {
     card(m, "ne2k_isa")
 }
 
-fn port_alone(_: &mut Making<'_>) -> Result<Made> {
-    bail!("needs a {SERIAL_BUS} before it")
-}
-
 /// A virtio device on the transport its driver names.
 fn virtio<C: VirtioConfig>(pci: bool, config: C, backend: C::Backend) -> Made {
     if pci {
@@ -538,6 +537,8 @@ pub(crate) struct Plugs {
     pub(crate) pci: Vec<PluggedPci>,
     pub(crate) ide: Vec<(usize, IdeDrive)>,
     pub(crate) floppies: [Option<FloppyDrive>; 2],
+    /// The board's serial ports.
+    pub(crate) serials: Vec<Option<Arc<dyn CharBackend>>>,
     pub(crate) boot_drives: Vec<(u32, BootDrive)>,
     /// Buses of SCSI adapters by the adapter's name.
     pub(crate) scsi: Vec<(String, ScsiBus)>,
@@ -555,7 +556,7 @@ pub(crate) fn plug(
     board: &BoardKind,
 ) -> Result<Plugs> {
     let vcpus = config.smp.resolve()?.cpus;
-    let mut out = Plugs::default();
+    let mut out = Plugs { serials: chars.serials(config)?, ..Plugs::default() };
     for (i, d) in config.drives.iter().enumerate() {
         let id = d.id.clone().unwrap_or_else(|| format!("drive{i}"));
         drives::of_board(config, d, &id, backends, board, vcpus, &mut out)
@@ -572,11 +573,10 @@ pub(crate) fn plug(
         }
         out.add(id, card, Vec::new(), isa, &mut Place::default());
     }
-    let mut i = 0;
-    while let Some(d) = config.devices.get(i) {
+    let virtio_ports = ports::ports_of(&config.devices)?;
+    for (i, d) in config.devices.iter().enumerate().filter(|(_, d)| !ports::is_port(d)) {
         let fail = || format!("-device {}", d.driver);
         let name = d.id.clone().unwrap_or_else(|| format!("{}.{i}", d.driver));
-        i += 1;
         let driver = driver(&d.driver).with_context(fail)?;
         let mut shop = Shop {
             backends: &mut *backends,
@@ -589,18 +589,17 @@ pub(crate) fn plug(
         };
         let Unplaced { mut made, mut chardevs, port, mut place } =
             make(d, &driver, &name, &mut shop).with_context(fail)?;
-        let mut names = Vec::new();
-        if SERIAL_BUSES.contains(&d.driver.as_str()) {
-            while let Some(port) = config.devices.get(i).filter(|p| PORTS.contains(&p.driver.as_str())) {
-                let fail = || format!("-device {}", port.driver);
-                if let Some(bus) = made.config() {
-                    chardevs.push(serial_port(port, &mut names, bus, chars).with_context(fail)?);
-                }
-                i += 1;
-            }
+        let mut own = virtio_ports.iter().filter(|(bus, _)| *bus == i).map(|(_, port)| *port).peekable();
+        if own.peek().is_some()
+            && let Some(bus) = made.config()
+        {
+            chardevs.extend(ports::hang(bus, own, chars)?);
         }
         note(backends, &name, driver.name, d.id.is_some());
         match made {
+            Made::Serial(backend, index) => {
+                ports::place(&mut out.serials, backend, index).with_context(fail)?
+            }
             Made::Device(_) | Made::Pci(_) => out.add(name, made, chardevs, port, &mut place),
             drive => {
                 drives::hang(&mut out, backends, board, &name, drive, place.boot_index).with_context(fail)?
@@ -739,8 +738,9 @@ fn address(text: &str) -> Result<(u8, u8)> {
         anyhow!("'addr' expects a slot from 0 to 1f and a function from 0 to 7, such as 3.0; got '{text}'")
     };
     let (slot, function) = text.split_once('.').unwrap_or((text, "0"));
-    let slot = u8::from_str_radix(slot.trim_start_matches("0x"), 16).map_err(|_| bad())?;
-    let function = function.parse::<u8>().map_err(|_| bad())?;
+    let number =
+        |text: &str| u8::from_str_radix(text.strip_prefix("0x").unwrap_or(text), 16).map_err(|_| bad());
+    let (slot, function) = (number(slot)?, number(function)?);
     if slot < 32 && function < 8 { Ok((slot, function)) } else { Err(bad()) }
 }
 
@@ -771,8 +771,8 @@ impl Plugs {
                     None => self.virtio.push(device),
                 }
             }
-            // Those are hung on controllers.
-            Made::Ide(..) | Made::Floppy(..) | Made::Scsi(..) => {}
+            // Those are hung on controllers, or are part of the board.
+            Made::Ide(..) | Made::Floppy(..) | Made::Scsi(..) | Made::Serial(..) => {}
         }
     }
 }
@@ -820,30 +820,6 @@ fn nic(
     Ok((virtio(board.pci, card, NetBackend(end)), None))
 }
 
-/// The next port on the serial bus before it; `names` are those of the ports so far.
-fn serial_port(
-    port: &DeviceConfig,
-    names: &mut Vec<String>,
-    bus: &mut dyn AnyConfig,
-    chars: &Chars,
-) -> Result<(String, Arc<dyn CharBackend>)> {
-    let mut props = port.props.clone();
-    let chardev = props.take_text("chardev")?.ok_or_else(|| anyhow!("needs chardev=ID"))?;
-    let name = props.take_text("name")?;
-    props.check_keys(&port.driver, &["chardev", "name"])?;
-    // Port 0 is the console; a serial port is one of the others.
-    if names.is_empty() && port.driver != PORTS[0] {
-        names.push(String::new());
-    }
-    let n = names.len();
-    let slot = if n == 0 { "chardev".to_owned() } else { format!("port{n}") };
-    names.push(name.unwrap_or_else(|| slot.clone()));
-    bus.set("ports", &names.len().to_string())?;
-    // The first port is the console, which has no name.
-    bus.set("names", &names[1..].join(","))?;
-    Ok((slot, chars.connect(&chardev, PortKind::Device)?))
-}
-
 fn device(
     d: &DeviceConfig,
     driver: &Driver,
@@ -886,6 +862,7 @@ mod tests {
     fn addresses_are_hexadecimal_slots() {
         assert_eq!(address("1f.7").unwrap(), (31, 7));
         assert_eq!(address("0x0a").unwrap(), (10, 0));
+        assert_eq!(address("0x2.0x1").unwrap(), (2, 1));
         for bad in ["20", "3.8", "x", "", "-1"] {
             assert!(address(bad).unwrap_err().to_string().contains("'addr'"), "{bad}");
         }

@@ -1,8 +1,11 @@
 //! Hosts where no device can be plugged yet: virtio's rings are for Unix hosts.
 
+use std::sync::Arc;
+
 use anyhow::{Result, bail};
 use block::Disk;
 use control::VmConfig;
+use device::CharBackend;
 use machines::{BoardKind, BootDrive, Plugged, PluggedIsa, PluggedPci};
 use storage::{FloppyDrive, IdeDrive};
 
@@ -39,19 +42,20 @@ pub(crate) struct Plugs {
     pub(crate) pci: Vec<PluggedPci>,
     pub(crate) ide: Vec<(usize, IdeDrive)>,
     pub(crate) floppies: [Option<FloppyDrive>; 2],
+    pub(crate) serials: Vec<Option<Arc<dyn CharBackend>>>,
     pub(crate) boot_drives: Vec<(u32, BootDrive)>,
     pub(crate) flash: Vec<(usize, Disk)>,
 }
 
 /// Nothing, when nothing is asked for.
-pub(crate) fn plug(config: &VmConfig, _: &Chars, _: &mut Backends, _: &BoardKind) -> Result<Plugs> {
+pub(crate) fn plug(config: &VmConfig, chars: &Chars, _: &mut Backends, _: &BoardKind) -> Result<Plugs> {
     if let Some(device) = config.devices.first() {
         bail!("-device {}: this host has no devices to plug", device.driver);
     }
     if !config.drives.is_empty() || !config.nics.is_empty() {
         bail!("drives and network cards need devices that are for Unix hosts");
     }
-    Ok(Plugs::default())
+    Ok(Plugs { serials: chars.serials(config)?, ..Plugs::default() })
 }
 
 /// Nothing comes or goes either.

@@ -122,9 +122,6 @@ fn refuse_unsupported(config: &VmConfig) -> Result<()> {
     if config.icount.is_some() {
         bail!("-icount is not supported: virtual time follows the host's clock");
     }
-    if config.run_with.sandbox {
-        bail!("-sandbox on is not supported: expected off");
-    }
     let trace = &config.trace;
     if !trace.enable.is_empty() || !trace.events.is_empty() || trace.file.is_some() {
         bail!("-trace: there are no trace events; '-d help' lists what can be logged");

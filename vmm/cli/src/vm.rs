@@ -103,6 +103,7 @@ impl RheaVm {
             machine: launched.board.name.into(),
             name: config.name.guest.clone(),
             uuid: config.uuid.unwrap_or_default(),
+            fd_sets: config.fd_sets.clone(),
             accelerator: launched.accel.into(),
             kvm_present: Path::new("/dev/kvm").exists(),
             base_memory: launched.ram,
@@ -400,6 +401,11 @@ impl Vm for RheaVm {
 
     fn machines(&self) -> Vec<MachineInfo> {
         let default = list::boards(self.arch).next().map(|b| b.name);
+        // One for all accelerators: the translator's, since what only hardware has (`host`) is no model to a client.
+        let accelerators = crate::accels::all();
+        let of_arch = accelerators.iter().rev().filter(|a| a.guests().contains(&self.arch));
+        let model = of_arch.flat_map(|a| a.cpu_models(self.arch)).next();
+        let default_cpu = model.map_or_else(String::new, |(model, _)| qom::cpu_type(self.arch, &model));
         list::boards(self.arch)
             .map(|b| MachineInfo {
                 name: b.name.into(),
@@ -407,25 +413,22 @@ impl Vm for RheaVm {
                 description: b.help.into(),
                 is_default: Some(b.name) == default,
                 cpu_max: b.max_vcpus,
-                default_cpu: (b.name != "none").then(|| {
-                    let all = crate::accels::all();
-                    let of_arch = all.iter().filter(|a| a.guests().contains(&self.arch));
-                    let first = of_arch.flat_map(|a| a.cpu_models(self.arch)).next();
-                    first.map_or_else(String::new, |(model, _)| qom::cpu_type(self.arch, &model))
-                }),
+                default_cpu: (b.name != "none").then(|| default_cpu.clone()),
             })
             .collect()
     }
 
     fn cpu_models(&self) -> Vec<CpuModelInfo> {
+        let mut known = std::collections::HashSet::new();
         crate::accels::all()
             .iter()
             .filter(|a| a.guests().contains(&self.arch))
             .flat_map(|a| a.cpu_models(self.arch))
+            .filter(|(name, _)| known.insert(name.clone()))
             .map(|(name, _)| CpuModelInfo {
                 type_name: qom::cpu_type(self.arch, &name),
+                migration_safe: !matches!(name.as_str(), "host" | "max"),
                 name,
-                migration_safe: true,
             })
             .collect()
     }

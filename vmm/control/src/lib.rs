@@ -13,7 +13,10 @@
 pub mod chardev;
 pub mod config;
 mod date;
+#[cfg(unix)]
+mod fdsets;
 pub mod gdb;
+mod handed;
 pub mod hmp;
 pub mod monitor;
 pub mod options;

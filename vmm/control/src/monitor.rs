@@ -3,6 +3,7 @@
 //! Each monitor has a thread of its own, fed through a queue by the chardev and the event bus, so a command
 //! that takes long (stopping the vCPUs, saving a snapshot) holds up nobody else.
 
+use crate::handed::Handed;
 use crate::qmp::Jobs;
 use crate::vm::{Event, Vm};
 use device::{CharBackend, CharEvent, CharReceiver};
@@ -24,12 +25,14 @@ pub struct Control {
     pub vm: Arc<dyn Vm>,
     /// Its jobs.
     pub jobs: Jobs,
+    /// Files that clients handed over.
+    pub(crate) handed: Handed,
 }
 
 impl Control {
     /// Control of a machine.
     pub fn new(vm: Arc<dyn Vm>) -> Arc<Self> {
-        Arc::new(Self { vm, jobs: Jobs::default() })
+        Arc::new(Self { vm, jobs: Jobs::default(), handed: Handed::default() })
     }
 }
 
@@ -181,6 +184,7 @@ impl Server {
                     self.session.event(&event, &mut out);
                 }
                 Message::Input(data) => {
+                    self.control.handed.receive(self.chardev.take_files());
                     self.session.input(&data, &mut out);
                     let before = self.waiting.fetch_sub(data.len(), Ordering::AcqRel);
                     if before >= INPUT_LIMIT {

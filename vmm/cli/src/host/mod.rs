@@ -2,6 +2,8 @@
 
 #[cfg(not(unix))]
 mod other;
+#[cfg(target_os = "linux")]
+mod sandbox;
 #[cfg(unix)]
 mod unix;
 

@@ -29,7 +29,7 @@ pub(crate) fn open_unblocking(path: &str) -> io::Result<File> {
 
 pub(crate) fn restrict(run: &RunWith) -> Result<()> {
     if run != &RunWith::default() {
-        bail!("-run-with and -overcommit are for Unix hosts");
+        bail!("-run-with, -overcommit and -sandbox are for Unix hosts");
     }
     Ok(())
 }

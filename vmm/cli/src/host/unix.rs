@@ -78,7 +78,7 @@ pub(crate) fn open_unblocking(path: &str) -> io::Result<File> {
     OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)
 }
 
-/// What the user gives up before the guest starts: `-run-with` and `-overcommit`.
+/// What the user gives up before the guest starts: `-run-with`, `-overcommit` and `-sandbox`.
 pub(crate) fn restrict(run: &RunWith) -> Result<()> {
     if run.async_teardown {
         bail!("-run-with async-teardown=on is not supported: expected off");
@@ -105,7 +105,15 @@ pub(crate) fn restrict(run: &RunWith) -> Result<()> {
     if let Some(user) = user {
         become_user(&user).with_context(|| format!("-run-with user={}", user.name))?;
     }
-    Ok(())
+    sandbox(run)
+}
+
+#[cfg(target_os = "linux")]
+use super::sandbox::close as sandbox;
+
+#[cfg(not(target_os = "linux"))]
+fn sandbox(run: &RunWith) -> Result<()> {
+    if run.sandbox { bail!("-sandbox on is for Linux hosts: expected off") } else { Ok(()) }
 }
 
 #[cfg(target_os = "linux")]

@@ -201,7 +201,7 @@ pub(super) fn hang(
                 function.boot_behind.extend(behind);
             }
         }
-        Made::Device(_) | Made::Pci(_) => {}
+        Made::Device(_) | Made::Pci(_) | Made::Serial(..) => {}
     }
     Ok(())
 }

@@ -117,7 +117,7 @@ impl Hot {
                 },
             )?,
             Made::Scsi(drive, adapter) => self.hang(name, *drive, adapter, machine, backends)?,
-            Made::Device(_) | Made::Ide(..) | Made::Floppy(..) => {
+            Made::Device(_) | Made::Ide(..) | Made::Floppy(..) | Made::Serial(..) => {
                 bail!("its bus does not support hotplugging")
             }
         }

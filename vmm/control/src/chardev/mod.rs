@@ -28,7 +28,7 @@ pub use ringbuf::Ringbuf;
 #[cfg(unix)]
 pub(crate) use host::{duplicate as duplicate_fd, remove_stale as remove_stale_socket};
 
-use crate::config::{Chardev, ChardevKind};
+use crate::config::{Chardev, ChardevKind, VmConfig};
 use crate::vm::{ChardevInfo, VmError};
 use device::{CharBackend, NullChar};
 use parking_lot::Mutex;
@@ -67,10 +67,14 @@ struct Entry {
 impl Chardevs {
     /// Opens all of them. A socket server with `wait` blocks here until its client has come. `keys` are
     /// what Ctrl-A and another key do.
-    pub fn open(configs: &[Chardev], keys: &Keys) -> Result<Self, ChardevError> {
-        let all = Self { list: Mutex::default(), host: Mutex::new(host::Host::new()?), keys: keys.clone() };
-        for config in configs {
-            all.open_one(config)?;
+    pub fn open(config: &VmConfig, keys: &Keys) -> Result<Self, ChardevError> {
+        let all = Self {
+            list: Mutex::default(),
+            host: Mutex::new(host::Host::new(&config.fd_sets)?),
+            keys: keys.clone(),
+        };
+        for chardev in &config.chardevs {
+            all.open_one(chardev)?;
         }
         all.host.lock().start()?;
         Ok(all)

@@ -1,7 +1,7 @@
 //! Back ends on hosts without poll(2): standard input and output, files and TCP, a thread for each input.
 
 use super::ChardevError;
-use crate::config::{ChardevKind, SocketAddress};
+use crate::config::{ChardevKind, FdInSet, SocketAddress};
 use device::{CharBackend, CharEvent, CharReceiver};
 use parking_lot::{Condvar, Mutex};
 use std::fs::{File, OpenOptions};
@@ -17,8 +17,8 @@ type Input = Box<dyn Read + Send>;
 type Output = Box<dyn Write + Send>;
 
 impl Host {
-    pub(super) fn new() -> Result<Self, ChardevError> {
-        Ok(Self)
+    pub(super) fn new(sets: &[FdInSet]) -> Result<Self, ChardevError> {
+        if sets.is_empty() { Ok(Self) } else { Err(ChardevError::Unsupported("-add-fd")) }
     }
 
     pub(super) fn open(

@@ -46,4 +46,8 @@ impl CharBackend for Tee {
     fn is_open(&self) -> bool {
         self.inner.is_open()
     }
+
+    fn take_files(&self) -> Vec<File> {
+        self.inner.take_files()
+    }
 }

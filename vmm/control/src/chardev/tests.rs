@@ -191,7 +191,7 @@ fn open(line: &str) -> Chardevs {
         all.extend(["-chardev", a]);
     }
     let Ok(crate::Invocation::Run(config)) = crate::parse(&all, "riscv64") else { panic!("{line}") };
-    Chardevs::open(&config.chardevs, &quiet()).unwrap()
+    Chardevs::open(&config, &quiet()).unwrap()
 }
 
 #[test]
@@ -446,7 +446,7 @@ mod unix {
             else {
                 panic!()
             };
-            assert_eq!(Chardevs::open(&config.chardevs, &quiet()).err().unwrap().to_string(), want);
+            assert_eq!(Chardevs::open(&config, &quiet()).err().unwrap().to_string(), want);
         }
     }
 

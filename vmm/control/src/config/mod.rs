@@ -27,9 +27,9 @@ pub use platform::{
 };
 pub use props::Props;
 pub use runtime::{
-    Actions, BootConfig, FwCfgItem, GdbConfig, GlobalProperty, IcountConfig, LogConfig, Monitor, MonitorMode,
-    MsgConfig, NameConfig, ObjectConfig, OnPanic, OnReboot, OnShutdown, RtcBase, RtcClock, RtcConfig,
-    RunWith, TraceConfig,
+    Actions, BootConfig, FdInSet, FwCfgItem, GdbConfig, GlobalProperty, IcountConfig, LogConfig, Monitor,
+    MonitorMode, MsgConfig, NameConfig, ObjectConfig, OnPanic, OnReboot, OnShutdown, RtcBase, RtcClock,
+    RtcConfig, RunWith, TraceConfig,
 };
 
 use serde::{Deserialize, Serialize};
@@ -162,6 +162,12 @@ pub struct VmConfig {
     /// Deterministic instruction counting.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub icount: Option<IcountConfig>,
+    /// Descriptors that the process was started with, in sets that paths can name.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub fd_sets: Vec<FdInSet>,
+    /// Ids of the audio back ends, which take sound and play nothing.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub audiodevs: Vec<String>,
     /// Format of error messages.
     pub msg: MsgConfig,
     /// Host-side restrictions of the process.

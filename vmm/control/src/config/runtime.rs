@@ -84,6 +84,19 @@ pub struct NameConfig {
     pub debug_threads: bool,
 }
 
+/// One `-add-fd`: a descriptor of the process, which `/dev/fdset/SET` means.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct FdInSet {
+    /// Its number in the process.
+    pub fd: u32,
+    /// Number of the set.
+    pub set: u32,
+    /// What whoever gave it says of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub opaque: Option<String>,
+}
+
 /// `-action`, `-no-reboot`, `-no-shutdown`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]

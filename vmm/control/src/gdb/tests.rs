@@ -103,7 +103,7 @@ impl Bench {
             panic!()
         };
         let quit = crate::chardev::Keys { quit: Arc::new(|| {}), save: Arc::new(|| Ok(0)) };
-        let set = Chardevs::open(&config.chardevs, &quit).unwrap();
+        let set = Chardevs::open(&config, &quit).unwrap();
         let chardev = set.connect("gdb", PortKind::Device).unwrap();
         let server = serve(chardev, fake.clone(), Control::new(vm)).unwrap();
         Self { fake, path, _server: server, _set: set, _dir: dir }

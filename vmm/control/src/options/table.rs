@@ -208,6 +208,7 @@ options! {
         "display" "TYPE" => Group(&runtime::DISPLAY), "Display; 'help' lists the types.";
         "nographic" "" => Flag(runtime::nographic),
             "No display; the first serial port and the monitor share the terminal.";
+        "audiodev" "[driver=]none,id=ID" => Group(&runtime::AUDIODEV), "Audio back end; there is none that plays anything.";
         "vga" "TYPE" => Text(runtime::vga), "Default video card.";
     }
     Run: {
@@ -218,6 +219,7 @@ options! {
         "action" "key=value..." => Group(&runtime::ACTION), "What a reset, a power-off or a panic of the guest does.";
         "incoming" "URI|defer" => Text(runtime::incoming), "Wait for the state of another machine.";
         "loadvm" "TAG|FILE" => Text(runtime::loadvm), "Start from a snapshot.";
+        "add-fd" "fd=FD,set=SET[,opaque=TEXT]" => Group(&runtime::ADD_FD), "Give a descriptor of the process the name /dev/fdset/SET.";
         "daemonize" "" => Flag(runtime::daemonize), "Go to the background after start-up.";
         "pidfile" "FILE" => Text(runtime::pidfile), "Write the process id to a file.";
         "run-with" "key=value..." => Group(&runtime::RUN_WITH), "Root folder, user and end of the process.";

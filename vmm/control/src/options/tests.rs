@@ -202,6 +202,8 @@ const GOOD: &[(&str, &str, &str)] = &[
     ),
     ("-trace virtio_*,file=t", "/trace", r#"{"enable":["virtio_*"],"file":"t"}"#),
     ("-msg timestamp=on", "/msg", r#"{"timestamp":true}"#),
+    ("-add-fd fd=24,set=0,opaque=x", "/fd-sets", r#"[{"fd":24,"set":0,"opaque":"x"}]"#),
+    ("-audiodev none,id=a", "/audiodevs", r#"["a"]"#),
     ("-sandbox on,spawn=deny", "/run-with", r#"{"sandbox":true,"sandbox-groups":{"spawn":"deny"}}"#),
     ("-run-with user=nobody,chroot=/x", "/run-with", r#"{"user":"nobody","chroot":"/x"}"#),
     ("-overcommit mem-lock=on-fault", "/run-with/mem-lock", r#""on-fault""#),
@@ -359,6 +361,9 @@ const BAD: &[(&str, &str)] = &[
     ("-d in_as", "-d in_as: log item 'in_as' is not known; did you mean 'in_asm'?"),
     ("-msg x=on", "-msg x=on: msg key 'x' is not known; known: timestamp, guest-name"),
     ("-name a,proces=b", "-name a,proces=b: name key 'proces' is not known; did you mean 'process'?"),
+    ("-add-fd fd=2,set=0", "-add-fd fd=2,set=0: 'fd' expects a number from 3 to 2147483647, got '2'"),
+    ("-add-fd fd=3", "-add-fd fd=3: 'set' expects a number from 0 to 2147483647, got ''"),
+    ("-audiodev pa,id=a", "-audiodev pa,id=a: 'driver' expects one of none, got 'pa'"),
     ("-sandbox maybe", "-sandbox maybe: 'enable' expects on or off, got 'maybe'"),
     (
         "-run-with foo=1",

@@ -3,6 +3,7 @@
 use super::QmpError;
 use super::commands::{Answer, Arguments, done, text};
 use crate::config::ConfigError;
+use crate::handed;
 use crate::monitor::Control;
 use crate::options::fragment;
 use crate::vm::RxState;
@@ -13,7 +14,24 @@ fn generic(e: ConfigError) -> QmpError {
 }
 
 pub(super) fn netdev_add(c: &Control, a: &Arguments) -> Answer {
-    let config = fragment("netdev", a.clone()).map_err(generic)?;
+    let mut a = a.clone();
+    // Descriptors by the names that the client gave them; the back end has copies of its own.
+    let mut files = Vec::new();
+    for key in ["fd", "fds", "vhostfd", "vhostfds"] {
+        let Some(value) = a.get(key).and_then(Value::as_str) else { continue };
+        let mut numbers = Vec::new();
+        for name in value.split(':') {
+            if name.parse::<u32>().is_ok() {
+                numbers.push(name.to_owned());
+            } else {
+                let file = c.handed.take(name).map_err(QmpError::Generic)?;
+                numbers.push(handed::number(&file));
+                files.push(file);
+            }
+        }
+        a.insert(key.into(), numbers.join(":").into());
+    }
+    let config = fragment("netdev", a).map_err(generic)?;
     config.netdevs.iter().try_for_each(|n| c.vm.netdev_add(n))?;
     done(())
 }

@@ -1,13 +1,14 @@
 //! QMP's commands: one table with the arguments of each and what it does.
 
 use super::{QmpError, backends, base64, block, input, migrate, schema, version};
-use crate::config::{ChardevKind, DeviceConfig, Props};
+use crate::config::{ChardevKind, DeviceConfig, FdInSet, Props};
 use crate::hmp;
 use crate::monitor::Control;
 use crate::options;
 use crate::suggest::nearest;
 use crate::vm::{CpuInfo, EVENT_NAMES, MemorySpace, QomProperty};
 use serde_json::{Map, Value, json};
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Write;
 
@@ -255,7 +256,11 @@ commands! {
     };
     "query-current-machine" () |_, _| Ok(json!({"wakeup-suspend-support": false}));
     "query-pci" () |_, _| Ok(json!([]));
-    "query-fdsets" () |_, _| Ok(json!([]));
+    "query-fdsets" () query_fdsets;
+    "getfd" ("fdname" ! Text) |c, a| c.handed.name(text(a, "fdname")).map_err(QmpError::Generic).and_then(done);
+    "closefd" ("fdname" ! Text) |c, a| {
+        c.handed.take(text(a, "fdname")).map(drop).map_err(QmpError::Generic).and_then(done)
+    };
     "query-mice" () |_, _| Ok(json!([]));
     "query-vnc" () |_, _| Ok(json!({"enabled": false}));
     "query-tpm-models" () |_, _| Ok(json!([]));
@@ -388,6 +393,20 @@ fn describe_cpu(cpu: &CpuInfo, arch: &str) -> Value {
         "cpu-index": cpu.index, "qom-path": cpu.qom_path, "thread-id": cpu.thread_id, "target": arch,
         "props": {"socket-id": cpu.socket, "core-id": cpu.core, "thread-id": cpu.thread},
     })
+}
+
+fn query_fdsets(c: &Control, _: &Arguments) -> Answer {
+    let all = c.vm.info().fd_sets;
+    let numbers: BTreeSet<u32> = all.iter().map(|f| f.set).collect();
+    let member = |f: &FdInSet| match &f.opaque {
+        Some(opaque) => json!({"fd": f.fd, "opaque": opaque}),
+        None => json!({"fd": f.fd}),
+    };
+    let set = |number: u32| {
+        let fds: Vec<Value> = all.iter().filter(|f| f.set == number).map(member).collect();
+        json!({"fdset-id": number, "fds": fds})
+    };
+    Ok(numbers.into_iter().map(set).collect())
 }
 
 fn query_machines(c: &Control, _: &Arguments) -> Answer {

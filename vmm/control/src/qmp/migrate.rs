@@ -2,8 +2,9 @@
 
 use super::QmpError;
 use super::commands::{Answer, Arguments, done};
+use crate::handed;
 use crate::monitor::Control;
-use crate::vm::MigrationLimits;
+use crate::vm::{MigrationLimits, VmError};
 use serde_json::{Value, json};
 
 /// Capabilities that clients know, and whether ours can be switched at all. Events are always sent.
@@ -52,15 +53,28 @@ fn channel(c: &Value) -> Result<String, QmpError> {
     Ok(uri)
 }
 
+/// Goes to where the arguments say, which may be a file that the client has handed over before (`fd:NAME`).
+fn with_handed(c: &Control, a: &Arguments, go: impl FnOnce(&str) -> Result<(), VmError>) -> Answer {
+    let uri = destination(a)?;
+    let name = uri.strip_prefix("fd:").filter(|name| name.parse::<u32>().is_err());
+    match name.map(|name| c.handed.take(name)) {
+        None => done(go(&uri)?),
+        Some(file) => {
+            let file = file.map_err(generic)?;
+            done(go(&format!("fd:{}", handed::number(&file)))?)
+        }
+    }
+}
+
 pub(super) fn migrate(c: &Control, a: &Arguments) -> Answer {
     if a.get("resume").and_then(Value::as_bool) == Some(true) {
         return Err(generic("'resume' is for postcopy, which is not offered".into()));
     }
-    done(c.vm.migrate(&destination(a)?)?)
+    with_handed(c, a, |uri| c.vm.migrate(uri))
 }
 
 pub(super) fn incoming(c: &Control, a: &Arguments) -> Answer {
-    done(c.vm.migrate_incoming(&destination(a)?)?)
+    with_handed(c, a, |uri| c.vm.migrate_incoming(uri))
 }
 
 pub(super) fn query(c: &Control, _: &Arguments) -> Answer {

@@ -109,6 +109,16 @@ impl Uri {
     }
 }
 
+impl Uri {
+    /// The same place, and what keeps it there: whoever named a descriptor may close it before the machine travels.
+    pub fn hold(self) -> io::Result<(Self, Option<File>)> {
+        match self {
+            Self::Fd(fd) => host::hold(fd).map(|(fd, file)| (Self::Fd(fd), Some(file))),
+            other => Ok((other, None)),
+        }
+    }
+}
+
 impl fmt::Display for Uri {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -5,7 +5,7 @@ use crate::chardev::{duplicate_fd, remove_stale_socket};
 use std::fs::File;
 use std::io;
 use std::net::Shutdown;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::{Child, Command, Stdio};
@@ -33,6 +33,13 @@ impl Listener {
 fn socket(uri: &Uri, stream: UnixStream) -> io::Result<Link> {
     let (a, b) = (stream.try_clone()?, stream.try_clone()?);
     Ok(Link::both_ways(uri, a, b, Arc::new(move || drop(stream.shutdown(Shutdown::Both)))))
+}
+
+/// A copy of a descriptor, and its number.
+pub(super) fn hold(fd: u32) -> io::Result<(u32, File)> {
+    let file = File::from(duplicate_fd(fd)?);
+    let number = u32::try_from(file.as_raw_fd()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    Ok((number, file))
 }
 
 fn descriptor(uri: &Uri, fd: u32) -> io::Result<Link> {

@@ -1,5 +1,6 @@
 //! What a machine tells about itself.
 
+use crate::config::FdInSet;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -22,6 +23,8 @@ pub struct VmInfo {
     pub base_memory: u64,
     /// Bytes of RAM plugged since.
     pub plugged_memory: u64,
+    /// Descriptors that have names.
+    pub fd_sets: Vec<FdInSet>,
     /// Whether the guest is big-endian, for memory dumps.
     pub big_endian: bool,
     /// Width of an address in bytes.

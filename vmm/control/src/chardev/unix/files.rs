@@ -4,6 +4,7 @@ use super::super::ChardevError;
 use super::reactor::Waker;
 use super::stream::{Connection, Fixed, Link, Output, Stream};
 use super::tty;
+use crate::fdsets::FdSets;
 use rustix::fs::{FileType, Mode, OFlags, fstat, open};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use std::fs::OpenOptions;
@@ -45,18 +46,20 @@ fn private_output(fd: OwnedFd) -> (OwnedFd, Output) {
 }
 
 /// Output into a file.
-pub(super) fn file(waker: Waker, path: &str, append: bool, input: Option<&str>) -> Opened {
+pub(super) fn file(waker: Waker, fds: &FdSets, path: &str, append: bool, input: Option<&str>) -> Opened {
     let mut options = OpenOptions::new();
     options.create(true).write(true).append(append).truncate(!append);
-    let output = options.open(path).map_err(ChardevError::host(format!("cannot open '{path}'")))?;
+    let output = fds.open(path, OFlags::WRONLY).unwrap_or_else(|| options.open(path).map(OwnedFd::from));
+    let output = output.map_err(ChardevError::host(format!("cannot open '{path}'")))?;
     let input = match input {
         None => None,
         Some(path) => {
-            let file = OpenOptions::new().read(true).open(path);
-            Some(Arc::new(file.map_err(ChardevError::host(format!("cannot open '{path}'")))?.into()))
+            let open = || OpenOptions::new().read(true).open(path).map(OwnedFd::from);
+            let file = fds.open(path, OFlags::RDONLY).unwrap_or_else(open);
+            Some(Arc::new(file.map_err(ChardevError::host(format!("cannot open '{path}'")))?))
         }
     };
-    let connection = Connection { input, output: Some(Arc::new(output.into())), how: Output::Polled };
+    let connection = Connection { input, output: Some(Arc::new(output)), how: Output::Polled };
     Ok(Stream::new(waker, Some(connection), Box::new(Fixed { closes_on_eof: false }), false))
 }
 

@@ -12,7 +12,8 @@ pub(crate) use socket::remove_stale;
 pub use tty::restore_terminal;
 
 use super::ChardevError;
-use crate::config::ChardevKind;
+use crate::config::{ChardevKind, FdInSet};
+use crate::fdsets::FdSets;
 use device::CharBackend;
 use reactor::Reactor;
 use std::sync::Arc;
@@ -20,11 +21,14 @@ use std::sync::Arc;
 /// What the back ends of one machine share: the thread that polls their descriptors.
 pub(super) struct Host {
     reactor: Reactor,
+    fds: FdSets,
 }
 
 impl Host {
-    pub(super) fn new() -> Result<Self, ChardevError> {
-        Ok(Self { reactor: Reactor::new().map_err(ChardevError::host("cannot make a socket pair"))? })
+    pub(super) fn new(sets: &[FdInSet]) -> Result<Self, ChardevError> {
+        let reactor = Reactor::new().map_err(ChardevError::host("cannot make a socket pair"))?;
+        let fds = FdSets::new(sets).map_err(ChardevError::host("descriptor"))?;
+        Ok(Self { reactor, fds })
     }
 
     /// Opens a back end; also returns what to call it in lists.
@@ -36,7 +40,7 @@ impl Host {
         let (stream, name) = match kind {
             ChardevKind::Stdio { signal } => (files::stdio(waker, *signal)?, "stdio".to_owned()),
             ChardevKind::File { path, append, input_path } => {
-                (files::file(waker, path, *append, input_path.as_deref())?, format!("file:{path}"))
+                (files::file(waker, &self.fds, path, *append, input_path.as_deref())?, format!("file:{path}"))
             }
             ChardevKind::Pipe { path } => (files::pipe(waker, path)?, format!("pipe:{path}")),
             ChardevKind::Pty { path } => files::pty(waker, path.as_deref())?,

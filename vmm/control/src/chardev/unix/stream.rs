@@ -13,14 +13,19 @@ use device::{CharBackend, CharEvent, CharReceiver};
 use parking_lot::Mutex;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::net::SendFlags;
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, recvmsg};
 use std::collections::VecDeque;
+use std::fs::File;
+use std::io::IoSliceMut;
+use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Bytes read at a time; more than the largest datagram.
 const READ_SIZE: usize = 64 << 10;
+/// Files that wait with the input.
+const MAX_FILES: usize = 16;
 /// How often a pseudo-terminal without a peer is looked at.
 const PTY_POLL: Duration = Duration::from_millis(500);
 
@@ -106,6 +111,8 @@ struct Inbox {
     data: VecDeque<u8>,
     telnet: telnet::Filter,
     broke: bool,
+    /// Files that came with the data.
+    files: Vec<File>,
 }
 
 /// The back end.
@@ -261,7 +268,9 @@ impl Stream {
 
     fn read(&self, fd: &OwnedFd) {
         let mut buffer = vec![0; READ_SIZE];
-        match rustix::io::read(fd, &mut buffer[..]) {
+        let socket = self.state.lock().connection.as_ref().is_some_and(|c| c.how == Output::Socket);
+        let got = if socket { self.receive(fd, &mut buffer) } else { rustix::io::read(fd, &mut buffer[..]) };
+        match got {
             Ok(0) => {
                 self.deliver();
                 self.end_of_input();
@@ -287,6 +296,23 @@ impl Stream {
             }
             Err(_) => self.closed(),
         }
+    }
+
+    /// Reads from a socket, through which files may come too.
+    fn receive(&self, fd: &OwnedFd, buffer: &mut [u8]) -> Result<usize, Errno> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FILES))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let flags = RecvFlags::CMSG_CLOEXEC;
+        let got = recvmsg(fd, &mut [IoSliceMut::new(buffer)], &mut control, flags)?;
+        let rights = control.drain().filter_map(|m| match m {
+            RecvAncillaryMessage::ScmRights(files) => Some(files.map(File::from)),
+            _ => None,
+        });
+        let mut inbox = self.inbox.lock();
+        // A peer that sends more than anybody takes loses them.
+        let room = MAX_FILES.saturating_sub(inbox.files.len());
+        inbox.files.extend(rights.flatten().take(room));
+        Ok(got.bytes)
     }
 
     fn end_of_input(&self) {
@@ -430,5 +456,9 @@ impl CharBackend for Stream {
 
     fn is_open(&self) -> bool {
         self.state.lock().connection.is_some()
+    }
+
+    fn take_files(&self) -> Vec<File> {
+        std::mem::take(&mut self.inbox.lock().files)
     }
 }

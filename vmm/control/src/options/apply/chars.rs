@@ -284,7 +284,8 @@ pub(crate) fn defaults(b: &mut Builder) {
     if b.config.nodefaults {
         return;
     }
-    let (serial, monitor) = (!b.serial_given, !b.monitor_given);
+    let ports = b.config.devices.iter().any(|d| d.driver == "isa-serial");
+    let (serial, monitor) = (!b.serial_given && !ports, !b.monitor_given);
     // Without a display of its own, the terminal is the only place where a console can be.
     let terminal = b.config.nographic || b.config.display.is_none() && !b.config.daemonize;
     let stdio_taken = b.config.chardevs.iter().any(|c| matches!(c.kind, ChardevKind::Stdio { .. }));

@@ -4,7 +4,7 @@ use super::super::build::{Builder, Stop};
 use super::super::group::{Group, Values, number, switch, text, word};
 use super::super::{Invocation, ini};
 use super::{Done, one_of};
-use crate::config::{ConfigError, OnPanic, OnReboot, OnShutdown, RtcBase, RtcClock, VmConfig};
+use crate::config::{ConfigError, FdInSet, OnPanic, OnReboot, OnShutdown, RtcBase, RtcClock, VmConfig};
 use crate::date;
 use crate::transport::Uri;
 
@@ -218,6 +218,49 @@ pub(crate) static ACTION: Group = Group {
                 _ => OnPanic::ExitFailure,
             };
         }
+        Ok(())
+    },
+};
+
+pub(crate) static ADD_FD: Group = Group {
+    name: "add-fd",
+    implied: None,
+    keys: &[number("fd"), number("set"), text("opaque")],
+    open: false,
+    json: false,
+    apply: |b, v| {
+        let mut field = |key: &str, least: u32| {
+            let value = v.number(key)?;
+            let fits =
+                value.and_then(|n| u32::try_from(n).ok()).filter(|n| *n >= least && *n <= i32::MAX as u32);
+            fits.ok_or_else(|| ConfigError::BadValue {
+                key: key.to_owned(),
+                expected: format!("a number from {least} to {}", i32::MAX),
+                value: value.map_or_else(String::new, |n| n.to_string()),
+            })
+        };
+        // Standard input, output and error are the process's own.
+        let (fd, set) = (field("fd", 3)?, field("set", 0)?);
+        b.config.fd_sets.push(FdInSet { fd, set, opaque: v.text("opaque")? });
+        Ok(())
+    },
+};
+
+pub(crate) static AUDIODEV: Group = Group {
+    name: "audiodev",
+    implied: Some("driver"),
+    // There is no sound card that would play to another one; programs that start machines name this one always.
+    keys: &[word("driver", &["none"]), text("id")],
+    open: false,
+    json: true,
+    apply: |b, v| {
+        let need = |key: &str| ConfigError::Missing { what: "audiodev".into(), key: key.into() };
+        v.text("driver")?.ok_or_else(|| need("driver"))?;
+        let id = v.text("id")?.ok_or_else(|| need("id"))?;
+        if b.config.audiodevs.contains(&id) {
+            return Err(ConfigError::DuplicateId { what: "audiodev", id }.into());
+        }
+        b.config.audiodevs.push(id);
         Ok(())
     },
 };
