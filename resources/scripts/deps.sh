@@ -5,6 +5,7 @@
 #           makers and checkers of disk images and FAT volumes
 #   pc      the firmware of PCs
 #   net     what guests on a network talk to, and what reads captures
+#   libvirt libvirt's driver of emulators, to be driven by it
 #   bench   qemu-system-riscv64 and qemu-system-x86_64 10 to compare with, and a RISC-V C compiler for the programs run in them
 #   cross   the import-library tool that Windows builds of std need
 set -euo pipefail
@@ -36,6 +37,7 @@ for group in "$@"; do
         ;;
     pc) apt_install seabios zstd ;;
     net) apt_install iperf3 iproute2 samba tshark xz-utils ;;
+    libvirt) apt_install libvirt-daemon-driver-qemu ;;
     bench)
         suite=$(qemu_suite)
         apt_install ${suite:+-t "$suite"} qemu-system-misc qemu-system-x86
