@@ -57,6 +57,7 @@ pub(crate) struct RheaVm {
     stop_listener: Mutex<Option<StopListener>>,
     pub(crate) backends: Arc<Mutex<Backends>>,
     /// What devices that come and go are made with.
+    #[cfg_attr(not(unix), expect(dead_code, reason = "devices come and go on Unix hosts"))]
     pub(crate) hot: plug::hot::Shared,
     pub(crate) migration: Migration,
     /// Long work on disks.
@@ -196,16 +197,19 @@ impl RheaVm {
     }
 
     /// Holds the run state: nobody starts, saves or changes the machine meanwhile.
+    #[cfg_attr(not(unix), expect(dead_code, reason = "devices come and go on Unix hosts"))]
     pub(crate) fn standing(&self) -> parking_lot::MutexGuard<'_, ()> {
         self.standing.lock()
     }
 
     /// Announces an event.
+    #[cfg_attr(not(unix), expect(dead_code, reason = "devices come and go on Unix hosts"))]
     pub(crate) fn emit(&self, event: &Event) {
         self.events.emit(event);
     }
 
     /// The character back ends.
+    #[cfg_attr(not(unix), expect(dead_code, reason = "devices come and go on Unix hosts"))]
     pub(crate) fn chars(&self) -> &Chars {
         &self.chars
     }

@@ -26,6 +26,12 @@ use std::time::{Duration, Instant};
 const READ_SIZE: usize = 64 << 10;
 /// Files that wait with the input.
 const MAX_FILES: usize = 16;
+/// What is received is not for programs that are started.
+#[cfg(target_os = "linux")]
+const CLOSE_ON_EXEC: RecvFlags = RecvFlags::CMSG_CLOEXEC;
+/// Other hosts are told afterwards.
+#[cfg(not(target_os = "linux"))]
+const CLOSE_ON_EXEC: RecvFlags = RecvFlags::empty();
 /// How often a pseudo-terminal without a peer is looked at.
 const PTY_POLL: Duration = Duration::from_millis(500);
 
@@ -302,8 +308,7 @@ impl Stream {
     fn receive(&self, fd: &OwnedFd, buffer: &mut [u8]) -> Result<usize, Errno> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FILES))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
-        let flags = RecvFlags::CMSG_CLOEXEC;
-        let got = recvmsg(fd, &mut [IoSliceMut::new(buffer)], &mut control, flags)?;
+        let got = recvmsg(fd, &mut [IoSliceMut::new(buffer)], &mut control, CLOSE_ON_EXEC)?;
         let rights = control.drain().filter_map(|m| match m {
             RecvAncillaryMessage::ScmRights(files) => Some(files.map(File::from)),
             _ => None,
@@ -312,6 +317,11 @@ impl Stream {
         // A peer that sends more than anybody takes loses them.
         let room = MAX_FILES.saturating_sub(inbox.files.len());
         inbox.files.extend(rights.flatten().take(room));
+        if CLOSE_ON_EXEC.is_empty() {
+            for file in &inbox.files {
+                let _ = rustix::io::fcntl_setfd(file, rustix::io::FdFlags::CLOEXEC);
+            }
+        }
         Ok(got.bytes)
     }
 
