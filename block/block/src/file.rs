@@ -198,6 +198,13 @@ fn lock(file: &File, path: &Path, write: bool, sharing: Sharing) -> Result<(), B
     }
 }
 
+impl Drop for FileNode {
+    fn drop(&mut self) {
+        // A program that is just being started has a copy of the descriptor until it is loaded, and the lock would last as long.
+        let _ = unlock(&self.file);
+    }
+}
+
 impl BlockNode for FileNode {
     fn info(&self) -> NodeInfo {
         NodeInfo {
