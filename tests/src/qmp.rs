@@ -8,11 +8,14 @@ use std::{
     io::{BufRead as _, BufReader, Write as _},
     os::unix::net::UnixStream,
     path::Path,
+    process::Child,
     thread,
     time::{Duration, Instant},
 };
 
 use serde_json::{Value, json};
+
+use crate::boot::STEP;
 
 /// A connection past its greeting.
 pub struct Qmp {
@@ -100,5 +103,49 @@ impl Qmp {
             Ok(_) => serde_json::from_str(&line).map_err(|error| format!("{error}: {line:?}")),
             Err(error) => Err(error.to_string()),
         }
+    }
+}
+
+/// A machine that is controlled by QMP alone, and ends with this.
+pub struct Controlled {
+    process: Child,
+    /// Its monitor.
+    pub qmp: Qmp,
+}
+
+impl Drop for Controlled {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+impl Controlled {
+    /// `process` has a monitor at `socket`, or will have soon.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub fn new(process: Child, socket: &Path) -> Self {
+        let qmp = Qmp::connect(socket, STEP).expect("a monitor");
+        Self { process, qmp }
+    }
+
+    /// What a command returns.
+    ///
+    /// # Panics
+    /// When it fails.
+    #[track_caller]
+    pub fn ok(&mut self, command: &str, arguments: Value) -> Value {
+        self.qmp.execute(command, arguments).unwrap_or_else(|e| panic!("{command}: {e}"))
+    }
+
+    /// A command fails, and its error holds `words`.
+    ///
+    /// # Panics
+    /// When it does not.
+    #[track_caller]
+    pub fn refused(&mut self, command: &str, arguments: Value, words: &str) {
+        let e = self.qmp.execute(command, arguments).expect_err(command);
+        assert!(e.contains(words), "{command}: {e}");
     }
 }

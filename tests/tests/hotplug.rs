@@ -4,10 +4,10 @@
 #![expect(clippy::unwrap_used, reason = "a panic in a test is its report")]
 
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use rhea_tests::boot::{self, APPEND, STEP, Scratch};
-use rhea_tests::qmp::Qmp;
+use rhea_tests::qmp::{Controlled, Qmp};
 use rhea_tests::workspace;
 use serde_json::{Value, json};
 
@@ -92,38 +92,13 @@ fn x86_64_linux_sees_a_disk_come_and_go_in_a_slot() {
 }
 
 /// A machine that stands.
-struct Machine {
-    process: Child,
-    qmp: Qmp,
-}
-
-impl Drop for Machine {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-impl Machine {
-    fn start(state: &Path, socket: &Path, board: &str, more: &[&str]) -> Self {
-        let option = format!("unix:{},server=on,wait=off", socket.display());
-        let _ = std::fs::remove_file(socket);
-        let mut command = boot::command("x86_64", board, &["-S", "-accel", "tcg", "-m", "64", "-nodefaults"]);
-        command.args(["-qmp", &option]).args(more).env("XDG_STATE_HOME", state);
-        let process = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
-        Machine { process, qmp: Qmp::connect(socket, STEP).unwrap() }
-    }
-
-    #[track_caller]
-    fn ok(&mut self, command: &str, arguments: Value) -> Value {
-        self.qmp.execute(command, arguments).unwrap_or_else(|e| panic!("{command}: {e}"))
-    }
-
-    #[track_caller]
-    fn refused(&mut self, command: &str, arguments: Value, words: &str) {
-        let e = self.qmp.execute(command, arguments).unwrap_err();
-        assert!(e.contains(words), "{command}: {e}");
-    }
+fn standing(state: &Path, socket: &Path, board: &str, more: &[&str]) -> Controlled {
+    let option = format!("unix:{},server=on,wait=off", socket.display());
+    let _ = std::fs::remove_file(socket);
+    let mut command = boot::command("x86_64", board, &["-S", "-accel", "tcg", "-m", "64", "-nodefaults"]);
+    command.args(["-qmp", &option]).args(more).env("XDG_STATE_HOME", state);
+    let process = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
+    Controlled::new(process, socket)
 }
 
 #[test]
@@ -134,7 +109,7 @@ fn what_was_plugged_is_saved_and_what_cannot_be_is_refused() {
     let scratch = Scratch::new("hotplug");
     let (state, socket) = (scratch.path("state"), scratch.path("socket"));
     let file = disk(&scratch);
-    let mut m = Machine::start(&state, &socket, "pc", &["-device", "virtio-scsi-pci,id=scsi0"]);
+    let mut m = standing(&state, &socket, "pc", &["-device", "virtio-scsi-pci,id=scsi0"]);
     add_node(&mut m.qmp, &file);
     m.refused("device_add", json!({"driver": "floppy", "id": "f"}), "does not support hotplugging");
     m.refused("device_add", json!({"driver": "nothing"}), "'nothing' is not a valid device model name");
@@ -168,7 +143,7 @@ fn what_was_plugged_is_saved_and_what_cannot_be_is_refused() {
     drop(m);
     // The same machine from the start.
     let node = format!("driver=raw,node-name=n0,file.driver=file,file.filename={file}");
-    let mut m = Machine::start(
+    let mut m = standing(
         &state,
         &socket,
         "pc",
@@ -188,7 +163,7 @@ fn what_was_plugged_is_saved_and_what_cannot_be_is_refused() {
     assert_eq!(m.ok("human-monitor-command", json!({"command-line": "loadvm plugged"})), "");
     drop(m);
     let port = ["-device", "pcie-root-port,id=rp", "-device", "virtio-rng-pci,id=rng"];
-    let mut m = Machine::start(&state, &socket, "q35", &port);
+    let mut m = standing(&state, &socket, "q35", &port);
     m.refused("device_add", json!({"driver": "e1000"}), "Bus 'pcie.0' does not support hotplugging");
     m.refused("device_del", json!({"id": "rng"}), "Bus 'pcie.0' does not support hotplugging");
     m.ok("device_add", json!({"driver": "e1000", "bus": "rp", "id": "card"}));

@@ -2,36 +2,29 @@
 #![cfg(target_os = "linux")]
 #![expect(clippy::unwrap_used, reason = "a panic in a test is its report")]
 
-use std::process::{Child, Command, Stdio};
+use std::ops::{Deref, DerefMut};
+use std::process::{Command, Stdio};
 
-use rhea_tests::boot::{self, STEP, Scratch};
-use rhea_tests::qmp::Qmp;
+use rhea_tests::boot::{self, Scratch};
+use rhea_tests::qmp::Controlled;
 use serde_json::{Value, json};
 
-struct Machine {
-    process: Child,
-    qmp: Qmp,
+struct Machine(Controlled);
+
+impl Deref for Machine {
+    type Target = Controlled;
+    fn deref(&self) -> &Controlled {
+        &self.0
+    }
 }
 
-impl Drop for Machine {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
+impl DerefMut for Machine {
+    fn deref_mut(&mut self) -> &mut Controlled {
+        &mut self.0
     }
 }
 
 impl Machine {
-    #[track_caller]
-    fn ok(&mut self, command: &str, arguments: Value) -> Value {
-        self.qmp.execute(command, arguments).unwrap_or_else(|e| panic!("{command}: {e}"))
-    }
-
-    #[track_caller]
-    fn refused(&mut self, command: &str, arguments: Value, words: &str) {
-        let e = self.qmp.execute(command, arguments).unwrap_err();
-        assert!(e.contains(words), "{command}: {e}");
-    }
-
     /// Awaits that a tray has moved.
     #[track_caller]
     fn moved(&mut self, id: &str, open: bool) {
@@ -82,7 +75,7 @@ fn media_change() {
         .stdin(Stdio::null())
         .spawn()
         .unwrap();
-    let mut m = Machine { process, qmp: Qmp::connect(&socket, STEP).unwrap() };
+    let mut m = Machine(Controlled::new(process, &socket));
     assert_eq!(m.medium("cd"), (json!(a), json!(false)));
     assert_eq!(m.medium("sc"), (Value::Null, json!(false)));
 
