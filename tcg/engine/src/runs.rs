@@ -24,9 +24,7 @@ pub(crate) fn copy_run<G: Guest>(
 ) -> Result<Option<usize>, Trap> {
     let n = run_length(from, run_length(to, len));
     if cx.core.direct.is_some() {
-        let mut buf = [0; PAGE as usize];
-        direct::read(cx, from, &mut buf[..n])?;
-        return direct::write(cx, to, &buf[..n]).map(|()| Some(n));
+        return direct::copy(cx, from, to, n).map(|()| Some(n));
     }
     if cx.core.page_watched(from & !(PAGE - 1)) || cx.core.page_watched(to & !(PAGE - 1)) {
         return Ok(None);
@@ -56,11 +54,7 @@ pub(crate) fn fill_run<G: Guest>(
 ) -> Result<Option<usize>, Trap> {
     let n = run_length(to, len);
     if cx.core.direct.is_some() {
-        let mut buf = [0; PAGE as usize];
-        for (b, v) in buf[..n].iter_mut().zip(pattern.to_le_bytes().iter().cycle()) {
-            *b = *v;
-        }
-        return direct::write(cx, to, &buf[..n]).map(|()| Some(n));
+        return direct::fill(cx, to, pattern, n).map(|()| Some(n));
     }
     if cx.core.page_watched(to & !(PAGE - 1)) {
         return Ok(None);

@@ -16,7 +16,7 @@ use crate::{
     Access, CodeReader, Cx, Guest, Key, Limits, Trap,
     backend::Made,
     code::{BlockHook, BlockRef, CodeCache, DIRECT, Tier, Unit, UnitKey, block_ref},
-    direct,
+    direct, guarded,
     memory::{self, Place},
     user::CodePage,
     vcpu::Vcpu,
@@ -236,7 +236,8 @@ pub(crate) fn translate<G: Guest>(
         cache.stops(at, tier, stops);
     }
     let again = std::mem::take(&mut vcpu.core.again);
-    let wants_bytes = vcpu.core.log.wants(LogItems::IN_ASM) || engine.tables.plugins.is_some();
+    let guards = engine.direct && G::CODE_COHERENT && !single;
+    let wants_bytes = guards || vcpu.core.log.wants(LogItems::IN_ASM) || engine.tables.plugins.is_some();
     let (pages, read) = loop {
         let made = vcpu.with(|g, cx| {
             let mmu = g.fetch_mmu(cx.state);
@@ -258,10 +259,16 @@ pub(crate) fn translate<G: Guest>(
             g.translate(guest_key, limits, &mut reader, &mut b)?;
             Ok((reader.pages, Read { volatile: reader.volatile, fixed: reader.fixed }))
         })?;
-        match engine.breakpoints.first_in(region) {
-            Some(n) if n < limits.max_insns => limits.max_insns = n,
-            _ => break made,
+        let guarded = guards && made.1.volatile;
+        let most = if guarded { guarded::MAX_INSNS } else { limits.max_insns };
+        let straight = guarded || limits.straight;
+        let stop = engine.breakpoints.first_in(region);
+        let store = if guarded { guarded::first_store(region, &engine.tables.helpers) } else { None };
+        let most = stop.into_iter().chain(store).fold(most, u32::min);
+        if most >= limits.max_insns && straight == limits.straight {
+            break made;
         }
+        limits = Limits { max_insns: most.min(limits.max_insns), straight };
         bytes.clear();
     };
     log_guest_code(&engine, vcpu, key, region.guest_len, bytes);
@@ -277,6 +284,9 @@ pub(crate) fn translate<G: Guest>(
         loosen_far_links(region, engine.guest.slots());
     }
     engine.tables.instrument::<G>(&engine.guest, region, bytes, again);
+    if guards && read.volatile {
+        guarded::guard(region, engine.guest.slots(), bytes);
+    }
     if log.wants(LogItems::IR_OPT) {
         log.write(format_args!("IR after passes:\n{}\n", tcg_ir::print::region(region, tables)));
     }
@@ -316,7 +326,7 @@ pub(crate) fn translate<G: Guest>(
     let second = pages.iter().find(|p| p.gva != first).and_then(|p| p.at).filter(|_| crosses);
     let cacheable = at.is_some() && (!crosses || second.is_some());
     // Skipped gaps belong to it: a unit is dropped by the range it covers.
-    let bytes = read.volatile.then(|| {
+    let bytes = (read.volatile && !guards).then(|| {
         let mut all = vec![0; region.guest_len as usize];
         let read = vcpu.with(|_, cx| direct::read(cx, key.pc, &mut all).is_ok());
         vcpu.core.host_fault = None;
@@ -358,7 +368,7 @@ fn loosen_far_links(region: &mut Region, slots: &SlotTable) {
     }
 }
 
-/// Throws all translations away once every vCPU is outside translated code.
+/// Throws all translations away once every vCPU is outside translated code. The caller holds `translating`.
 pub(crate) fn empty_cache<G: Guest>(engine: &crate::engine::Engine<G>) {
     engine.cache.stop_all();
     let _alone = engine.cache.exec.write();

@@ -36,7 +36,8 @@ pub trait DirectMemory: Send + Sync {
     fn base(&self) -> u64;
     /// What the page at `gva` allows.
     fn code_page(&self, gva: u64) -> CodePage;
-    /// Has the host refuse stores to the page at `gva` from now on. False if it cannot, or if stores elsewhere change it.
+    /// Has the host refuse stores to the page at `gva` from now on. False if it cannot, if stores elsewhere change it, or if so
+    /// many come that units had better look at their code themselves.
     fn watch(&self, _gva: u64) -> bool {
         false
     }

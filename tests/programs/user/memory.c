@@ -104,16 +104,12 @@ int main(void)
     CHECK(ftruncate(cfd, 4096) == 0);
     uint32_t *w = mmap(0, 4096, rw, MAP_SHARED, cfd, 0);
     uint32_t *x = mmap(0, 4096, PROT_READ | PROT_EXEC, MAP_SHARED, cfd, 0);
-#ifdef __riscv
-    /* Elsewhere nothing says that the code has changed. */
     for (int i = 0; i < 10; i++) {
         put_code(w, i);
         __builtin___clear_cache((char *)x, (char *)(x + 2));
         CHECK(call(x) == i);
     }
-#else
-    put_code(w, 5);
-    CHECK(call(x) == 5);
+#ifndef __riscv
     /* Code that changes itself, a call of the system that writes into code, code beside data. */
     static const unsigned char self[] = {
         0xc6, 0x05, 0, 0, 0, 0, 7, /* movb $7, (the number below) */

@@ -44,6 +44,9 @@ pub(crate) struct Region {
     pub(crate) shared: bool,
 }
 
+/// Stores to a page with translated code after which it is cheaper to let units look at their own code than to keep stores away.
+const OFTEN: u8 = 3;
+
 /// What is mapped where.
 #[derive(Debug, Default)]
 pub(crate) struct Map {
@@ -54,6 +57,8 @@ pub(crate) struct Map {
     pub(crate) heap: Range<u64>,
     /// Pages with translated code that stores are kept from.
     watched: BTreeSet<u64>,
+    /// How often stores had to be let through to pages, up to [`OFTEN`].
+    stores: BTreeMap<u64, u8>,
 }
 
 impl Map {
@@ -108,6 +113,10 @@ impl Map {
     }
 
     fn remove(&mut self, range: &Range<u64>) {
+        let counted: Vec<u64> = self.stores.range(range.clone()).map(|(page, _)| *page).collect();
+        for page in counted {
+            self.stores.remove(&page);
+        }
         for (part, r) in self.parts(range) {
             let Some((start, whole)) = self.find(part.start).map(|(s, r)| (s, *r)) else { continue };
             self.regions.remove(&start);
@@ -193,7 +202,7 @@ impl DirectMemory for Mm {
         let page = gva / PAGE * PAGE;
         let mut map = self.lock();
         let Some((_, r)) = map.find(page) else { return false };
-        if r.shared {
+        if r.shared || map.stores.get(&page).is_some_and(|n| *n >= OFTEN) {
             return false;
         }
         let p = host_prot(r.prot & !prot::WRITE);
@@ -209,7 +218,13 @@ impl DirectMemory for Mm {
     }
 
     fn unwatch(&self, gva: u64) -> bool {
-        self.allow(&(gva..gva.saturating_add(1)))
+        let was = self.allow(&(gva..gva.saturating_add(1)));
+        if was {
+            let mut map = self.lock();
+            let n = map.stores.entry(gva / PAGE * PAGE).or_default();
+            *n = (*n + 1).min(OFTEN);
+        }
+        was
     }
 }
 

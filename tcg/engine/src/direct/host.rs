@@ -71,6 +71,22 @@ global_asm!(
     "rep movsb",
     "xor edx, edx",
     "ret",
+    // to, pattern of eight bytes, length
+    ".globl rhea_try_fill",
+    "rhea_try_fill:",
+    "mov rax, rsi",
+    "mov rcx, rdx",
+    "shr rcx, 3",
+    "rep stosq",
+    "and edx, 7",
+    "jz 3f",
+    "2:",
+    "stosb",
+    "shr rax, 8",
+    "dec edx",
+    "jnz 2b",
+    "3:",
+    "ret",
     // at, expected, new
     ".globl rhea_try_cas1",
     "rhea_try_cas1:",
@@ -143,6 +159,7 @@ unsafe extern "C" {
     fn rhea_try_store4(at: u64, value: u64) -> Tried;
     fn rhea_try_store8(at: u64, value: u64) -> Tried;
     fn rhea_try_copy(to: u64, from: u64, len: u64) -> Tried;
+    fn rhea_try_fill(to: u64, pattern: u64, len: u64) -> Tried;
     fn rhea_try_cas1(at: u64, expected: u64, new: u64) -> Tried;
     fn rhea_try_cas2(at: u64, expected: u64, new: u64) -> Tried;
     fn rhea_try_cas4(at: u64, expected: u64, new: u64) -> Tried;
@@ -203,6 +220,18 @@ pub(crate) fn write(at: u64, data: &[u8]) -> Result<(), HostFault> {
         }
     };
     result(&t).map(|_| ())
+}
+
+/// Copies `len` bytes from one host address to another, counting up, as [`read`] and [`write`] would.
+pub(crate) fn copy(from: u64, to: u64, len: usize) -> Result<(), HostFault> {
+    // SAFETY: as in `write`.
+    result(&unsafe { rhea_try_copy(to, from, len as u64) }).map(|_| ())
+}
+
+/// Fills `len` bytes at a host address with a pattern.
+pub(crate) fn fill(to: u64, pattern: u64, len: usize) -> Result<(), HostFault> {
+    // SAFETY: as in `write`.
+    result(&unsafe { rhea_try_fill(to, pattern, len as u64) }).map(|_| ())
 }
 
 /// Compares and swaps `n` bytes at a host address; what was there.

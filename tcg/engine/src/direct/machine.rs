@@ -30,6 +30,7 @@ use crate::{
     code::{CodeCache, Tier, Unit},
     engine::Engine,
     env::EnvBox,
+    guarded,
     memory::ALONE,
     plugins::OwnTables,
     profile::Profile,
@@ -445,6 +446,10 @@ impl<G: UserGuest> Vcpu<G> {
                         self.core.again = true;
                     }
                 },
+                Some(UnitExit::Code(guarded::STALE)) => {
+                    let pc = self.engine.guest.pc(self.env.state());
+                    self.engine.cache.invalidate_direct(&(pc..pc.saturating_add(1)));
+                }
                 Some(UnitExit::Code(code)) => match self.user_event(code) {
                     Some(UserEvent::Syscall) => return UserExit::Syscall,
                     Some(UserEvent::CodeChanged) => {

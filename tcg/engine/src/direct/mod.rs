@@ -49,16 +49,34 @@ pub(crate) fn read<G: Guest>(cx: &mut Cx<'_, G>, gva: u64, out: &mut [u8]) -> Re
     }
 }
 
-/// Writes bytes.
-pub(crate) fn write<G: Guest>(cx: &mut Cx<'_, G>, gva: u64, data: &[u8]) -> Result<(), Trap> {
-    let at = cx.core.direct_base.wrapping_add(gva);
+/// A store by `store`, which is tried again once the translated code in its way has been dropped.
+fn try_store<G: Guest>(cx: &mut Cx<'_, G>, store: impl Fn() -> Result<(), HostFault>) -> Result<(), Trap> {
     loop {
-        match host::write(at, data) {
+        match store() {
             Ok(()) => return Ok(()),
             Err(f) if f.write && was_code(cx, &f)? => {}
             Err(f) => return refuse(cx, f),
         }
     }
+}
+
+/// Writes bytes.
+pub(crate) fn write<G: Guest>(cx: &mut Cx<'_, G>, gva: u64, data: &[u8]) -> Result<(), Trap> {
+    let at = cx.core.direct_base.wrapping_add(gva);
+    try_store(cx, || host::write(at, data))
+}
+
+/// Copies bytes, counting up. The source lies on one page and the destination on one: each is there as a whole or not at all.
+pub(crate) fn copy<G: Guest>(cx: &mut Cx<'_, G>, from: u64, to: u64, len: usize) -> Result<(), Trap> {
+    let base = cx.core.direct_base;
+    let (from, to) = (base.wrapping_add(from), base.wrapping_add(to));
+    try_store(cx, || host::copy(from, to, len))
+}
+
+/// Fills bytes of one page with a pattern.
+pub(crate) fn fill<G: Guest>(cx: &mut Cx<'_, G>, to: u64, pattern: u64, len: usize) -> Result<(), Trap> {
+    let to = cx.core.direct_base.wrapping_add(to);
+    try_store(cx, || host::fill(to, pattern, len))
 }
 
 /// Compares and swaps 16 bytes at an aligned address; what was there.

@@ -12,6 +12,14 @@ pub(crate) fn write(_: u64, _: &[u8]) -> Result<(), HostFault> {
     Err(NONE)
 }
 
+pub(crate) fn copy(_: u64, _: u64, _: usize) -> Result<(), HostFault> {
+    Err(NONE)
+}
+
+pub(crate) fn fill(_: u64, _: u64, _: usize) -> Result<(), HostFault> {
+    Err(NONE)
+}
+
 pub(crate) fn cas_wide(_: u64, _: u128, _: u128) -> Result<u128, HostFault> {
     Err(NONE)
 }
