@@ -14,6 +14,7 @@ mod vcpu;
 mod x86;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Release};
 
 use accel::arch::GuestArch;
 use accel::{
@@ -148,6 +149,7 @@ impl Partition for TakeoverPartition {
                 partition: self.first.clone(),
                 second: self.second.clone(),
                 counters: self.counters.clone(),
+                asked: Arc::default(),
             })
         };
         self.first.take_vcpus().into_iter().map(binder).collect()
@@ -187,6 +189,21 @@ struct Binder {
     partition: Arc<dyn Partition>,
     second: Arc<Second>,
     counters: Arc<Counters>,
+    /// Whether the vCPU was kicked since it last said so.
+    asked: Arc<AtomicBool>,
+}
+
+/// Ends a stretch in the second before the first is told.
+struct StretchKicker {
+    asked: Arc<AtomicBool>,
+    first: Arc<dyn Kicker>,
+}
+
+impl Kicker for StretchKicker {
+    fn kick(&self) {
+        self.asked.store(true, Release);
+        self.first.kick();
+    }
 }
 
 impl VcpuBinder for Binder {
@@ -195,13 +212,12 @@ impl VcpuBinder for Binder {
     }
 
     fn kicker(&self) -> Arc<dyn Kicker> {
-        // A stretch in the second ends by itself, and soon.
-        self.first.kicker()
+        Arc::new(StretchKicker { asked: self.asked.clone(), first: self.first.kicker() })
     }
 
     fn bind(self: Box<Self>) -> Result<Box<dyn Vcpu>, VcpuError> {
         let index = self.first.index();
         let first = self.first.bind()?;
-        Ok(Box::new(TakeoverVcpu::new(index, first, self.partition, self.second, self.counters)))
+        Ok(Box::new(TakeoverVcpu::new(index, first, self.partition, self.second, self.counters, self.asked)))
     }
 }

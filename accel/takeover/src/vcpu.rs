@@ -3,10 +3,14 @@
 //! A stretch begins with the instruction that the first accelerator gave up on. It ends before an instruction that is the first's
 //! own ([`is_for_the_first`](crate::x86::is_for_the_first)) or reaches for a device inside it ([`Guard`]), when the vCPU no
 //! longer runs, or after so many instructions: few where takeovers are rare, more where one follows the other, as every change of
-//! accelerator costs the time of hundreds of instructions. Interrupts wait for its end; so do requests to stop. The second
+//! accelerator costs the time of hundreds of instructions. Interrupts wait for its end; a request to stop ends it. The second
 //! executes one instruction at a time, so that each can be undone.
 
 use std::sync::Arc;
+use std::sync::atomic::{
+    AtomicBool,
+    Ordering::{Acquire, Release},
+};
 use std::time::{Duration, Instant};
 
 use accel::arch::CpuState;
@@ -31,6 +35,8 @@ pub(crate) struct TakeoverVcpu {
     /// The second's vCPU once it was needed; what is wrong with it otherwise.
     second: Option<Result<Box<dyn Vcpu>, String>>,
     counters: Arc<Counters>,
+    /// The vCPU was kicked, which the first says when it runs next.
+    asked: Arc<AtomicBool>,
     debug: DebugConfig,
     length: u32,
     last: Option<Instant>,
@@ -51,6 +57,7 @@ impl TakeoverVcpu {
         partition: Arc<dyn Partition>,
         source: Arc<Second>,
         counters: Arc<Counters>,
+        asked: Arc<AtomicBool>,
     ) -> Self {
         Self {
             index,
@@ -59,6 +66,7 @@ impl TakeoverVcpu {
             source,
             second: None,
             counters,
+            asked,
             debug: DebugConfig::default(),
             length: SHORTEST,
             last: None,
@@ -109,7 +117,7 @@ impl TakeoverVcpu {
             }
             done += 1;
             after = second.state()?;
-            if !x86::is_running(&after) {
+            if !x86::is_running(&after) || self.asked.load(Acquire) {
                 break;
             }
         }
@@ -132,6 +140,8 @@ impl TakeoverVcpu {
 impl Vcpu for TakeoverVcpu {
     fn run(&mut self, io: &dyn VcpuIo) -> Result<Exit, VcpuError> {
         loop {
+            // The first says so at once if there was one.
+            self.asked.store(false, Release);
             match self.first.run(io)? {
                 Exit::Fatal(error) if error.recoverable => match self.take_over(error, io)? {
                     Stretch::Back => {}

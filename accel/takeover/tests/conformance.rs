@@ -123,13 +123,10 @@ impl Vcpu for FeebleVcpu {
     fn set_registers(&mut self, before: &CpuState, after: &CpuState) -> Result<(), VcpuError> {
         // What waits here has waited: the second does not know of it.
         let mut now = after.clone();
-        if let (CpuState::X86_64(now), CpuState::X86_64(before), CpuState::X86_64(here)) =
-            (&mut now, before, self.inner.state()?)
-        {
-            now.events.intr = here.events.intr;
+        if let (CpuState::X86_64(now), CpuState::X86_64(before)) = (&mut now, before) {
             now.events.nmi_pending = before.events.nmi_pending;
         }
-        self.inner.set_state(&now)
+        self.inner.set_registers(before, &now)
     }
     fn set_debug(&mut self, debug: &DebugConfig) -> Result<(), VcpuError> {
         self.debug = debug.clone();

@@ -40,9 +40,12 @@ impl<'a, G: Guest> Cx<'a, G> {
         self.core.shared.lines()
     }
 
-    /// Imports the levels of the interrupt inputs with saved state.
+    /// Imports the levels of the interrupt inputs with saved state, unless it is state that another accelerator gives back: the
+    /// machine may have moved a wire meanwhile.
     pub fn set_lines(&mut self, lines: u64) {
-        self.core.shared.set_lines(lines);
+        if !self.core.keeps_lines {
+            self.core.shared.set_lines(lines);
+        }
     }
 
     /// The machine's clock in nanoseconds.

@@ -67,6 +67,8 @@ pub(crate) struct Core {
     pub(crate) leave: bool,
     /// A unit of several instructions runs.
     pub(crate) in_unit: bool,
+    /// State that is taken over says nothing about the interrupt inputs.
+    pub(crate) keeps_lines: bool,
     pub(crate) debug: DebugConfig,
     pub(crate) watch_hit: Option<(u64, bool)>,
     pub(crate) plugins: Option<Plugged>,
@@ -363,6 +365,7 @@ impl<G: Guest> Vcpu<G> {
             trap: None,
             leave: false,
             in_unit: false,
+            keeps_lines: false,
             debug: DebugConfig::default(),
             watch_hit: None,
             plugins: engine.tables.plugins.as_ref().map(|p| Plugged::new(p, index)),
@@ -806,8 +809,19 @@ impl<G: Guest> VcpuTrait for Box<Vcpu<G>> {
         Ok(())
     }
 
+    fn set_registers(&mut self, _: &CpuState, after: &CpuState) -> Result<(), VcpuError> {
+        // The machine may move a wire at any time.
+        self.core.keeps_lines = true;
+        let done = self.set_state(after);
+        self.core.keeps_lines = false;
+        done
+    }
+
     fn forget_memory(&mut self) {
-        crate::translate::empty_cache(&self.engine);
+        // No other vCPU may be half done with a unit: its host code would go, and the unit would come into the empty cache.
+        let engine = self.engine.clone();
+        let _one = engine.cache.translating.lock();
+        crate::translate::empty_cache(&engine);
     }
 
     fn set_debug(&mut self, debug: &DebugConfig) -> Result<(), VcpuError> {
