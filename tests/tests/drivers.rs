@@ -103,6 +103,11 @@ fn e1000_gets_a_lease() {
     card("q35", &["e1000"], "e1000,netdev=net0", "e1000");
 }
 
+#[test]
+fn e1000e_gets_a_lease() {
+    card("q35", &["e1000e"], "e1000e,netdev=net0", "e1000e");
+}
+
 /// Says what disks and cards there are whenever that changes.
 const WATCH: &str = "\
 last=; n=0

@@ -4,7 +4,7 @@ mod picture;
 mod vga;
 
 pub use picture::{PictureError, PictureFormat, write_picture};
-pub use vga::{IsaVgaConfig, Vga, VgaConfig};
+pub use vga::{CirrusConfig, IsaVgaConfig, Vga, VgaConfig};
 
 use device::DeviceKind;
 use pci::PciKind;
@@ -13,4 +13,4 @@ use pci::PciKind;
 pub const KINDS: &[DeviceKind] = &[DeviceKind::of::<IsaVgaConfig>()];
 
 /// All PCI functions in this crate.
-pub const PCI_KINDS: &[PciKind] = &[PciKind::of::<VgaConfig>()];
+pub const PCI_KINDS: &[PciKind] = &[PciKind::of::<VgaConfig>(), PciKind::of::<CirrusConfig>()];

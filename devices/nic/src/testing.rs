@@ -61,3 +61,8 @@ pub(crate) fn frame(to: [u8; 6], len: usize) -> Vec<u8> {
     frame[..6].copy_from_slice(&to);
     frame
 }
+
+/// How many cases the tests with random rings run: `RHEA_FUZZ_CASES`, or some.
+pub(crate) fn fuzz_cases() -> u64 {
+    std::env::var("RHEA_FUZZ_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(1000)
+}

@@ -16,6 +16,7 @@ use crate::caps;
 use crate::config_space::{CONVENTIONAL, ConfigSpace, EXTENDED};
 use crate::fabric::Attachment;
 use crate::function::{Function, FunctionState, Parts};
+use crate::rom;
 use crate::spec::FunctionSpec;
 
 /// Region of the configuration space in [`Pci`]'s regions.
@@ -112,12 +113,14 @@ pub struct Pci<C> {
     pub express: bool,
     /// Contents of the expansion ROM instead of the function's own; empty for none.
     pub rom: Option<Arc<[u8]>>,
+    /// That ROM may name another function of the family, and is to be made to name this one.
+    pub family_rom: bool,
 }
 
 impl<C: PciConfig> Pci<C> {
     /// A function that is attached nowhere yet.
     pub fn new(config: C) -> Self {
-        Pci { config, at: None, express: false, rom: None }
+        Pci { config, at: None, express: false, rom: None, family_rom: false }
     }
 
     /// Attaches it.
@@ -135,10 +138,9 @@ impl<C: PciConfig> Pci<C> {
     /// What the function is.
     pub fn spec(&self) -> FunctionSpec {
         let spec = self.config.spec(self.is_express());
-        match &self.rom {
-            Some(rom) => spec.rom(Some(rom.clone())),
-            None => spec,
-        }
+        let Some(rom) = &self.rom else { return spec };
+        let fitted = rom::fitted(rom, spec.vendor, spec.device).filter(|_| self.family_rom);
+        spec.rom(Some(fitted.map_or_else(|| rom.clone(), Arc::from)))
     }
 
     /// Number of fixed region `index` among this device's regions, for boards that place it.
@@ -262,6 +264,8 @@ pub trait AnyPci: AnyConfig {
     fn attach(&mut self, at: Attachment);
     /// Gives it another expansion ROM; empty for none.
     fn set_rom(&mut self, rom: Arc<[u8]>);
+    /// Gives it an expansion ROM for a family of cards, whose header is made to name this one.
+    fn set_family_rom(&mut self, rom: Arc<[u8]>);
     /// What the function is, where it is attached now.
     fn function_spec(&self) -> FunctionSpec;
     /// A copy.
@@ -278,7 +282,11 @@ impl<C: PciConfig + Default> AnyPci for Pci<C> {
     }
 
     fn set_rom(&mut self, rom: Arc<[u8]>) {
-        self.rom = Some(rom);
+        (self.rom, self.family_rom) = (Some(rom), false);
+    }
+
+    fn set_family_rom(&mut self, rom: Arc<[u8]>) {
+        (self.rom, self.family_rom) = (Some(rom), true);
     }
 
     fn function_spec(&self) -> FunctionSpec {

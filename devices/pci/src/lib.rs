@@ -71,7 +71,8 @@
 //! - Registers of its own in configuration space: [`PciConfig::prepare`] lays them out with their writable bits;
 //!   [`PciDevice::config_written`] follows a write, [`Function::config_u8`] and relatives read them. They are saved.
 //! - Capabilities: those of the spec; vendor-specific ones in [`FunctionSpec::vendor_caps`].
-//! - Expansion ROM: [`FunctionSpec::rom`]; the user's `romfile` replaces it.
+//! - Expansion ROM: [`FunctionSpec::rom`]; the user's `romfile` replaces it. One that comes from a package for a family of cards
+//!   ([`AnyPci::set_family_rom`]) is made to name the function.
 //!
 //! [`test_bench::PciBench`] is [`device::test_bench::Bench`] with configuration accesses; `device::test_bench::check` takes
 //! `Pci::new(config)` as it is.
@@ -92,6 +93,7 @@ mod function;
 mod host;
 mod interrupts;
 mod port;
+mod rom;
 mod spec;
 pub mod test_bench;
 #[cfg(test)]

@@ -22,6 +22,7 @@ mod join;
 mod l2tpv3;
 #[cfg(target_os = "linux")]
 mod passt;
+mod rss;
 #[cfg(unix)]
 mod stream;
 #[cfg(target_os = "linux")]
@@ -50,6 +51,7 @@ pub use join::Join;
 pub use l2tpv3::{L2tpv3, L2tpv3Options};
 #[cfg(target_os = "linux")]
 pub use passt::{PasstOptions, passt};
+pub use rss::{Flow, FlowPorts, RSS_KEY};
 #[cfg(unix)]
 pub use stream::{Stream, StreamEvent, StreamPeer};
 #[cfg(target_os = "linux")]

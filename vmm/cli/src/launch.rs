@@ -281,8 +281,12 @@ fn vga(config: &VmConfig, board: &BoardKind) -> Result<Option<VgaCard>> {
         None => Ok((board.vga && !config.nodefaults && !config.nographic).then_some(VgaCard::Standard)),
         Some("none") => Ok(None),
         Some("std") if board.vga => Ok(Some(VgaCard::Standard)),
-        Some("std") => bail!("-vga std: machine {} has no place for a card; expected none", board.name),
-        Some(other) => bail!("-vga {other}: there is no such card; expected std or none"),
+        Some("cirrus") if board.vga && board.pci => Ok(Some(VgaCard::Cirrus)),
+        Some(known @ ("std" | "cirrus")) => {
+            let std = if board.vga { "std or " } else { "" };
+            bail!("-vga {known}: machine {} has no place for that card; expected {std}none", board.name)
+        }
+        Some(other) => bail!("-vga {other}: there is no such card; expected std, cirrus or none"),
     }
 }
 

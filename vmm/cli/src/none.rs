@@ -17,6 +17,7 @@ pub(crate) static NONE: BoardKind = BoardKind {
     properties: &[],
     isa: false,
     pci: false,
+    nic: "virtio-net-device",
     ide: 0,
     floppy: false,
     vga: false,

@@ -12,7 +12,7 @@ use control::{VmConfig, nearest};
 use device::{AnyConfig, CharBackend};
 use machines::{BoardKind, BootDrive, Plugged, PluggedIsa, PluggedPci};
 use misc::{Ib700Config, IsaDebugExitConfig, PvpanicConfig};
-use nic::{E1000Config, Ne2kIsaConfig, Ne2kPciConfig, NicBackend, PcnetConfig, Rtl8139Config};
+use nic::{E1000Config, E1000eConfig, Ne2kIsaConfig, Ne2kPciConfig, NicBackend, PcnetConfig, Rtl8139Config};
 use pci::{AnyPci, Pci, PciKind};
 use serial::DebugConConfig;
 use storage::{FloppyDrive, IdeDrive, ScsiBus, ScsiDrive};
@@ -182,6 +182,7 @@ const DRIVERS: &[Driver] = &[
         make: Make::With(pvpanic),
     },
     Driver { name: "e1000", category: "Network", bus: PCI, extra: &NETDEV, make: Make::With(e1000) },
+    Driver { name: "e1000e", category: "Network", bus: PCI, extra: &NETDEV, make: Make::With(e1000e) },
     Driver { name: "ne2k_isa", category: "Network", bus: "ISA", extra: &NE2K, make: Make::With(ne2k_isa) },
     Driver { name: "ne2k_pci", category: "Network", bus: PCI, extra: &NETDEV, make: Make::With(ne2k_pci) },
     Driver { name: "pcnet", category: "Network", bus: PCI, extra: &NETDEV, make: Make::With(pcnet) },
@@ -401,8 +402,9 @@ fn ib700(m: &mut Making<'_>) -> Result<Made> {
 type MakeCard = fn(Option<String>, NicBackend) -> Made;
 
 /// Cards that know nothing of virtio, by driver. The first names are QEMU's of old.
-const CARDS: [(&[&str], MakeCard); 5] = [
+const CARDS: [(&[&str], MakeCard); 6] = [
     (&["82540em", "e1000"], |mac, backend| Made::Pci(Box::new(Pci::new(E1000Config { mac, backend })))),
+    (&["e1000e"], |mac, backend| Made::Pci(Box::new(Pci::new(E1000eConfig { mac, backend })))),
     (&["ne2k_isa"], |mac, backend| Made::Device(Box::new(Ne2kIsaConfig { mac, backend }))),
     (&["ne2k_pci"], |mac, backend| Made::Pci(Box::new(Pci::new(Ne2kPciConfig { mac, backend })))),
     (&["pcnet"], |mac, backend| Made::Pci(Box::new(Pci::new(PcnetConfig { mac, backend })))),
@@ -425,6 +427,10 @@ fn card(m: &mut Making<'_>, driver: &str) -> Result<Made> {
 
 fn e1000(m: &mut Making<'_>) -> Result<Made> {
     card(m, "e1000")
+}
+
+fn e1000e(m: &mut Making<'_>) -> Result<Made> {
+    card(m, "e1000e")
 }
 
 fn ne2k_pci(m: &mut Making<'_>) -> Result<Made> {
@@ -569,7 +575,7 @@ pub(crate) fn plug(
         if let Made::Pci(function) = &mut card
             && let Some(rom) = boot_rom(function.kind(), &config.data_dirs)
         {
-            function.set_rom(rom);
+            function.set_family_rom(rom);
         }
         out.add(id, card, Vec::new(), isa, &mut Place::default());
     }
@@ -655,25 +661,34 @@ fn make(d: &DeviceConfig, driver: &Driver, name: &str, shop: &mut Shop<'_>) -> R
     let mut made = device(d, driver, &mut making, globals)?;
     let (chardevs, port) = (making.chardevs, making.port);
     if let Made::Pci(function) = &mut made {
-        let rom = place.rom.take().or_else(|| boot_rom(driver.name, shop.dirs));
-        rom.into_iter().for_each(|rom| function.set_rom(rom));
+        match place.rom.take() {
+            Some(rom) => function.set_rom(rom),
+            None => boot_rom(driver.name, shop.dirs).into_iter().for_each(|rom| function.set_family_rom(rom)),
+        }
     }
     Ok(Unplaced { made, chardevs, port, place })
 }
 
 /// Names of the boot ROMs of cards, as iPXE's are called.
-const BOOT_ROMS: [(&str, &str); 5] = [
+const BOOT_ROMS: [(&str, &str); 6] = [
     ("e1000", "e1000"),
+    ("e1000e", "e1000e"),
     ("ne2k_pci", "ne2k_pci"),
     ("pcnet", "pcnet"),
     ("rtl8139", "rtl8139"),
     ("virtio-net-pci", "virtio"),
 ];
 
-/// The ROM by which firmware boots from a card, if one is installed.
+/// The ROMs of graphics cards, as SeaBIOS's are called.
+const VGA_ROMS: [(&str, &str); 2] = [("VGA", "vgabios-stdvga.bin"), ("cirrus-vga", "vgabios-cirrus.bin")];
+
+/// The ROM by which firmware boots from a network card, or writes on a graphics card, if one is installed.
 fn boot_rom(driver: &str, dirs: &[String]) -> Option<Arc<[u8]>> {
-    let (_, rom) = BOOT_ROMS.iter().find(|(name, _)| *name == driver)?;
-    let names = [format!("efi-{rom}.rom"), format!("pxe-{rom}.rom")];
+    let vga = VGA_ROMS.iter().find(|(name, _)| *name == driver).map(|(_, rom)| vec![(*rom).to_owned()]);
+    let names = vga.or_else(|| {
+        let (_, rom) = BOOT_ROMS.iter().find(|(name, _)| *name == driver)?;
+        Some(vec![format!("efi-{rom}.rom"), format!("pxe-{rom}.rom")])
+    })?;
     let file = names.iter().find_map(|name| crate::firmware::find(name, dirs))?;
     let data = std::fs::read(&file).inspect_err(|e| tracing::warn!("{}: {e}", file.display())).ok()?;
     Some(data.into())
@@ -790,16 +805,17 @@ fn nic(
     taken: usize,
 ) -> Result<(Made, Option<IsaPlace>)> {
     let own = if board.pci { "virtio-net-pci" } else { "virtio-net-device" };
+    let model = n.model.as_deref().unwrap_or(board.nic);
     let fits = |name: &str| match name {
         "ne2k_isa" => board.isa,
         _ => board.pci,
     };
-    let card = n.model.as_deref().and_then(card_of).filter(|(driver, _)| fits(driver));
-    let kind = match (n.model.as_deref(), card) {
+    let card = card_of(model).filter(|(driver, _)| fits(driver));
+    let kind = match (model, card) {
         (_, Some((driver, _))) => driver,
-        (None | Some("virtio-net" | "virtio"), _) => own,
-        (Some(name), _) if name == own => own,
-        (Some(other), _) => {
+        ("virtio-net" | "virtio", _) => own,
+        (name, _) if name == own => own,
+        (other, _) => {
             let drivers = CARDS.iter().filter_map(|(names, _)| names.last()).filter(|name| fits(name));
             let all: Vec<&str> = std::iter::once(own).chain(drivers.copied()).collect();
             bail!("-nic model={other}: no such card; there are: {}", all.join(", "))

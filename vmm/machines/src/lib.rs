@@ -106,6 +106,8 @@ pub enum BootDrive {
 pub enum VgaCard {
     /// VGA with Bochs VBE.
     Standard,
+    /// Cirrus CL-GD5446, on PCI.
+    Cirrus,
 }
 
 /// What the user chose.
@@ -191,6 +193,8 @@ pub struct BoardKind {
     pub isa: bool,
     /// Whether it has a PCI bus.
     pub pci: bool,
+    /// The network card that `-nic` without a model is.
+    pub nic: &'static str,
     /// Places for drives on its own disk controller.
     pub ide: usize,
     /// Whether it has a floppy disk controller.

@@ -48,6 +48,7 @@ pub const KIND: BoardKind = BoardKind {
     properties: &[],
     isa: false,
     pci: false,
+    nic: "virtio-net-device",
     ide: 0,
     floppy: false,
     vga: false,

@@ -1,11 +1,13 @@
 //! The standard VGA: IBM's VGA (Technical Reference, "Video Graphics Array") with the extensions of the Bochs VBE
 //! interface (`vbe_display_api.txt`) and QEMU's MMIO window (`docs/specs/standard-vga`).
 //!
-//! [`Vga`] is the card itself; on which bus it stands is [`isa`]'s and [`pci`]'s.
+//! [`Vga`] is the card itself; on which bus it stands is [`isa`]'s and [`pci`]'s. [`cirrus`] is a chip that has more.
 //!
 //! Byte `p` of each group of four in that RAM is plane `p`, whatever the mode, so that text, planar and packed modes
 //! are views of one layout.
 
+mod cirrus;
+mod cursor;
 mod edid;
 mod isa;
 mod memory;
@@ -23,9 +25,12 @@ use device::{
 };
 use guest_memory::{DirtyClient, RamBlock};
 
+pub use self::cirrus::CirrusConfig;
 pub use self::isa::IsaVgaConfig;
 pub use self::pci::VgaConfig;
+use cursor::Overlay;
 use registers::Registers;
+use render::Extension;
 use vbe::Vbe;
 
 /// Size of the window at 0xa0000.
@@ -57,6 +62,9 @@ pub struct Vga {
     changed: bool,
     /// What the MMIO window says of the monitor; nothing if there is no window, or if the user wants none.
     pub(crate) monitor: Option<[u8; edid::SIZE]>,
+    /// What a chip with modes of its own makes of the registers.
+    extension: Option<Extension>,
+    overlay: Option<Overlay>,
 }
 
 /// Memory of the card, as the contract names it.
@@ -113,7 +121,16 @@ impl Vga {
         let vram = wires.ram(VRAM)?;
         vram.dirty().start(DirtyClient::Display);
         let vbe = Vbe::new(size);
-        Ok(Vga { vram, clock: wires.clock(), r: Registers::default(), vbe, changed: true, monitor: None })
+        Ok(Vga {
+            vram,
+            clock: wires.clock(),
+            r: Registers::default(),
+            vbe,
+            changed: true,
+            monitor: None,
+            extension: None,
+            overlay: None,
+        })
     }
 
     /// The frame buffer.

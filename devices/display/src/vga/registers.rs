@@ -135,7 +135,7 @@ impl Registers {
     }
 
     /// The port as on a colour screen, or `None` if nothing answers there now.
-    fn effective(&self, port: u16) -> Option<u16> {
+    pub(super) fn effective(&self, port: u16) -> Option<u16> {
         match port {
             0x3b0..=0x3bf => (!self.is_colour()).then_some(port + 0x20),
             0x3d0..=0x3df => self.is_colour().then_some(port),

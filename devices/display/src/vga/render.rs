@@ -13,7 +13,7 @@ const MAX_ROW: u64 = 16_000 * 4 + 8;
 
 /// How bytes become pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Pixels {
+pub(super) enum Pixels {
     Text,
     /// One bit in each of four planes.
     Planar,
@@ -23,6 +23,16 @@ enum Pixels {
     Indexed,
     /// So many bits of colour.
     Direct(u16),
+}
+
+/// A mode of a chip's own, besides what the VGA's registers say of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Extension {
+    pub(super) pixels: Pixels,
+    pub(super) start: u64,
+    pub(super) pitch: u64,
+    /// The registers count every other line.
+    pub(super) interlaced: bool,
 }
 
 /// A mode as the registers make it.
@@ -71,6 +81,19 @@ impl Vga {
         let columns = u32::from(c[1]) + 1;
         let double_scan = u32::from(c[9] >> 7) + 1;
         let rows = u32::from(c[9] & 0x1f) + 1;
+        if let Some(Extension { pixels, start, pitch, interlaced }) = self.extension {
+            let (width, height) = (columns * 8, height << u32::from(interlaced));
+            return Some(Mode {
+                pixels,
+                width,
+                height,
+                double: false,
+                start,
+                pitch,
+                repeat: rows * double_scan,
+                compare,
+            });
+        }
         let text = r.graphics[6] & 1 == 0;
         let pixels = match (text, r.graphics[5] >> 5 & 3) {
             (true, _) => Pixels::Text,
@@ -152,6 +175,9 @@ impl Vga {
         let mut position = Position { row: 0, repeat: mode.repeat, base: mode.start };
         for y in 0..mode.height {
             painter.line(y, &position, &mut line);
+            if let Some(overlay) = &self.overlay {
+                overlay.draw(y, &mut line);
+            }
             let old = surface.row_mut(y);
             if *old != line {
                 old.copy_from_slice(&line);
@@ -217,7 +243,8 @@ impl Position {
         self.repeat -= 1;
         if self.repeat == 0 {
             // Modes that interleave two or four banks go on only after the last of them.
-            let interleaved = if mode.pixels == Pixels::Text { 0 } else { u32::from(!vga.r.crtc[0x17] & 3) };
+            let flat = mode.pixels == Pixels::Text || vga.extension.is_some();
+            let interleaved = if flat { 0 } else { u32::from(!vga.r.crtc[0x17] & 3) };
             if self.row & interleaved == interleaved {
                 self.base += mode.pitch;
             }
@@ -280,7 +307,8 @@ impl<'a> Painter<'a> {
     fn place(&self, position: &Position) -> u64 {
         let (mut at, row) = (position.base, u64::from(position.row));
         let control = self.vga.r.crtc[0x17];
-        if self.mode.pixels != Pixels::Text && !self.vga.vbe.is_on() {
+        let flat = self.vga.vbe.is_on() || self.vga.extension.is_some();
+        if self.mode.pixels != Pixels::Text && !flat {
             if control & 1 == 0 {
                 let bit = 14 + (control >> 6 & 1);
                 at = at & !(1 << bit) | (row & 1) << bit;

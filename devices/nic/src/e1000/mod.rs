@@ -21,6 +21,7 @@ use pci::{BarKind, Function, FunctionSpec, INTEL, PciConfig, PciDevice, class};
 use self::eeprom::Eeprom;
 use self::registers::{Registers, cause, reg};
 use crate::card::card_config;
+use crate::intel::offload::Sender;
 use crate::port::{Port, address};
 
 const REGISTERS_SIZE: u64 = 128 << 10;
@@ -55,9 +56,7 @@ impl PciConfig for E1000Config {
             eeprom: Eeprom::new(mac),
             r: Registers::default(),
             window: 0,
-            frame: Vec::new(),
-            context: transmit::Context::default(),
-            frame_options: 0,
+            sender: Sender::default(),
             paused: false,
         };
         card.restart();
@@ -73,11 +72,7 @@ struct E1000 {
     r: Registers,
     /// Register that the window shows.
     window: u32,
-    /// The frame whose descriptors come in.
-    frame: Vec<u8>,
-    context: transmit::Context,
-    /// What its first data descriptor asked for: checksums to insert, and whether it is cut into segments.
-    frame_options: u16,
+    sender: Sender,
     paused: bool,
 }
 
@@ -87,8 +82,7 @@ impl E1000 {
         self.r = Registers::new(self.port.is_up());
         self.eeprom.reset();
         self.r.set_address(self.eeprom.mac());
-        self.frame.clear();
-        (self.context, self.frame_options, self.window) = (transmit::Context::default(), 0, 0);
+        (self.sender, self.window) = (Sender::default(), 0);
     }
 
     fn update_pin(&self) {
@@ -96,7 +90,7 @@ impl E1000 {
     }
 
     fn raise(&mut self, causes: u32) {
-        self.r.set(reg::ICR, self.r.get(reg::ICR) | causes);
+        self.r.change(reg::ICR, causes, 0);
         self.update_pin();
     }
 
@@ -140,11 +134,11 @@ impl E1000 {
             }
             reg::ICS => self.raise(value),
             reg::IMS => {
-                self.r.set(at, self.r.get(at) | value);
+                self.r.change(at, value, 0);
                 self.update_pin();
             }
             reg::IMC => {
-                self.r.set(reg::IMS, self.r.get(reg::IMS) & !value);
+                self.r.change(reg::IMS, 0, value);
                 self.update_pin();
             }
             reg::RCTL | reg::RDT => {

@@ -1,8 +1,8 @@
 //! Registers (manual, chapter 13), and the PHY behind one of them.
 
-use std::collections::BTreeMap;
+use std::ops::{Deref, DerefMut};
 
-use net::MacAddr;
+use crate::intel::values::Values;
 
 /// Offsets.
 pub(super) mod reg {
@@ -11,6 +11,7 @@ pub(super) mod reg {
     pub(in super::super) const EECD: u32 = 0x0010;
     pub(in super::super) const EERD: u32 = 0x0014;
     pub(in super::super) const MDIC: u32 = 0x0020;
+    pub(super) const VET: u32 = 0x0038;
     pub(in super::super) const ICR: u32 = 0x00c0;
     pub(in super::super) const ICS: u32 = 0x00c8;
     pub(in super::super) const IMS: u32 = 0x00d0;
@@ -30,10 +31,10 @@ pub(super) mod reg {
     pub(in super::super) const RECEIVED: u32 = 0x4074;
     pub(in super::super) const TRANSMITTED: u32 = 0x4080;
     pub(in super::super) const STATISTICS_END: u32 = 0x4100;
+    #[cfg(test)]
     pub(in super::super) const MULTICAST: u32 = 0x5200;
+    #[cfg(test)]
     pub(in super::super) const ADDRESSES: u32 = 0x5400;
-    /// First beyond all registers that hold what is written.
-    pub(super) const END: u32 = 0x6000;
 }
 
 /// Interrupt causes.
@@ -57,17 +58,31 @@ const MDIC_READY: u32 = 1 << 28;
 const MDIC_INTERRUPT: u32 = 1 << 29;
 const MDIC_ERROR: u32 = 1 << 30;
 
-/// Registers that hold what is written; those that were never written are zero.
+/// All registers.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Registers {
-    pub(super) values: BTreeMap<u32, u32>,
+    pub(super) values: Values,
     pub(super) phy: [u16; 32],
+}
+
+impl Deref for Registers {
+    type Target = Values;
+    fn deref(&self) -> &Values {
+        &self.values
+    }
+}
+
+impl DerefMut for Registers {
+    fn deref_mut(&mut self) -> &mut Values {
+        &mut self.values
+    }
 }
 
 impl Registers {
     pub(super) fn new(link: bool) -> Self {
         let mut r = Registers::default();
         r.set(reg::CTRL, 0x0020_0201);
+        r.set(reg::VET, 0x8100);
         r.set(reg::STATUS, STATUS | if link { LINK_UP } else { 0 });
         // A PHY like the M88E1000, whose link partner can do everything.
         r.phy[0] = 0x1140;
@@ -86,40 +101,11 @@ impl Registers {
         self.phy[17] = if link { 0xac08 } else { 0x8000 };
     }
 
-    pub(super) fn get(&self, at: u32) -> u32 {
-        self.values.get(&at).copied().unwrap_or(0)
-    }
-
-    pub(super) fn set(&mut self, at: u32, value: u32) {
-        if at < reg::END && at.is_multiple_of(4) {
-            if value == 0 {
-                self.values.remove(&at);
-            } else {
-                self.values.insert(at, value);
-            }
-        }
-    }
-
-    /// A 64-bit base in two registers.
-    pub(super) fn base(&self, at: u32) -> u64 {
-        (u64::from(self.get(at + 4)) << 32 | u64::from(self.get(at))) & !15
-    }
-
-    pub(super) fn count(&mut self, at: u32) {
-        self.set(at, self.get(at).saturating_add(1));
-    }
-
-    pub(super) fn set_address(&mut self, mac: MacAddr) {
-        let [a, b, c, d, e, f] = mac.0;
-        self.set(reg::ADDRESSES, u32::from_le_bytes([a, b, c, d]));
-        self.set(reg::ADDRESSES + 4, u32::from(u16::from_le_bytes([e, f])) | 1 << 31);
-    }
-
     /// Sets the link's state; whether that is a change.
     pub(super) fn set_link(&mut self, up: bool) -> bool {
         let before = self.get(reg::STATUS) & LINK_UP != 0;
         if before != up {
-            self.set(reg::STATUS, self.get(reg::STATUS) & !LINK_UP | if up { LINK_UP } else { 0 });
+            self.change(reg::STATUS, if up { LINK_UP } else { 0 }, LINK_UP);
             self.set_phy_link(up);
         }
         before != up

@@ -5,17 +5,10 @@ use pci::PciConfig;
 
 use super::eeprom::CLOCK;
 use super::registers::Registers;
-use super::transmit::{Context, MAX_FRAME};
 use super::{E1000, E1000Config};
 use crate::eeprom::EepromState;
-
-/// More registers than there are.
-const MAX_REGISTERS: usize = 0x6000 / 4;
-
-device::state! {
-    /// A register that is not zero.
-    struct RegisterV1 { 1 => at: u32, 2 => value: u32 }
-}
+use crate::intel::offload::{Context, MAX_FRAME, Sender, exactly};
+use crate::intel::values::{RegisterV1, Values};
 
 device::state! {
     /// Version 1.
@@ -39,17 +32,17 @@ device::state! {
 }
 
 pub(super) fn save(card: &E1000) -> StateBlob {
-    let (c, e, chip) = (&card.context, &card.eeprom, card.eeprom.chip.save());
+    let (c, e, chip) = (&card.sender.context, &card.eeprom, card.eeprom.chip.save());
     let state = V1 {
-        registers: card.r.values.iter().map(|(at, value)| RegisterV1 { at: *at, value: *value }).collect(),
+        registers: card.r.values.save(),
         phy: card.r.phy.to_vec(),
         eeprom_control: e.control,
         eeprom_shifted: chip.shifted,
         eeprom_bits: chip.bits,
         eeprom_given: chip.given,
         window: card.window,
-        frame: Bytes(card.frame.clone()),
-        frame_options: card.frame_options,
+        frame: Bytes(card.sender.frame.clone()),
+        frame_options: card.sender.options,
         context_ip: c.ip.to_vec(),
         context_payload: c.payload.to_vec(),
         context_tcp: c.tcp,
@@ -60,20 +53,12 @@ pub(super) fn save(card: &E1000) -> StateBlob {
     StateBlob::new(E1000Config::KIND, 1, &state)
 }
 
-fn exactly<const N: usize>(field: &str, values: &[u16]) -> Result<[u16; N], StateError> {
-    values
-        .try_into()
-        .map_err(|_| StateError::new(field, format!("expected {N} values, found {}", values.len())))
-}
-
 pub(super) fn restore(card: &mut E1000, state: &StateBlob) -> Result<(), StateError> {
     let s: V1 = state.decode(E1000Config::KIND, 1)?;
-    StateError::at_most("registers", s.registers.len(), MAX_REGISTERS)?;
     StateError::at_most("frame", s.frame.0.len(), MAX_FRAME)?;
     let (ip, payload) =
         (exactly("context_ip", &s.context_ip)?, exactly("context_payload", &s.context_payload)?);
-    let mut r = Registers { phy: exactly("phy", &s.phy)?, ..Registers::default() };
-    s.registers.iter().for_each(|register| r.set(register.at, register.value));
+    let r = Registers { values: Values::restore(&s.registers)?, phy: exactly("phy", &s.phy)? };
     StateError::at_most("window", s.window, 0x1_ffff)?;
     let lines = EepromState {
         clock: s.eeprom_control & CLOCK != 0,
@@ -85,9 +70,7 @@ pub(super) fn restore(card: &mut E1000, state: &StateBlob) -> Result<(), StateEr
     card.eeprom.control = s.eeprom_control;
     card.r = r;
     card.window = s.window;
-    card.frame = s.frame.0;
-    card.frame_options = s.frame_options;
-    card.context = Context {
+    let context = Context {
         ip,
         payload,
         tcp: s.context_tcp,
@@ -95,5 +78,6 @@ pub(super) fn restore(card: &mut E1000, state: &StateBlob) -> Result<(), StateEr
         header: s.context_header,
         segment: s.context_segment,
     };
+    card.sender = Sender { frame: s.frame.0, context, options: s.frame_options };
     Ok(())
 }

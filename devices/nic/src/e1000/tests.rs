@@ -8,7 +8,7 @@ use pci::Pci;
 use pci::test_bench::PciBench;
 
 use super::*;
-use crate::testing::{Cable, MAC, frame};
+use crate::testing::{Cable, MAC, frame, fuzz_cases};
 
 const RECEIVE: u64 = RAM_BASE + 0x1000;
 const SEND: u64 = RAM_BASE + 0x2000;
@@ -234,11 +234,11 @@ fn passes_the_common_tests() {
 }
 
 #[test]
-fn random_rings_end() {
+fn fuzz_hostile_rings() {
     let c = Card::new();
     let pci = Pci::new(E1000Config::default());
     let mut rng = Rng::new(21);
-    for _ in 0..2000 {
+    for _ in 0..fuzz_cases() {
         scramble(&c, &pci, &mut rng, 5);
         c.enable();
         let mut ring = [0; 128];

@@ -5,11 +5,11 @@
 //! headers are not offered.
 
 use ::device::{Bytes, StateError};
+use ::net::{Flow, FlowPorts};
 
 use crate::chain::Chain;
 
-/// Length of a key: what an IPv6 flow needs.
-pub(super) const KEY: usize = 40;
+pub(super) use ::net::RSS_KEY as KEY;
 /// Entries of the table at most; a power of two.
 pub(super) const TABLE: usize = 128;
 
@@ -88,13 +88,14 @@ impl Rss {
 
     /// The hash of a frame: of ports too, if its protocol's type is wanted, else of addresses alone.
     pub(super) fn hash(&self, frame: &[u8]) -> Hash {
-        let Some(flow) = flow(frame) else { return Hash::default() };
-        let (kind, input) = match flow.with_ports.filter(|t| self.types & t != 0) {
-            Some(with_ports) => (with_ports, &flow.input[..]),
-            None if self.types & flow.plain != 0 => (flow.plain, &flow.input[..flow.addresses]),
+        let Some(flow) = Flow::of(frame) else { return Hash::default() };
+        let (plain, with_ports) = types_of(&flow);
+        let (kind, ports) = match with_ports.filter(|t| self.types & t != 0) {
+            Some(with_ports) => (with_ports, true),
+            None if self.types & plain != 0 => (plain, false),
             None => return Hash::default(),
         };
-        Hash { value: toeplitz(&self.key, input), report: kind.trailing_zeros() as u16 + 1 }
+        Hash { value: flow.hash(&self.key, ports), report: kind.trailing_zeros() as u16 + 1 }
     }
 
     /// The queue for a frame with this hash; none if hashes are only reported.
@@ -133,66 +134,18 @@ impl Rss {
     }
 }
 
-/// What can be hashed of a frame.
-struct Flow {
-    /// The type without ports, and with them if it has any.
-    plain: u32,
-    with_ports: Option<u32>,
-    /// Addresses, then ports.
-    input: Vec<u8>,
-    addresses: usize,
-}
-
-fn flow(frame: &[u8]) -> Option<Flow> {
-    let ip = frame.get(14..)?;
-    match frame.get(12..14)? {
-        [0x08, 0x00] => {
-            let length = usize::from(ip.first()? & 0xf) * 4;
-            let whole = ip.get(6..8)?[0] & 0x3f == 0 && ip[7] == 0;
-            let with_ports = match ip.get(9)? {
-                6 if whole => Some(types::TCPV4),
-                17 if whole => Some(types::UDPV4),
-                _ => None,
-            };
-            Flow::new(types::IPV4, with_ports, ip.get(12..20)?, ip.get(length..))
-        }
-        [0x86, 0xdd] => {
-            let with_ports = match ip.get(6)? {
-                6 => Some(types::TCPV6),
-                17 => Some(types::UDPV6),
-                _ => None,
-            };
-            Flow::new(types::IPV6, with_ports, ip.get(8..40)?, ip.get(40..))
-        }
-        _ => None,
-    }
-}
-
-impl Flow {
-    fn new(plain: u32, with_ports: Option<u32>, addresses: &[u8], rest: Option<&[u8]>) -> Option<Self> {
-        let ports = rest.and_then(|r| r.get(..4)).filter(|_| with_ports.is_some());
-        Some(Flow {
-            plain,
-            with_ports: with_ports.filter(|_| ports.is_some()),
-            input: [addresses, ports.unwrap_or_default()].concat(),
-            addresses: addresses.len(),
-        })
-    }
-}
-
-/// The Toeplitz hash: for each bit of the input that is set, the 32 bits of the key that begin at its place.
-fn toeplitz(key: &[u8; KEY], input: &[u8]) -> u32 {
-    let mut window = u64::from(u32::from_be_bytes([key[0], key[1], key[2], key[3]]));
-    let mut hash = 0;
-    for (i, byte) in input.iter().enumerate() {
-        window = window << 8 | u64::from(key.get(i + 4).copied().unwrap_or(0));
-        for bit in 0..8 {
-            if byte & 0x80 >> bit != 0 {
-                hash ^= (window >> (8 - bit)) as u32;
-            }
-        }
-    }
-    hash
+/// A flow's type without ports, and with them if it has any.
+fn types_of(flow: &Flow) -> (u32, Option<u32>) {
+    let [plain, tcp, udp] = if flow.v6 {
+        [types::IPV6, types::TCPV6, types::UDPV6]
+    } else {
+        [types::IPV4, types::TCPV4, types::UDPV4]
+    };
+    let with_ports = flow.ports.map(|ports| match ports {
+        FlowPorts::Tcp => tcp,
+        FlowPorts::Udp => udp,
+    });
+    (plain, with_ports)
 }
 
 #[cfg(test)]

@@ -74,6 +74,7 @@ pub const KIND: BoardKind = BoardKind {
     ],
     isa: true,
     pci: false,
+    nic: "virtio-net-device",
     ide: 0,
     floppy: false,
     vga: false,

@@ -14,13 +14,13 @@ pub(crate) mod pci;
 mod pci_hotplug;
 mod smbios;
 
-use ::pci::{Fabric, MEMORY_CONTAINER, Pci, PciHostConfig};
+use ::pci::{AnyPci, Fabric, MEMORY_CONTAINER, Pci, PciHostConfig};
 use accel::arch::GuestArch;
 use chipset::{
     EcamPlace, I440fxConfig, Ich9LpcConfig, Ich9SmbusConfig, MchConfig, PciHotplugConfig, Piix3Config,
     Piix4PmConfig, SmiFeatures,
 };
-use display::{IsaVgaConfig, VgaConfig};
+use display::{CirrusConfig, IsaVgaConfig, VgaConfig};
 use guest_memory::Unassigned;
 use input::I8042Config;
 use machine::{Board, Dest, MachineError};
@@ -92,6 +92,7 @@ pub const PC: BoardKind = BoardKind {
     properties: PROPERTIES,
     isa: true,
     pci: true,
+    nic: "e1000",
     ide: 4,
     floppy: true,
     vga: true,
@@ -110,6 +111,7 @@ pub const Q35: BoardKind = BoardKind {
     properties: PROPERTIES,
     isa: true,
     pci: true,
+    nic: "e1000e",
     ide: AHCI_PORTS,
     floppy: true,
     vga: true,
@@ -128,6 +130,7 @@ pub const ISAPC: BoardKind = BoardKind {
     properties: PROPERTIES,
     isa: true,
     pci: false,
+    nic: "ne2k_isa",
     ide: 4,
     floppy: true,
     vga: true,
@@ -380,10 +383,13 @@ fn bridges(
             controller.pio(0, PCI_HOTPLUG).irq("gpe", device_pin("pm", "gpe", PCI_GPE));
         }
     }
-    if let Some(VgaCard::Standard) = c.vga {
-        let rom = firmware::option_rom(model, c, "vgabios-stdvga.bin")?;
-        let card = Pci { rom: Some(rom), ..Pci::new(VgaConfig::default()) };
-        slots.own(b, "vga", &mut { card }, if express { 1 } else { 2 }, 0, false)?;
+    if let Some(kind) = c.vga {
+        let (name, mut card): (_, Box<dyn AnyPci>) = match kind {
+            VgaCard::Standard => ("vgabios-stdvga.bin", Box::new(Pci::new(VgaConfig::default()))),
+            VgaCard::Cirrus => ("vgabios-cirrus.bin", Box::new(Pci::new(CirrusConfig::default()))),
+        };
+        card.set_rom(firmware::option_rom(model, c, name)?);
+        slots.own(b, "vga", card.as_mut(), if express { 1 } else { 2 }, 0, false)?;
         if let Some(node) = b.node_mut("vga") {
             node.dma();
         }
