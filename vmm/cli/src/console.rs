@@ -7,7 +7,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use control::vm::{InputEvent, KeyId, VmError};
-use device::{Device, DeviceCell, Surface};
+use device::{Device, DeviceCell, Surface, TextScreen};
 use display::{PictureFormat, write_picture};
 use input::{Button, I8042, Key, Motion};
 use machine::Machine;
@@ -146,6 +146,19 @@ pub(crate) fn screendump(machine: &Machine, file: &str, format: &str) -> Answer<
     let to = File::create(file).or_else(|e| failed(format!("cannot write '{file}': {e}")))?;
     write_picture(&surface, format, BufWriter::new(to))
         .or_else(|e| failed(format!("cannot write '{file}': {e}")))
+}
+
+/// What the first display shows: its text; nothing but a picture, brought up to date, if it is in a graphic mode. `None` without a
+/// display.
+pub(crate) fn screen(machine: &Machine, surface: &mut Surface) -> Option<Option<TextScreen>> {
+    first(machine, |device| {
+        let display = device.display()?;
+        let text = display.text();
+        if text.is_none() {
+            display.refresh(surface, false);
+        }
+        Some(text)
+    })
 }
 
 /// The text on the display.

@@ -8,14 +8,15 @@ use std::sync::{Arc, OnceLock, Weak, mpsc};
 use accel::{Exit, LogItems};
 use anyhow::{Context, Result, bail};
 use control::VmConfig;
-use control::chardev::Keys;
-use control::config::{ChardevKind, OnPanic, OnReboot, OnShutdown};
+use control::chardev::{Keys, PortKind};
+use control::config::{ChardevKind, OnPanic, OnReboot, OnShutdown, TERMINAL};
 use control::monitor::Control;
 use control::vm::{Event, RunState, Vm};
 use device::SystemRequest;
 use machine::MachineEvent;
 
 use crate::chardevs::Chars;
+use crate::curses::{self, Curses};
 use crate::vm::{Request, RheaVm};
 use crate::{host, launch, log};
 
@@ -52,6 +53,7 @@ pub(crate) fn run(config: VmConfig) -> Result<u8> {
     if let Some(uri) = &config.incoming {
         vm.await_machine(uri).map_err(anyhow::Error::new).with_context(|| format!("-incoming {uri}"))?;
     }
+    let curses = (config.display.as_deref() == Some("curses")).then(|| display(&chars, &vm)).transpose()?;
     // After all threads are there: who has given up his rights may not be able to make any.
     host::restrict(&config.run_with)?;
     if let Some(background) = background {
@@ -67,11 +69,17 @@ pub(crate) fn run(config: VmConfig) -> Result<u8> {
     if log.wants(LogItems::STATS) {
         log.write(format_args!("{}", launched.machine.partition().stats()));
     }
-    drop((monitors, gdb));
+    drop((monitors, gdb, curses));
     drop(chars);
     control::chardev::restore_terminal();
     drop(pidfile);
     code
+}
+
+/// The display in the terminal.
+fn display(chars: &Chars, vm: &Arc<RheaVm>) -> Result<Curses> {
+    let terminal = chars.connect(TERMINAL, PortKind::Device)?;
+    curses::start(vm, terminal, chars.devices().consoles())
 }
 
 /// What the terminal's escape keys do.
@@ -141,6 +149,9 @@ fn refuse_unsupported(config: &VmConfig) -> Result<()> {
         }
     }
     let stdio = config.chardevs.iter().find(|c| matches!(c.kind, ChardevKind::Stdio { .. }));
+    if let Some(c) = stdio.filter(|c| c.id != TERMINAL && config.display.as_deref() == Some("curses")) {
+        bail!("-display curses: the terminal is the display's, but chardev '{}' is stdio", c.id);
+    }
     if let Some(c) = stdio.filter(|_| config.daemonize) {
         bail!(
             "chardev '{}': stdio cannot be used with -daemonize (nor -nographic without -nodefaults)",

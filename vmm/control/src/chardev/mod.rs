@@ -17,6 +17,7 @@ mod tee;
 mod telnet;
 #[cfg(test)]
 mod tests;
+mod vc;
 
 pub use error::ChardevError;
 #[cfg(unix)]
@@ -24,6 +25,7 @@ pub use host::duplicate as inherited;
 pub use host::restore_terminal;
 pub use mux::{Mux, PortKind};
 pub use ringbuf::Ringbuf;
+pub use vc::TextConsole;
 
 #[cfg(unix)]
 pub(crate) use host::{duplicate as duplicate_fd, remove_stale as remove_stale_socket};
@@ -59,6 +61,7 @@ struct Entry {
     inner: Arc<dyn CharBackend>,
     mux: Option<Arc<Mux>>,
     ring: Option<Arc<Ringbuf>>,
+    console: Option<Arc<TextConsole>>,
     kind: &'static str,
     filename: String,
     taken: Mutex<bool>,
@@ -139,6 +142,11 @@ impl Chardevs {
         self.list.lock().iter().map(one).collect()
     }
 
+    /// The text consoles, in the order of their names.
+    pub fn consoles(&self) -> Vec<Arc<TextConsole>> {
+        self.list.lock().values().filter_map(|entry| entry.console.clone()).collect()
+    }
+
     fn ring(&self, id: &str) -> Result<Arc<Ringbuf>, VmError> {
         let entry = self.list.lock().get(id).cloned();
         let entry = entry.ok_or_else(|| VmError::DeviceNotFound(id.to_owned()))?;
@@ -164,10 +172,11 @@ impl Entry {
 }
 
 fn open_one(host: &mut host::Host, config: &Chardev, keys: &Keys) -> Result<Entry, ChardevError> {
-    let mut ring = None;
+    let (mut ring, mut console) = (None, None);
     let mut filename = config.kind.name().to_owned();
     let mut backend: Arc<dyn CharBackend> = match &config.kind {
-        ChardevKind::Null | ChardevKind::Vc => Arc::new(NullChar),
+        ChardevKind::Null => Arc::new(NullChar),
+        ChardevKind::Vc => console.insert(Arc::<TextConsole>::default()).clone(),
         ChardevKind::Ringbuf { size } => {
             let size =
                 usize::try_from(*size).map_err(|_| ChardevError::Unsupported("a ringbuf of this size"))?;
@@ -187,7 +196,16 @@ fn open_one(host: &mut host::Host, config: &Chardev, keys: &Keys) -> Result<Entr
     if mux.is_some() {
         filename = format!("mux:{filename}");
     }
-    Ok(Entry { backend, inner, mux, ring, kind: config.kind.name(), filename, taken: Mutex::new(false) })
+    Ok(Entry {
+        backend,
+        inner,
+        mux,
+        ring,
+        console,
+        kind: config.kind.name(),
+        filename,
+        taken: Mutex::new(false),
+    })
 }
 
 impl Drop for Chardevs {

@@ -4,6 +4,9 @@ use super::is_false;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
+/// The character back end that a display in the terminal has for itself.
+pub const TERMINAL: &str = "#terminal";
+
 /// One character back end.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

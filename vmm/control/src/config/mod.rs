@@ -18,7 +18,7 @@ mod props;
 mod runtime;
 
 pub use block::{Blockdev, Drive, DriveInterface, Media};
-pub use chardev::{Chardev, ChardevKind, SocketAddress};
+pub use chardev::{Chardev, ChardevKind, SocketAddress, TERMINAL};
 pub use error::ConfigError;
 pub use net::{Netdev, Nic};
 pub use platform::{

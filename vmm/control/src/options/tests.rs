@@ -171,6 +171,11 @@ const GOOD: &[(&str, &str, &str)] = &[
     ("-parallel file:lp", "/parallels", r#"["parallel0"]"#),
     ("-nographic", "/monitors", r#"[{"chardev":"serial0","mode":"readline"}]"#),
     ("-nographic -monitor none", "/chardevs", r#"[{"id":"serial0","type":"stdio","signal":false}]"#),
+    (
+        "-display curses",
+        "/chardevs",
+        r##"[{"id":"#terminal","type":"stdio","signal":false},{"id":"compat_monitor0","type":"vc"},{"id":"serial0","type":"vc"}]"##,
+    ),
     ("-display none", "/chardevs", r#"[{"id":"serial0","type":"vc"}]"#),
     ("-nodefaults", "/serials", "null"),
     (
@@ -348,7 +353,7 @@ const BAD: &[(&str, &str)] = &[
         "chardevs 'serial0' and 'compat_monitor0' both are stdio; expected one (share it with mon:stdio or mux=on)",
     ),
     ("-mon mode=control", "-mon mode=control: mon needs 'chardev'"),
-    ("-display gtk", "-display gtk: display type 'gtk' is not known; known: none"),
+    ("-display gtk", "-display gtk: display type 'gtk' is not known; known: curses, none"),
     (
         "-vga foo",
         "-vga foo: 'vga' expects one of none, std, cirrus, vmware, qxl, virtio, tcx, cg3, xenfb, got 'foo'",

@@ -5,7 +5,9 @@ use super::super::group::{Group, Key, Values, number, size, switch, text, word};
 use super::device::check_id;
 use super::uri::{self, Endpoint};
 use super::{Done, Family};
-use crate::config::{Chardev, ChardevKind, ConfigError, GdbConfig, Monitor, MonitorMode, SocketAddress};
+use crate::config::{
+    Chardev, ChardevKind, ConfigError, GdbConfig, Monitor, MonitorMode, SocketAddress, TERMINAL,
+};
 
 static CHARDEVS: Family = Family {
     what: "chardev",
@@ -281,6 +283,18 @@ pub(crate) fn gdb_default(b: &mut Builder) -> Done {
 
 /// Default serial port and monitor, after all options are known.
 pub(crate) fn defaults(b: &mut Builder) {
+    let new = |id: &str, kind: ChardevKind| Chardev {
+        id: id.into(),
+        kind,
+        mux: false,
+        logfile: None,
+        logappend: false,
+    };
+    let stdio_taken = b.config.chardevs.iter().any(|c| matches!(c.kind, ChardevKind::Stdio { .. }));
+    let curses = b.config.display.as_deref() == Some("curses");
+    if curses {
+        b.config.chardevs.push(new(TERMINAL, ChardevKind::Stdio { signal: false }));
+    }
     if b.config.nodefaults {
         return;
     }
@@ -288,18 +302,16 @@ pub(crate) fn defaults(b: &mut Builder) {
     let (serial, monitor) = (!b.serial_given && !ports, !b.monitor_given);
     // Without a display of its own, the terminal is the only place where a console can be.
     let terminal = b.config.nographic || b.config.display.is_none() && !b.config.daemonize;
-    let stdio_taken = b.config.chardevs.iter().any(|c| matches!(c.kind, ChardevKind::Stdio { .. }));
-    let new = |id: &str, kind: ChardevKind, mux: bool| Chardev {
-        id: id.into(),
-        kind,
-        mux,
-        logfile: None,
-        logappend: false,
-    };
     let on_terminal = terminal && !stdio_taken;
+    // The display in the terminal has the monitor behind it.
+    if curses && monitor {
+        b.config.chardevs.push(new("compat_monitor0", ChardevKind::Vc));
+        let chardev = "compat_monitor0".into();
+        b.config.monitors.push(Monitor { chardev, mode: MonitorMode::Readline, pretty: false });
+    }
     if serial {
         let kind = if on_terminal { ChardevKind::Stdio { signal: false } } else { ChardevKind::Vc };
-        b.config.chardevs.push(new("serial0", kind, on_terminal && monitor));
+        b.config.chardevs.push(Chardev { mux: on_terminal && monitor, ..new("serial0", kind) });
         b.config.serials.push(Some("serial0".into()));
         if on_terminal && monitor {
             b.config.monitors.push(Monitor {
@@ -309,7 +321,7 @@ pub(crate) fn defaults(b: &mut Builder) {
             });
         }
     } else if monitor && on_terminal && b.config.nographic {
-        b.config.chardevs.push(new("compat_monitor0", ChardevKind::Stdio { signal: false }, false));
+        b.config.chardevs.push(new("compat_monitor0", ChardevKind::Stdio { signal: false }));
         let m = Monitor { chardev: "compat_monitor0".into(), mode: MonitorMode::Readline, pretty: false };
         b.config.monitors.push(m);
     }

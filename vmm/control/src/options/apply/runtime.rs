@@ -9,7 +9,7 @@ use crate::date;
 use crate::transport::Uri;
 
 /// Display types of this build.
-pub(crate) const DISPLAYS: [&str; 1] = ["none"];
+pub(crate) const DISPLAYS: [&str; 2] = ["curses", "none"];
 
 /// Names of default video cards.
 const VGAS: [&str; 9] = ["none", "std", "cirrus", "vmware", "qxl", "virtio", "tcx", "cg3", "xenfb"];
