@@ -3,7 +3,7 @@
 # initramfs, groups user and i386 the roots of small systems for user mode (riscv64, i386), group firmware what PCs start with:
 # boot loaders, firmware, hypervisor, kernels in other forms, into DIR/pc; group userland, on demand, more programs for the long
 # tests, into DIR/userland; group drivers, on demand, Debian's amd64 kernel with the modules that drive emulated PC hardware, into
-# DIR/drivers; group net, on demand, kernels with modules and programs for networks, into DIR/net. Nothing of them is ever
+# DIR/drivers; group system, on demand, a disk with an installed Debian, into DIR/system; group net, on demand, kernels with modules and programs for networks, into DIR/net. Nothing of them is ever
 # committed. apt checks each package against Debian's signatures; MANIFEST
 # keeps package, architecture, version and SHA-256 of the packages, FILES the SHA-256 of the files taken out, which every later
 # run checks again (MANIFEST.user and FILES.user for group user, and so on).
@@ -142,7 +142,7 @@ fetch_userland() {
 # Drivers of emulated PC hardware: these, and what they need.
 driver_modules() {
     echo 8139too 8139cp ne2k-pci ne pcnet32 e1000 e1000e cirrus bochs i6300esb ib700wdt iTCO_wdt \
-        virtio_pci virtio_blk virtio_net virtio_scsi nvme sd_mod sr_mod ahci ata_piix
+        virtio_pci virtio_blk virtio_net virtio_scsi nvme sd_mod sr_mod ahci ata_piix crc32c_generic ext4
 }
 
 # Debian's amd64 kernel for all machines, and modules of it as files with their names in an order in which they can be loaded.
@@ -173,6 +173,29 @@ fetch_drivers() {
     chmod a+r "$work/drivers/linux"
     mv "$work/drivers" "$out/drivers"
     rm -rf "$work"
+}
+
+# A disk on which Debian is installed, without a kernel: that of group drivers starts it. Its file system is named "root", and its
+# user root has the password "root". SUM has the SHA-256 of a file in it.
+fetch_system() {
+    local work=$out/.work-system tree=$out/system
+    apt_install mmdebstrap e2fsprogs
+    as_root rm -rf "$work"
+    rm -rf "$tree" "$tree.new" && mkdir -p "$work" "$tree.new"
+    say "installing Debian into a folder"
+    # shellcheck disable=SC2016 # the hook's shell expands
+    # What another group has fetched with is gone.
+    as_root env -u APT_CONFIG mmdebstrap --quiet --variant=minbase --architectures=amd64 --include=systemd-sysv,udev,dbus \
+        --aptopt='APT::Install-Recommends "false"' \
+        --customize-hook='echo root:root | chroot "$1" chpasswd; echo rhea-guest >"$1/etc/hostname"
+            echo "LABEL=root / ext4 defaults 0 1" >"$1/etc/fstab"; rm -rf "$1"/usr/share/{doc,man,locale,info}' \
+        $suite "$work/root" "$(mirror)"
+    sha256sum <"$work/root/usr/bin/perl" | cut -c1-64 >"$tree.new/SUM"
+    as_root mke2fs -q -t ext4 -L root -d "$work/root" "$work/disk.img" 768M
+    as_root chown "$(id -u)" "$work/disk.img"
+    mv "$work/disk.img" "$tree.new/disk.img"
+    as_root rm -rf "$work"
+    mv "$tree.new" "$tree"
 }
 
 # What the guests of the network's tests have: Debian's kernels with the modules they load, iperf3 and socat with their
@@ -271,8 +294,11 @@ fi
 if [[ $groups == *" userland "* ]] && [ ! -e "$out/userland/usr/bin/python3" ]; then
     fetch_userland
 fi
-if [[ $groups == *" drivers "* ]] && [ ! -e "$out/drivers/linux" ]; then
+if [[ $groups == *" drivers "* ]] && [ ! -e "$out/drivers/ext4.ko" ]; then
     fetch_drivers
+fi
+if [[ $groups == *" system "* ]] && [ ! -e "$out/system/disk.img" ]; then
+    fetch_system
 fi
 if [[ $groups == *" boot "* ]] && ! checked FILES; then
     fetch_all

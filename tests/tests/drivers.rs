@@ -8,35 +8,15 @@ use std::process::Command;
 use std::time::Duration;
 
 use rhea_tests::boot::{self, APPEND, Scratch, powers_off};
+use rhea_tests::drivers;
 use rhea_tests::process::Process;
 use rhea_tests::qmp::Qmp;
-use rhea_tests::workspace;
 use serde_json::{Value, json};
 
 const STEP: Duration = Duration::from_secs(600);
 
-/// Loads all modules, in the order in which they need one another.
-const LOAD: &str = "for m in $(cat /tmp/ORDER); do insmod /tmp/$m.ko; done\n";
-
-/// Writes an initramfs with the modules named, and what they need, that loads them and runs `script`; the kernel beside it.
 fn guest(scratch: &Scratch, modules: &[&str], script: &str) -> Option<(PathBuf, PathBuf)> {
-    let (kernel, busybox) = (boot::guest("drivers/linux")?, boot::guest("x86_64/busybox")?);
-    let folder = kernel.parent().expect("it is in a folder");
-    let order = std::fs::read_to_string(folder.join("ORDER")).expect("the guests are whole");
-    let mut make = Command::new(env!("CARGO_BIN_EXE_mkinitrd"));
-    let (programs, initrd, list) = (scratch.path("programs"), scratch.path("initrd"), scratch.path("ORDER"));
-    std::fs::write(&programs, format!("{LOAD}{script}")).expect("a file in the folder");
-    make.arg(&initrd).arg(workspace::root().join("resources/guest/init")).arg(busybox);
-    make.arg(format!("programs={}", programs.display()));
-    let wanted: Vec<&str> = order.lines().filter(|name| modules.contains(name)).collect();
-    assert_eq!(wanted.len(), modules.len(), "{wanted:?} of {modules:?}");
-    std::fs::write(&list, wanted.join("\n")).expect("a file in the folder");
-    make.arg(format!("tmp/ORDER={}", list.display()));
-    for name in wanted {
-        make.arg(format!("tmp/{name}.ko={}", folder.join(format!("{name}.ko")).display()));
-    }
-    assert!(make.status().expect("it starts").success());
-    Some((kernel, initrd))
+    drivers::guest(env!("CARGO_BIN_EXE_mkinitrd"), scratch, modules, script)
 }
 
 fn start(board: &str, kernel: &Path, initrd: &Path, more: &[&str]) -> Process {
@@ -106,6 +86,47 @@ fn e1000_gets_a_lease() {
 #[test]
 fn e1000e_gets_a_lease() {
     card("q35", &["e1000e"], "e1000e,netdev=net0", "e1000e");
+}
+
+/// The kernel's own driver of a graphics card makes a frame buffer, and what a program paints there is in the picture.
+fn painted(card: &str, module: &str) {
+    if !boot::has_board("x86_64", "pc") {
+        return;
+    }
+    let scratch = Scratch::new(&format!("painted-{card}"));
+    let script = "\
+n=0; while [ ! -e /dev/fb0 ] && [ $n -lt 300 ]; do sleep 0.1; n=$((n+1)); done
+echo FB $(cat /sys/class/graphics/fb0/name) $(cat /sys/class/graphics/fb0/virtual_size) $(cat /sys/class/graphics/fb0/bits_per_pixel)
+tr '\\0' '\\377' </dev/zero | head -c 200000 >/dev/fb0
+sleep 2
+echo PAINTED
+sleep 600
+";
+    let Some((kernel, initrd)) = guest(&scratch, &[module], script) else { return };
+    let (socket, picture) = (scratch.path("socket"), scratch.path("picture.ppm"));
+    let option = format!("unix:{},server=on,wait=off", socket.display());
+    let mut guest = start("pc", &kernel, &initrd, &["-vga", card, "-qmp", &option]);
+    let mut qmp = Qmp::connect(&socket, STEP).expect("the socket");
+    guest.console.expect("FB ", STEP).unwrap_or_else(|e| panic!("{card}: {e}"));
+    let size = guest.console.rest_of_line(STEP).unwrap_or_else(|e| panic!("{card}: {e}"));
+    assert!(size.starts_with(module), "{card}: {size}");
+    guest.console.expect("PAINTED", STEP).unwrap_or_else(|e| panic!("{card}: {e}"));
+    qmp.execute("screendump", json!({"filename": picture.display().to_string()})).expect("a picture");
+    let bytes = std::fs::read(&picture).expect("the picture");
+    let lit = bytes.iter().filter(|byte| **byte == 0xff).count();
+    assert!(lit >= 100_000, "{card} {size}: {lit} bytes are lit");
+    qmp.execute("quit", Value::Null).expect("it ends");
+    powers_off(&mut guest).unwrap_or_else(|e| panic!("{card}: {e}"));
+}
+
+#[test]
+fn cirrus_has_a_frame_buffer() {
+    painted("cirrus", "cirrus");
+}
+
+#[test]
+fn the_standard_vga_has_a_frame_buffer() {
+    painted("std", "bochs");
 }
 
 /// Says what disks and cards there are whenever that changes.

@@ -73,3 +73,17 @@ fn grub(screen: &mut Screen) -> Result<(), String> {
     let (status, _) = screen.guest().wait(STEP)?;
     if status.success() { Ok(()) } else { Err(format!("halt: {status}")) }
 }
+
+/// SeaBIOS writes on a Cirrus through its own ROM, and on boards whose card is plugged by the user.
+#[test]
+fn a_bios_writes_on_a_cirrus() {
+    for (board, card) in [("pc", ["-vga", "cirrus"]), ("q35", ["-device", "cirrus-vga"])] {
+        if !boot::has_board("x86_64", board) {
+            return;
+        }
+        let vga = if card[0] == "-vga" { &[][..] } else { &["-vga", "none"] };
+        let arguments = [&["-m", "64", "-net", "none"], &card[..], vga].concat();
+        let mut screen = Screen::start("cirrus", board, &arguments);
+        screen.expect("No bootable device", STEP).unwrap_or_else(|e| panic!("{board}: {e}"));
+    }
+}

@@ -75,6 +75,36 @@ fn ipxe_gets_a_lease() {
     }
 }
 
+/// The ROMs that cards have by themselves, made to name them where they do not: a lease, and a script from the network's server.
+#[test]
+fn ipxe_boots_from_the_cards_own_roms() {
+    if !Path::new("/usr/lib/ipxe/qemu/pxe-virtio.rom").is_file() {
+        rhea_tests::skip("the package ipxe-qemu is not installed");
+        return;
+    }
+    if !has_boards(&["pc", "q35"]) {
+        return;
+    }
+    for (board, card) in
+        [("pc", "e1000"), ("pc", "virtio-net-pci"), ("q35", "e1000e"), ("q35", "virtio-net-pci"), ("q35", "e1000")]
+    {
+        let scratch = Scratch::new(&format!("rom-{board}-{card}"));
+        let folder = scratch.path("tftp");
+        std::fs::create_dir(&folder).unwrap();
+        let script = "#!ipxe\necho FROM-TFTP ${net0/ip} ${net0/mac} ${net0/chip}\nshell\n";
+        std::fs::write(folder.join("boot.ipxe"), script).unwrap();
+        let netdev = format!("user,id=n,tftp={},bootfile=boot.ipxe", text(&folder));
+        let device = format!("{card},netdev=n");
+        let arguments = ["-accel", "tcg", "-m", "256", "-boot", "n", "-netdev", &netdev, "-device", &device];
+        let mut guest = boot::start("x86_64", board, &arguments).unwrap();
+        let mut session = || {
+            guest.console.expect("iPXE (http://ipxe.org)", LONG)?;
+            guest.console.expect("FROM-TFTP 10.0.2.15 52:54:00:12:34:56", LONG)
+        };
+        session().unwrap_or_else(|e| panic!("{card} on {board}: {e}"));
+    }
+}
+
 /// Xen with Debian's kernel as its first domain, started as Multiboot modules, to power-off.
 #[test]
 fn xen_runs_a_first_domain() {
