@@ -85,9 +85,13 @@ fn ipxe_boots_from_the_cards_own_roms() {
     if !has_boards(&["pc", "q35"]) {
         return;
     }
-    for (board, card) in
-        [("pc", "e1000"), ("pc", "virtio-net-pci"), ("q35", "e1000e"), ("q35", "virtio-net-pci"), ("q35", "e1000")]
-    {
+    for (board, card) in [
+        ("pc", "e1000"),
+        ("pc", "virtio-net-pci"),
+        ("q35", "e1000e"),
+        ("q35", "virtio-net-pci"),
+        ("q35", "e1000"),
+    ] {
         let scratch = Scratch::new(&format!("rom-{board}-{card}"));
         let folder = scratch.path("tftp");
         std::fs::create_dir(&folder).unwrap();
