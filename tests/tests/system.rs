@@ -18,6 +18,7 @@ const STEP: Duration = Duration::from_secs(1200);
 /// Mounts the disk named "root", and makes its init that of the machine.
 const SWITCH: &str = "\
 n=0; while ! mount -t ext4 \"$(findfs LABEL=root 2>/dev/null)\" /root 2>/dev/null && [ $n -lt 300 ]; do sleep 0.2; n=$((n+1)); done
+echo SWITCHING
 umount /proc /sys; mount --move /dev /root/dev
 exec switch_root /root /sbin/init
 ";
@@ -36,28 +37,28 @@ const PLACES: [Place; 5] = [
         name: "ide",
         board: "pc",
         options: &["-drive", "if=ide,IMAGE"],
-        modules: &["ata_piix", "sd_mod", "ext4"],
+        modules: &["ata_piix", "sd_mod", "crc32c_generic", "ext4"],
         device: "/dev/sda",
     },
     Place {
         name: "ahci",
         board: "q35",
         options: &["-drive", "if=ide,IMAGE"],
-        modules: &["ahci", "sd_mod", "ext4"],
+        modules: &["ahci", "sd_mod", "crc32c_generic", "ext4"],
         device: "/dev/sda",
     },
     Place {
         name: "nvme",
         board: "q35",
         options: &["-drive", "if=none,id=d,IMAGE", "-device", "nvme,drive=d,serial=rhea"],
-        modules: &["nvme", "ext4"],
+        modules: &["nvme", "crc32c_generic", "ext4"],
         device: "/dev/nvme0n1",
     },
     Place {
         name: "virtio-blk",
         board: "pc",
         options: &["-drive", "if=none,id=d,IMAGE", "-device", "virtio-blk-pci,drive=d"],
-        modules: &["virtio_blk", "ext4"],
+        modules: &["virtio_blk", "crc32c_generic", "ext4"],
         device: "/dev/vda",
     },
     Place {
@@ -71,7 +72,7 @@ const PLACES: [Place; 5] = [
             "-device",
             "scsi-hd,drive=d",
         ],
-        modules: &["virtio_scsi", "sd_mod", "ext4"],
+        modules: &["virtio_scsi", "sd_mod", "crc32c_generic", "ext4"],
         device: "/dev/sda",
     },
 ];
@@ -170,7 +171,7 @@ fn a_boot_goes_on_from_where_it_was_saved() {
         let Some(mut command) = place.command(&scratch, &image, &["-qmp", &option]) else { return };
         let mut guest = Process::piped(&mut command).expect("the binary starts");
         let mut qmp = Qmp::connect(&socket, STEP).expect("the socket");
-        guest.console.expect("Welcome to", STEP).unwrap_or_else(|e| panic!("{name}: {e}"));
+        guest.console.expect("SWITCHING", STEP).unwrap_or_else(|e| panic!("{name}: {e}"));
         std::thread::sleep(Duration::from_secs(5));
         let said = qmp.execute("human-monitor-command", json!({ "command-line": "savevm middle" }));
         assert_eq!(said, Ok(json!("")), "{name}");
