@@ -188,7 +188,11 @@ fetch_system() {
     as_root env -u APT_CONFIG mmdebstrap --quiet --variant=minbase --architectures=amd64 --include=systemd-sysv,udev,dbus \
         --aptopt='APT::Install-Recommends "false"' \
         --customize-hook='echo root:root | chroot "$1" chpasswd; echo rhea-guest >"$1/etc/hostname"
-            echo "LABEL=root / ext4 defaults 0 1" >"$1/etc/fstab"; rm -rf "$1"/usr/share/{doc,man,locale,info}' \
+            echo "LABEL=root / ext4 defaults 0 1" >"$1/etc/fstab"
+            # A guest under a loaded translator takes its time.
+            mkdir -p "$1/etc/systemd/system.conf.d"
+            printf "[Manager]\nDefaultTimeoutStartSec=1800\nDefaultDeviceTimeoutSec=1800\n" >"$1/etc/systemd/system.conf.d/slow.conf"
+            rm -rf "$1"/usr/share/{doc,man,locale,info}' \
         $suite "$work/root" "$(mirror)"
     sha256sum <"$work/root/usr/bin/perl" | cut -c1-64 >"$tree.new/SUM"
     as_root mke2fs -q -t ext4 -L root -d "$work/root" "$work/disk.img" 768M
