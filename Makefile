@@ -32,7 +32,7 @@ cross-check: deps ## clippy for aarch64 Linux, aarch64 macOS and x86_64 Windows
 boot-tests: build guests ## the long whole-system tests
 	$(SCRIPTS)/deps.sh test pc net libvirt
 	$(SCRIPTS)/guests.sh $(GUESTS) userland drivers system net
-	cargo test --package rhea_tests --features long --test long --test firmware_long --test libvirt --test net_long --test net_guests --test drivers --test system -- --test-threads=1
+	cargo test --package rhea_tests --features long --test long --test cpus_long --test firmware_long --test libvirt --test net_long --test net_guests --test drivers --test system -- --test-threads=1
 
 bench: build guests ## tables of boot cost, start-up, idle and translation speed against QEMU 10
 	$(SCRIPTS)/deps.sh bench pc

@@ -5,7 +5,10 @@ use std::{fmt, io::Write, sync::Arc};
 use bitflags::bitflags;
 use guest_memory::AddressSpace;
 
-use crate::{DirtyLog, IoEventFd, IrqFd, KernelIrqchip, PartitionClock, VcpuBinder, arch::GuestArch};
+use crate::{
+    DirtyLog, IoEventFd, IrqFd, KernelIrqchip, PartitionClock, VcpuBinder,
+    arch::{GuestArch, x86_topology::Topology},
+};
 
 /// Which CPU a machine shows its guest.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -122,6 +125,8 @@ pub struct PartitionConfig {
     pub guest: GuestArch,
     /// Number of vCPUs to create.
     pub vcpus: u32,
+    /// Where the vCPUs are in packages and cores, on x86.
+    pub topology: Topology,
     /// CPU model.
     pub cpu: CpuModel,
     /// Where the interrupt controllers are to live.

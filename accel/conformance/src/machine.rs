@@ -263,6 +263,7 @@ impl Machine {
         let partition: Arc<dyn Partition> = Arc::from(setup.accel.create(PartitionConfig {
             guest,
             vcpus,
+            topology: accel::arch::x86_topology::Topology::flat(vcpus),
             cpu: setup.cpu.clone(),
             irqchip: setup.irqchip,
             memory: memory.clone(),

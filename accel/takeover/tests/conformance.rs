@@ -164,6 +164,7 @@ fn the_property_is_checked_and_taken_out() {
     let config = |value: &str| PartitionConfig {
         guest: GuestArch::X86_64,
         vcpus: 1,
+        topology: accel::arch::x86_topology::Topology::default(),
         cpu: CpuModel::default(),
         irqchip: IrqchipMode::User,
         memory: memory.clone(),

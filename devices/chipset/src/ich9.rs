@@ -38,7 +38,7 @@ impl SmiFeatures {
         good
     }
 
-    fn get(&self) -> u64 {
+    pub(crate) fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }

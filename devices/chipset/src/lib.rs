@@ -4,6 +4,7 @@
 
 mod acpi;
 mod acpi_pm;
+mod cpu_hotplug;
 mod i440fx;
 mod ich9;
 mod mch;
@@ -16,6 +17,7 @@ mod pirq;
 mod tests;
 
 pub use acpi_pm::AcpiPmConfig;
+pub use cpu_hotplug::{CpuHotplug, CpuHotplugConfig, OspmStatus};
 pub use i440fx::I440fxConfig;
 pub use ich9::{Ich9LpcConfig, Ich9SmbusConfig, SmiFeatures};
 pub use mch::{EcamPlace, MchConfig};

@@ -23,6 +23,8 @@ pub enum SystemRequest {
     GuestShutdown,
     /// The guest has let go of devices: who has plugged them takes them away.
     Ejected,
+    /// The guest has said what has become of what it was told about processors that come and go.
+    OspmStatus,
 }
 
 /// Where requests go. Clones lead to the same machine.

@@ -167,6 +167,11 @@ impl FwCfgTable {
         self.insert(name, Item::Writable(data))
     }
 
+    /// Sets a numbered item to `len` bytes that are made when the guest selects it.
+    pub fn add_computed(&mut self, key: u16, len: usize, make: impl Fn() -> Vec<u8> + Send + Sync + 'static) {
+        self.items.insert(key, Item::Computed(Computed { len, make: Arc::new(make) }));
+    }
+
     /// Adds a file of `len` bytes that is made when the guest selects it.
     pub fn add_computed_file(
         &mut self,

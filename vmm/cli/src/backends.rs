@@ -300,6 +300,14 @@ impl Backends {
     }
 
     /// Lets go of what a device had that is gone: its drive goes with it, a node stays, a network is free again.
+    pub(crate) fn path(&self, name: &str) -> String {
+        let mut unnamed = self.peripherals.iter().filter(|p| !p.named);
+        match unnamed.position(|p| p.name == name) {
+            Some(i) => format!("/machine/peripheral-anon/device[{i}]"),
+            None => format!("/machine/peripheral/{name}"),
+        }
+    }
+
     pub(crate) fn device_gone(&mut self, qdev: &str) {
         self.unload(qdev);
         self.disks.retain(|d| d.qdev != qdev);

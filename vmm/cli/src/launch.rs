@@ -4,11 +4,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use accel::arch::GuestArch;
+use accel::arch::x86_topology::Topology;
 use accel::{Accelerator, CpuModel, IrqchipMode, LogSink};
 use anyhow::{Context, Result, anyhow, bail};
 use block::Disk;
 use control::config::{AccelConfig, FwCfgItem, MemoryBackendKind, Props, RtcBase, RtcClock};
 use control::{VmConfig, nearest};
+use device::CpuPresence;
 use guest_memory::{Backing, HugePages, RamConfig};
 use machine::{Board, Machine, MachineEvent, Options, WallTime, realize};
 use machines::hotplug::HotPlug;
@@ -18,6 +20,7 @@ use tcg_guest_riscv::{Cpu, cpu::Ext};
 
 use crate::backends::Backends;
 use crate::chardevs::Chars;
+use crate::cpus::Cpus;
 use crate::{accels, devices, firmware, list, none, plug};
 
 /// A machine and what was chosen for it.
@@ -31,6 +34,7 @@ pub(crate) struct Launched {
     /// What devices that come and go are made with.
     pub(crate) hot: plug::hot::Shared,
     pub(crate) cpu_model: String,
+    pub(crate) cpus: Arc<Cpus>,
     /// The host may merge equal pages of RAM.
     pub(crate) merge: bool,
     /// RAM is part of core dumps.
@@ -151,7 +155,7 @@ pub(crate) fn launch(
 ) -> Result<Launched> {
     let arch = list::arch(config)?;
     let board = list::board(config, arch)?;
-    let topology = config.smp.resolve()?;
+    let topology = config.smp.resolve(board.levels)?;
     let ram = config.memory.size.unwrap_or(board.default_ram);
     let dirs = config.data_dirs.clone();
     let mut properties = texts(&config.machine.properties);
@@ -172,6 +176,8 @@ pub(crate) fn launch(
     let mut board_config = BoardConfig {
         arch,
         vcpus: topology.cpus,
+        topology: Topology::default(),
+        present: CpuPresence::default(),
         irqchip: wanted_irqchip.unwrap_or_default(),
         ram: if empty { 0 } else { ram },
         ram_config: ram_config(config, &advice)?,
@@ -241,21 +247,26 @@ pub(crate) fn launch(
         };
         board_config.irqchip = irqchip;
         board_config.smm = accels::WITH_SMM.contains(&accel.name());
+        let name = accel.name();
+        let model = match &config.cpu {
+            Some(c) => c.model.clone(),
+            None => accel.cpu_models(arch).into_iter().next().map_or_else(String::new, |(model, _)| model),
+        };
+        let cpus = Cpus::new(config, board, arch, &model, &mut backends.lock())?;
+        board_config.vcpus = cpus.most;
+        board_config.topology = cpus.topology;
+        board_config.present = cpus.present.clone();
         let mut b = (board.build)(&board_config)?;
         set_globals(&mut b, config)?;
         let options = Options {
-            vcpus: if empty { 0 } else { topology.cpus },
+            vcpus: if empty { 0 } else { cpus.most },
+            topology: cpus.topology,
             cpu: cpu_model(config),
             irqchip,
             accel_properties,
             log: log.clone(),
             wall_clock: Some(wall_clock),
             events: events.clone(),
-        };
-        let name = accel.name();
-        let cpu_model = match &config.cpu {
-            Some(c) => c.model.clone(),
-            None => accel.cpu_models(arch).into_iter().next().map_or_else(String::new, |(model, _)| model),
         };
         let accel: &dyn Accelerator = if empty { &accel::nothing::Nothing } else { accel.as_ref() };
         let machine = realize(b, accel, options).with_context(|| format!("machine {}", board.name))?;
@@ -266,7 +277,8 @@ pub(crate) fn launch(
             ram: board_config.ram,
             backends,
             hot: Arc::new(Mutex::new(hot)),
-            cpu_model,
+            cpu_model: model,
+            cpus: Arc::new(cpus),
             merge: advice.merge.unwrap_or(false),
             dump: advice.dump.unwrap_or(true),
         });

@@ -11,6 +11,7 @@ mod blockcommands;
 mod blockjobs;
 mod chardevs;
 mod console;
+mod cpus;
 mod curses;
 mod devices;
 mod exports;

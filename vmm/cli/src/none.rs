@@ -14,6 +14,8 @@ pub(crate) static NONE: BoardKind = BoardKind {
     archs: &GuestArch::ALL,
     default_ram: 0,
     max_vcpus: 1,
+    levels: &[],
+    cpu_hotplug: false,
     properties: &[],
     isa: false,
     pci: false,

@@ -23,6 +23,7 @@ use virtio::{
 
 use crate::backends::{Backends, Peripheral};
 use crate::chardevs::Chars;
+use crate::cpus::is_cpu;
 use crate::launch::texts;
 use crate::objects;
 
@@ -561,7 +562,7 @@ pub(crate) fn plug(
     backends: &mut Backends,
     board: &BoardKind,
 ) -> Result<Plugs> {
-    let vcpus = config.smp.resolve()?.cpus;
+    let vcpus = config.smp.resolve(board.levels)?.cpus;
     let mut out = Plugs { serials: chars.serials(config)?, ..Plugs::default() };
     for (i, d) in config.drives.iter().enumerate() {
         let id = d.id.clone().unwrap_or_else(|| format!("drive{i}"));
@@ -580,7 +581,8 @@ pub(crate) fn plug(
         out.add(id, card, Vec::new(), isa, &mut Place::default());
     }
     let virtio_ports = ports::ports_of(&config.devices)?;
-    for (i, d) in config.devices.iter().enumerate().filter(|(_, d)| !ports::is_port(d)) {
+    for (i, d) in config.devices.iter().enumerate().filter(|(_, d)| !ports::is_port(d) && !is_cpu(&d.driver))
+    {
         let fail = || format!("-device {}", d.driver);
         let name = d.id.clone().unwrap_or_else(|| format!("{}.{i}", d.driver));
         let driver = driver(&d.driver).with_context(fail)?;

@@ -49,7 +49,7 @@ pub(crate) struct Plugs {
 
 /// Nothing, when nothing is asked for.
 pub(crate) fn plug(config: &VmConfig, chars: &Chars, _: &mut Backends, _: &BoardKind) -> Result<Plugs> {
-    if let Some(device) = config.devices.first() {
+    if let Some(device) = config.devices.iter().find(|d| !crate::cpus::is_cpu(&d.driver)) {
         bail!("-device {}: this host has no devices to plug", device.driver);
     }
     if !config.drives.is_empty() || !config.nics.is_empty() {

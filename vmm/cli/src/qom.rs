@@ -81,7 +81,7 @@ fn find(vm: &RheaVm, path: &str) -> Option<Object> {
         }
         ["machine", "unattached"] => {
             let mut o = container();
-            for i in 0..vm.machine.vcpu_count() {
+            for i in (0..vm.machine.vcpu_count()).filter(|i| vm.cpus.is_of_start(*i)) {
                 o = o.child(format!("cpu[{i}]"), cpu_type(vm.machine.arch(), &vm.cpu_model));
             }
             let own = |name: &str| !backends.peripherals.iter().any(|p| p.name == name);
@@ -90,7 +90,8 @@ fn find(vm: &RheaVm, path: &str) -> Option<Object> {
         }
         ["machine", "unattached", name] => {
             if let Some(index) = name.strip_prefix("cpu[").and_then(|n| n.strip_suffix(']')) {
-                let index: u32 = index.parse().ok().filter(|i| *i < vm.machine.vcpu_count())?;
+                let index: u32 =
+                    index.parse().ok().filter(|i| *i < vm.machine.vcpu_count() && vm.cpus.is_of_start(*i))?;
                 Object::new(cpu_type(vm.machine.arch(), &vm.cpu_model))
                     .with("core-id", "int", json!(index))
                     .with("realized", "bool", json!(true))

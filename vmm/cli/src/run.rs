@@ -266,6 +266,11 @@ fn system_request(config: &VmConfig, vm: &Arc<RheaVm>, request: SystemRequest) -
         }
         SystemRequest::Ejected => {
             crate::plug::hot::finish(vm);
+            crate::cpus::finish(vm);
+            Ok(None)
+        }
+        SystemRequest::OspmStatus => {
+            crate::cpus::report(vm);
             Ok(None)
         }
         SystemRequest::CrashLoaded | SystemRequest::GuestShutdown => Ok(None),

@@ -9,9 +9,9 @@ use accel::{DebugConfig, DebugEvent};
 use control::config::{Blockdev, Chardev, DeviceConfig, Netdev, ObjectConfig};
 use control::gdb::{DebugTarget, StopListener};
 use control::vm::{
-    BlockInfo, BlockStats, ChardevInfo, CpuInfo, CpuModelInfo, Event, EventBus, InputEvent, IothreadInfo,
-    KeyId, MachineInfo, MediumInfo, MemdevInfo, MemorySpace, MigrationInfo, MigrationLimits, QomProperty,
-    QomType, RunState, RxFilterInfo, SnapshotInfo, Vm, VmError, VmInfo,
+    BlockInfo, BlockStats, ChardevInfo, CpuInfo, CpuModelInfo, CpuSlot, Event, EventBus, InputEvent,
+    IothreadInfo, KeyId, MachineInfo, MediumInfo, MemdevInfo, MemorySpace, MigrationInfo, MigrationLimits,
+    OspmInfo, QomProperty, QomType, RunState, RxFilterInfo, SnapshotInfo, Vm, VmError, VmInfo,
 };
 use guest_memory::PAGE_SIZE;
 use machine::{Machine, snapshot};
@@ -25,7 +25,7 @@ use crate::launch::Launched;
 use crate::media;
 use crate::migration::{self, Migration};
 use crate::rx_filter;
-use crate::{balloon, blockcommands, console, host, list, plug, qom};
+use crate::{balloon, blockcommands, console, cpus, host, list, plug, qom};
 
 type Answer<T> = Result<T, VmError>;
 
@@ -72,6 +72,7 @@ pub(crate) struct RheaVm {
     pub(crate) boot: [String; 3],
     /// Name of the CPU model.
     pub(crate) cpu_model: String,
+    pub(crate) cpus: Arc<cpus::Cpus>,
     memdev: MemdevInfo,
     typist: console::Typist,
     /// Host threads of the vCPUs.
@@ -152,6 +153,7 @@ impl RheaVm {
             awaiting: Mutex::new(awaiting),
             boot: [text(&config.kernel), text(&config.initrd), text(&config.append)],
             cpu_model: launched.cpu_model.clone(),
+            cpus: launched.cpus.clone(),
             memdev,
             typist: console::Typist::new(&launched.machine),
             threads,
@@ -197,13 +199,11 @@ impl RheaVm {
     }
 
     /// Holds the run state: nobody starts, saves or changes the machine meanwhile.
-    #[cfg_attr(not(unix), expect(dead_code, reason = "devices come and go on Unix hosts"))]
     pub(crate) fn standing(&self) -> parking_lot::MutexGuard<'_, ()> {
         self.standing.lock()
     }
 
     /// Announces an event.
-    #[cfg_attr(not(unix), expect(dead_code, reason = "devices come and go on Unix hosts"))]
     pub(crate) fn emit(&self, event: &Event) {
         self.events.emit(event);
     }
@@ -388,19 +388,15 @@ impl Vm for RheaVm {
     }
 
     fn cpus(&self) -> Vec<CpuInfo> {
-        (0..self.machine.vcpu_count())
-            .map(|index| CpuInfo {
-                index,
-                qom_path: format!("/machine/unattached/cpu[{index}]"),
-                qom_type: qom::cpu_type(self.arch, &self.cpu_model),
-                thread_id: self.threads.get(index as usize).copied().unwrap_or_default(),
-                halted: false,
-                pc: None,
-                socket: 0,
-                core: index,
-                thread: 0,
-            })
-            .collect()
+        self.cpus.list(&self.threads, &self.backends.lock())
+    }
+
+    fn cpu_slots(&self) -> Answer<Vec<CpuSlot>> {
+        self.cpus.slots(&self.backends.lock())
+    }
+
+    fn ospm_status(&self) -> Answer<Vec<OspmInfo>> {
+        cpus::statuses(self)
     }
 
     fn machines(&self) -> Vec<MachineInfo> {
@@ -417,6 +413,7 @@ impl Vm for RheaVm {
                 description: b.help.into(),
                 is_default: Some(b.name) == default,
                 cpu_max: b.max_vcpus,
+                cpu_hotplug: b.cpu_hotplug,
                 default_cpu: (b.name != "none").then(|| default_cpu.clone()),
             })
             .collect()
@@ -551,11 +548,11 @@ impl Vm for RheaVm {
     }
 
     fn device_add(&self, device: &DeviceConfig) -> Answer<()> {
-        plug::hot::add(self, device)
+        if cpus::is_cpu(&device.driver) { cpus::add(self, device) } else { plug::hot::add(self, device) }
     }
 
     fn device_del(&self, id: &str) -> Answer<()> {
-        plug::hot::remove(self, id)
+        if cpus::remove(self, id)? { Ok(()) } else { plug::hot::remove(self, id) }
     }
 
     fn block_devices(&self) -> Vec<BlockInfo> {

@@ -91,7 +91,7 @@ impl Vm for FakeVm {
                 thread_id: 100 + u64::from(i),
                 halted: i == 1,
                 pc: Some(0x8000_0000),
-                core: i,
+                place: crate::vm::CpuPlace { core: i, ..Default::default() },
                 ..CpuInfo::default()
             })
             .collect()

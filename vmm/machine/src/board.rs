@@ -5,7 +5,7 @@ use std::fmt::{self, Write};
 use std::sync::Arc;
 
 use accel::arch::{CpuState, GuestArch};
-use device::{AnyConfig, CharBackend, DeviceConfig, PropertyError};
+use device::{AnyConfig, CharBackend, CpuPresence, DeviceConfig, PropertyError};
 use guest_memory::{RamConfig, Unassigned};
 
 use crate::fdt::Prop;
@@ -248,6 +248,8 @@ pub struct Board {
     pub(crate) cpu_init: Option<CpuInit>,
     pub(crate) timebase_hz: u64,
     pub(crate) power_button: Option<Dest>,
+    /// Which vCPUs are there.
+    pub(crate) present: CpuPresence,
     pub(crate) held_state: Option<Arc<dyn HeldState>>,
     /// Where in the graph devices go that are plugged later; at the end if nowhere.
     pub(crate) plug_at: Option<usize>,
@@ -270,6 +272,7 @@ impl Board {
             cpu_init: None,
             timebase_hz: 1_000_000_000,
             power_button: None,
+            present: CpuPresence::default(),
             held_state: None,
             plug_at: None,
         }
@@ -394,6 +397,12 @@ impl Board {
     /// The input that a press of the power button pulses.
     pub fn power_button(&mut self, dest: Dest) -> &mut Self {
         self.power_button = Some(dest);
+        self
+    }
+
+    /// Which vCPUs are there, on boards where they come and go.
+    pub fn cpus(&mut self, present: CpuPresence) -> &mut Self {
+        self.present = present;
         self
     }
 

@@ -89,7 +89,7 @@ impl Machine {
         let io = move |cpu| -> Arc<dyn VcpuIo> { Arc::new(CpuIo { machine: io.clone(), cpu }) };
         let events = options.events.clone();
         let on_exit: ExitHandler = Arc::new(move |cpu, exit| events(MachineEvent::Exit { cpu, exit }));
-        let vcpus = Vcpus::new(board.arch, partition.take_vcpus(), &io, &on_exit)?;
+        let vcpus = Vcpus::new(board.arch, board.present.clone(), partition.take_vcpus(), &io, &on_exit)?;
         let thread = workshop
             .timers
             .clone()
@@ -222,6 +222,21 @@ impl Machine {
             Some(r) => r.map_err(|source| MachineError::Vcpu { index, source }),
             None => Err(MachineError::Board(format!("there is no vcpu {index}"))),
         }
+    }
+
+    /// Gives a vCPU that comes or has gone the state it has after a reset. It must not be there.
+    pub fn reset_cpu(&self, index: u32) -> Result<(), MachineError> {
+        let fresh = self.fresh.get().and_then(|all| all.get(index as usize));
+        let Some(mut state) = fresh.cloned() else { return Ok(()) };
+        if let Some(init) = &self.cpu_init {
+            init(index, &mut state);
+        }
+        self.set_cpu_state(index, state)
+    }
+
+    /// Lets vCPUs run that are there now.
+    pub fn cpus_have_come(&self) {
+        self.vcpus.look();
     }
 
     /// Replaces the states of all vCPUs.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock, Weak};
 
+use accel::arch::x86_topology::Topology;
 use accel::{
     Accelerator, ClockTimer, CpuModel, GuestClock, IrqchipMode, LogSink, Partition, PartitionConfig,
 };
@@ -19,6 +20,8 @@ use crate::{MachineError, MachineEvent};
 pub struct Options {
     /// Number of vCPUs.
     pub vcpus: u32,
+    /// Where they are in packages and cores, on x86.
+    pub topology: Topology,
     /// CPU model.
     pub cpu: CpuModel,
     /// Where interrupt controllers live.
@@ -181,6 +184,7 @@ pub fn realize(
     let partition: Arc<dyn Partition> = Arc::from(accel.create(PartitionConfig {
         guest: board.arch,
         vcpus: options.vcpus,
+        topology: options.topology,
         cpu: options.cpu.clone(),
         irqchip: options.irqchip,
         memory: Arc::new(memory.clone()),
@@ -205,6 +209,7 @@ pub fn realize(
         lines: partition.lines(),
         partition: partition.clone(),
         vcpus: options.vcpus,
+        present: board.present.clone(),
         held: board.nodes.iter().filter_map(|n| Some((n.name.clone(), n.held?))).collect(),
         shared: Mutex::default(),
     };
@@ -250,7 +255,7 @@ pub fn realize(
         let eoi = move |vector| {
             controllers.iter().filter_map(Weak::upgrade).for_each(|c| c.end_of_interrupt(vector));
         };
-        local.connect(Box::new(StartUp(workshop.lines.clone())), Box::new(eoi));
+        local.connect(Box::new(StartUp(workshop.lines.clone(), board.present.clone())), Box::new(eoi));
     }
     let button = board.power_button.as_ref().and_then(|dest| workshop.sink(dest, &cells));
     Machine::new(board, partition, memory, ports, blocks, cells, clock, workshop, button, local, options)

@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 
 use accel::arch::GuestArch;
 use accel::{Exit, InternalError, Kicker, Vcpu, VcpuBinder, VcpuIo};
+use device::CpuPresence;
 use parking_lot::{Condvar, Mutex};
 
 use crate::MachineError;
@@ -32,6 +33,8 @@ struct Control {
 
 struct Shared {
     arch: GuestArch,
+    /// Which vCPUs are there; the others stand.
+    present: CpuPresence,
     control: Mutex<Control>,
     /// Signalled to threads.
     go: Condvar,
@@ -50,6 +53,7 @@ impl Vcpus {
     /// Starts the threads; they stand still until [`Vcpus::run`].
     pub(crate) fn new(
         arch: GuestArch,
+        present: CpuPresence,
         binders: Vec<Box<dyn VcpuBinder>>,
         io: &dyn Fn(u32) -> Arc<dyn VcpuIo>,
         on_exit: &ExitHandler,
@@ -63,6 +67,7 @@ impl Vcpus {
         };
         let shared = Arc::new(Shared {
             arch,
+            present,
             control: Mutex::new(control),
             go: Condvar::new(),
             stood: Condvar::new(),
@@ -134,6 +139,13 @@ impl Vcpus {
         self.shared.go.notify_all();
     }
 
+    /// vCPUs have come.
+    pub(crate) fn look(&self) {
+        // Under the lock: a thread that has just looked is waiting by now.
+        let _control = self.shared.control.lock();
+        self.shared.go.notify_all();
+    }
+
     /// Forgets that vCPUs were halted for good.
     pub(crate) fn unhalt(&self) {
         self.shared.control.lock().halted.fill(false);
@@ -187,7 +199,7 @@ fn drive(index: u32, v: &mut dyn Vcpu, shared: &Shared, io: &dyn VcpuIo, on_exit
                 c = shared.control.lock();
                 continue;
             }
-            if c.running && !c.halted[at] && !c.held[at] {
+            if c.running && !c.halted[at] && !c.held[at] && shared.present.has(index) {
                 break;
             }
             shared.go.wait(&mut c);
@@ -321,8 +333,10 @@ mod tests {
         let tell: ExitHandler = Arc::new(move |cpu, exit| {
             let _ = tx.send((cpu, exit));
         });
+        let arch = GuestArch::Riscv64;
         let vcpus =
-            Vcpus::new(GuestArch::Riscv64, vec![Box::new(Broken)], &|_| Arc::new(Broken), &tell).unwrap();
+            Vcpus::new(arch, CpuPresence::default(), vec![Box::new(Broken)], &|_| Arc::new(Broken), &tell)
+                .unwrap();
         vcpus.run();
         let (cpu, Exit::Fatal(error)) = rx.recv().unwrap() else { panic!("another exit") };
         assert_eq!((cpu, error.reason.as_str()), (0, "a vCPU's thread has panicked: on purpose"));

@@ -5,8 +5,8 @@ use std::sync::{Arc, OnceLock};
 
 use accel::{MsiMessage as AccelMsi, Partition, VcpuLines, VcpuSignal};
 use device::{
-    DeviceCell, IpiSink, IrqLine, IrqWire, LineSink, LocalControllers, MsiMessage, MsiSink, MsiTarget,
-    Spaces, SystemControl, TimerQueue, WallClock, WiresBuilder,
+    CpuPresence, DeviceCell, IpiSink, IrqLine, IrqWire, LineSink, LocalControllers, MsiMessage, MsiSink,
+    MsiTarget, Spaces, SystemControl, TimerQueue, WallClock, WiresBuilder,
 };
 use guest_memory::{Dma, RamBlock, RamConfig};
 use parking_lot::Mutex;
@@ -69,11 +69,12 @@ struct SignalLine {
     lines: Arc<dyn VcpuLines>,
     cpu: u32,
     signal: VcpuSignal,
+    present: CpuPresence,
 }
 
 impl LineSink for SignalLine {
     fn set_level(&self, level: bool) {
-        if level {
+        if level && self.present.has(self.cpu) {
             self.lines.signal(self.cpu, self.signal);
         }
     }
@@ -113,16 +114,24 @@ impl MsiSink for MachineMsi {
     }
 }
 
-/// Start-up messages of the local controllers.
-pub(crate) struct StartUp(pub(crate) Arc<dyn VcpuLines>);
+/// Start-up messages of the local controllers. Those to vCPUs that are not there are lost.
+pub(crate) struct StartUp(pub(crate) Arc<dyn VcpuLines>, pub(crate) CpuPresence);
+
+impl StartUp {
+    fn signal(&self, cpu: u32, signal: VcpuSignal) {
+        if self.1.has(cpu) {
+            self.0.signal(cpu, signal);
+        }
+    }
+}
 
 impl IpiSink for StartUp {
     fn init(&self, cpu: u32) {
-        self.0.signal(cpu, VcpuSignal::Init);
+        self.signal(cpu, VcpuSignal::Init);
     }
 
     fn startup(&self, cpu: u32, vector: u8) {
-        self.0.signal(cpu, VcpuSignal::Sipi(vector));
+        self.signal(cpu, VcpuSignal::Sipi(vector));
     }
 }
 
@@ -136,6 +145,8 @@ pub(crate) struct Workshop {
     pub(crate) lines: Arc<dyn VcpuLines>,
     pub(crate) partition: Arc<dyn Partition>,
     pub(crate) vcpus: u32,
+    /// Which of them are there.
+    pub(crate) present: CpuPresence,
     /// Devices that the accelerator plays, and where wires to their inputs lead instead.
     pub(crate) held: Vec<(String, HeldInput)>,
     /// Several pins may lead to one place: they share a wire, which is high while any of them is.
@@ -205,14 +216,14 @@ impl Workshop {
 
     /// The far end of a wire.
     pub(crate) fn sink(&self, dest: &Dest, cells: &Cells) -> Option<Arc<dyn LineSink>> {
-        let lines = self.lines.clone();
+        let (lines, present) = (self.lines.clone(), self.present.clone());
         Some(match self.stand_in(dest)? {
             Dest::Device { device, pin, index } => {
                 return cells.iter().find(|(n, _)| *n == device).and_then(|(_, c)| c.input(&pin, index));
             }
             Dest::Cpu { cpu, line } => Arc::new(CpuLine { lines, cpu, line }),
-            Dest::Nmi(cpu) => Arc::new(SignalLine { lines, cpu, signal: VcpuSignal::Nmi }),
-            Dest::Smi(cpu) => Arc::new(SignalLine { lines, cpu, signal: VcpuSignal::Smi }),
+            Dest::Nmi(cpu) => Arc::new(SignalLine { lines, cpu, signal: VcpuSignal::Nmi, present }),
+            Dest::Smi(cpu) => Arc::new(SignalLine { lines, cpu, signal: VcpuSignal::Smi, present }),
             Dest::A20 => Arc::new(A20Gate { lines, cpus: self.vcpus }),
             Dest::Gsi(gsi) => Arc::new(GsiLine { partition: self.partition.clone(), gsi }),
         })

@@ -3,6 +3,7 @@
 //! A board sees devices only as configs and knows no accelerator; what the user chose reaches it as a [`BoardConfig`].
 
 mod bytes;
+pub mod cpus;
 mod direct;
 pub mod hotplug;
 mod kernel;
@@ -17,8 +18,9 @@ use std::sync::Arc;
 
 use accel::IrqchipMode;
 use accel::arch::GuestArch;
+use accel::arch::x86_topology::Topology;
 use block::Disk;
-use device::{AnyConfig, CharBackend};
+use device::{AnyConfig, CharBackend, CpuPresence};
 use guest_memory::RamConfig;
 use machine::{Board, MachineError};
 use pci::AnyPci;
@@ -48,6 +50,9 @@ pub struct RiscvCpu {
     /// Widest address translation, as in `mmu-type` after `riscv,`: `sv39`, `sv48`, ...
     pub mmu: String,
 }
+
+/// Highest number of a local APIC that interrupt messages reach.
+const MAX_APIC_ID: u32 = 254;
 
 /// Finds installed firmware by its file name.
 pub type FindFirmware = dyn Fn(&str) -> Option<PathBuf>;
@@ -114,8 +119,12 @@ pub enum VgaCard {
 pub struct BoardConfig {
     /// Guest architecture.
     pub arch: GuestArch,
-    /// Number of vCPUs.
+    /// Number of vCPUs, of which some may not be there yet.
     pub vcpus: u32,
+    /// Where they are in packages and cores, on x86.
+    pub topology: Topology,
+    /// Which of them are there, on boards where they come and go.
+    pub present: CpuPresence,
     /// Where the interrupt controllers are to live, on boards that leave the choice.
     pub irqchip: IrqchipMode,
     /// Bytes of RAM.
@@ -187,6 +196,10 @@ pub struct BoardKind {
     pub default_ram: u64,
     /// Most vCPUs.
     pub max_vcpus: u32,
+    /// Levels of the processors' topology beside sockets, cores and threads.
+    pub levels: &'static [&'static str],
+    /// Processors can come and go.
+    pub cpu_hotplug: bool,
     /// Properties with a line about each.
     pub properties: &'static [(&'static str, &'static str)],
     /// Whether it has an ISA bus.
@@ -209,6 +222,13 @@ pub struct BoardKind {
     pub build: fn(&BoardConfig) -> Result<Board, MachineError>,
 }
 
+impl BoardConfig {
+    /// Numbers of the vCPUs' local APICs, on x86.
+    pub(crate) fn apic_ids(&self) -> Vec<u32> {
+        (0..self.vcpus).map(|cpu| self.topology.apic_id(cpu)).collect()
+    }
+}
+
 impl BoardKind {
     /// Refuses what no board of this kind can be, before anything is opened.
     pub fn check(&self, c: &BoardConfig) -> Result<(), MachineError> {
@@ -216,6 +236,14 @@ impl BoardKind {
             return Err(MachineError::Board(format!(
                 "{}: {} vcpus; there can be 1 to {}",
                 self.name, c.vcpus, self.max_vcpus
+            )));
+        }
+        if self.archs.contains(&GuestArch::X86_64)
+            && let Some(id) = c.apic_ids().into_iter().find(|id| *id > MAX_APIC_ID)
+        {
+            return Err(MachineError::Board(format!(
+                "{}: this topology gives a local APIC the number {id}; expected at most {MAX_APIC_ID}",
+                self.name
             )));
         }
         if let Some(d) = c.isa.first().filter(|_| !self.isa) {

@@ -45,6 +45,8 @@ pub const KIND: BoardKind = BoardKind {
     archs: &[GuestArch::Riscv64, GuestArch::Riscv32],
     default_ram: 128 << 20,
     max_vcpus: MAX_VCPUS,
+    levels: &[],
+    cpu_hotplug: false,
     properties: &[],
     isa: false,
     pci: false,
@@ -375,6 +377,8 @@ mod tests {
         BoardConfig {
             arch,
             vcpus: 3,
+            topology: accel::arch::x86_topology::Topology::default(),
+            present: device::CpuPresence::default(),
             irqchip: accel::IrqchipMode::User,
             ram: 64 << 20,
             ram_config: guest_memory::RamConfig::default(),

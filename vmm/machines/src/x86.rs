@@ -105,7 +105,10 @@ impl Controllers {
         }
         let node = b.add(x86_held::IOAPIC, IoApicConfig { version: self.ioapic_version });
         hold(node.mmio(0, IOAPIC), all, x86_held::ioapic_input);
-        let node = b.add(x86_held::APIC, LapicsConfig { cpus: c.vcpus, ..LapicsConfig::default() });
+        let node = b.add(
+            x86_held::APIC,
+            LapicsConfig { cpus: c.vcpus, ids: c.apic_ids(), ..LapicsConfig::default() },
+        );
         for cpu in 0..c.vcpus {
             let at = cpu as usize;
             node.irq_at("intr", at, intr(cpu));
@@ -132,7 +135,7 @@ impl Controllers {
             self.add_hpet(b);
         }
         if local {
-            b.held_state(Arc::new(x86_held::X86Held { all, ioapic: IOAPIC }));
+            b.held_state(Arc::new(x86_held::X86Held { all, ioapic: IOAPIC, ids: c.apic_ids() }));
         }
         Ok(())
     }

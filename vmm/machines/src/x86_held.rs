@@ -46,6 +46,14 @@ pub(crate) struct X86Held {
     pub(crate) all: bool,
     /// Physical address of the I/O APIC.
     pub(crate) ioapic: u64,
+    /// Numbers of the local APICs.
+    pub(crate) ids: Vec<u32>,
+}
+
+impl X86Held {
+    fn id(&self, cpu: usize) -> u32 {
+        self.ids.get(cpu).copied().unwrap_or(cpu as u32)
+    }
 }
 
 impl HeldState for X86Held {
@@ -72,12 +80,12 @@ impl HeldState for X86Held {
             devices.push((PIT.to_owned(), pit_to_device(pit, now)?));
         }
         let mut apics = LapicsState::default();
-        for (id, cpu) in cpus.iter_mut().enumerate() {
-            let CpuState::X86_64(s) = cpu else { continue };
+        for (cpu, state) in cpus.iter_mut().enumerate() {
+            let CpuState::X86_64(s) = state else { continue };
             let page = s.lapic.take().ok_or_else(|| StateError::new("lapic", "expected registers"))?;
             let deadline = s.msrs.extract_if(.., |m| m.index == MSR_TSC_DEADLINE).last();
             let deadline = deadline.filter(|m| m.value != 0).map_or(0, |m| ns_of_tsc(s, m.value, now));
-            apics.cpus.push(LapicState::from_page(id as u32, &page, s.apic_base, deadline, extint, now));
+            apics.cpus.push(LapicState::from_page(self.id(cpu), &page, s.apic_base, deadline, extint, now));
         }
         for (cpu, intr) in cpus.iter_mut().zip(apics.outputs()?) {
             if let CpuState::X86_64(s) = cpu {
@@ -128,7 +136,7 @@ impl HeldState for X86Held {
         }
         for (id, (cpu, apic)) in cpus.iter_mut().zip(&apics.cpus).enumerate() {
             let CpuState::X86_64(s) = cpu else { continue };
-            let (page, deadline) = apic.to_page(id as u32, now).map_err(within(APIC))?;
+            let (page, deadline) = apic.to_page(self.id(id), now).map_err(within(APIC))?;
             s.lapic = Some(page);
             s.apic_base = apic.registers.base;
             // Its own local APIC tells the vCPU of interrupts; a line of it is the 8259s', if these are ours.
@@ -330,7 +338,7 @@ mod tests {
 
     #[test]
     fn what_goes_into_the_accelerator_comes_out_again() {
-        let held = X86Held { all: true, ioapic: 0xfec0_0000 };
+        let held = X86Held { all: true, ioapic: 0xfec0_0000, ids: Vec::new() };
         let (mut cpus, devices) = (cpus(), devices());
         let chips = held.import(NOW, &devices, &mut cpus).unwrap();
         let CpuState::X86_64(s) = &cpus[0] else { panic!("an x86 vCPU") };
@@ -348,7 +356,7 @@ mod tests {
 
     #[test]
     fn a_tsc_deadline_is_the_same_moment_on_both_sides() {
-        let held = X86Held { all: false, ioapic: 0xfec0_0000 };
+        let held = X86Held { all: false, ioapic: 0xfec0_0000, ids: Vec::new() };
         let mut page = [0; intc::LAPIC_WORDS];
         (page[0xf], page[0x32]) = (0x1ff, 2 << 17 | 0x30);
         let apic = LapicState::from_page(0, &page, 0xfee0_0900, NOW + 1_000_000, true, NOW);
@@ -364,7 +372,7 @@ mod tests {
 
     #[test]
     fn states_that_do_not_fit_are_refused_by_name() {
-        let held = X86Held { all: true, ioapic: 0xfec0_0000 };
+        let held = X86Held { all: true, ioapic: 0xfec0_0000, ids: Vec::new() };
         let without = |name: &str| devices().into_iter().filter(|(n, _)| n != name).collect::<Vec<_>>();
         for name in [PIC, IOAPIC, APIC] {
             assert!(held.import(NOW, &without(name), &mut cpus()).is_err(), "{name}");

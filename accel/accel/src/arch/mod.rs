@@ -6,6 +6,7 @@ pub mod riscv;
 pub mod table;
 pub mod x86_64;
 pub mod x86_models;
+pub mod x86_topology;
 
 use std::{fmt, str::FromStr};
 

@@ -49,7 +49,7 @@ impl KvmPartition {
         let mut fds = Vec::new();
         for index in 0..config.vcpus {
             let fd =
-                vm.create_vcpu(u64::from(index)).map_err(refused("creating a vCPU (KVM_CREATE_VCPU)"))?;
+                vm.create_vcpu(arch.vcpu_id(index)).map_err(refused("creating a vCPU (KVM_CREATE_VCPU)"))?;
             arch.init_vcpu(&vm, &fd, index)?;
             fds.push(fd);
         }

@@ -87,14 +87,27 @@ impl Message {
         Some(Message { destination, delivery, vector: low as u8, level: false, wide: x2apic })
     }
 
-    pub(super) fn is_for(&self, id: u32, sender: Option<u32>, r: &Registers) -> bool {
-        let everybody = if self.wide { u32::MAX } else { 0xff };
+    /// The number of the one APIC that it is for, if it says so.
+    pub(super) fn to_one(&self) -> Option<u32> {
+        match self.destination {
+            Destination::Physical(to) if to != self.everybody() => Some(to),
+            _ => None,
+        }
+    }
+
+    fn everybody(&self) -> u32 {
+        if self.wide { u32::MAX } else { 0xff }
+    }
+
+    /// Whether it is for the APIC of number `id`, which may have sent it.
+    pub(super) fn is_for(&self, id: u32, sender: bool, r: &Registers) -> bool {
+        let everybody = self.everybody();
         match self.destination {
             Destination::Physical(to) => to == everybody || to == id,
             Destination::Logical(to) => to == everybody || r.logical_match(to),
-            Destination::Itself => sender == Some(id),
+            Destination::Itself => sender,
             Destination::All => true,
-            Destination::Others => sender != Some(id),
+            Destination::Others => !sender,
         }
     }
 }

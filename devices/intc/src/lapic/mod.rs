@@ -20,24 +20,54 @@ use std::sync::{Arc, OnceLock};
 
 use device::{
     Access, AccessRule, BuildError, Clock, Device, DeviceConfig, EoiHandler, IpiSink, IrqLine,
-    LocalControllers, MsiMessage, MsiSink, PinSpec, RegionSpec, ResetKind, StateBlob, StateError, Taken,
-    Timer, Wires, device_config, le_fill, le_value,
+    LocalControllers, MsiMessage, MsiSink, PinSpec, Properties, Property, PropertyError, RegionSpec,
+    ResetKind, StateBlob, StateError, Taken, Timer, Wires, le_fill, le_value,
 };
 use parking_lot::{Mutex, MutexGuard};
 
-use message::{Delivery, Message};
+use message::{Delivery, Destination, Message};
 use registers::{Effect, Registers};
 
-device_config! {
-    /// Local APICs.
-    #[derive(Clone, Debug, PartialEq, Eq)]
-    pub struct LapicsConfig {
-        /// Number of vCPUs; APIC ids count from 0.
-        pub cpus: u32 = 1,
-        /// Frequency of the APIC timer before its divider, in Hz.
-        pub bus_frequency: u64 = 1_000_000_000,
-        /// Frequency of the guest's TSC, in Hz.
-        pub tsc_frequency: u64 = 1_000_000_000,
+/// Local APICs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LapicsConfig {
+    /// Number of vCPUs.
+    pub cpus: u32,
+    /// Numbers of their APICs; those that are not given are the vCPUs'.
+    pub ids: Vec<u32>,
+    /// Frequency of the APIC timer before its divider, in Hz.
+    pub bus_frequency: u64,
+    /// Frequency of the guest's TSC, in Hz.
+    pub tsc_frequency: u64,
+}
+
+impl Default for LapicsConfig {
+    fn default() -> Self {
+        LapicsConfig { cpus: 1, ids: Vec::new(), bus_frequency: 1_000_000_000, tsc_frequency: 1_000_000_000 }
+    }
+}
+
+impl Properties for LapicsConfig {
+    fn properties() -> Vec<Property> {
+        Vec::new()
+    }
+
+    fn set(&mut self, name: &str, _value: &str) -> Result<(), PropertyError> {
+        Err(PropertyError::Unknown { name: name.to_owned(), known: String::new() })
+    }
+}
+
+impl LapicsConfig {
+    /// The vCPU whose APIC has a number.
+    fn cpu(&self, id: u32) -> Option<u32> {
+        if self.ids.is_empty() {
+            return (id < self.cpus).then_some(id);
+        }
+        self.ids.iter().position(|other| *other == id).map(|cpu| cpu as u32)
+    }
+
+    fn id(&self, cpu: u32) -> u32 {
+        self.ids.get(cpu as usize).copied().unwrap_or(cpu)
     }
 }
 
@@ -79,7 +109,7 @@ impl DeviceConfig for LapicsConfig {
         let cpus = lines
             .enumerate()
             .map(|(id, ((intr, nmi), smi))| Cpu {
-                state: Mutex::new(State { r: Registers::new(id as u32), extint: false }),
+                state: Mutex::new(State { r: Registers::new(self.id(id as u32)), extint: false }),
                 timer: wires.timer(id),
                 intr,
                 nmi,
@@ -258,12 +288,27 @@ impl ApicBus {
         self.cpu(cpu).is_some_and(|(_, state)| state.extint && state.r.passes_extint())
     }
 
+    /// A vCPU's APIC starts over, as that of one that comes or has gone.
+    pub fn reset_cpu(&self, cpu: u32) {
+        let Some((target, mut state)) = self.cpu(cpu) else { return };
+        // All have the same wire from the 8259.
+        *state = State { r: Registers::new(self.config.id(cpu)), extint: state.extint };
+        target.timer.cancel();
+        target.intr.set(false);
+    }
+
     /// Sends a message to those it is for. The sender's state must not be locked.
     fn deliver(&self, message: &Message, sender: Option<u32>) {
         let mut best: Option<(u8, u32)> = None;
-        for id in 0..self.cpus.len() as u32 {
+        // Most messages are for one: the others need not be asked.
+        let candidates = match (message.to_one(), message.destination, sender) {
+            (Some(id), ..) => self.config.cpu(id).map_or(0..0, |cpu| cpu..cpu + 1),
+            (None, Destination::Itself, Some(sender)) => sender..sender + 1,
+            _ => 0..self.cpus.len() as u32,
+        };
+        for id in candidates {
             let Some((target, mut state)) = self.cpu(id) else { continue };
-            if !message.is_for(id, sender, &state.r) {
+            if !message.is_for(self.config.id(id), sender == Some(id), &state.r) {
                 continue;
             }
             if message.delivery == Delivery::LowestPriority {
@@ -419,7 +464,7 @@ impl Device for Lapics {
     fn reset(&mut self, _kind: ResetKind) {
         for (id, cpu) in self.bus.cpus.iter().enumerate() {
             let mut state = cpu.state.lock();
-            *state = State { r: Registers::new(id as u32), extint: false };
+            *state = State { r: Registers::new(self.bus.config.id(id as u32)), extint: false };
             cpu.timer.cancel();
             cpu.intr.set(false);
         }
@@ -447,7 +492,7 @@ impl Device for Lapics {
         if wanted != found {
             return Err(StateError::new("cpus", format!("expected {wanted} cpus, found {found}")));
         }
-        let restored = s.states()?;
+        let restored = s.states(|cpu| self.bus.config.id(cpu))?;
         for ((cpu, saved), new) in self.bus.cpus.iter().zip(s.cpus).zip(restored) {
             let mut state = cpu.state.lock();
             *state = new;
@@ -472,7 +517,7 @@ device::state! {
 }
 
 impl LapicState {
-    /// The APIC of vCPU `id` that another implementation shows as `page`, at `now` (virtual nanoseconds). `base` is its
+    /// The APIC of number `id` that another implementation shows as `page`, at `now` (virtual nanoseconds). `base` is its
     /// base address MSR, `deadline` when its TSC deadline comes, 0 for never, `extint` the level of the 8259's output.
     #[must_use]
     pub fn from_page(
@@ -512,13 +557,14 @@ impl LapicsState {
 
     /// Levels of the `intr` outputs.
     pub fn outputs(&self) -> Result<Vec<bool>, StateError> {
-        Ok(self.states()?.iter().map(level).collect())
+        // Whatever their numbers are.
+        Ok(self.states(|cpu| cpu)?.iter().map(level).collect())
     }
 
-    fn states(&self) -> Result<Vec<State>, StateError> {
-        let state = |(id, cpu): (usize, &LapicState)| {
-            let r = Registers::restore(&cpu.registers, id as u32);
-            let r = r.map_err(|e| e.within(&format!("cpus/[{id}]")))?;
+    fn states(&self, id: impl Fn(u32) -> u32) -> Result<Vec<State>, StateError> {
+        let state = |(at, cpu): (usize, &LapicState)| {
+            let r = Registers::restore(&cpu.registers, id(at as u32));
+            let r = r.map_err(|e| e.within(&format!("cpus/[{at}]")))?;
             Ok(State { r, extint: cpu.extint })
         };
         self.cpus.iter().enumerate().map(state).collect()

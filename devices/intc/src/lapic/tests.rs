@@ -198,6 +198,28 @@ fn the_8259_comes_through_lint0() {
 }
 
 #[test]
+fn numbers_need_not_be_those_of_the_vcpus() {
+    let config = LapicsConfig { cpus: 3, ids: vec![0, 1, 4], ..LapicsConfig::default() };
+    let b = Bench::new(config.clone());
+    let bus = b.cell().with(|d| d.as_any().unwrap().downcast_mut::<Lapics>().unwrap().bus());
+    (0..3).for_each(|cpu| write(&bus, cpu, 0xf0, 0x1ff));
+    assert_eq!(read(&bus, 2, 0x20), 4 << 24);
+    msi(&bus, 0xfee0_4000, 0x40);
+    msi(&bus, 0xfee0_2000, 0x41);
+    assert_eq!([0, 1, 2].map(|cpu| bus.acknowledge(cpu)), [None, None, Some(0x40)]);
+    // To itself, and one that comes anew.
+    write(&bus, 2, 0x300, 1 << 18 | 0x50);
+    assert_eq!([0, 1, 2].map(|cpu| bus.acknowledge(cpu)), [None, None, Some(0x50)]);
+    write(&bus, 0, 0x310, 4 << 24);
+    write(&bus, 0, 0x300, 0x60);
+    assert!(b.line_at("intr", 2));
+    bus.reset_cpu(2);
+    assert!(!b.line_at("intr", 2));
+    assert_eq!((read(&bus, 2, 0x20), read(&bus, 2, 0xf0)), (4 << 24, 0xff));
+    check(config);
+}
+
+#[test]
 fn passes_the_common_tests() {
     check(LapicsConfig { cpus: 2, ..LapicsConfig::default() });
 }

@@ -7,7 +7,10 @@ use std::collections::BTreeSet;
 
 use accel::{
     AccelError, CpuModel,
-    arch::x86_models::{self, Models, Register, number},
+    arch::{
+        x86_models::{self, Models, Register, number},
+        x86_topology::Topology,
+    },
 };
 use iced_x86::{CpuidFeature, Instruction};
 
@@ -116,8 +119,8 @@ pub struct Model {
     pub(crate) id: x86_models::Model,
     /// Bits of a physical address.
     pub(crate) phys_bits: u32,
-    /// Number of vCPUs, for the topology leaves.
-    pub(crate) vcpus: u32,
+    /// Where the vCPUs are.
+    pub(crate) topology: Topology,
     registers: Vec<(u32, u32, Register, u32)>,
     has: Flags,
     decoder: [bool; DECODER_FEATURES],
@@ -267,7 +270,7 @@ pub fn models() -> Vec<(String, String)> {
 impl Model {
     /// A model by name, with properties. Unknown names are refused; features that are not implemented are left out
     /// silently when a model has them, and refused when they are asked for.
-    pub fn new(cpu: &CpuModel, vcpus: u32) -> Result<Self, AccelError> {
+    pub fn new(cpu: &CpuModel, topology: Topology) -> Result<Self, AccelError> {
         let m = files()?;
         let name = match cpu.name.as_str() {
             "" => DEFAULT,
@@ -346,7 +349,7 @@ impl Model {
                 *d = name.is_empty() || id.features.contains(*name);
             }
         }
-        Ok(Self { id, phys_bits, vcpus, registers, has, decoder })
+        Ok(Self { id, phys_bits, topology, registers, has, decoder })
     }
 
     /// Features by name of field.
@@ -374,7 +377,7 @@ mod tests {
 
     fn named(name: &str, features: &[(&str, &str)]) -> Result<Model, AccelError> {
         let features = features.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-        Model::new(&CpuModel { name: name.to_owned(), features }, 1)
+        Model::new(&CpuModel { name: name.to_owned(), features }, Topology::default())
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! CPUID (SDM volume 2): what the model says, with what depends on the vCPU and its state.
 
-use accel::arch::x86_models::Register;
+use accel::arch::{x86_models::Register, x86_topology::Level};
 
 use crate::{
     control::{CR4_OSXSAVE, CR4_PKE},
@@ -28,11 +28,6 @@ fn text(bytes: &[u8], at: usize) -> u32 {
 fn vendor(m: &Model) -> Leaf {
     let v = m.id.vendor.as_bytes();
     [0, text(v, 0), text(v, 8), text(v, 4)]
-}
-
-/// log2 of the vCPUs, rounded up.
-fn thread_bits(m: &Model) -> u32 {
-    m.vcpus.max(1).next_power_of_two().trailing_zeros()
 }
 
 /// Offset and size of each component of the XSAVE area, by its bit in XCR0 (SDM volume 1, 13.4).
@@ -76,38 +71,39 @@ pub(crate) fn xsave_component(n: u32) -> Option<(u32, u32)> {
 /// Bytes of a cache line.
 const LINE: u32 = 64;
 
-/// The cache of that number in the form of leaf 4, without the number of cores: 32 KiB each for data and instructions,
-/// 1 MiB behind them, 16 MiB that all cores share.
+/// The cache of that number in the form of leaf 4, without the number of cores: 32 KiB each for data and instructions and
+/// 1 MiB behind them for a core, 16 MiB that a die's cores share.
 fn cache(m: &Model, n: u32) -> Leaf {
-    let all = (1 << thread_bits(m)).min(4096) - 1;
     let (kind, level, size, ways, shared) = match n {
-        0 => (1, 1, 32 << 10, 8, 0),
-        1 => (2, 1, 32 << 10, 8, 0),
-        2 => (3, 2, 1 << 20, 8, 0),
-        3 => (3, 3, 16 << 20, 16, all),
+        0 => (1, 1, 32 << 10, 8, Level::Core),
+        1 => (2, 1, 32 << 10, 8, Level::Core),
+        2 => (3, 2, 1 << 20, 8, Level::Core),
+        3 => (3, 3, 16 << 20, 16, Level::Die),
         _ => return [0; 4],
     };
     // Self-initialising.
-    let eax = kind | level << 5 | 1 << 8 | shared << 14;
+    let eax = kind | level << 5 | 1 << 8 | m.topology.sharers(shared);
     [eax, (ways - 1) << 22 | (LINE - 1), size / (ways * LINE) - 1, 0]
 }
 
 /// One leaf.
 pub(crate) fn leaf(m: &Model, s: &Cpu, leaf: u32, subleaf: u32) -> Leaf {
     let bits = |l, sub, r| m.bits(l, sub, r);
+    let (topology, amd) = (&m.topology, m.id.vendor == "AuthenticAMD");
+    // The levels between cores and packages have a leaf of their own.
+    let last = if topology.is_deep() { m.id.level.max(0x1f) } else { m.id.level };
     let highest = match leaf >> 16 {
         0x8000 => m.id.xlevel,
         0x4000 => 0x4000_0001,
-        _ => m.id.level,
+        _ => last,
     };
     // Beyond the last leaf: what the last basic one says (SDM).
-    let leaf = if leaf > highest { m.id.level } else { leaf };
-    let apic_id = s.index;
-    let amd = m.id.vendor == "AuthenticAMD";
+    let leaf = if leaf > highest { last } else { leaf };
+    let apic_id = topology.apic_id(s.index);
     match leaf {
         0 => {
             let mut v = vendor(m);
-            v[0] = m.id.level;
+            v[0] = last;
             v
         }
         1 => {
@@ -116,23 +112,22 @@ pub(crate) fn leaf(m: &Model, s: &Cpu, leaf: u32, subleaf: u32) -> Leaf {
                 ecx |= 1 << 27;
             }
             let mut edx = bits(1, 0, Register::Edx);
-            if m.vcpus > 1 {
+            let logical = topology.logical(!amd);
+            if logical.is_some() {
                 edx |= 1 << 28;
             }
             if s.msrs.apic_base & 0x800 == 0 {
                 edx &= !(1 << 9);
             }
-            let threads = (1 << thread_bits(m)).min(255);
-            [signature(m), apic_id << 24 | threads << 16 | 8 << 8, ecx, edx]
+            [signature(m), apic_id << 24 | logical.unwrap_or(0) << 16 | 8 << 8, ecx, edx]
         }
         // One reading, and a descriptor that says where the caches are: in leaf 4.
         2 if !amd && m.id.level >= 4 => [0xff01, 0, 0, 0],
         2 => [1, 0, 0, 0],
         4 if !amd => {
-            let cores = (1 << thread_bits(m)).min(64) - 1;
             let mut l = cache(m, subleaf);
             if l[0] != 0 {
-                l[0] |= cores << 26;
+                l[0] |= topology.core_numbers();
             }
             l
         }
@@ -144,15 +139,7 @@ pub(crate) fn leaf(m: &Model, s: &Cpu, leaf: u32, subleaf: u32) -> Leaf {
             [0, bits(7, 0, Register::Ebx), ecx, bits(7, 0, Register::Edx)]
         }
         6 => [bits(6, 0, Register::Eax), 0, 0, 0],
-        // All vCPUs are cores of one package, with one thread each.
-        0xb | 0x1f => {
-            let shift = if subleaf == 0 { 0 } else { thread_bits(m) };
-            let count = if subleaf == 0 { 1 } else { m.vcpus };
-            match subleaf {
-                0 | 1 => [shift, count, subleaf | (subleaf + 1) << 8, apic_id],
-                _ => [0, 0, subleaf & 0xff, apic_id],
-            }
-        }
+        0xb | 0x1f => topology.cpuid(leaf, subleaf, apic_id),
         0xd if m.has().xsave => {
             let mask = xcr0_mask(m);
             match subleaf {
@@ -189,7 +176,9 @@ pub(crate) fn leaf(m: &Model, s: &Cpu, leaf: u32, subleaf: u32) -> Leaf {
             if m.id.vendor == "GenuineIntel" && !s.code64() {
                 edx &= !(1 << 11);
             }
-            [signature(m), 0, bits(0x8000_0001, 0, Register::Ecx), edx]
+            // The package has several processors, which need not be cores.
+            let legacy = if amd && topology.logical(false).is_some() { 1 << 1 } else { 0 };
+            [signature(m), 0, bits(0x8000_0001, 0, Register::Ecx) | legacy, edx]
         }
         0x8000_0002..=0x8000_0004 => {
             let at = (leaf - 0x8000_0002) as usize * 16;
@@ -200,14 +189,13 @@ pub(crate) fn leaf(m: &Model, s: &Cpu, leaf: u32, subleaf: u32) -> Leaf {
         // Kilobytes, then units of 512 KiB; 8 and 16 ways.
         0x8000_0006 => [0, 0, 1024 << 16 | 6 << 12 | 1 << 8 | LINE, 32 << 18 | 8 << 12 | 1 << 8 | LINE],
         0x8000_001d if m.has().topoext => cache(m, subleaf),
-        0x8000_001e if m.has().topoext => [apic_id, apic_id & 0xff, 0, 0],
+        0x8000_001e if m.has().topoext => topology.node(s.index),
         // Nested paging, saving of the next instruction, flushes by ASID, decode assists.
         0x8000_000a if m.has().svm => [1, ASIDS as u32, 0, 1 | 1 << 3 | 1 << 6 | 1 << 7],
         0x8000_0007 => [0, 0, 0, bits(0x8000_0007, 0, Register::Edx)],
         0x8000_0008 => {
             let virt = if m.has().la57 { 57 } else { 48 };
-            let cores = m.vcpus.saturating_sub(1).min(255);
-            [m.phys_bits | virt << 8, bits(0x8000_0008, 0, Register::Ebx), cores | thread_bits(m) << 12, 0]
+            [m.phys_bits | virt << 8, bits(0x8000_0008, 0, Register::Ebx), topology.sizes(), 0]
         }
         _ => [0; 4],
     }
@@ -216,11 +204,12 @@ pub(crate) fn leaf(m: &Model, s: &Cpu, leaf: u32, subleaf: u32) -> Leaf {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use accel::CpuModel;
+    use accel::{CpuModel, arch::x86_topology::Topology};
 
     #[test]
     fn leaves_say_what_the_model_is() {
-        let m = Model::new(&CpuModel { name: "Haswell".to_owned(), features: Vec::new() }, 3).unwrap();
+        let m = Model::new(&CpuModel { name: "Haswell".to_owned(), features: Vec::new() }, Topology::flat(3))
+            .unwrap();
         let s = crate::snapshot::reset(&m, 2);
         let l0 = leaf(&m, &s, 0, 0);
         assert_eq!((l0[0], l0[1].to_le_bytes()), (13, *b"Genu"));
@@ -241,14 +230,21 @@ mod tests {
         assert_eq!(sizes, [32 << 10, 32 << 10, 1 << 20, 16 << 20]);
         assert_eq!(leaf(&m, &s, 4, 3)[0], 3 | 3 << 5 | 1 << 8 | 3 << 14 | 3 << 26);
         assert_eq!(leaf(&m, &s, 4, 4), [0; 4]);
-        let amd = Model::new(&CpuModel { name: "EPYC".to_owned(), features: Vec::new() }, 3).unwrap();
+        let amd = Model::new(&CpuModel { name: "EPYC".to_owned(), features: Vec::new() }, Topology::flat(3))
+            .unwrap();
         assert_eq!(leaf(&amd, &s, 0x8000_0008, 0)[2], 2 | 2 << 12);
         assert_eq!((leaf(&amd, &s, 0x8000_001e, 0)[0], leaf(&amd, &s, 4, 0)), (2, [0; 4]));
         assert_eq!(leaf(&m, &s, 0x1234, 0), leaf(&m, &s, 13, 0));
-        let max = Model::new(&CpuModel { name: "max".to_owned(), features: Vec::new() }, 1).unwrap();
+        let max = Model::new(&CpuModel { name: "max".to_owned(), features: Vec::new() }, Topology::flat(1))
+            .unwrap();
         let [denominator, numerator, crystal, _] = leaf(&max, &s, 0x15, 0).map(u64::from);
         assert_eq!(crystal * numerator / denominator, s.msrs.tsc_khz * 1000);
         assert_eq!(leaf(&max, &s, 0x16, 0), [1000, 1000, 100, 0]);
+        let deep = Topology { sockets: 2, dies: 2, modules: 1, cores: 3, threads: 2 };
+        let deep = Model::new(&CpuModel { name: "Haswell".to_owned(), features: Vec::new() }, deep).unwrap();
+        let s = crate::snapshot::reset(&deep, 12);
+        assert_eq!((leaf(&deep, &s, 0, 0)[0], leaf(&deep, &s, 1, 0)[1] >> 16), (0x1f, 16 << 8 | 16));
+        assert_eq!(leaf(&deep, &s, 0x1f, 2), [4, 12, 0x502, 16]);
         assert_eq!(leaf(&amd, &s, 0x8000_000a, 0), [1, ASIDS as u32, 0, 0xc9]);
         assert_eq!(xsave_size(3), 576);
         assert_eq!(xsave_size(7), 832);

@@ -98,7 +98,7 @@ mod tests {
 
     #[test]
     fn breakpoints_overlap() {
-        let model = crate::Model::new(&accel::CpuModel::default(), 1).unwrap();
+        let model = crate::Model::new(&accel::CpuModel::default(), Default::default()).unwrap();
         let mut s = crate::snapshot::reset(&model, 0);
         s.dr = [0x1004, 0x2000, 0, 0];
         // 0: write, 4 bytes, local; 1: execution.

@@ -91,7 +91,7 @@ impl Guest for X86 {
         if config.guest != GuestArch::X86_64 {
             return Err(AccelError::WrongGuest { accel: "tcg", guest: config.guest });
         }
-        Model::new(&config.cpu, config.vcpus).map(Self::with_model)
+        Model::new(&config.cpu, config.topology).map(Self::with_model)
     }
 
     fn slots(&self) -> &SlotTable {

@@ -12,6 +12,7 @@ use accel::{
         x86_64::program::{
             BASE, CODE32, CODE64, DATA, FLAGS, LDT, LDT_COUNT, SELECTOR, TLS, TLS_COUNT, TLS_FIRST,
         },
+        x86_topology::Topology,
     },
 };
 use tcg_engine::{
@@ -109,7 +110,7 @@ impl UserGuest for X86 {
         if cpu.name.is_empty() {
             cpu.name = "max".to_owned();
         }
-        Ok(Self::for_program(Model::new(&cpu, 1)?, Program { wide, ldt: Mutex::default() }))
+        Ok(Self::for_program(Model::new(&cpu, Topology::default())?, Program { wide, ldt: Mutex::default() }))
     }
 
     fn enter_user(&self, s: &mut Cpu) {

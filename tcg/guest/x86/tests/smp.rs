@@ -53,6 +53,7 @@ fn application_processors_start_and_count_together() {
         let config = PartitionConfig {
             guest: GuestArch::X86_64,
             vcpus: VCPUS,
+            topology: accel::arch::x86_topology::Topology::flat(VCPUS),
             cpu: CpuModel { name: "max".to_owned(), features: Vec::new() },
             irqchip: IrqchipMode::User,
             memory: Arc::new(AddressSpace::clone(&space)),

@@ -18,7 +18,7 @@ use serde_json::json;
 use storage::{ScsiBus, ScsiDrive};
 
 use super::{Made, PCI, Plugs, ScsiPlace, Shop, Unplaced, make, note};
-use crate::backends::{Backends, SlotAt};
+use crate::backends::{Backends, Peripheral, SlotAt};
 use crate::chardevs::Chars;
 use crate::vm::RheaVm;
 
@@ -221,11 +221,10 @@ pub(crate) fn finish(vm: &RheaVm) {
 fn settle(vm: &RheaVm, gone: &[String]) {
     let mut backends = vm.backends.lock();
     for name in gone {
-        let of_kind = |named: bool| backends.peripherals.iter().filter(move |p| p.named == named);
-        let unnamed = of_kind(false).position(|p| p.name == *name);
-        let data = match unnamed {
-            Some(i) => json!({"path": format!("/machine/peripheral-anon/device[{i}]")}),
-            None => json!({"device": name, "path": format!("/machine/peripheral/{name}")}),
+        let (path, unnamed) = (backends.path(name), |p: &Peripheral| !p.named && p.name == *name);
+        let data = match backends.peripherals.iter().any(unnamed) {
+            true => json!({"path": path}),
+            false => json!({"device": name, "path": path}),
         };
         backends.device_gone(name);
         vm.emit(&Event::new("DEVICE_DELETED", data));

@@ -237,7 +237,7 @@ impl VmConfig {
                 return Err(ConfigError::unknown("nic: netdev", id, known));
             }
         }
-        self.smp.resolve()?;
+        self.smp.check()?;
         self.memory.validate()
     }
 }

@@ -34,10 +34,25 @@ pub struct SmpConfig {
     /// vCPUs present at start.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cpus: Option<u32>,
-    /// Sockets.
+    /// Drawers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub drawers: Option<u32>,
+    /// Books in a drawer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub books: Option<u32>,
+    /// Sockets in a book.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sockets: Option<u32>,
-    /// Cores in a socket.
+    /// Dies in a socket.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dies: Option<u32>,
+    /// Clusters in a die.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub clusters: Option<u32>,
+    /// Modules in a cluster.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub modules: Option<u32>,
+    /// Cores in a module.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cores: Option<u32>,
     /// Threads in a core.
@@ -48,14 +63,18 @@ pub struct SmpConfig {
     pub maxcpus: Option<u32>,
 }
 
-/// A complete topology: `sockets * cores * threads == maxcpus >= cpus >= 1`.
+/// A complete topology: `sockets * dies * modules * cores * threads == maxcpus >= cpus >= 1`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Topology {
     /// vCPUs present at start.
     pub cpus: u32,
     /// Sockets.
     pub sockets: u32,
-    /// Cores in a socket.
+    /// Dies in a socket.
+    pub dies: u32,
+    /// Modules in a die.
+    pub modules: u32,
+    /// Cores in a module.
     pub cores: u32,
     /// Threads in a core.
     pub threads: u32,
@@ -63,63 +82,87 @@ pub struct Topology {
     pub maxcpus: u32,
 }
 
+fn invalid(why: impl std::fmt::Display) -> ConfigError {
+    ConfigError::Conflict(format!("Invalid CPU topology: {why}"))
+}
+
 impl SmpConfig {
-    /// Completes the topology: what is missing is computed from what is there, cores first, then sockets.
-    pub fn resolve(&self) -> Result<Topology, ConfigError> {
-        for (key, v) in [
-            ("cpus", self.cpus),
-            ("sockets", self.sockets),
-            ("cores", self.cores),
-            ("threads", self.threads),
-            ("maxcpus", self.maxcpus),
+    /// Refuses what no machine takes.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let levels = [self.drawers, self.books, self.sockets, self.dies, self.clusters, self.modules];
+        let all = levels.into_iter().chain([self.cores, self.threads, self.cpus, self.maxcpus]);
+        match all.flatten().find(|n| *n == 0) {
+            Some(_) => Err(invalid("CPU topology parameters must be greater than zero")),
+            None => Ok(()),
+        }
+    }
+
+    /// Completes the topology of a machine that has these levels beside sockets, cores and threads: what is missing is
+    /// computed from what is there, cores first, then sockets.
+    pub fn resolve(&self, levels: &[&str]) -> Result<Topology, ConfigError> {
+        self.check()?;
+        for (name, count) in [
+            ("modules", self.modules),
+            ("clusters", self.clusters),
+            ("dies", self.dies),
+            ("books", self.books),
+            ("drawers", self.drawers),
         ] {
-            if v == Some(0) {
-                return Err(ConfigError::bad(key, "0", "a number of at least 1"));
+            if !levels.contains(&name) && count.is_some_and(|n| n > 1) {
+                let why = "not supported by this machine's CPU topology";
+                return Err(ConfigError::Conflict(format!("{name} > 1 {why}")));
             }
         }
+        let (dies, modules) = (self.dies.unwrap_or(1), self.modules.unwrap_or(1));
+        let product = |counts: &[u32]| {
+            let all = counts.iter().try_fold(1u32, |all, n| all.checked_mul(*n));
+            all.ok_or_else(|| invalid("there are more vCPUs than can be counted"))
+        };
         let limit = self.maxcpus.or(self.cpus);
-        let product = |a: u32, b: u32| a.checked_mul(b).ok_or_else(|| too_many(a, b));
-        // How often `unit` fits into the wanted number; at least once, the check below finds the rest.
-        let fill = |unit: u32| limit.map_or(1, |n| (n / unit).max(1));
+        // How often a unit fits into the wanted number.
+        let fill = |unit: u32| limit.map_or(1, |n| n / unit);
         let (sockets, cores, threads);
         match (self.sockets, self.cores) {
             (s, None) => {
                 sockets = s.unwrap_or(1);
                 threads = self.threads.unwrap_or(1);
-                cores = fill(product(sockets, threads)?);
+                cores = fill(product(&[sockets, dies, modules, threads])?);
             }
             (None, Some(c)) => {
                 cores = c;
                 threads = self.threads.unwrap_or(1);
-                sockets = fill(product(cores, threads)?);
+                sockets = fill(product(&[dies, modules, cores, threads])?);
             }
             (Some(s), Some(c)) => {
                 (sockets, cores) = (s, c);
                 threads = match self.threads {
                     Some(t) => t,
-                    None => fill(product(s, c)?),
+                    None => fill(product(&[s, dies, modules, c])?),
                 };
             }
         }
-        let total = product(product(sockets, cores)?, threads)?;
+        let total = product(&[sockets, dies, modules, cores, threads])?;
         let maxcpus = limit.unwrap_or(total);
         let cpus = self.cpus.unwrap_or(maxcpus);
+        let hierarchy = || {
+            let level = |name, n: u32| {
+                if levels.contains(&name) { format!(" * {name} ({n})") } else { String::new() }
+            };
+            let (dies, modules) = (level("dies", dies), level("modules", modules));
+            format!("sockets ({sockets}){dies}{modules} * cores ({cores}) * threads ({threads})")
+        };
         if total != maxcpus {
-            return Err(ConfigError::Conflict(format!(
-                "smp: sockets ({sockets}) * cores ({cores}) * threads ({threads}) is {total}, expected maxcpus ({maxcpus})"
-            )));
+            let what = hierarchy();
+            let why = "product of the hierarchy must match maxcpus";
+            return Err(invalid(format!("{why}: {what} != maxcpus ({maxcpus})")));
         }
         if cpus > maxcpus {
-            return Err(ConfigError::Conflict(format!(
-                "smp: cpus ({cpus}) expected to be at most maxcpus ({maxcpus})"
-            )));
+            let what = hierarchy();
+            let why = "maxcpus must be equal to or greater than smp";
+            return Err(invalid(format!("{why}: {what} == maxcpus ({maxcpus}) < smp_cpus ({cpus})")));
         }
-        Ok(Topology { cpus, sockets, cores, threads, maxcpus })
+        Ok(Topology { cpus, sockets, dies, modules, cores, threads, maxcpus })
     }
-}
-
-fn too_many(a: u32, b: u32) -> ConfigError {
-    ConfigError::Conflict(format!("smp: {a} * {b} is more vCPUs than can be counted"))
 }
 
 /// Guest RAM.
@@ -237,6 +280,7 @@ mod tests {
             cores: o(cores),
             threads: o(threads),
             maxcpus: o(maxcpus),
+            ..SmpConfig::default()
         }
     }
 
@@ -252,20 +296,28 @@ mod tests {
             (smp(2, 0, 0, 0, 6), (2, 1, 6, 1, 6)),
             (smp(0, 0, 0, 2, 0), (2, 1, 1, 2, 2)),
         ] {
-            let t = given.resolve().unwrap();
+            let t = given.resolve(&[]).unwrap();
             assert_eq!((t.cpus, t.sockets, t.cores, t.threads, t.maxcpus), want, "{given:?}");
         }
+        let deep = SmpConfig { dies: Some(2), modules: Some(1), ..smp(6, 0, 0, 0, 24) };
+        let t = deep.resolve(&["dies", "modules"]).unwrap();
+        assert_eq!((t.sockets, t.dies, t.modules, t.cores, t.threads, t.cpus), (1, 2, 1, 12, 1, 6));
     }
 
     #[test]
     fn impossible_topologies_are_refused() {
         for (given, part) in [
-            (smp(5, 2, 0, 0, 0), "sockets (2) * cores (2) * threads (1) is 4, expected maxcpus (5)"),
-            (smp(4, 0, 0, 0, 2), "cpus (4) expected to be at most maxcpus (2)"),
-            (SmpConfig { cores: Some(0), ..Default::default() }, "'cores' expects"),
+            (smp(5, 2, 0, 0, 0), "sockets (2) * dies (1) * cores (2) * threads (1) != maxcpus (5)"),
+            (smp(4, 0, 8, 0, 0), "sockets (0) * dies (1) * cores (8) * threads (1) != maxcpus (4)"),
+            (smp(4, 0, 0, 0, 2), "cores (2) * threads (1) == maxcpus (2) < smp_cpus (4)"),
+            (SmpConfig { cores: Some(0), ..Default::default() }, "must be greater than zero"),
+            (
+                SmpConfig { clusters: Some(2), ..Default::default() },
+                "clusters > 1 not supported by this machine",
+            ),
             (smp(0, u32::MAX, u32::MAX, 0, 0), "more vCPUs than can be counted"),
         ] {
-            let e = given.resolve().unwrap_err().to_string();
+            let e = given.resolve(&["dies"]).unwrap_err().to_string();
             assert!(e.contains(part), "{e}");
         }
     }

@@ -67,7 +67,8 @@ impl Guest {
         let state = target.cpu_state(0)?;
         let description =
             Description::of(&state, arch).ok_or_else(|| VmError::Unsupported(format!("gdb for {arch}")))?;
-        let told = vec![DebugConfig::default(); target.vm().cpus().len()];
+        let told =
+            vec![DebugConfig::default(); target.vm().cpus().last().map_or(0, |c| c.index as usize + 1)];
         let xml = description.xml();
         let (software, hardware, watches, stepping) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         Ok(Self {

@@ -6,7 +6,7 @@ use crate::hmp;
 use crate::monitor::Control;
 use crate::options;
 use crate::suggest::nearest;
-use crate::vm::{CpuInfo, EVENT_NAMES, MemorySpace, QomProperty};
+use crate::vm::{CpuInfo, CpuPlace, CpuSlot, EVENT_NAMES, MemorySpace, OspmInfo, QomProperty};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -251,9 +251,17 @@ commands! {
         "reserve": true, "host-nodes": [], "policy": "default",
     })).collect());
     "query-memory-devices" () |_, _| Ok(json!([]));
-    "query-hotpluggable-cpus" () |_, _| {
-        Err(QmpError::Generic("machine does not support hot-plugging CPUs".into()))
+    "query-hotpluggable-cpus" () |c, _| {
+        let slot = |s: &CpuSlot| {
+            let mut v = json!({"props": describe_place(&s.place), "vcpus-count": 1, "type": s.kind});
+            if let Some(path) = &s.qom_path {
+                v["qom-path"] = json!(path);
+            }
+            v
+        };
+        Ok(c.vm.cpu_slots()?.iter().map(slot).collect())
     };
+    "query-acpi-ospm-status" () |c, _| Ok(c.vm.ospm_status()?.iter().map(OspmInfo::to_json).collect());
     "query-current-machine" () |_, _| Ok(json!({"wakeup-suspend-support": false}));
     "query-pci" () |_, _| Ok(json!([]));
     "query-fdsets" () query_fdsets;
@@ -380,19 +388,29 @@ pub(super) fn text<'a>(a: &'a Arguments, name: &str) -> &'a str {
 fn cpu_index(c: &Control, a: &Arguments) -> Result<u32, QmpError> {
     let index = a.get("cpu-index").and_then(Value::as_u64).unwrap_or(0);
     match u32::try_from(index) {
-        Ok(i) if (i as usize) < c.vm.cpus().len() => Ok(i),
-        _ => Err(QmpError::Generic(format!(
-            "'cpu-index' expects a vCPU below {}, got {index}",
-            c.vm.cpus().len()
-        ))),
+        Ok(i) if c.vm.cpus().iter().any(|cpu| cpu.index == i) => Ok(i),
+        _ => {
+            let most = c.vm.cpus().last().map_or(0, |cpu| cpu.index + 1);
+            Err(QmpError::Generic(format!("'cpu-index' expects a vCPU below {most}, got {index}")))
+        }
     }
 }
 
 fn describe_cpu(cpu: &CpuInfo, arch: &str) -> Value {
     json!({
         "cpu-index": cpu.index, "qom-path": cpu.qom_path, "thread-id": cpu.thread_id, "target": arch,
-        "props": {"socket-id": cpu.socket, "core-id": cpu.core, "thread-id": cpu.thread},
+        "props": describe_place(&cpu.place),
     })
+}
+
+fn describe_place(p: &CpuPlace) -> Value {
+    let mut v = json!({"socket-id": p.socket, "core-id": p.core, "thread-id": p.thread});
+    for (name, number) in [("die-id", p.die), ("module-id", p.module)] {
+        if let Some(number) = number {
+            v[name] = json!(number);
+        }
+    }
+    v
 }
 
 fn query_fdsets(c: &Control, _: &Arguments) -> Answer {
@@ -412,7 +430,7 @@ fn query_fdsets(c: &Control, _: &Arguments) -> Answer {
 fn query_machines(c: &Control, _: &Arguments) -> Answer {
     let one = |m: crate::vm::MachineInfo| {
         let mut v = json!({
-            "name": m.name, "cpu-max": m.cpu_max, "hotpluggable-cpus": false, "numa-mem-supported": false,
+            "name": m.name, "cpu-max": m.cpu_max, "hotpluggable-cpus": m.cpu_hotplug, "numa-mem-supported": false,
             "deprecated": false, "acpi": false, "default-ram-id": "ram",
         });
         if m.is_default {

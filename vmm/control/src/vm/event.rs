@@ -17,7 +17,7 @@ pub struct Event {
 }
 
 /// Names of all events that there are.
-pub(crate) const EVENT_NAMES: [&str; 24] = [
+pub(crate) const EVENT_NAMES: [&str; 25] = [
     "STOP",
     "RESUME",
     "RESET",
@@ -28,6 +28,7 @@ pub(crate) const EVENT_NAMES: [&str; 24] = [
     "WATCHDOG",
     "GUEST_PANICKED",
     "RTC_CHANGE",
+    "ACPI_DEVICE_OST",
     "DEVICE_DELETED",
     "BLOCK_IO_ERROR",
     "JOB_STATUS_CHANGE",

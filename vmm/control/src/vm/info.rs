@@ -2,7 +2,7 @@
 
 use crate::config::FdInSet;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// What does not change while the machine exists.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -111,11 +111,59 @@ pub struct CpuInfo {
     /// Program counter, when it can be known.
     pub pc: Option<u64>,
     /// Place in the topology.
+    pub place: CpuPlace,
+}
+
+/// A place in the topology. Levels that a machine does not have have no number.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CpuPlace {
+    /// Socket.
     pub socket: u32,
-    /// Place in the topology.
+    /// Die of the socket.
+    pub die: Option<u32>,
+    /// Module of the die.
+    pub module: Option<u32>,
+    /// Core of the module.
     pub core: u32,
-    /// Place in the topology.
+    /// Thread of the core.
     pub thread: u32,
+}
+
+/// A place where there may be a vCPU.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CpuSlot {
+    /// Where it is.
+    pub place: CpuPlace,
+    /// Type of what fits there.
+    pub kind: String,
+    /// Path in the composition tree, if it is there.
+    pub qom_path: Option<String>,
+}
+
+/// What a guest has said of a device that was to come or go (`_OST` of ACPI).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OspmInfo {
+    /// Its id, if it has one.
+    pub device: Option<String>,
+    /// Its slot.
+    pub slot: String,
+    /// What the guest was told.
+    pub event: u32,
+    /// What has become of it.
+    pub status: u32,
+}
+
+impl OspmInfo {
+    /// As QMP has it.
+    pub fn to_json(&self) -> Value {
+        let mut all = json!({
+            "slot": self.slot, "slot-type": "CPU", "source": self.event, "status": self.status,
+        });
+        if let Some(device) = &self.device {
+            all["device"] = json!(device);
+        }
+        all
+    }
 }
 
 /// One board.
@@ -131,6 +179,8 @@ pub struct MachineInfo {
     pub is_default: bool,
     /// Most vCPUs.
     pub cpu_max: u32,
+    /// vCPUs come and go.
+    pub cpu_hotplug: bool,
     /// Default CPU model.
     pub default_cpu: Option<String>,
 }

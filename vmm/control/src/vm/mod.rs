@@ -11,9 +11,9 @@ mod input;
 pub(crate) use event::EVENT_NAMES;
 pub use event::{Event, EventBus};
 pub use info::{
-    BlockInfo, BlockStats, ChardevInfo, CpuInfo, CpuModelInfo, IothreadInfo, MachineInfo, MediumInfo,
-    MemdevInfo, MemorySpace, MigrationInfo, MigrationLimits, QomProperty, QomType, RunState, RxFilterInfo,
-    RxState, SnapshotInfo, VmInfo,
+    BlockInfo, BlockStats, ChardevInfo, CpuInfo, CpuModelInfo, CpuPlace, CpuSlot, IothreadInfo, MachineInfo,
+    MediumInfo, MemdevInfo, MemorySpace, MigrationInfo, MigrationLimits, OspmInfo, QomProperty, QomType,
+    RunState, RxFilterInfo, RxState, SnapshotInfo, VmInfo,
 };
 
 pub use input::{InputEvent, KeyId};
@@ -65,8 +65,16 @@ pub trait Vm: Send + Sync {
     }
     /// Asks the process to end; returns at once.
     fn quit(&self);
-    /// All vCPUs, in order of index.
+    /// All vCPUs that are there, in order of index.
     fn cpus(&self) -> Vec<CpuInfo>;
+    /// Places for vCPUs on a machine where they come and go, the last first.
+    fn cpu_slots(&self) -> Answer<Vec<CpuSlot>> {
+        Err(VmError::Failed("machine does not support hot-plugging CPUs".into()))
+    }
+    /// What the guest has said of devices that were to come or go.
+    fn ospm_status(&self) -> Answer<Vec<OspmInfo>> {
+        Err(VmError::Failed("command is not supported, missing ACPI device".into()))
+    }
 
     /// Boards of this architecture.
     fn machines(&self) -> Vec<MachineInfo> {

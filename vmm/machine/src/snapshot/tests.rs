@@ -82,6 +82,7 @@ fn machine(size: u64) -> Arc<Machine> {
     b.add("other", RegisterConfig {}).mmio(0, REGISTER + 0x1000);
     let options = Options {
         vcpus: 0,
+        topology: accel::arch::x86_topology::Topology::default(),
         cpu: CpuModel::default(),
         irqchip: IrqchipMode::User,
         accel_properties: Vec::new(),

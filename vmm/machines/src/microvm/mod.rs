@@ -58,6 +58,8 @@ pub const KIND: BoardKind = BoardKind {
     archs: &[GuestArch::X86_64],
     default_ram: 128 << 20,
     max_vcpus: mptable::MAX_CPUS,
+    levels: &[],
+    cpu_hotplug: false,
     properties: &[
         ("pic", "on or off: 8259 interrupt controllers (default on); off only where they are Rhea's"),
         ("pit", "on or off: 8254 timer (default on); off only where it is Rhea's"),
@@ -234,15 +236,19 @@ fn memory_map(ram: u64) -> Vec<Memory> {
 fn place(b: &mut Board, c: &BoardConfig, low: u64, devices: &Devices) -> Result<Start, MachineError> {
     let has_acpi = has_acpi(c)?;
     if has_acpi {
-        let hardware =
-            Hardware { pm_base: PM_BASE, reset: (KEYBOARD.1, RESET), cpus: c.vcpus, ..Hardware::default() };
+        let hardware = Hardware {
+            pm_base: PM_BASE,
+            reset: (KEYBOARD.1, RESET),
+            ids: c.apic_ids(),
+            ..Hardware::default()
+        };
         let tables = acpi::placed(&hardware, &dsdt::build(devices), ACPI);
         b.image(Image::bytes("acpi", ACPI.into(), tables));
     }
     b.image(Image::bytes(
         "mp table",
         boot::LOW_END,
-        mptable::build(boot::LOW_END as u32, c.vcpus, IOAPIC as u32),
+        mptable::build(boot::LOW_END as u32, &c.apic_ids(), IOAPIC as u32),
     ));
     match (&c.kernel, &c.bios) {
         (Some(path), _) => {

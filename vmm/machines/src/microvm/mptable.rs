@@ -15,17 +15,17 @@ fn checksum(bytes: &[u8]) -> u8 {
     bytes.iter().fold(0u8, |sum, b| sum.wrapping_add(*b)).wrapping_neg()
 }
 
-/// The floating pointer structure and the table behind it, for address `base`.
-pub(super) fn build(base: u32, cpus: u32, ioapic: u32) -> Vec<u8> {
-    let cpus = cpus.min(MAX_CPUS) as u8;
-    let ioapic_id = cpus;
+/// The floating pointer structure and the table behind it, for address `base` and local APICs of these numbers.
+pub(super) fn build(base: u32, ids: &[u32], ioapic: u32) -> Vec<u8> {
+    let ids = ids.iter().filter(|id| **id < MAX_CPUS).map(|id| *id as u8);
+    let ioapic_id = ids.clone().max().map_or(0, |id| id + 1);
     let mut entries = Vec::new();
     let mut count = 0u16;
     let mut add = |bytes: &[u8]| {
         entries.extend_from_slice(bytes);
         count += 1;
     };
-    for id in 0..cpus {
+    for id in ids {
         // Enabled; the first one boots.
         let flags = if id == 0 { 3 } else { 1 };
         let mut e = vec![0, id, LOCAL_APIC_VERSION, flags];
@@ -71,7 +71,7 @@ mod tests {
     #[test]
     fn sums_are_zero_and_lengths_right() {
         for cpus in [1, 4, 300] {
-            let t = build(0x9_fc00, cpus, 0xfec0_0000);
+            let t = build(0x9_fc00, &(0..cpus).collect::<Vec<_>>(), 0xfec0_0000);
             let sum = |b: &[u8]| b.iter().fold(0u8, |s, x| s.wrapping_add(*x));
             assert_eq!(sum(&t[..16]), 0);
             let len = usize::from(u16::from_le_bytes([t[20], t[21]]));

@@ -6,7 +6,7 @@
 //! What the guest may move (the memory-mapped configuration space) is looked at when it asks for the tables. A board without
 //! firmware puts them into memory as they are to stand there: [`placed`].
 
-use device::le_value;
+use device::{CpuPresence, le_value};
 
 use super::dsdt;
 
@@ -39,7 +39,11 @@ pub(crate) struct Hardware {
     pub(crate) handover: Option<(u8, u8)>,
     /// The port and the value that reset the machine.
     pub(crate) reset: (u16, u8),
-    pub(crate) cpus: u32,
+    /// Numbers of the processors' local APICs, and which processors are there.
+    pub(crate) ids: Vec<u32>,
+    pub(crate) present: CpuPresence,
+    /// First port of the controller of processors that come and go, if there is one.
+    pub(crate) cpu_hotplug: Option<u16>,
     /// End of RAM below 4 GiB, and of all RAM.
     pub(crate) low_end: u64,
     pub(crate) high_end: u64,
@@ -130,7 +134,7 @@ fn fadt(h: &Hardware) -> Vec<u8> {
     // WBINVD, C1, sleep button is a device, RTC wakes by status, timer is 32 bits wide, reset register.
     let flags = 1u32 | 1 << 2 | 1 << 5 | 1 << 7 | 1 << 8 | 1 << 10;
     // APIC destinations are physical if there are more than 8 processors.
-    let flags = flags | if h.cpus > 8 { 1 << 19 } else { 0 };
+    let flags = flags | if h.ids.len() > 8 { 1 << 19 } else { 0 };
     put(&mut f, 112, &flags.to_le_bytes());
     put(&mut f, 116, &gas(h.reset.0, 8, 1));
     put(&mut f, 128, &[h.reset.1]);
@@ -143,18 +147,20 @@ fn fadt(h: &Hardware) -> Vec<u8> {
     f
 }
 
+/// The entry of a processor's local APIC, whose number is `id`.
+pub(super) fn local_apic(cpu: u32, id: u32, there: bool) -> Vec<u8> {
+    if cpu < 255 && id < 255 {
+        return vec![0, 8, cpu as u8, id as u8, there.into(), 0, 0, 0];
+    }
+    let words = [id, there.into(), cpu].map(u32::to_le_bytes);
+    [&[9, 16, 0, 0][..], words.as_flattened()].concat()
+}
+
 fn madt(h: &Hardware) -> Vec<u8> {
     let mut m = 0xfee0_0000u32.to_le_bytes().to_vec();
     m.extend(1u32.to_le_bytes());
-    for cpu in 0..h.cpus {
-        if cpu < 255 {
-            m.extend([0, 8, cpu as u8, cpu as u8, 1, 0, 0, 0]);
-        } else {
-            m.extend([9, 16, 0, 0]);
-            for word in [cpu, 1, cpu] {
-                m.extend(word.to_le_bytes());
-            }
-        }
+    for (cpu, id) in (0..).zip(&h.ids) {
+        m.extend(local_apic(cpu, *id, h.present.has(cpu)));
     }
     m.extend([1, 12, 0, 0]);
     m.extend((crate::x86::IOAPIC as u32).to_le_bytes());
@@ -328,7 +334,7 @@ mod tests {
             ecam: Some((0xb000_0000, 256 << 20)),
             pm_base: 0x600,
             gpe: (0x620, 16),
-            cpus: 3,
+            ids: vec![0, 1, 2],
             low_end: 1 << 30,
             high_end: 1 << 32,
             hpet: true,
@@ -337,7 +343,7 @@ mod tests {
         };
         let acpi = build(&h);
         assert_eq!(
-            build(&Hardware { ecam: None, ..h }).tables.len(),
+            build(&Hardware { ecam: None, ..h.clone() }).tables.len(),
             acpi.tables.len(),
             "one length whatever moves"
         );

@@ -11,7 +11,7 @@ use acpi_tables::aml::{
 
 use super::acpi::Hardware;
 use super::pci::{express_wire, i440fx_wire};
-use super::pci_hotplug;
+use super::{cpu_hotplug, pci_hotplug};
 use crate::x86::FOUR_GIB;
 
 /// Ends of the window for PCI below 4 GiB: the I/O APIC comes next.
@@ -154,10 +154,15 @@ pub(super) fn build(h: &Hardware) -> Vec<u8> {
     let mut parts: Vec<&dyn Aml> = names.iter().map(|n| n as &dyn Aml).collect();
     parts.extend(zero.iter().map(|n| n as &dyn Aml));
     let slots = Raw(pci_hotplug::slots(h.hotplug));
-    parts.extend([&crs as &dyn Aml, &prt, &osc, &bridge, &slots]);
+    let registers = Raw(h.cpu_hotplug.map_or_else(Vec::new, cpu_hotplug::registers));
+    parts.extend([&crs as &dyn Aml, &prt, &osc, &bridge, &slots, &registers]);
     let root = Device::new("PCI0".into(), parts);
     let (board, fw_cfg, hpet) = (Raw(motherboard(h)), Raw(fw_cfg()), Raw(hpet(h)));
-    Scope::new("_SB_".into(), vec![&root, &board, &fw_cfg, &hpet]).to_aml_bytes(&mut out);
+    let cpus = Raw(h.cpu_hotplug.map_or_else(Vec::new, |_| cpu_hotplug::processors(&h.ids)));
+    Scope::new("_SB_".into(), vec![&root, &board, &fw_cfg, &hpet, &cpus]).to_aml_bytes(&mut out);
+    if h.cpu_hotplug.is_some() {
+        out.extend(cpu_hotplug::events());
+    }
     out.extend(pci_hotplug::events(h.hotplug));
     Name::new("_S5_".into(), &Package::new(vec![&0u8, &0u8, &0u8, &0u8])).to_aml_bytes(&mut out);
     out

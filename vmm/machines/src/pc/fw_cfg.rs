@@ -52,6 +52,11 @@ fn le(value: u64, bytes: usize) -> Vec<u8> {
     value.to_le_bytes().iter().take(bytes).copied().collect()
 }
 
+/// How many processors are there.
+fn here(c: &BoardConfig) -> u32 {
+    if c.present.most() == 0 { c.vcpus } else { c.present.count() }
+}
+
 /// The bytes of CMOS that firmware sizes memory and finds its settings with.
 pub(super) fn cmos(c: &BoardConfig, low: u64) -> Vec<(u8, u8)> {
     let mut all = Vec::new();
@@ -66,7 +71,7 @@ pub(super) fn cmos(c: &BoardConfig, low: u64) -> Vec<(u8, u8)> {
     word(0x30, extended, 2);
     word(0x34, (low.saturating_sub(16 * mib) >> 16).min(0xffff), 2);
     word(0x5b, c.ram.saturating_sub(low) >> 16, 3);
-    word(0x5f, u64::from(c.vcpus.saturating_sub(1)), 1);
+    word(0x5f, u64::from(here(c).saturating_sub(1)), 1);
     // Floppy drives of 1.44 MB; equipment: how many of them, floating point unit, mouse.
     let floppy = |n: usize| if c.floppies[n].is_some() { 4u64 } else { 0 };
     word(0x10, floppy(0) << 4 | floppy(1), 1);
@@ -98,7 +103,9 @@ fn hardware(model: &Model, c: &BoardConfig, layout: &Layout) -> Hardware {
         gpe: if express { (PM_BASE + 0x20, 16) } else { (PIIX4_GPE, 4) },
         handover: Some(if express { (2, 3) } else { (0xf1, 0xf0) }),
         reset: (0xcf9, 0x0f),
-        cpus: c.vcpus,
+        ids: c.apic_ids(),
+        present: c.present.clone(),
+        cpu_hotplug: model.chipset.map(super::cpu_ports),
         low_end: layout.low,
         high_end: if c.ram > layout.low { FOUR_GIB + c.ram - layout.low } else { 0 },
         hpet: layout.controllers.hpet,
@@ -139,8 +146,14 @@ pub(super) fn add(
     t.add(key::UUID, c.uuid.unwrap_or_default());
     t.add_u64(key::RAM_SIZE, c.ram);
     t.add_u16(key::NO_GRAPHICS, c.no_graphics.into());
-    t.add_u16(key::CPUS, c.vcpus as u16);
-    t.add_u16(key::MAX_CPUS, c.vcpus as u16);
+    let (present, all) = (c.present.clone(), here(c));
+    t.add_computed(key::CPUS, 2, move || {
+        let count = if present.most() == 0 { all } else { present.count() };
+        (count as u16).to_le_bytes().to_vec()
+    });
+    // Firmware counts by the numbers of local APICs.
+    let most = c.apic_ids().into_iter().max().map_or(1, |id| id + 1);
+    t.add_u16(key::MAX_CPUS, most as u16);
     t.add_u16(key::BOOT_MENU, c.boot_menu.is_some().into());
     t.add_file("etc/e820", e820(c, layout.low)).map_err(&refused)?;
     if let Some(wait) = c.boot_menu {

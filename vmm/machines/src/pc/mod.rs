@@ -6,6 +6,7 @@
 
 pub(crate) mod acpi;
 mod boot_rom;
+mod cpu_hotplug;
 mod dsdt;
 mod firmware;
 mod flat_rom;
@@ -17,8 +18,8 @@ mod smbios;
 use ::pci::{AnyPci, Fabric, MEMORY_CONTAINER, Pci, PciHostConfig};
 use accel::arch::GuestArch;
 use chipset::{
-    EcamPlace, I440fxConfig, Ich9LpcConfig, Ich9SmbusConfig, MchConfig, PciHotplugConfig, Piix3Config,
-    Piix4PmConfig, SmiFeatures,
+    CpuHotplugConfig, EcamPlace, I440fxConfig, Ich9LpcConfig, Ich9SmbusConfig, MchConfig, PciHotplugConfig,
+    Piix3Config, Piix4PmConfig, SmiFeatures,
 };
 use display::{CirrusConfig, IsaVgaConfig, VgaConfig};
 use guest_memory::Unassigned;
@@ -33,6 +34,7 @@ use storage::{
 use timer::CmosRtcConfig;
 
 use self::pci::Slots;
+use crate::cpus::CONTROLLER;
 use crate::x86::{Controllers, FOUR_GIB, device_pin, switch};
 use crate::{BoardConfig, BoardKind, BootDrive, VgaCard};
 
@@ -55,6 +57,9 @@ const PIIX4_GPE: u16 = 0xafe0;
 pub(crate) const HOTPLUG: &str = "pci-hotplug";
 const PCI_HOTPLUG: u16 = 0xae00;
 const PCI_GPE: usize = 1;
+/// The controller of processors that come and go: its ports, its general-purpose event.
+const CPU_HOTPLUG: [(Chipset, u16); 2] = [(Chipset::I440fx, 0xaf00), (Chipset::Q35, 0xcd8)];
+const CPU_GPE: usize = 2;
 /// Where firmware places the power management block.
 const PM_BASE: u16 = 0x600;
 
@@ -70,6 +75,9 @@ struct Model {
     name: &'static str,
     chipset: Option<Chipset>,
 }
+
+/// Levels of the topology beside sockets, cores and threads.
+const LEVELS: &[&str] = &["dies", "modules"];
 
 const PROPERTIES: &[(&str, &str)] = &[
     ("acpi", "on or off: ACPI tables and power management (default on)"),
@@ -89,6 +97,8 @@ pub const PC: BoardKind = BoardKind {
     archs: &[GuestArch::X86_64],
     default_ram: 128 << 20,
     max_vcpus: 255,
+    levels: LEVELS,
+    cpu_hotplug: true,
     properties: PROPERTIES,
     isa: true,
     pci: true,
@@ -108,6 +118,8 @@ pub const Q35: BoardKind = BoardKind {
     archs: &[GuestArch::X86_64],
     default_ram: 128 << 20,
     max_vcpus: 255,
+    levels: LEVELS,
+    cpu_hotplug: true,
     properties: PROPERTIES,
     isa: true,
     pci: true,
@@ -127,6 +139,8 @@ pub const ISAPC: BoardKind = BoardKind {
     archs: &[GuestArch::X86_64],
     default_ram: 128 << 20,
     max_vcpus: 1,
+    levels: LEVELS,
+    cpu_hotplug: false,
     properties: PROPERTIES,
     isa: true,
     pci: false,
@@ -198,7 +212,7 @@ fn build(model: &Model, kind: &BoardKind, c: &BoardConfig) -> Result<Board, Mach
         return model.bad(format!("{} MiB of RAM; up to {} are possible", c.ram >> 20, low >> 20));
     }
     let mut b = Board::new(model.name, c.arch, Unassigned::Ones);
-    b.with_ports();
+    b.with_ports().cpus(c.present.clone());
     b.container(MEMORY_CONTAINER);
     if model.chipset.is_none() && low > UPPER {
         // Nothing could take the RAM away from where video memory is.
@@ -339,6 +353,9 @@ fn bridges(
             }
         }
         b.power_button(device_pin("isa-bridge", "power_button", 0));
+        if acpi {
+            cpu_controller(b, c, chipset, "isa-bridge", layout);
+        }
         let drives = std::array::from_fn(ide);
         slots.own(b, "ahci", &mut Pci::new(AhciConfig { drives }), 31, 2, true)?;
         if let Some(node) = b.node_mut("ahci") {
@@ -381,6 +398,7 @@ fn bridges(
             b.power_button(device_pin("pm", "power_button", 0));
             let controller = b.add(HOTPLUG, PciHotplugConfig { fabric });
             controller.pio(0, PCI_HOTPLUG).irq("gpe", device_pin("pm", "gpe", PCI_GPE));
+            cpu_controller(b, c, chipset, "pm", layout);
         }
     }
     if let Some(kind) = c.vga {
@@ -400,6 +418,19 @@ fn bridges(
     let boot = std::mem::take(&mut slots.boot);
     c.hotplug.set(slots);
     Ok(boot)
+}
+
+/// First port of the controller of processors.
+fn cpu_ports(chipset: Chipset) -> u16 {
+    CPU_HOTPLUG.iter().find(|(of, _)| *of == chipset).map_or(0, |(_, port)| *port)
+}
+
+/// The controller of processors that come and go, which raises an event of device `pm`.
+fn cpu_controller(b: &mut Board, c: &BoardConfig, chipset: Chipset, pm: &str, layout: &Layout) {
+    let (present, smi) = (c.present.clone(), layout.smi_features.clone());
+    let config = CpuHotplugConfig { present, ids: c.apic_ids(), smi };
+    let node = b.add(CONTROLLER, config);
+    node.pio(0, cpu_ports(chipset)).irq("gpe", device_pin(pm, "gpe", CPU_GPE));
 }
 
 /// Firmware's name of a drive on the board's own controllers.

@@ -1,6 +1,8 @@
 //! SMBIOS tables (DMTF DSP0134 2.8): who made the machine, its processors and memory. Firmware of the PC boards takes them from
 //! fw_cfg, patches the address, and puts them into the BIOS area.
 
+use accel::arch::x86_topology::Level;
+
 use crate::BoardConfig;
 
 /// A structure under construction: formatted part, then its strings.
@@ -76,12 +78,15 @@ pub(super) fn build(board: &str, c: &BoardConfig) -> (Vec<u8>, Vec<u8>) {
         .bytes(&[0; 4])
         .bytes(&[0, 0, 0, 0, 0]);
     add(s);
-    for cpu in 0..c.vcpus.min(255) as u16 {
+    let t = &c.topology;
+    let byte = |count: u32| count.min(255) as u8;
+    let (cores, threads) = (byte(t.threads_of(Level::Socket) / t.threads), byte(t.threads_of(Level::Socket)));
+    for cpu in 0..t.sockets.min(255) as u16 {
         let mut s = Structure::new(4, 0x400 + cpu);
         s.string(&format!("CPU {cpu}")).bytes(&[3, 1]).string("Rhea").bytes(&[0; 8]).string("1");
         s.bytes(&[0]).bytes(&[0; 2]).bytes(&2000u16.to_le_bytes()).bytes(&2000u16.to_le_bytes());
         // Enabled; no upgrade; no caches.
-        s.bytes(&[0x41, 1]).bytes(&[0xff; 6]).bytes(&[0, 0, 0, 1, 1, 1]).bytes(&[4, 0, 1, 0]);
+        s.bytes(&[0x41, 1]).bytes(&[0xff; 6]).bytes(&[0, 0, 0, cores, cores, threads]).bytes(&[4, 0, 1, 0]);
         add(s);
     }
     let kib = c.ram >> 10;

@@ -23,6 +23,8 @@ pub(crate) fn config(kernel: &Path, irqchip: IrqchipMode, append: &str) -> Board
     BoardConfig {
         arch: GuestArch::X86_64,
         vcpus: 1,
+        topology: accel::arch::x86_topology::Topology::default(),
+        present: device::CpuPresence::default(),
         irqchip,
         ram: 64 << 20,
         ram_config: RamConfig::default(),
@@ -105,6 +107,7 @@ pub(crate) fn machine_with(
     let (tx, rx) = mpsc::channel();
     let options = Options {
         vcpus: config.vcpus,
+        topology: config.topology,
         cpu: CpuModel::default(),
         irqchip,
         accel_properties: Vec::new(),

@@ -125,6 +125,12 @@ pub(crate) fn create_vm(kvm: &KvmFd, config: &PartitionConfig) -> Result<Created
 }
 
 impl VmArch {
+    /// KVM's number of a vCPU.
+    #[expect(clippy::unused_self, reason = "other architectures' numbers depend on the machine")]
+    pub(crate) fn vcpu_id(&self, index: u32) -> u64 {
+        index.into()
+    }
+
     /// Gives a new vCPU the host's features.
     pub(crate) fn init_vcpu(&mut self, vm: &VmFd, fd: &VcpuFd, index: u32) -> Result<(), AccelError> {
         let mut init = kvm_vcpu_init::default();

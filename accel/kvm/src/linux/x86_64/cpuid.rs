@@ -3,7 +3,10 @@
 //! Everything shown to the guest is a subset of what KVM offers (`KVM_GET_SUPPORTED_CPUID`) plus the few bits
 //! that KVM keeps in its own controllers (x2APIC, TSC deadline). Leaves: Intel SDM volume 2, CPUID.
 
-use accel::{AccelError, CpuModel};
+use accel::{
+    AccelError, CpuModel,
+    arch::x86_topology::{Level, Topology},
+};
 use kvm_bindings::{KVM_CPUID_FLAG_SIGNIFCANT_INDEX, kvm_cpuid_entry2};
 
 use crate::NAME;
@@ -198,44 +201,52 @@ impl Template {
         Ok(Self { entries, dropped })
     }
 
-    /// The entries of one vCPU: APIC identity and topology (each vCPU is a core of one package).
-    pub(crate) fn for_vcpu(&self, index: u32, vcpus: u32) -> Vec<kvm_cpuid_entry2> {
+    /// The entries of one vCPU: APIC identity and topology.
+    pub(crate) fn for_vcpu(&self, index: u32, topology: &Topology) -> Vec<kvm_cpuid_entry2> {
         let mut entries = self.entries.clone();
-        let core_bits = vcpus.next_power_of_two().trailing_zeros();
-        let has_v2 = entries.iter().any(|e| e.function == 0x1F);
+        let apic_id = topology.apic_id(index);
+        let amd = vendor(&entries) == "AuthenticAMD";
+        let logical = topology.logical(!amd);
+        let sharers = |level: u32| topology.sharers(if level >= 3 { Level::Die } else { Level::Core });
         for e in &mut entries {
+            let level = e.eax >> 5 & 7;
             match e.function {
+                // The levels between cores and packages have a leaf of their own.
+                0 if topology.is_deep() && e.eax >= 0xB => e.eax = e.eax.max(0x1F),
                 1 => {
-                    let logical = vcpus.min(255);
-                    e.ebx = e.ebx & 0xFFFF | (index & 0xFF) << 24 | logical << 16;
+                    e.ebx = e.ebx & 0xFFFF | (apic_id & 0xFF) << 24 | logical.unwrap_or(0) << 16;
                     let ht = 1 << 28;
-                    e.edx = if vcpus > 1 { e.edx | ht } else { e.edx & !ht };
+                    e.edx = if logical.is_some() { e.edx | ht } else { e.edx & !ht };
                 }
                 // Bits 14 to 25: sharers of the cache less one; 26 to 31: cores of the package less one.
                 4 if e.eax & 0x1F != 0 => {
-                    let level = e.eax >> 5 & 7;
-                    let sharers = if level >= 3 { (1 << core_bits) - 1 } else { 0u32 };
-                    let cores = ((1u32 << core_bits) - 1).min(63);
-                    e.eax = e.eax & 0x3FFF | sharers.min(0xFFF) << 14 | cores << 26;
+                    e.eax = e.eax & 0x3FFF | sharers(level) | topology.core_numbers();
                 }
-                0x8000_0008 => e.ecx = (vcpus - 1).min(0xFF) | core_bits << 12,
+                0x8000_0001 if amd => {
+                    let legacy = 1 << 1;
+                    e.ecx = if logical.is_some() { e.ecx | legacy } else { e.ecx & !legacy };
+                }
+                0x8000_0008 => e.ecx = topology.sizes(),
+                0x8000_001D if e.eax & 0x1F != 0 => e.eax = e.eax & 0x3FFF | sharers(level),
+                0x8000_001E => [e.eax, e.ebx, e.ecx, e.edx] = topology.node(index),
                 _ => {}
             }
         }
-        let leaves: &[u32] = if has_v2 { &[0xB, 0x1F] } else { &[0xB] };
         if entries.iter().any(|e| e.function == 0 && e.eax >= 0xB) {
+            let leaves = [0xB, 0x1F];
             entries.retain(|e| !leaves.contains(&e.function));
-            for &function in leaves {
-                // Levels: threads of a core (one), cores of the package, end.
-                for (subleaf, shift, count, kind) in [(0, 0, 1, 1), (1, core_bits, vcpus, 2), (2, 0, 0, 0)] {
+            for function in leaves {
+                // As many levels as there can be, and the end.
+                for subleaf in 0..5 {
+                    let [eax, ebx, ecx, edx] = topology.cpuid(function, subleaf, apic_id);
                     entries.push(kvm_cpuid_entry2 {
                         function,
                         index: subleaf,
                         flags: KVM_CPUID_FLAG_SIGNIFCANT_INDEX,
-                        eax: shift,
-                        ebx: count,
-                        ecx: subleaf | kind << 8,
-                        edx: index,
+                        eax,
+                        ebx,
+                        ecx,
+                        edx,
                         ..Default::default()
                     });
                 }
@@ -401,7 +412,7 @@ mod tests {
         let t = build("EPYC", &[]).unwrap();
         assert!(t.dropped.iter().any(|d| d == "avx2"), "{:?}", t.dropped);
         assert!(!t.dropped.iter().any(|d| d == "lm"));
-        let mut e = t.for_vcpu(2, 4);
+        let mut e = t.for_vcpu(2, &Topology::flat(4));
         assert_eq!(vendor(&e), "AuthenticAMD");
         let one = *find(&mut e, 1, 0).unwrap();
         assert_eq!(one.eax, 0x80_0F12);
@@ -417,11 +428,25 @@ mod tests {
         assert!(brand.starts_with(b"AMD EPYC Processor\0"));
         let topology = *find(&mut e, 0xB, 1).unwrap();
         assert_eq!((topology.eax, topology.ebx, topology.edx), (2, 4, 2));
+        assert_eq!((one.ebx >> 16 & 0xFF, find(&mut e, 0x1F, 0).unwrap().ebx), (4, 0));
+    }
+
+    #[test]
+    fn a_vcpu_is_where_the_topology_says() {
+        let deep = Topology { sockets: 2, dies: 2, modules: 1, cores: 3, threads: 2 };
+        let mut e = build("Haswell", &[]).unwrap().for_vcpu(12, &deep);
+        assert_eq!(find(&mut e, 0, 0).unwrap().eax, 0x1F);
+        assert_eq!(find(&mut e, 1, 0).unwrap().ebx >> 16, 16 << 8 | 16);
+        let die = *find(&mut e, 0x1F, 2).unwrap();
+        assert_eq!((die.eax, die.ebx, die.ecx, die.edx), (4, 12, 0x502, 16));
+        // Eight numbers of APICs in a die share the last cache, eight cores may be in a package.
+        assert_eq!(find(&mut e, 4, 3).unwrap().eax >> 14, 7 << 12 | 7);
     }
 
     #[test]
     fn features_are_added_taken_away_and_refused() {
-        let mut e = build("host", &[("smep", "off"), ("x2apic", "off")]).unwrap().for_vcpu(0, 1);
+        let mut e =
+            build("host", &[("smep", "off"), ("x2apic", "off")]).unwrap().for_vcpu(0, &Topology::flat(1));
         assert_eq!(find(&mut e, 7, 0).unwrap().ebx & 1 << 7, 0);
         assert_eq!(find(&mut e, 1, 0).unwrap().ecx & 1 << 21, 0);
         assert_eq!(build("qemu64", &[("avx512f", "on")]).unwrap().dropped, ["avx512f"]);

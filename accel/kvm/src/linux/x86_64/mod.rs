@@ -12,7 +12,7 @@ mod state;
 mod vcpu;
 mod xsave;
 
-use accel::arch::{CpuState, GuestArch};
+use accel::arch::{CpuState, GuestArch, x86_topology::Topology};
 use accel::{AccelError, Caps, Exit, IrqchipMode, PartitionClock, PartitionConfig};
 use kvm_bindings::{
     CpuId, KVM_CAP_EXCEPTION_PAYLOAD, KVM_CAP_SPLIT_IRQCHIP, KVM_CAP_X86_TRIPLE_FAULT_EVENT,
@@ -61,7 +61,7 @@ pub(crate) enum Handled {
 pub(crate) struct VmArch {
     cpuid: cpuid::Template,
     irqchip: IrqchipMode,
-    vcpus: u32,
+    topology: Topology,
     planted: Planted,
     /// Bytes of the XSAVE area.
     xsave_size: usize,
@@ -198,7 +198,7 @@ pub(crate) fn create_vm(kvm: &KvmFd, config: &PartitionConfig) -> Result<Created
     let arch = VmArch {
         cpuid,
         irqchip: config.irqchip,
-        vcpus: config.vcpus,
+        topology: config.topology,
         planted: Planted::default(),
         xsave_size,
         layout,
@@ -211,9 +211,14 @@ pub(crate) fn create_vm(kvm: &KvmFd, config: &PartitionConfig) -> Result<Created
 }
 
 impl VmArch {
+    /// KVM's number of a vCPU, which is that of its local APIC.
+    pub(crate) fn vcpu_id(&self, index: u32) -> u64 {
+        self.topology.apic_id(index).into()
+    }
+
     /// Gives a new vCPU its CPUID.
     pub(crate) fn init_vcpu(&mut self, _vm: &VmFd, fd: &VcpuFd, index: u32) -> Result<(), AccelError> {
-        let entries = self.cpuid.for_vcpu(index, self.vcpus);
+        let entries = self.cpuid.for_vcpu(index, &self.topology);
         let cpuid = CpuId::from_entries(&entries).map_err(|_| {
             AccelError::Cpu(format!("model needs {} CPUID entries, too many for KVM", entries.len()))
         })?;

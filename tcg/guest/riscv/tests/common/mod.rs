@@ -101,6 +101,7 @@ impl Rig {
         let config = PartitionConfig {
             guest: arch,
             vcpus: 1,
+            topology: accel::arch::x86_topology::Topology::default(),
             cpu: CpuModel { name: String::new(), features },
             irqchip: IrqchipMode::User,
             memory: Arc::new(AddressSpace::clone(&space)),

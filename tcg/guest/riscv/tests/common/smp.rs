@@ -75,6 +75,7 @@ pub(crate) fn run(
     let config = PartitionConfig {
         guest: GuestArch::Riscv64,
         vcpus: harts,
+        topology: accel::arch::x86_topology::Topology::default(),
         cpu: CpuModel { name: String::new(), features: Vec::new() },
         irqchip: IrqchipMode::User,
         memory: Arc::new(AddressSpace::clone(&space)),

@@ -89,7 +89,7 @@ impl Translator<'_, '_> {
             }
             M::Rdpmc => self.raise(exceptions::with_error(vector::GP, 0)),
             M::Pause => {
-                if self.guest.model().vcpus > 1 {
+                if self.guest.model().topology.total() > 1 {
                     self.call::<Pause>(&[]);
                 }
             }

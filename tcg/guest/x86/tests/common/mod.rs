@@ -109,6 +109,7 @@ impl Rig {
         let config = PartitionConfig {
             guest: GuestArch::X86_64,
             vcpus: 1,
+            topology: accel::arch::x86_topology::Topology::default(),
             cpu: CpuModel { name: cpu.to_owned(), features: Vec::new() },
             irqchip: IrqchipMode::User,
             memory: Arc::new(AddressSpace::clone(&space)),

@@ -21,7 +21,12 @@ pub(crate) static MACHINE: Group = Group {
         text("firmware"),
         text("memory-backend"),
         text("smp.cpus"),
+        text("smp.drawers"),
+        text("smp.books"),
         text("smp.sockets"),
+        text("smp.dies"),
+        text("smp.clusters"),
+        text("smp.modules"),
         text("smp.cores"),
         text("smp.threads"),
         text("smp.maxcpus"),
@@ -74,7 +79,12 @@ fn machine(b: &mut Builder, v: &mut Values) -> Done {
     let smp = &mut b.config.smp;
     for (key, place) in [
         ("smp.cpus", &mut smp.cpus),
+        ("smp.drawers", &mut smp.drawers),
+        ("smp.books", &mut smp.books),
         ("smp.sockets", &mut smp.sockets),
+        ("smp.dies", &mut smp.dies),
+        ("smp.clusters", &mut smp.clusters),
+        ("smp.modules", &mut smp.modules),
         ("smp.cores", &mut smp.cores),
         ("smp.threads", &mut smp.threads),
         ("smp.maxcpus", &mut smp.maxcpus),
@@ -139,7 +149,18 @@ pub(crate) fn cpu(b: &mut Builder, argument: &str) -> Done {
 pub(crate) static SMP: Group = Group {
     name: "smp-opts",
     implied: Some("cpus"),
-    keys: &[number("cpus"), number("sockets"), number("cores"), number("threads"), number("maxcpus")],
+    keys: &[
+        number("cpus"),
+        number("drawers"),
+        number("books"),
+        number("sockets"),
+        number("dies"),
+        number("clusters"),
+        number("modules"),
+        number("cores"),
+        number("threads"),
+        number("maxcpus"),
+    ],
     open: false,
     json: false,
     apply: smp,
@@ -149,12 +170,17 @@ fn smp(b: &mut Builder, v: &mut Values) -> Done {
     let old = &b.config.smp;
     let new = SmpConfig {
         cpus: v.small("cpus")?.or(old.cpus),
+        drawers: v.small("drawers")?.or(old.drawers),
+        books: v.small("books")?.or(old.books),
         sockets: v.small("sockets")?.or(old.sockets),
+        dies: v.small("dies")?.or(old.dies),
+        clusters: v.small("clusters")?.or(old.clusters),
+        modules: v.small("modules")?.or(old.modules),
         cores: v.small("cores")?.or(old.cores),
         threads: v.small("threads")?.or(old.threads),
         maxcpus: v.small("maxcpus")?.or(old.maxcpus),
     };
-    new.resolve()?;
+    new.check()?;
     b.config.smp = new;
     Ok(())
 }
