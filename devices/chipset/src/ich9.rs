@@ -5,20 +5,21 @@
 //! register to an ISA interrupt (output row `irq`) as well.
 //!
 //! Fixed regions of function 0: 0 the power management block, placed by the guest; 1 the SMI command and status at port
-//! 0xb2; 2 the chipset configuration registers (RCBA), placed by the guest.
+//! 0xb2; 2 the chipset configuration registers (RCBA), placed by the guest. The watchdog is part of the first.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use device::{
     Access, AccessRule, BuildError, Device, IrqLine, PinSpec, Properties, Property, PropertyError,
-    RegionSpec, ResetKind, StateBlob, StateError, Wires, device_config, le_fill, le_value,
+    PropertyValue, RegionSpec, ResetKind, StateBlob, StateError, Wires, device_config, le_fill, le_value,
 };
 use pci::config_space::{ConfigSpace, command, reg, touches};
 use pci::{BarKind, FIXED, Function, FunctionSpec, INTEL, PciConfig, PciDevice, Place, class};
 
 use crate::acpi::{Acpi, AcpiState, PM1_SIZE};
 use crate::pirq::{ISA_IRQS, Pirq, UNROUTED};
+use crate::tco::{Tco, TcoState, Wants};
 
 /// What firmware and machine have agreed on about system management interrupts: firmware says what it wants, and what the
 /// machine can do of it holds until the next reset.
@@ -50,15 +51,28 @@ pub struct Ich9LpcConfig {
     pub smm: bool,
     /// What firmware has been promised about it.
     pub features: SmiFeatures,
+    /// The strap that forbids the watchdog to reset the machine.
+    pub noreboot: bool,
 }
 
 impl Properties for Ich9LpcConfig {
     fn properties() -> Vec<Property> {
-        Vec::new()
+        vec![Property {
+            name: "noreboot",
+            ty: <bool as PropertyValue>::TYPE,
+            default: PropertyValue::show(&false),
+            help: "the watchdog does not reset the machine until the guest lets it",
+        }]
     }
 
-    fn set(&mut self, name: &str, _value: &str) -> Result<(), PropertyError> {
-        Err(PropertyError::Unknown { name: name.to_owned(), known: String::new() })
+    fn set(&mut self, name: &str, value: &str) -> Result<(), PropertyError> {
+        if name != "noreboot" {
+            return Err(PropertyError::Unknown { name: name.to_owned(), known: "noreboot".to_owned() });
+        }
+        let expected = <bool as PropertyValue>::TYPE;
+        let bad = || PropertyError::Value { name: "noreboot", expected, value: value.to_owned() };
+        self.noreboot = PropertyValue::parse(value).ok_or_else(bad)?;
+        Ok(())
     }
 }
 
@@ -77,11 +91,21 @@ const SMI_ENABLE: u64 = 0x30;
 const SMI_STATUS: u64 = 0x34;
 /// SMI enable: the SMI command port.
 const APMC_ENABLE: u32 = 1 << 5;
+/// SMI enable: the watchdog.
+const TCO_ENABLE: u32 = 1 << 13;
 /// SMI enable: system management interrupts at all.
 const GLOBAL_SMI: u32 = 1;
 const RCBA_SIZE: u64 = 0x4000;
 /// RCBA registers that say how pins of devices 25 to 31 are wired.
 const DEVICE_ROUTES: std::ops::Range<u64> = 0x3140..0x3150;
+/// RCBA: general control and status. The bit forbids the watchdog to reset the machine; a strap says what it is at first.
+const GENERAL: std::ops::Range<u64> = 0x3410..0x3414;
+const NO_REBOOT: u32 = 1 << 5;
+/// Where the watchdog's registers are in the power management block.
+const TCO: u64 = 0x60;
+/// Timers: of the power management block, of the watchdog.
+const PM_TIMER: usize = 0;
+const TCO_TIMER: usize = 1;
 /// Values of the SMI command port, as the FADT announces them.
 const ACPI_ENABLE: u8 = 2;
 const ACPI_DISABLE: u8 = 3;
@@ -133,11 +157,16 @@ impl PciConfig for Ich9LpcConfig {
     }
 
     fn build(self, function: Function, wires: &mut Wires) -> Result<Box<dyn PciDevice>, BuildError> {
-        let acpi = Acpi::new(wires, 0);
+        let acpi = Acpi::new(wires, PM_TIMER);
+        let tco = Tco::new(wires, TCO_TIMER);
+        let general = if self.noreboot { NO_REBOOT } else { 0 };
         let smi_enable = if self.smm { 0 } else { APMC_ENABLE };
         Ok(Box::new(Ich9Lpc {
             function,
             acpi,
+            tco,
+            strap: general,
+            general,
             pirq: Pirq::new(wires),
             gsi: wires.lines("gsi", WIRES),
             smi: wires.line("smi"),
@@ -153,6 +182,10 @@ impl PciConfig for Ich9LpcConfig {
 struct Ich9Lpc {
     function: Function,
     acpi: Acpi,
+    tco: Tco,
+    /// General control and status, and what it is after reset.
+    general: u32,
+    strap: u32,
     pirq: Pirq<WIRES>,
     gsi: Vec<IrqLine>,
     /// To the first processor, and to the others.
@@ -168,7 +201,7 @@ struct Ich9Lpc {
 
 device::state! {
     /// Saved state, version 1.
-    struct V1 { 1 => acpi: AcpiState, 2 => command: u8, 3 => status: u8, 4 => smi_enable: u32, 5 => levels: u8, 6 => features: u64 }
+    struct V1 { 1 => acpi: AcpiState, 2 => command: u8, 3 => status: u8, 4 => smi_enable: u32, 5 => levels: u8, 6 => features: u64, 7 => tco: TcoState, 8 => general: u32 }
 }
 
 impl Ich9Lpc {
@@ -184,6 +217,13 @@ impl Ich9Lpc {
     fn lock_smi(&self) {
         let writable = if self.smi_locked() { !SMI_LOCK } else { 0xff };
         self.function.with_config(|space| space.allow(GEN_PMCON, &[writable]));
+    }
+
+    fn tco_wants(&self, wants: Wants) {
+        let on = TCO_ENABLE | GLOBAL_SMI;
+        if wants == Wants::Smi && self.smi_enable & on == on {
+            self.smi.pulse();
+        }
     }
 
     fn place(&self) {
@@ -205,7 +245,11 @@ impl Device for Ich9Lpc {
             (0, SMI_ENABLE..SMI_STATUS) => {
                 le_fill(data, (self.smi_enable >> (8 * (offset - SMI_ENABLE))).into())
             }
+            (0, TCO..PM_SIZE) => return self.tco.read(offset - TCO, data),
             (1, _) => le_fill(data, self.apm[offset as usize & 1].into()),
+            (2, _) if GENERAL.contains(&offset) => {
+                le_fill(data, (self.general >> (8 * (offset - GENERAL.start))).into());
+            }
             // Pins A to D of these devices are wires A to D.
             (2, _) if DEVICE_ROUTES.contains(&offset) => {
                 let at = offset as usize & 1;
@@ -222,8 +266,16 @@ impl Device for Ich9Lpc {
             (0, GPE..SMI_ENABLE) => self.acpi.write_gpe(offset - GPE, GPE_HALF, data),
             (0, SMI_ENABLE) if data.len() == 4 => {
                 let kept = if self.smi_locked() { self.smi_enable & GLOBAL_SMI } else { 0 };
-                self.smi_enable = le_value(data) as u32 | kept;
+                let value = le_value(data) as u32 | kept;
+                let held = if self.tco.is_locked() { TCO_ENABLE } else { 0 };
+                self.smi_enable = value & !held | self.smi_enable & held;
             }
+            (0, TCO..PM_SIZE) => {
+                let wants = self.tco.write(offset - TCO, data);
+                self.tco_wants(wants);
+            }
+            // Its only bit that matters is in the first byte.
+            (2, _) if offset == GENERAL.start => self.general = le_value(data) as u32 & NO_REBOOT,
             (1, _) => {
                 let value = le_value(data) as u8;
                 self.apm[offset as usize & 1] = value;
@@ -248,6 +300,8 @@ impl Device for Ich9Lpc {
 
     fn reset(&mut self, kind: ResetKind) {
         self.acpi.reset(kind);
+        self.tco.reset();
+        self.general = self.strap;
         self.apm = [0; 2];
         self.smi_enable = self.smi_fresh;
         self.features.negotiate(0);
@@ -256,8 +310,13 @@ impl Device for Ich9Lpc {
         self.pirq.reset(self.routes());
     }
 
-    fn timer(&mut self, _id: usize) {
-        self.acpi.expired();
+    fn timer(&mut self, id: usize) {
+        if id == TCO_TIMER {
+            let wants = self.tco.expired(self.general & NO_REBOOT != 0);
+            self.tco_wants(wants);
+        } else {
+            self.acpi.expired();
+        }
     }
 
     fn line_in(&mut self, pin: usize, level: bool) {
@@ -279,6 +338,8 @@ impl Device for Ich9Lpc {
             smi_enable: self.smi_enable,
             levels: self.pirq.save(),
             features: self.features.get(),
+            tco: self.tco.save(),
+            general: self.general,
         };
         StateBlob::new(Ich9LpcConfig::KIND, 1, &state)
     }
@@ -289,7 +350,10 @@ impl Device for Ich9Lpc {
         if !self.features.negotiate(s.features) {
             return Err(StateError::new("features", "expected at most 1"));
         }
+        Tco::check(&s.tco).map_err(|e| e.within("tco"))?;
         self.acpi.restore(s.acpi);
+        self.tco.restore(s.tco);
+        self.general = s.general & NO_REBOOT;
         self.apm = [s.command, s.status];
         self.smi_enable = s.smi_enable;
         let routes = self.routes();

@@ -13,6 +13,7 @@ mod pci_hotplug;
 mod piix3;
 mod piix4_pm;
 mod pirq;
+mod tco;
 #[cfg(test)]
 mod tests;
 

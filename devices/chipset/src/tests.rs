@@ -140,7 +140,7 @@ fn memory_for_system_management_locks() {
 #[test]
 fn system_management_interrupts_can_be_locked_and_broadcast() {
     let features = SmiFeatures::default();
-    let b = PciBench::new(Ich9LpcConfig { smm: true, features: features.clone() });
+    let b = PciBench::new(Ich9LpcConfig { smm: true, features: features.clone(), noreboot: false });
     let (pm, apm) = (1, 2);
     b.take_edges();
     b.write(apm, 0, 1, 0x55);
@@ -171,4 +171,54 @@ fn memory_for_system_management_at_the_top_says_its_size_and_locks() {
     b.config_write(0x9d, 1, 0x1a);
     b.config_write(0x9d, 2, 0x3802);
     assert_eq!(b.config_read(0x9d, 2), 0x3f1a);
+}
+
+/// The watchdog of the ICH9 in ticks of 0.6 seconds, its registers at 0x60 of the power management block.
+#[test]
+fn the_watchdog_resets_when_it_runs_out_twice() {
+    const TICK: u64 = 600_000_000;
+    const PM: usize = 1;
+    const RCBA: usize = 3;
+    let b = PciBench::new(Ich9LpcConfig::default());
+    b.write(PM, 0x72, 2, 10);
+    b.write(PM, 0x60, 2, 1);
+    b.advance(4 * TICK);
+    assert_eq!(b.read(PM, 0x60, 2), 6);
+    b.write(PM, 0x60, 2, 1);
+    b.advance(19 * TICK);
+    assert_eq!((b.read(PM, 0x64, 2), b.take_requests()), (8, vec![]));
+    b.advance(TICK);
+    assert_eq!((b.read(PM, 0x66, 2), b.take_requests()), (6, vec![SystemRequest::Watchdog]));
+    b.advance(50 * TICK);
+    assert_eq!(b.take_requests(), [], "it stands");
+    b.write(PM, 0x64, 2, 8);
+    b.write(PM, 0x66, 2, 6);
+    assert_eq!((b.read(PM, 0x64, 2), b.read(PM, 0x66, 2)), (0, 0));
+    // Halted.
+    b.write(PM, 0x60, 2, 1);
+    b.write(PM, 0x68, 2, 1 << 11);
+    b.advance(50 * TICK);
+    assert_eq!((b.read(PM, 0x64, 2), b.take_requests()), (0, vec![]));
+    // Not to reset, by the strap; it interrupts instead if that is enabled, and then only.
+    let config = Ich9LpcConfig { smm: true, noreboot: true, ..Ich9LpcConfig::default() };
+    let b = PciBench::new(config.clone());
+    assert_eq!(b.read(RCBA, 0x3410, 4), 0x20);
+    b.write(PM, 0x60, 2, 1);
+    b.take_edges();
+    b.advance(10 * TICK);
+    assert_eq!((b.read(PM, 0x66, 2), b.take_requests(), b.take_edges()), (6, vec![], vec![]));
+    b.write(PM, 0x30, 4, 0x2001);
+    // The lock keeps the enable.
+    b.write(PM, 0x68, 2, 1 << 12);
+    b.write(PM, 0x30, 4, 1);
+    assert_eq!(b.read(PM, 0x30, 4), 0x2001);
+    b.advance(4 * TICK);
+    assert!(b.take_edges().iter().any(|e| e.name == "smi" && e.level));
+    // What was wanted of software is in the status as well.
+    b.write(PM, 0x62, 1, 0x55);
+    assert_eq!((b.read(PM, 0x62, 1), b.read(PM, 0x64, 2) & 2), (0x55, 2));
+    b.write(RCBA, 0x3410, 4, 0);
+    b.advance(50 * TICK);
+    assert_eq!(b.take_requests(), [SystemRequest::Watchdog]);
+    check(Pci::new(config));
 }

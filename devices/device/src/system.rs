@@ -19,6 +19,8 @@ pub enum SystemRequest {
     Panic,
     /// The guest's kernel panicked and a dump kernel has been loaded.
     CrashLoaded,
+    /// A watchdog has not been restarted in time.
+    Watchdog,
     /// The guest shuts down by itself and says so beforehand.
     GuestShutdown,
     /// The guest has let go of devices: who has plugged them takes them away.

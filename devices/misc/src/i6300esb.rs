@@ -157,7 +157,7 @@ impl Device for I6300Esb {
         }
         if self.function.config_u16(CONFIG) & NO_RESET == 0 {
             self.s.timed_out = true;
-            self.system.request(SystemRequest::Reset);
+            self.system.request(SystemRequest::Watchdog);
         }
         if self.s.lock & FREE_RUNNING != 0 {
             self.begin(false);
@@ -236,7 +236,7 @@ mod tests {
         set(&b, reg::INTERRUPT, 1);
         assert!(!b.line("intx"));
         b.advance(2 * second);
-        assert_eq!(b.take_requests(), [SystemRequest::Reset]);
+        assert_eq!(b.take_requests(), [SystemRequest::Watchdog]);
         assert_eq!(b.bar_read(0, reg::RELOAD, 4), u64::from(TIMED_OUT));
         b.cell().reset(ResetKind::Warm);
         b.enable();

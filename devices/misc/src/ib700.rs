@@ -54,7 +54,7 @@ impl Device for Ib700 {
     }
 
     fn timer(&mut self, _id: usize) {
-        self.system.request(SystemRequest::Reset);
+        self.system.request(SystemRequest::Watchdog);
     }
 
     fn reset(&mut self, _kind: ResetKind) {
@@ -94,7 +94,7 @@ mod tests {
         b.advance(9 * NS_PER_SEC);
         assert_eq!(b.take_requests(), []);
         b.advance(NS_PER_SEC);
-        assert_eq!(b.take_requests(), [SystemRequest::Reset]);
+        assert_eq!(b.take_requests(), [SystemRequest::Watchdog]);
         b.write(0, 2, 1, 10);
         b.write(0, 0, 1, 0);
         b.advance(100 * NS_PER_SEC);

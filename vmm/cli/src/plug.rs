@@ -211,6 +211,13 @@ const DRIVERS: &[Driver] = &[
         make: Make::With(drives::ide_hd),
     },
     Driver {
+        name: "isa-parallel",
+        category: "Input",
+        bus: "ISA",
+        extra: ports::PARALLEL_EXTRA,
+        make: Make::With(ports::isa_parallel),
+    },
+    Driver {
         name: ports::ISA,
         category: "Input",
         bus: "ISA",
@@ -568,6 +575,13 @@ pub(crate) fn plug(
         let id = d.id.clone().unwrap_or_else(|| format!("drive{i}"));
         drives::of_board(config, d, &id, backends, board, vcpus, &mut out)
             .with_context(|| format!("drive '{id}'"))?;
+    }
+    for (i, id) in config.parallels.iter().enumerate() {
+        let Some(id) = id else { continue };
+        let place = ports::parallel_place(i).with_context(|| format!("-parallel {id}"))?;
+        let backend = chars.connect(id, PortKind::Device)?;
+        let name = format!("parallel{i}");
+        out.add(name, ports::parallel(), ports::to_chardev(backend), Some(place), &mut Place::default());
     }
     for (i, n) in config.nics.iter().enumerate() {
         let id = n.name.clone().unwrap_or_else(|| format!("nic{i}"));

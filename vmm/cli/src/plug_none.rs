@@ -55,6 +55,9 @@ pub(crate) fn plug(config: &VmConfig, chars: &Chars, _: &mut Backends, _: &Board
     if !config.drives.is_empty() || !config.nics.is_empty() {
         bail!("drives and network cards need devices that are for Unix hosts");
     }
+    if config.parallels.iter().any(Option::is_some) {
+        bail!("-parallel: ports need devices that are for Unix hosts");
+    }
     Ok(Plugs { serials: chars.serials(config)?, ..Plugs::default() })
 }
 

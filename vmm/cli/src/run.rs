@@ -9,7 +9,7 @@ use accel::{Exit, LogItems};
 use anyhow::{Context, Result, bail};
 use control::VmConfig;
 use control::chardev::{Keys, PortKind};
-use control::config::{ChardevKind, OnPanic, OnReboot, OnShutdown, TERMINAL};
+use control::config::{ChardevKind, OnPanic, OnReboot, OnShutdown, OnWatchdog, TERMINAL};
 use control::monitor::Control;
 use control::vm::{Event, RunState, Vm};
 use device::SystemRequest;
@@ -133,9 +133,6 @@ fn refuse_unsupported(config: &VmConfig) -> Result<()> {
     let trace = &config.trace;
     if !trace.enable.is_empty() || !trace.events.is_empty() || trace.file.is_some() {
         bail!("-trace: there are no trace events; '-d help' lists what can be logged");
-    }
-    if config.parallels.iter().any(Option::is_some) {
-        bail!("-parallel: no machine has a parallel port; expected none");
     }
     if config.memory.slots.is_some() || config.memory.maxmem.is_some_and(|m| Some(m) != config.memory.size) {
         bail!("-m: memory cannot be plugged; expected maxmem to be the size, and no slots");
@@ -273,8 +270,34 @@ fn system_request(config: &VmConfig, vm: &Arc<RheaVm>, request: SystemRequest) -
             crate::cpus::report(vm);
             Ok(None)
         }
+        SystemRequest::Watchdog => watchdog(config, vm),
         SystemRequest::CrashLoaded | SystemRequest::GuestShutdown => Ok(None),
     }
+}
+
+/// A watchdog has not been restarted in time.
+fn watchdog(config: &VmConfig, vm: &Arc<RheaVm>) -> Result<Option<u8>> {
+    let action = vm.watchdog_action();
+    vm.events().emit(&Event::watchdog(action.name()));
+    match action {
+        OnWatchdog::Reset => return system_request(config, vm, SystemRequest::Reset),
+        // The end of the process, whatever a power-off of the guest's would be.
+        OnWatchdog::Poweroff => {
+            vm.machine.stop();
+            vm.events().emit(&Event::shutdown("host-error"));
+            return Ok(Some(0));
+        }
+        OnWatchdog::Shutdown => {
+            let _ = vm.powerdown();
+        }
+        OnWatchdog::Pause => vm.pause(RunState::Watchdog),
+        OnWatchdog::InjectNmi => {
+            let _ = vm.inject_nmi(0);
+        }
+        OnWatchdog::Debug => tracing::warn!("watchdog: timer fired"),
+        OnWatchdog::None => {}
+    }
+    Ok(None)
 }
 
 fn shutdown(config: &VmConfig, vm: &Arc<RheaVm>, reason: &str, code: u8) -> Result<Option<u8>> {

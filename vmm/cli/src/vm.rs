@@ -6,7 +6,7 @@ use std::sync::{Arc, Weak, mpsc};
 
 use accel::arch::{CpuState, GuestArch};
 use accel::{DebugConfig, DebugEvent};
-use control::config::{Blockdev, Chardev, DeviceConfig, Netdev, ObjectConfig};
+use control::config::{Blockdev, Chardev, DeviceConfig, Netdev, ObjectConfig, OnWatchdog};
 use control::gdb::{DebugTarget, StopListener};
 use control::vm::{
     BlockInfo, BlockStats, ChardevInfo, CpuInfo, CpuModelInfo, CpuSlot, Event, EventBus, InputEvent,
@@ -73,6 +73,7 @@ pub(crate) struct RheaVm {
     /// Name of the CPU model.
     pub(crate) cpu_model: String,
     pub(crate) cpus: Arc<cpus::Cpus>,
+    watchdog: Mutex<OnWatchdog>,
     memdev: MemdevInfo,
     typist: console::Typist,
     /// Host threads of the vCPUs.
@@ -154,6 +155,7 @@ impl RheaVm {
             boot: [text(&config.kernel), text(&config.initrd), text(&config.append)],
             cpu_model: launched.cpu_model.clone(),
             cpus: launched.cpus.clone(),
+            watchdog: Mutex::new(config.action.watchdog),
             memdev,
             typist: console::Typist::new(&launched.machine),
             threads,
@@ -272,8 +274,18 @@ impl RheaVm {
 
     /// Stops the machine since a request of a disk has failed.
     pub(crate) fn io_error(&self) {
+        self.pause(RunState::IoError);
+    }
+
+    /// What a watchdog does.
+    pub(crate) fn watchdog_action(&self) -> OnWatchdog {
+        *self.watchdog.lock()
+    }
+
+    /// Stops the machine, since it is to stand then.
+    pub(crate) fn pause(&self, state: RunState) {
         if self.machine.stop() {
-            self.set_state(RunState::IoError);
+            self.set_state(state);
             self.events.emit(&Event::stop());
         }
     }
@@ -379,6 +391,18 @@ impl Vm for RheaVm {
         }
         self.events.emit(&Event::powerdown());
         Ok(())
+    }
+
+    fn set_watchdog_action(&self, action: OnWatchdog) -> Answer<()> {
+        *self.watchdog.lock() = action;
+        Ok(())
+    }
+
+    fn inject_nmi(&self, _cpu: u32) -> Answer<()> {
+        match machines::cpus::inject_nmi(&self.machine, &self.cpus.present) {
+            true => Ok(()),
+            false => Err(VmError::Unsupported("inject-nmi".into())),
+        }
     }
 
     fn quit(&self) {

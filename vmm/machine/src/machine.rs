@@ -224,13 +224,14 @@ impl Machine {
         }
     }
 
-    /// Gives a vCPU that comes or has gone the state it has after a reset. It must not be there.
-    pub fn reset_cpu(&self, index: u32) -> Result<(), MachineError> {
+    /// Gives a vCPU that comes or has gone the state it has after a reset, but for what `change` does to it. It must not be there.
+    pub fn reset_cpu(&self, index: u32, change: impl FnOnce(&mut CpuState)) -> Result<(), MachineError> {
         let fresh = self.fresh.get().and_then(|all| all.get(index as usize));
         let Some(mut state) = fresh.cloned() else { return Ok(()) };
         if let Some(init) = &self.cpu_init {
             init(index, &mut state);
         }
+        change(&mut state);
         self.set_cpu_state(index, state)
     }
 

@@ -3,6 +3,8 @@
 //! All that there can ever be are made with the machine; those that are not there stand, and their local APICs hear nothing of
 //! start-up messages. The board's controller tells the guest; what the guest lets go of is taken from it here.
 
+use accel::VcpuSignal;
+use accel::arch::{CpuState, GuestArch};
 use chipset::CpuHotplug;
 pub use chipset::OspmStatus;
 use device::CpuPresence;
@@ -39,6 +41,28 @@ fn with<T: 'static, R>(machine: &Machine, name: &str, f: impl FnOnce(&mut T) -> 
     cell.with(|device| device.as_any()?.downcast_mut().map(f))
 }
 
+/// Interrupts all processors where a PC's non-maskable interrupts enter; false on machines that have no such thing.
+pub fn inject_nmi(machine: &Machine, present: &CpuPresence) -> bool {
+    if machine.arch() != GuestArch::X86_64 {
+        return false;
+    }
+    let ours = with(machine, APIC, |apics: &mut Lapics| apics.bus());
+    match ours {
+        Some(bus) => bus.lint1(),
+        // Local APICs in the accelerator: it knows what LINT1 is set to.
+        None => {
+            let lines = machine.partition().lines();
+            let there = (0..machine.vcpu_count()).filter(|cpu| present.has(*cpu));
+            there.for_each(|cpu| lines.signal(cpu, VcpuSignal::Nmi));
+        }
+    }
+    true
+}
+
+fn tsc_of(state: &CpuState) -> u64 {
+    if let CpuState::X86_64(s) = state { s.tsc } else { 0 }
+}
+
 impl<'a> Cpus<'a> {
     /// The processors of a machine.
     #[must_use]
@@ -61,9 +85,18 @@ impl<'a> Cpus<'a> {
 
     /// A processor comes, which was not there.
     pub fn plug(&self, cpu: u32) -> Result<(), MachineError> {
-        self.renew(cpu)?;
-        self.present.set(cpu, true);
+        // Time stands meanwhile, so that its time stamp counter goes on from where the others' are.
+        let ran = self.machine.stop();
+        let renewed = self.machine.cpu_state(0).and_then(|first| self.renew(cpu, tsc_of(&first)));
+        if renewed.is_ok() {
+            self.present.set(cpu, true);
+        }
+        if ran {
+            self.machine.start();
+        }
+        renewed?;
         self.tell_firmware();
+        // Of a machine that runs.
         self.machine.cpus_have_come();
         let _ = self.controller(|c| c.plugged(cpu));
         Ok(())
@@ -84,7 +117,7 @@ impl<'a> Cpus<'a> {
         // One that has come again meanwhile is a new one.
         let gone: Vec<u32> = gone.into_iter().filter(|cpu| !self.present.has(*cpu)).collect();
         for cpu in &gone {
-            self.renew(*cpu)?;
+            self.renew(*cpu, 0)?;
         }
         if !gone.is_empty() {
             self.tell_firmware();
@@ -105,9 +138,13 @@ impl<'a> Cpus<'a> {
     }
 
     /// A processor that is not there starts over, and its local APIC.
-    fn renew(&self, cpu: u32) -> Result<(), MachineError> {
+    fn renew(&self, cpu: u32, tsc: u64) -> Result<(), MachineError> {
         let _ = with(self.machine, APIC, |apics: &mut Lapics| apics.bus().reset_cpu(cpu));
-        self.machine.reset_cpu(cpu)
+        self.machine.reset_cpu(cpu, |state| {
+            if let CpuState::X86_64(s) = state {
+                s.tsc = tsc;
+            }
+        })
     }
 
     fn tell_firmware(&self) {

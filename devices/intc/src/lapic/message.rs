@@ -88,7 +88,7 @@ impl Message {
     }
 
     /// The number of the one APIC that it is for, if it says so.
-    pub(super) fn to_one(&self) -> Option<u32> {
+    pub(super) fn only_for(&self) -> Option<u32> {
         match self.destination {
             Destination::Physical(to) if to != self.everybody() => Some(to),
             _ => None,

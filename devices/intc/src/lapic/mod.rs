@@ -301,7 +301,7 @@ impl ApicBus {
     fn deliver(&self, message: &Message, sender: Option<u32>) {
         let mut best: Option<(u8, u32)> = None;
         // Most messages are for one: the others need not be asked.
-        let candidates = match (message.to_one(), message.destination, sender) {
+        let candidates = match (message.only_for(), message.destination, sender) {
             (Some(id), ..) => self.config.cpu(id).map_or(0..0, |cpu| cpu..cpu + 1),
             (None, Destination::Itself, Some(sender)) => sender..sender + 1,
             _ => 0..self.cpus.len() as u32,

@@ -6,8 +6,9 @@ use anyhow::{Context, Result, anyhow, bail};
 use control::chardev::PortKind;
 use control::config::DeviceConfig;
 use device::{AnyConfig, CharBackend};
+use serial::ParallelConfig;
 
-use super::{Extra, Made, Making};
+use super::{Extra, IsaPlace, Made, Making};
 use crate::chardevs::Chars;
 
 /// Driver of a port that stands where a PC looks for it.
@@ -21,6 +22,16 @@ pub(super) const ISA_EXTRA: &[Extra] = &[
 
 /// First I/O port and interrupt of the ports by their number.
 const PLACES: [(u64, u64); 4] = [(0x3f8, 4), (0x2f8, 3), (0x3e8, 4), (0x2e8, 3)];
+
+pub(super) const PARALLEL_EXTRA: &[Extra] = &[
+    super::CHARDEV,
+    ("index", "uint32", "number of the port, 0 to 2 (default: 0)"),
+    ("iobase", "uint32", "first I/O port (default: that of the number)"),
+    ("irq", "uint32", "interrupt (default: 7)"),
+];
+/// First I/O ports of parallel ports by their number, and the interrupt of them all.
+const PARALLEL: [u16; 3] = [0x378, 0x278, 0x3bc];
+const PARALLEL_IRQ: usize = 7;
 
 /// Driver that carries console and serial ports.
 pub(super) const BUS: &str = "virtio-serial-device";
@@ -84,6 +95,46 @@ pub(super) fn place(
         bail!("serial port {index} is taken");
     }
     Ok(())
+}
+
+/// Where a parallel port of the board stands.
+pub(super) fn parallel_place(index: usize) -> Result<IsaPlace> {
+    let port = PARALLEL.get(index).copied();
+    let port = port.ok_or_else(|| anyhow!("there can be {} parallel ports", PARALLEL.len()))?;
+    Ok(IsaPlace { port, irq: Some(PARALLEL_IRQ) })
+}
+
+/// A parallel port's device.
+pub(super) fn parallel() -> Made {
+    Made::Device(Box::new(ParallelConfig::default()))
+}
+
+/// Its back end, by the device's name for it.
+pub(super) fn to_chardev(backend: Arc<dyn CharBackend>) -> Vec<(String, Arc<dyn CharBackend>)> {
+    vec![("chardev".to_owned(), backend)]
+}
+
+/// A parallel port that the user places.
+pub(super) fn isa_parallel(m: &mut Making<'_>) -> Result<Made> {
+    let mut take = |key: &str| {
+        let value = m.props.u64(key);
+        m.props.remove(key);
+        value
+    };
+    let (index, port, irq) = (take("index")?, take("iobase")?, take("irq")?);
+    let mut place = parallel_place(usize::try_from(index.unwrap_or(0)).unwrap_or(usize::MAX))?;
+    if let Some(port) = port {
+        place.port = u16::try_from(port).map_err(|_| anyhow!("'iobase' expects a port, got {port:#x}"))?;
+    }
+    if let Some(irq) = irq {
+        if !(3..16).contains(&irq) {
+            bail!("'irq' expects an interrupt from 3 to 15, got {irq}");
+        }
+        place.irq = usize::try_from(irq).ok();
+    }
+    m.port = Some(place);
+    super::chardev(m)?;
+    Ok(parallel())
 }
 
 /// What a port alone ends in: it is made by its bus.

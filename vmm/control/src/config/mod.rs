@@ -28,8 +28,8 @@ pub use platform::{
 pub use props::Props;
 pub use runtime::{
     Actions, BootConfig, FdInSet, FwCfgItem, GdbConfig, GlobalProperty, IcountConfig, LogConfig, Monitor,
-    MonitorMode, MsgConfig, NameConfig, ObjectConfig, OnPanic, OnReboot, OnShutdown, RtcBase, RtcClock,
-    RtcConfig, RunWith, TraceConfig,
+    MonitorMode, MsgConfig, NameConfig, ObjectConfig, OnPanic, OnReboot, OnShutdown, OnWatchdog, RtcBase,
+    RtcClock, RtcConfig, RunWith, TraceConfig,
 };
 
 use serde::{Deserialize, Serialize};

@@ -107,6 +107,52 @@ pub struct Actions {
     pub shutdown: OnShutdown,
     /// When the guest reports a panic.
     pub panic: OnPanic,
+    /// When a watchdog is not restarted in time.
+    pub watchdog: OnWatchdog,
+}
+
+/// What a watchdog does that is not restarted in time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnWatchdog {
+    /// Reset the machine.
+    #[default]
+    Reset,
+    /// Press the power button.
+    Shutdown,
+    /// End the process.
+    Poweroff,
+    /// Stop the vCPUs.
+    Pause,
+    /// Say so.
+    Debug,
+    /// Only report the event.
+    None,
+    /// Interrupt the guest.
+    InjectNmi,
+}
+
+impl OnWatchdog {
+    /// All by their names.
+    pub const ALL: [(&'static str, Self); 7] = [
+        ("reset", Self::Reset),
+        ("shutdown", Self::Shutdown),
+        ("poweroff", Self::Poweroff),
+        ("pause", Self::Pause),
+        ("debug", Self::Debug),
+        ("none", Self::None),
+        ("inject-nmi", Self::InjectNmi),
+    ];
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        Self::ALL.iter().find(|(_, action)| *action == self).map_or("none", |(name, _)| name)
+    }
+
+    /// By its name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.iter().find(|(n, _)| *n == name).map(|(_, action)| *action)
+    }
 }
 
 /// What a reset by the guest does.

@@ -216,7 +216,8 @@ options! {
         "S" "" => Flag(runtime::start_paused), "Do not start the vCPUs; 'cont' in a monitor does.";
         "no-reboot" "" => Flag(runtime::no_reboot), "End instead of resetting; the same as -action reboot=shutdown.";
         "no-shutdown" "" => Flag(runtime::no_shutdown), "Stop instead of ending; the same as -action shutdown=pause.";
-        "action" "key=value..." => Group(&runtime::ACTION), "What a reset, a power-off or a panic of the guest does.";
+        "action" "key=value..." => Group(&runtime::ACTION), "What a reset, a power-off, a panic or a watchdog of the guest does.";
+        "watchdog-action" "ACTION" => Text(runtime::watchdog_action), "The same as -action watchdog=ACTION.";
         "incoming" "URI|defer" => Text(runtime::incoming), "Wait for the state of another machine.";
         "loadvm" "TAG|FILE" => Text(runtime::loadvm), "Start from a snapshot.";
         "add-fd" "fd=FD,set=SET[,opaque=TEXT]" => Group(&runtime::ADD_FD), "Give a descriptor of the process the name /dev/fdset/SET.";

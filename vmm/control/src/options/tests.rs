@@ -198,7 +198,13 @@ const GOOD: &[(&str, &str, &str)] = &[
     ("-name vm1,debug-threads=on", "/name", r#"{"guest":"vm1","debug-threads":true}"#),
     ("-uuid 123e4567-e89b-12d3-a456-426614174000", "/uuid", r#""123e4567-e89b-12d3-a456-426614174000""#),
     ("-boot once=d,menu=on -boot order=c", "/boot", r#"{"order":"c","once":"d","menu":true}"#),
-    ("-no-reboot -no-shutdown", "/action", r#"{"reboot":"shutdown","shutdown":"pause","panic":"shutdown"}"#),
+    (
+        "-no-reboot -no-shutdown",
+        "/action",
+        r#"{"reboot":"shutdown","shutdown":"pause","panic":"shutdown","watchdog":"reset"}"#,
+    ),
+    ("-watchdog-action inject-nmi", "/action/watchdog", r#""inject-nmi""#),
+    ("-action watchdog=pause", "/action/watchdog", r#""pause""#),
     ("-action panic=exit-failure", "/action/panic", r#""exit-failure""#),
     (
         "-d in_asm,trace:virtio* -D log.txt",

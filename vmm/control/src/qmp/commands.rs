@@ -1,6 +1,7 @@
 //! QMP's commands: one table with the arguments of each and what it does.
 
 use super::{QmpError, backends, base64, block, input, migrate, schema, version};
+use crate::config::OnWatchdog;
 use crate::config::{ChardevKind, DeviceConfig, FdInSet, Props};
 use crate::hmp;
 use crate::monitor::Control;
@@ -323,6 +324,13 @@ commands! {
         save_memory(c, MemorySpace::Virtual(cpu), a)
     };
     "pmemsave" ("val" ! Number, "size" ! Number, "filename" ! Text) |c, a| save_memory(c, MemorySpace::Physical, a);
+    "watchdog-set-action" ("action" ! Text) |c, a| {
+        let name = text(a, "action");
+        let action = OnWatchdog::named(name).ok_or_else(|| {
+            QmpError::Generic(format!("Parameter 'action' does not accept value '{name}'"))
+        })?;
+        done(c.vm.set_watchdog_action(action)?)
+    };
     "inject-nmi" () |c, _| done(c.vm.inject_nmi(0)?);
     "device_add" ("driver" ! Text, "id" ? Text, "bus" ? Text, "" ? Rest) device_add;
     "device_del" ("id" ! Text) |c, a| done(c.vm.device_del(text(a, "id"))?);

@@ -18,7 +18,7 @@ pub use info::{
 
 pub use input::{InputEvent, KeyId};
 
-use crate::config::{Blockdev, Chardev, DeviceConfig, Netdev, ObjectConfig};
+use crate::config::{Blockdev, Chardev, DeviceConfig, Netdev, ObjectConfig, OnWatchdog};
 use serde_json::Value;
 use thiserror::Error;
 
@@ -62,6 +62,11 @@ pub trait Vm: Send + Sync {
     /// Presses the power button.
     fn powerdown(&self) -> Answer<()> {
         unsupported("system_powerdown")
+    }
+    /// Changes what a watchdog does that is not restarted in time.
+    fn set_watchdog_action(&self, action: OnWatchdog) -> Answer<()> {
+        let _ = action;
+        unsupported("watchdog-set-action")
     }
     /// Asks the process to end; returns at once.
     fn quit(&self);

@@ -51,6 +51,8 @@ pub(crate) struct Hardware {
     pub(crate) hpet: bool,
     /// Serial ports.
     pub(crate) serials: usize,
+    /// First ports and interrupts of the parallel ports.
+    pub(crate) parallels: Vec<(u16, u32)>,
     /// Slots of the root bus that can come and go, if any.
     pub(crate) hotplug: u32,
 }

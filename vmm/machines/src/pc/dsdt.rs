@@ -110,6 +110,13 @@ fn isa(h: &Hardware) -> Vec<u8> {
         Device::new(Path::new(&format!("COM{}", i + 1)), vec![&hid, &uid, &crs]).to_aml_bytes(&mut com);
         out.extend(com);
     }
+    for (i, (port, line)) in h.parallels.iter().enumerate() {
+        let (ports, line) = (IO::new(*port, *port, 8, 8), irq(*line));
+        let crs = Name::new("_CRS".into(), &ResourceTemplate::new(vec![&ports, &line]));
+        let hid = Name::new("_HID".into(), &EISAName::new("PNP0400"));
+        let uid = Name::new("_UID".into(), &(i as u8 + 1));
+        Device::new(Path::new(&format!("LPT{}", i + 1)), vec![&hid, &uid, &crs]).to_aml_bytes(&mut out);
+    }
     out
 }
 

@@ -9,13 +9,14 @@ use chipset::SmiFeatures;
 use device::DeviceConfig;
 use machine::{Board, MachineError};
 use misc::{FwCfgConfig, FwCfgError, FwCfgTable};
+use serial::ParallelConfig;
 
 use super::acpi::{self, Hardware};
 use super::boot_rom::Copy;
 use super::{Chipset, FW_CFG, Layout, Model, PIIX4_GPE, PM_BASE, boot_rom, firmware, flat_rom, smbios};
 use crate::direct::{self, Flat, Given, INFO};
 use crate::x86::FOUR_GIB;
-use crate::{BoardConfig, kernel};
+use crate::{BoardConfig, PluggedIsa, kernel};
 
 /// Numbered items.
 mod key {
@@ -93,6 +94,12 @@ pub(super) fn cmos(c: &BoardConfig, low: u64) -> Vec<(u8, u8)> {
     all
 }
 
+/// First ports and interrupts of the parallel ports.
+fn parallels(c: &BoardConfig) -> Vec<(u16, u32)> {
+    let is_one = |p: &&PluggedIsa| p.device.config.kind() == ParallelConfig::KIND;
+    c.isa.iter().filter(is_one).map(|p| (p.port, p.irq.unwrap_or(7) as u32)).collect()
+}
+
 /// Describes the machine to ACPI.
 fn hardware(model: &Model, c: &BoardConfig, layout: &Layout) -> Hardware {
     let express = model.chipset == Some(Chipset::Q35);
@@ -110,6 +117,7 @@ fn hardware(model: &Model, c: &BoardConfig, layout: &Layout) -> Hardware {
         high_end: if c.ram > layout.low { FOUR_GIB + c.ram - layout.low } else { 0 },
         hpet: layout.controllers.hpet,
         serials: c.serials.iter().take_while(|s| s.is_some()).count(),
+        parallels: parallels(c),
         // Slots 0 and 1 are the chipset's, 2 the graphics card's.
         hotplug: match (express, c.vga) {
             (true, _) => 0,

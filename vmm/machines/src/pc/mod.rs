@@ -336,7 +336,12 @@ fn bridges(
     if express {
         let mch = MchConfig { fabric: Some(fabric), ecam: layout.ecam.clone(), low_ram: layout.low };
         slots.own(b, "mch", &mut Pci::new(mch), 0, 0, false)?;
-        let lpc = Pci::new(Ich9LpcConfig { smm: layout.smm, features: layout.smi_features.clone() });
+        let lpc = Ich9LpcConfig {
+            smm: layout.smm,
+            features: layout.smi_features.clone(),
+            ..Ich9LpcConfig::default()
+        };
+        let lpc = Pci::new(lpc);
         let apm = lpc.fixed_region(1);
         slots.own(b, "isa-bridge", &mut { lpc }, 31, 0, true)?;
         let Some(node) = b.node_mut("isa-bridge") else { return model.bad("no ISA bridge") };

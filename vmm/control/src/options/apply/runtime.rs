@@ -4,7 +4,9 @@ use super::super::build::{Builder, Stop};
 use super::super::group::{Group, Values, number, switch, text, word};
 use super::super::{Invocation, ini};
 use super::{Done, one_of};
-use crate::config::{ConfigError, FdInSet, OnPanic, OnReboot, OnShutdown, RtcBase, RtcClock, VmConfig};
+use crate::config::{
+    ConfigError, FdInSet, OnPanic, OnReboot, OnShutdown, OnWatchdog, RtcBase, RtcClock, VmConfig,
+};
 use crate::date;
 use crate::transport::Uri;
 
@@ -192,6 +194,15 @@ pub(crate) static NAME: Group = Group {
     },
 };
 
+const WATCHDOG: [&str; 7] = ["reset", "shutdown", "poweroff", "pause", "debug", "none", "inject-nmi"];
+
+/// `-watchdog-action`.
+pub(crate) fn watchdog_action(b: &mut Builder, name: &str) -> Done {
+    let expected = || ConfigError::bad("action", name, format!("one of {}", WATCHDOG.join(", ")));
+    b.config.action.watchdog = OnWatchdog::named(name).ok_or_else(expected)?;
+    Ok(())
+}
+
 pub(crate) static ACTION: Group = Group {
     name: "action",
     implied: None,
@@ -199,6 +210,7 @@ pub(crate) static ACTION: Group = Group {
         word("reboot", &["reset", "shutdown"]),
         word("shutdown", &["poweroff", "pause"]),
         word("panic", &["none", "pause", "shutdown", "exit-failure"]),
+        word("watchdog", &WATCHDOG),
     ],
     open: false,
     json: false,
@@ -217,6 +229,9 @@ pub(crate) static ACTION: Group = Group {
                 "shutdown" => OnPanic::Shutdown,
                 _ => OnPanic::ExitFailure,
             };
+        }
+        if let Some(w) = v.text("watchdog")? {
+            action.watchdog = OnWatchdog::named(&w).unwrap_or_default();
         }
         Ok(())
     },
