@@ -146,9 +146,6 @@ fn refuse_unsupported(config: &VmConfig) -> Result<()> {
         }
     }
     let stdio = config.chardevs.iter().find(|c| matches!(c.kind, ChardevKind::Stdio { .. }));
-    if let Some(c) = stdio.filter(|c| c.id != TERMINAL && config.display.as_deref() == Some("curses")) {
-        bail!("-display curses: the terminal is the display's, but chardev '{}' is stdio", c.id);
-    }
     if let Some(c) = stdio.filter(|_| config.daemonize) {
         bail!(
             "chardev '{}': stdio cannot be used with -daemonize (nor -nographic without -nodefaults)",

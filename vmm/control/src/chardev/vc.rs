@@ -226,7 +226,7 @@ mod tests {
         let c = TextConsole::default();
         c.write(b"one\r\ntwo\x08O\x1b[31;1mred\x1b[0m\x1b[3;5Hthere\x1b[1K!\x1b[2A<\x1b[?25l\xc3\xa9");
         let lines = c.screen().lines();
-        assert_eq!(lines[..3], ["one      <?", "twOred", "         !"]);
+        assert_eq!(lines[..3], ["one       <?", "twOred", "         !"]);
         assert_eq!(c.screen().cells[83].attribute, 12);
         c.write(b"\x1b[2J\x1b[24;79Habcd\r\nend");
         let screen = c.screen();

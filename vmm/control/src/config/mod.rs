@@ -214,9 +214,15 @@ impl VmConfig {
         let mut stdio = self.chardevs.iter().filter(|c| matches!(c.kind, ChardevKind::Stdio { .. }));
         if let (Some(a), Some(b)) = (stdio.next(), stdio.next()) {
             let (a, b) = (&a.id, &b.id);
-            let text = format!(
-                "chardevs '{a}' and '{b}' both are stdio; expected one (share it with mon:stdio or mux=on)"
-            );
+            let text = if let (TERMINAL, other) | (other, TERMINAL) = (a.as_str(), b.as_str()) {
+                format!(
+                    "the terminal is that of -display curses; expected chardev '{other}' elsewhere (vc shows it there)"
+                )
+            } else {
+                format!(
+                    "chardevs '{a}' and '{b}' both are stdio; expected one (share it with mon:stdio or mux=on)"
+                )
+            };
             return Err(ConfigError::Conflict(text));
         }
         let gdb = self.gdb.iter().map(|g| ("gdb", &g.chardev));

@@ -351,6 +351,10 @@ const BAD: &[(&str, &str)] = &[
     ("-serial tcp:h:x", "-serial tcp:h:x: 'port' expects a number from 0 to 65535, got 'x'"),
     ("-serial chardev:no", "serial: chardev 'no' is not known"),
     (
+        "-display curses -serial stdio",
+        "the terminal is that of -display curses; expected chardev 'serial0' elsewhere (vc shows it there)",
+    ),
+    (
         "-serial stdio -monitor stdio",
         "chardevs 'serial0' and 'compat_monitor0' both are stdio; expected one (share it with mon:stdio or mux=on)",
     ),
