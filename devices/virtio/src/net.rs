@@ -5,6 +5,7 @@
 //! of buffers and nothing piles up here. Offloads are offered only if the backend carries their header through.
 
 mod control;
+mod feature;
 mod rss;
 
 use std::any::Any;
@@ -35,54 +36,6 @@ const LINK_UP: u16 = 1;
 /// The driver is to tell the network where it is, in the same field.
 const ANNOUNCE: u16 = 2;
 
-mod feature {
-    pub(super) const CSUM: u64 = 1 << 0;
-    pub(super) const GUEST_CSUM: u64 = 1 << 1;
-    pub(super) const CTRL_GUEST_OFFLOADS: u64 = 1 << 2;
-    pub(super) const MTU: u64 = 1 << 3;
-    pub(super) const MAC: u64 = 1 << 5;
-    pub(super) const GUEST_TSO4: u64 = 1 << 7;
-    pub(super) const GUEST_TSO6: u64 = 1 << 8;
-    pub(super) const GUEST_ECN: u64 = 1 << 9;
-    pub(super) const HOST_TSO4: u64 = 1 << 11;
-    pub(super) const HOST_TSO6: u64 = 1 << 12;
-    pub(super) const HOST_ECN: u64 = 1 << 13;
-    pub(super) const MRG_RXBUF: u64 = 1 << 15;
-    pub(super) const STATUS: u64 = 1 << 16;
-    pub(super) const CTRL_VQ: u64 = 1 << 17;
-    pub(super) const CTRL_RX: u64 = 1 << 18;
-    pub(super) const CTRL_VLAN: u64 = 1 << 19;
-    pub(super) const CTRL_RX_EXTRA: u64 = 1 << 20;
-    pub(super) const GUEST_ANNOUNCE: u64 = 1 << 21;
-    pub(super) const MQ: u64 = 1 << 22;
-    pub(super) const CTRL_MAC_ADDR: u64 = 1 << 23;
-    pub(super) const HASH_REPORT: u64 = 1 << 57;
-    pub(super) const RSS: u64 = 1 << 60;
-    /// What the guest takes from the host.
-    pub(super) const GUEST: u64 = GUEST_CSUM | GUEST_TSO4 | GUEST_TSO6 | GUEST_ECN;
-    /// What the host takes from the guest.
-    pub(super) const HOST: u64 = CSUM | HOST_TSO4 | HOST_TSO6 | HOST_ECN;
-    /// Features and what each needs.
-    pub(super) const NEEDS: &[(u64, u64)] = &[
-        (GUEST_TSO4 | GUEST_TSO6, GUEST_CSUM),
-        (GUEST_ECN, GUEST_TSO4 | GUEST_TSO6),
-        (HOST_TSO4 | HOST_TSO6, CSUM),
-        (HOST_ECN, HOST_TSO4 | HOST_TSO6),
-        (
-            CTRL_RX
-                | CTRL_VLAN
-                | CTRL_RX_EXTRA
-                | GUEST_ANNOUNCE
-                | MQ
-                | CTRL_MAC_ADDR
-                | CTRL_GUEST_OFFLOADS
-                | HASH_REPORT
-                | RSS,
-            CTRL_VQ,
-        ),
-    ];
-}
-
 device_config! {
     /// Network card.
     #[derive(Clone, Debug, PartialEq, Eq)]
@@ -103,6 +56,42 @@ device_config! {
         pub ctrl_vq: bool = true,
         /// Offer checksum and segmentation offload, if the backend has it.
         pub offloads: bool = true,
+        /// Of these: the guest leaves checksums out.
+        pub csum: bool = true,
+        /// The guest takes frames without checksums.
+        pub guest_csum: bool = true,
+        /// The guest sends long TCP segments over IPv4.
+        pub host_tso4: bool = true,
+        /// The same over IPv6.
+        pub host_tso6: bool = true,
+        /// The same with congestion notification.
+        pub host_ecn: bool = true,
+        /// The guest sends several UDP datagrams in a frame.
+        pub host_uso: bool = true,
+        /// The guest takes long TCP segments over IPv4.
+        pub guest_tso4: bool = true,
+        /// The same over IPv6.
+        pub guest_tso6: bool = true,
+        /// The same with congestion notification.
+        pub guest_ecn: bool = true,
+        /// The guest takes several UDP datagrams in a frame over IPv4.
+        pub guest_uso4: bool = true,
+        /// The same over IPv6.
+        pub guest_uso6: bool = true,
+        /// The driver may change later what it takes.
+        pub ctrl_guest_offloads: bool = true,
+        /// Offer filters of kinds of frames, by the control queue.
+        pub ctrl_rx: bool = true,
+        /// More of them.
+        pub ctrl_rx_extra: bool = true,
+        /// Offer a filter of VLANs.
+        pub ctrl_vlan: bool = true,
+        /// Let the driver set the address.
+        pub ctrl_mac_addr: bool = true,
+        /// Let the driver tell the network that the guest has moved.
+        pub guest_announce: bool = true,
+        /// Tell whether the link is up.
+        pub status: bool = true,
         /// Spread received frames over queues by a hash, as the driver says.
         pub rss: bool = false,
         /// Report that hash.
@@ -166,6 +155,7 @@ impl VirtioConfig for NetConfig {
         shared.endpoint.set_receiver(Some(Box::new(Receiver(Arc::downgrade(&shared)))));
         Ok(Box::new(NetCard {
             offload: self.offloads && shared.endpoint.vnet_header() != 0,
+            uso: shared.endpoint.has_uso(),
             tx: vec![None; self.queue_pairs.into()],
             control: None,
             mac,
@@ -185,6 +175,8 @@ pub struct NetCard {
     mac: MacAddr,
     /// The endpoint passes offloads on.
     offload: bool,
+    /// Frames of several datagrams are among them.
+    uso: bool,
     shared: Arc<Shared>,
     tx: Vec<Option<Arc<Virtqueue>>>,
     control: Option<Arc<Virtqueue>>,
@@ -409,6 +401,15 @@ impl NetCard {
         self.shared.rx.lock().filter.describe()
     }
 
+    /// Has the driver tell the network where the guest is, if it knows how.
+    pub fn announce(&self) {
+        let mut rx = self.shared.rx.lock();
+        if rx.active && rx.features & feature::GUEST_ANNOUNCE != 0 {
+            rx.announce = true;
+            rx.notifier.iter().for_each(|n| n.config_changed());
+        }
+    }
+
     /// Sends what a buffer holds.
     fn send(&mut self, chain: &mut Chain) {
         let length = header_length(self.features);
@@ -465,24 +466,43 @@ impl VirtioDevice for NetCard {
 
     fn features(&self) -> u64 {
         let c = &self.config;
-        let control = feature::CTRL_VQ
-            | feature::CTRL_RX
-            | feature::CTRL_RX_EXTRA
-            | feature::CTRL_MAC_ADDR
-            | feature::CTRL_VLAN
-            | feature::GUEST_ANNOUNCE;
         let optional = [
             (c.mrg_rxbuf, feature::MRG_RXBUF),
-            (c.ctrl_vq, control),
+            (c.status, feature::STATUS),
+            (c.ctrl_vq, feature::CTRL_VQ),
+            (c.ctrl_rx, feature::CTRL_RX),
+            (c.ctrl_rx_extra, feature::CTRL_RX_EXTRA),
+            (c.ctrl_vlan, feature::CTRL_VLAN),
+            (c.ctrl_mac_addr, feature::CTRL_MAC_ADDR),
+            (c.guest_announce, feature::GUEST_ANNOUNCE),
             (c.queue_pairs > 1, feature::MQ),
             (c.host_mtu != 0, feature::MTU),
             (c.rss, feature::RSS),
             (c.hash, feature::HASH_REPORT),
-            (self.offload, feature::GUEST | feature::HOST),
-            (self.offload && c.ctrl_vq, feature::CTRL_GUEST_OFFLOADS),
+            (c.csum, feature::CSUM),
+            (c.guest_csum, feature::GUEST_CSUM),
+            (c.host_tso4, feature::HOST_TSO4),
+            (c.host_tso6, feature::HOST_TSO6),
+            (c.host_ecn, feature::HOST_ECN),
+            (c.host_uso, feature::HOST_USO),
+            (c.guest_tso4, feature::GUEST_TSO4),
+            (c.guest_tso6, feature::GUEST_TSO6),
+            (c.guest_ecn, feature::GUEST_ECN),
+            (c.guest_uso4, feature::GUEST_USO4),
+            (c.guest_uso6, feature::GUEST_USO6),
+            (c.ctrl_guest_offloads, feature::CTRL_GUEST_OFFLOADS),
         ];
-        let always = feature::MAC | feature::STATUS;
-        optional.iter().filter(|(on, _)| *on).fold(always, |all, (_, bits)| all | bits)
+        let mut all = optional.iter().filter(|(on, _)| *on).fold(feature::MAC, |all, (_, bits)| all | bits);
+        if !self.offload {
+            all &= !(feature::GUEST | feature::HOST | feature::CTRL_GUEST_OFFLOADS);
+        } else if !self.uso {
+            all &= !feature::USO;
+        }
+        // What needs another that is not offered is not either.
+        for (bits, needed) in feature::NEEDS {
+            all &= if all & needed == 0 { !bits } else { !0 };
+        }
+        all
     }
 
     fn accepts(&self, features: u64) -> bool {

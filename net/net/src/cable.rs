@@ -61,7 +61,11 @@ struct Shared {
     plain: AtomicBool,
     late: Mutex<Late>,
     wake: Condvar,
+    /// Hears of changes of the NIC's filter.
+    filter: Mutex<Option<FilterChanged>>,
 }
+
+type FilterChanged = Arc<dyn Fn() + Send + Sync>;
 
 /// An endpoint with a switch and filters.
 pub struct Cable(Arc<Shared>);
@@ -97,6 +101,7 @@ impl Cable {
             plain: AtomicBool::new(false),
             late: Mutex::default(),
             wake: Condvar::new(),
+            filter: Mutex::default(),
         })))
     }
 
@@ -120,6 +125,11 @@ impl Cable {
     /// Whether a NIC has it.
     pub fn has_card(&self) -> bool {
         self.0.card.lock().is_some()
+    }
+
+    /// Has `heard` called, with the NIC locked, when the guest changes which frames it wants.
+    pub fn on_filter_change(&self, heard: impl Fn() + Send + Sync + 'static) {
+        *self.0.filter.lock() = Some(Arc::new(heard));
     }
 
     /// Puts a filter on it.
@@ -350,6 +360,21 @@ impl Endpoint for Cable {
 
     fn vnet_header(&self) -> usize {
         self.0.header()
+    }
+
+    fn has_uso(&self) -> bool {
+        !self.0.is_plain() && self.0.inner.read().has_uso()
+    }
+
+    fn filter_changed(&self) {
+        let heard = self.0.filter.lock().clone();
+        if let Some(heard) = heard {
+            heard();
+        }
+    }
+
+    fn queues(&self) -> u16 {
+        self.0.inner.read().queues()
     }
 
     fn set_offload(&self, header: usize, guest_features: u64) -> bool {

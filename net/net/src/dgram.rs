@@ -8,13 +8,12 @@ use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use rustix::net::RecvFlags;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-use crate::fd::{Carrier, FdEndpoint};
-use crate::{Address, Endpoint, NetError, NetReceiver, ReceiverSlot};
+use crate::fd::{Carried, Carrier, carried};
+use crate::{Address, NetError};
 
 /// What the descriptor does.
 struct Datagrams {
@@ -63,15 +62,13 @@ impl Drop for Datagrams {
 }
 
 /// A socket that carries one frame a datagram.
-pub struct Dgram {
-    end: FdEndpoint<Datagrams>,
-    slot: Arc<ReceiverSlot>,
-}
+pub struct Dgram(Carried<Datagrams>);
+
+carried!(Dgram);
 
 impl Dgram {
     fn new(carrier: Datagrams) -> Result<Self, NetError> {
-        let slot = Arc::<ReceiverSlot>::default();
-        Ok(Dgram { end: FdEndpoint::new("dgram", carrier, slot.clone())?, slot })
+        Ok(Dgram(Carried::new("dgram", [carrier])?))
     }
 
     /// Binds `local` and sends to `remote`, which need not be there yet. A left-over socket file at `local` is
@@ -133,20 +130,7 @@ impl Dgram {
 
     /// The address it is bound to, if that is one of the Internet's.
     pub fn local(&self) -> Option<SocketAddr> {
-        self.end.carrier().socket.local_addr().ok().and_then(|a| a.as_socket())
-    }
-}
-
-impl Endpoint for Dgram {
-    fn send(&self, frame: &[&[u8]]) -> bool {
-        self.end.send(frame)
-    }
-    fn set_receiver(&self, receiver: Option<Box<dyn NetReceiver>>) {
-        self.slot.set(receiver);
-        self.end.accept_input();
-    }
-    fn accept_input(&self) {
-        self.end.accept_input();
+        self.0.carriers().next()?.socket.local_addr().ok()?.as_socket()
     }
 }
 
@@ -156,6 +140,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::Endpoint;
     use crate::testing::Sink;
 
     const WAIT: Duration = Duration::from_secs(20);

@@ -14,13 +14,16 @@ use parking_lot::Mutex;
 use rustix::event::PollFlags;
 use smallvec::SmallVec;
 
+use crate::flow::spread;
 use crate::wake::{self, Wake, Woken};
-use crate::{MAX_FRAME, NetError, ReceiverSlot};
+use crate::{MAX_FRAME, NetError, NetReceiver, ReceiverSlot};
 
 /// Room for a frame and what a tunnel puts before it.
 const BUFFER: usize = MAX_FRAME + 1024;
 /// Pieces of a frame that are sent as they are.
 const PIECES: usize = 62;
+/// Frames read before the thread looks whether it is to end.
+const BATCH: usize = 64;
 /// Errors in a row after which the thread rests before it reads again.
 const PATIENCE: u32 = 16;
 /// How long it rests.
@@ -41,6 +44,66 @@ pub(crate) trait Carrier: AsFd + Send + Sync + 'static {
     }
 }
 
+/// One such descriptor, or several that are queues of one device.
+pub(crate) struct Carried<C: Carrier> {
+    ends: Vec<FdEndpoint<C>>,
+    slot: Arc<ReceiverSlot>,
+}
+
+impl<C: Carrier> Carried<C> {
+    /// Begins to receive, on threads of that name.
+    pub(crate) fn new(name: &str, carriers: impl IntoIterator<Item = C>) -> Result<Self, NetError> {
+        let slot = Arc::<ReceiverSlot>::default();
+        let ends = carriers.into_iter().map(|carrier| FdEndpoint::new(name, carrier, slot.clone()));
+        Ok(Carried { ends: ends.collect::<Result<_, _>>()?, slot })
+    }
+
+    pub(crate) fn carriers(&self) -> impl Iterator<Item = &C> {
+        self.ends.iter().map(|end| &end.shared.carrier)
+    }
+
+    /// Sends a frame with `header` bytes before it, on the queue of its flow.
+    pub(crate) fn send(&self, frame: &[&[u8]], header: usize) -> bool {
+        let which = spread(frame, header, self.ends.len());
+        self.ends.get(which).is_some_and(|end| end.send(frame))
+    }
+
+    pub(crate) fn set_receiver(&self, receiver: Option<Box<dyn NetReceiver>>) {
+        self.slot.set(receiver);
+        self.accept_input();
+    }
+
+    pub(crate) fn accept_input(&self) {
+        self.ends.iter().for_each(FdEndpoint::accept_input);
+    }
+
+    /// How many there are.
+    pub(crate) fn queues(&self) -> u16 {
+        self.ends.len() as u16
+    }
+}
+
+/// Makes an endpoint of a type whose first field is a [`Carried`] and whose frames have no header.
+macro_rules! carried {
+    ($name:ty) => {
+        impl $crate::Endpoint for $name {
+            fn send(&self, frame: &[&[u8]]) -> bool {
+                self.0.send(frame, 0)
+            }
+            fn set_receiver(&self, receiver: Option<Box<dyn $crate::NetReceiver>>) {
+                self.0.set_receiver(receiver);
+            }
+            fn accept_input(&self) {
+                self.0.accept_input();
+            }
+            fn queues(&self) -> u16 {
+                self.0.queues()
+            }
+        }
+    };
+}
+pub(crate) use carried;
+
 struct Shared<C> {
     carrier: C,
     state: Mutex<State>,
@@ -53,8 +116,8 @@ struct State {
     closed: bool,
 }
 
-/// The endpoint's engine; wrapped by each kind of back end.
-pub(crate) struct FdEndpoint<C: Carrier> {
+/// One descriptor with its thread.
+struct FdEndpoint<C: Carrier> {
     shared: Arc<Shared<C>>,
     wake: Wake,
     thread: Option<JoinHandle<()>>,
@@ -62,7 +125,7 @@ pub(crate) struct FdEndpoint<C: Carrier> {
 
 impl<C: Carrier> FdEndpoint<C> {
     /// Frames that come go to the receiver in `slot`, which several of these may share.
-    pub(crate) fn new(name: &str, carrier: C, slot: Arc<ReceiverSlot>) -> Result<Self, NetError> {
+    fn new(name: &str, carrier: C, slot: Arc<ReceiverSlot>) -> Result<Self, NetError> {
         let failed = |e| NetError::host(name, e);
         rustix::io::ioctl_fionbio(&carrier, true).map_err(|e| failed(e.into()))?;
         let (wake, woken) = wake::pair().map_err(failed)?;
@@ -75,11 +138,7 @@ impl<C: Carrier> FdEndpoint<C> {
         Ok(FdEndpoint { shared, wake, thread: Some(thread) })
     }
 
-    pub(crate) fn carrier(&self) -> &C {
-        &self.shared.carrier
-    }
-
-    pub(crate) fn send(&self, frame: &[&[u8]]) -> bool {
+    fn send(&self, frame: &[&[u8]]) -> bool {
         let length: usize = frame.iter().map(|p| p.len()).sum();
         if length > MAX_FRAME || frame.len() > PIECES {
             return length <= MAX_FRAME && self.send(&[&frame.concat()]);
@@ -93,7 +152,7 @@ impl<C: Carrier> FdEndpoint<C> {
         }
     }
 
-    pub(crate) fn accept_input(&self) {
+    fn accept_input(&self) {
         self.shared.state.lock().retry = true;
         self.wake.wake();
     }
@@ -127,18 +186,28 @@ impl<C: Carrier> Shared<C> {
             }
             let retry = std::mem::take(&mut state.retry);
             drop(state);
-            if !ready.is_empty() && held.is_none() {
-                match self.carrier.receive(&mut buffer) {
-                    Ok(frame) => (held, errors) = (frame, 0),
-                    Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
-                    Err(e) if self.carrier.is_gone(&e) => return receiver.link(false),
-                    Err(_) => errors += 1,
-                }
-            } else if !retry {
+            if ready.is_empty() && !retry {
                 continue;
             }
-            if let Some(frame) = held.take() {
-                held = (!receiver.offer(&buffer[frame.clone()])).then_some(frame);
+            for _ in 0..BATCH {
+                if held.is_none() {
+                    match self.carrier.receive(&mut buffer) {
+                        Ok(frame) => (held, errors) = (frame, 0),
+                        Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                        Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
+                        Err(e) if self.carrier.is_gone(&e) => return receiver.link(false),
+                        Err(_) => {
+                            errors += 1;
+                            break;
+                        }
+                    }
+                }
+                if let Some(frame) = held.take()
+                    && !receiver.offer(&buffer[frame.clone()])
+                {
+                    held = Some(frame);
+                    break;
+                }
             }
         }
     }

@@ -28,3 +28,21 @@ pub fn flow_hash(frame: &[u8]) -> u32 {
     }
     hash
 }
+
+/// Which of several queues a frame with `header` bytes before it goes to: all frames of a flow go to the same.
+#[cfg(unix)]
+pub(crate) fn spread(frame: &[&[u8]], header: usize, queues: usize) -> usize {
+    if queues <= 1 {
+        return 0;
+    }
+    let whole;
+    let flow = match frame {
+        [head, payload] if head.len() == header => payload,
+        [one] => one.get(header..).unwrap_or_default(),
+        _ => {
+            whole = frame.concat();
+            whole.get(header..).unwrap_or_default()
+        }
+    };
+    flow_hash(flow) as usize % queues
+}

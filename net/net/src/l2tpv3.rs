@@ -8,15 +8,14 @@ use std::io::{self, IoSlice};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::net::RecvFlags;
 use smallvec::SmallVec;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-use crate::fd::{Carrier, FdEndpoint};
-use crate::{Endpoint, NetError, NetReceiver, ReceiverSlot};
+use crate::NetError;
+use crate::fd::{Carried, Carrier, carried};
 
 /// IP protocol number of L2TP.
 const PROTOCOL: i32 = 115;
@@ -181,10 +180,9 @@ impl Carrier for Tunnel {
 }
 
 /// One end of a pseudowire.
-pub struct L2tpv3 {
-    end: FdEndpoint<Tunnel>,
-    slot: Arc<ReceiverSlot>,
-}
+pub struct L2tpv3(Carried<Tunnel>);
+
+carried!(L2tpv3);
 
 impl L2tpv3 {
     /// Opens the socket. Straight over IP that needs the right to open raw sockets.
@@ -214,9 +212,8 @@ impl L2tpv3 {
         }
         .map_err(failed)?;
         socket.bind(&src.into()).map_err(failed)?;
-        let slot = Arc::<ReceiverSlot>::default();
         let tunnel = Tunnel { socket, to: dst.into(), header, count: AtomicU32::new(0) };
-        Ok(L2tpv3 { end: FdEndpoint::new("l2tpv3", tunnel, slot.clone())?, slot })
+        Ok(L2tpv3(Carried::new("l2tpv3", [tunnel])?))
     }
 }
 
@@ -232,24 +229,12 @@ fn resolve(host: &str, port: u16, ipv6: bool) -> Result<SocketAddr, NetError> {
         .ok_or_else(|| NetError::Option(format!("{host}: expected an {family} address (ipv6=on or off)")))
 }
 
-impl Endpoint for L2tpv3 {
-    fn send(&self, frame: &[&[u8]]) -> bool {
-        self.end.send(frame)
-    }
-    fn set_receiver(&self, receiver: Option<Box<dyn NetReceiver>>) {
-        self.slot.set(receiver);
-        self.end.accept_input();
-    }
-    fn accept_input(&self) {
-        self.end.accept_input();
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::Endpoint;
     use crate::testing::Sink;
 
     fn options() -> L2tpv3Options {
@@ -294,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn random_messages_are_harmless() {
+    fn fuzz_messages() {
         let mut seed = 7u64;
         let mut random = move || {
             seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);

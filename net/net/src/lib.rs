@@ -33,6 +33,8 @@ mod vde;
 mod vhost;
 #[cfg(unix)]
 mod wake;
+#[cfg(target_os = "linux")]
+mod xdp;
 
 use std::sync::Arc;
 
@@ -59,7 +61,9 @@ pub use tap::{Tap, TapOptions, TapSource};
 #[cfg(target_os = "linux")]
 pub use vde::{Vde, VdeOptions};
 #[cfg(target_os = "linux")]
-pub use vhost::{VhostPeer, VhostUser};
+pub use vhost::{VhostEvents, VhostPeer, VhostUser};
+#[cfg(target_os = "linux")]
+pub use xdp::{Xdp, XdpMode, XdpOptions};
 
 /// Longest frame in bytes: 64 KiB of segmentation offload, with headers.
 pub const MAX_FRAME: usize = 65550 + 256;
@@ -128,6 +132,19 @@ pub trait Endpoint: Send + Sync {
     fn vnet_header(&self) -> usize {
         0
     }
+
+    /// Whether a frame with that header may be several UDP datagrams (`VIRTIO_NET_HDR_GSO_UDP_L4`), in both directions.
+    fn has_uso(&self) -> bool {
+        false
+    }
+
+    /// Pairs of queues that a card makes the best use of it with.
+    fn queues(&self) -> u16 {
+        1
+    }
+
+    /// The guest has changed which frames it wants.
+    fn filter_changed(&self) {}
 
     /// Sets the length of that header and the offloads the guest takes (bits of virtio-net's
     /// `VIRTIO_NET_F_GUEST_*`); `false` if the backend has none.

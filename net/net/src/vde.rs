@@ -11,15 +11,14 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use rustix::net::RecvFlags;
 use socket2::{SockAddr, Socket};
 
-use crate::fd::{Carrier, FdEndpoint};
-use crate::{Endpoint, NetError, NetReceiver, ReceiverSlot};
+use crate::NetError;
+use crate::fd::{Carried, Carrier, carried};
 
 /// First word of a request.
 const MAGIC: u32 = 0xfeed_face;
@@ -76,10 +75,9 @@ impl Drop for Plug {
 }
 
 /// A port of a switch.
-pub struct Vde {
-    end: FdEndpoint<Plug>,
-    slot: Arc<ReceiverSlot>,
-}
+pub struct Vde(Carried<Plug>);
+
+carried!(Vde);
 
 /// The request: magic, version, kind with the port above it, address of our socket, description.
 fn request(port: u32, ours: &Path) -> Vec<u8> {
@@ -148,21 +146,7 @@ impl Vde {
         let there =
             there.ok_or_else(|| failed(io::Error::other("it answered with no address of a socket")))?;
         plug.switch = SockAddr::unix(there).map_err(failed)?;
-        let slot = Arc::<ReceiverSlot>::default();
-        Ok(Vde { end: FdEndpoint::new("vde", plug, slot.clone())?, slot })
-    }
-}
-
-impl Endpoint for Vde {
-    fn send(&self, frame: &[&[u8]]) -> bool {
-        self.end.send(frame)
-    }
-    fn set_receiver(&self, receiver: Option<Box<dyn NetReceiver>>) {
-        self.slot.set(receiver);
-        self.end.accept_input();
-    }
-    fn accept_input(&self) {
-        self.end.accept_input();
+        Ok(Vde(Carried::new("vde", [plug])?))
     }
 }
 
@@ -171,6 +155,7 @@ mod tests {
     use std::os::unix::net::UnixListener;
 
     use super::*;
+    use crate::Endpoint;
     use crate::testing::Sink;
 
     /// A switch of one port that says what it was asked for and throws everything back.
@@ -213,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_of_any_bytes() {
+    fn fuzz_answers_of_any_bytes() {
         assert_eq!(answered(&[0; ADDRESS]), None);
         assert_eq!(answered(&[0xff; ADDRESS]), None);
         let mut full = [b'a'; ADDRESS];

@@ -206,7 +206,7 @@ fn bad_clients_and_slow_guests() {
 }
 
 #[test]
-fn random_packets_are_harmless() {
+fn fuzz_packets() {
     let guest = Guest::new();
     let listener = StdListener::bind(guest.path("v_1")).unwrap();
     listener.set_nonblocking(true).unwrap();

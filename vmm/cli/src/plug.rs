@@ -120,6 +120,7 @@ const VIRTIO_DRIVE: [Extra; 5] = [
     ("werror", "BlockdevOnError", "what a failed write does: enospc, report, ignore, stop"),
 ];
 const NETDEV: [Extra; 1] = [("netdev", "str", "ID of a netdev to use as a backend")];
+const VIRTIO_NET: [Extra; 2] = [NETDEV[0], ("mq", "bool", "as many pairs of queues as the network has")];
 const NE2K: [Extra; 3] = [
     ("iobase", "uint32", "first port (default: 0x300)"),
     ("irq", "uint32", "interrupt (default: 9)"),
@@ -264,7 +265,7 @@ const DRIVERS: &[Driver] = &[
         name: "virtio-net-device",
         category: "Network",
         bus: "virtio-bus",
-        extra: &NETDEV,
+        extra: &VIRTIO_NET,
         make: Make::With(virtio_net),
     },
     Driver {
@@ -292,7 +293,7 @@ const DRIVERS: &[Driver] = &[
         name: "virtio-net-pci",
         category: "Network",
         bus: PCI,
-        extra: &NETDEV,
+        extra: &VIRTIO_NET,
         make: Make::With(virtio_net),
     },
     Driver { name: "virtio-rng-pci", category: "Misc", bus: PCI, extra: &RNG, make: Make::With(virtio_rng) },
@@ -425,10 +426,20 @@ fn card_of(name: &str) -> Option<(&'static str, MakeCard)> {
     Some((names.last()?, *make))
 }
 
-/// A card that is not virtio's, with the network that the user names.
-fn card(m: &mut Making<'_>, driver: &str) -> Result<Made> {
+/// The network that the user names for a card, which gets an address if it has none.
+fn network(m: &mut Making<'_>) -> Result<Option<Arc<dyn net::Endpoint>>> {
     let id = m.props.take_text("netdev")?;
     let end = id.map(|id| net_end(m.backends, m.name, &id)).transpose()?;
+    let given = m.props.text("mac")?.map(std::borrow::Cow::into_owned);
+    if let Some(mac) = m.backends.nets.mac(m.name, given.as_deref()) {
+        m.props.insert("mac", mac);
+    }
+    Ok(end)
+}
+
+/// A card that is not virtio's.
+fn card(m: &mut Making<'_>, driver: &str) -> Result<Made> {
+    let end = network(m)?;
     let (_, make) = card_of(driver).ok_or_else(|| anyhow!("no such card"))?;
     Ok(make(None, NicBackend(end)))
 }
@@ -490,8 +501,13 @@ fn virtio_balloon(m: &mut Making<'_>) -> Result<Made> {
 }
 
 fn virtio_net(m: &mut Making<'_>) -> Result<Made> {
-    let id = m.props.take_text("netdev")?;
-    let end = id.map(|id| net_end(m.backends, m.name, &id)).transpose()?;
+    let end = network(m)?;
+    let spread = m.props.bool("mq")?.unwrap_or(false);
+    m.props.remove("mq");
+    let own = m.props.get("queue_pairs").or(m.props.get("queue-pairs")).is_none();
+    if let Some(queues) = end.as_ref().map(|e| e.queues()).filter(|n| spread && own && *n > 1) {
+        m.props.insert("queue_pairs", queues);
+    }
     Ok(virtio(m.pci, NetConfig::default(), NetBackend(end)))
 }
 
@@ -838,6 +854,7 @@ fn nic(
         }
     };
     let end = n.netdev.as_ref().map(|netdev| net_end(backends, id, netdev)).transpose()?;
+    let mac = backends.nets.mac(id, n.mac.as_deref()).or(n.mac.clone());
     note(backends, id, kind, false);
     if let Some((driver, make)) = card {
         let place = if driver == "ne2k_isa" {
@@ -846,9 +863,9 @@ fn nic(
         } else {
             None
         };
-        return Ok((make(n.mac.clone(), NicBackend(end)), place));
+        return Ok((make(mac, NicBackend(end)), place));
     }
-    let card = NetConfig { mac: n.mac.clone(), ..NetConfig::default() };
+    let card = NetConfig { mac, ..NetConfig::default() };
     Ok((virtio(board.pci, card, NetBackend(end)), None))
 }
 

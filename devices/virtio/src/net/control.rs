@@ -224,7 +224,13 @@ fn read_table(chain: &mut Chain) -> Option<Table> {
 impl NetCard {
     /// Carries out one command and answers it.
     pub(super) fn control(&mut self, queue: &Virtqueue, chain: &mut Chain) {
-        let done = chain.read_array::<2>().and_then(|[class, command]| self.command(class, command, chain));
+        let done = chain.read_array::<2>().and_then(|[class, command]| {
+            self.command(class, command, chain)?;
+            if matches!(class, class::RX | class::MAC | class::VLAN) {
+                self.shared.endpoint.filter_changed();
+            }
+            Some(())
+        });
         if !chain.write_last(if done.is_some() { OK } else { ERROR }) {
             queue.fail("a control command without room for its answer");
         }

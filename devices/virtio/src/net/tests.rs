@@ -14,6 +14,8 @@ struct Cable {
     header: Mutex<usize>,
     offloads: Mutex<Option<u64>>,
     down: Mutex<bool>,
+    uso: Mutex<bool>,
+    changes: Mutex<u32>,
 }
 
 impl Endpoint for Cable {
@@ -32,6 +34,12 @@ impl Endpoint for Cable {
     }
     fn vnet_header(&self) -> usize {
         *self.header.lock()
+    }
+    fn has_uso(&self) -> bool {
+        *self.uso.lock()
+    }
+    fn filter_changed(&self) {
+        *self.changes.lock() += 1;
     }
     fn set_offload(&self, header: usize, guest_features: u64) -> bool {
         *self.header.lock() = header;
@@ -285,6 +293,7 @@ fn the_control_queue_filters() {
 #[test]
 fn offloads_follow_the_backend() {
     let (cable, config) = card(NetConfig::default());
+    *cable.uso.lock() = true;
     *cable.header.lock() = 10;
     let bench = Bench::new(config);
     let driver = Driver::new(&bench);
@@ -294,7 +303,7 @@ fn offloads_follow_the_backend() {
     let mut driver = start(&bench, feature::GUEST_TSO6 | feature::GUEST_ECN, 3);
     assert_eq!(
         (*cable.header.lock(), *cable.offloads.lock()),
-        (12, Some(feature::GUEST_CSUM | feature::GUEST_TSO4))
+        (12, Some(feature::GUEST_CSUM | feature::GUEST_TSO4 | feature::GUEST_USO4 | feature::GUEST_USO6))
     );
     let packet = frame(ME, b"big");
     let header = [1, 1, 54, 0, 0xa8, 5, 34, 0, 16, 0, 0xff, 0xff];
@@ -314,6 +323,33 @@ fn offloads_follow_the_backend() {
     );
     assert_eq!(ask(&mut driver, feature::GUEST_TSO6), 1, "not negotiated");
     start(&bench, feature::CSUM | feature::HOST, 3);
+}
+
+#[test]
+fn what_is_offered_needs_what_is_offered() {
+    let offered = |config: NetConfig, uso: bool| {
+        let (cable, config) = card(config);
+        (*cable.header.lock(), *cable.uso.lock()) = (12, uso);
+        let bench = Bench::new(config);
+        bench.write(0, 0x14, 4, 0);
+        let low = bench.read(0, 0x10, 4);
+        bench.write(0, 0x14, 4, 1);
+        low | bench.read(0, 0x10, 4) << 32
+    };
+    let all = NetConfig::default;
+    assert_eq!(offered(all(), true) & feature::USO, feature::USO);
+    let plain = offered(all(), false);
+    assert_eq!((plain & feature::USO, plain & feature::HOST), (0, feature::HOST & !feature::USO));
+    let bare = offered(NetConfig { csum: false, guest_csum: false, ..all() }, true);
+    assert_eq!(bare & (feature::HOST | feature::GUEST), 0);
+    let one = offered(NetConfig { host_tso4: false, host_tso6: false, guest_tso4: false, ..all() }, true);
+    let gone = feature::HOST_TSO4 | feature::HOST_TSO6 | feature::HOST_ECN | feature::GUEST_TSO4;
+    assert_eq!((one & gone, one & feature::GUEST_ECN), (0, feature::GUEST_ECN));
+    let mute = offered(NetConfig { ctrl_vq: false, status: false, ..all() }, true);
+    assert_eq!(
+        mute & (feature::CTRL_RX | feature::CTRL_VLAN | feature::CTRL_GUEST_OFFLOADS | feature::STATUS),
+        0
+    );
 }
 
 #[test]
@@ -344,6 +380,25 @@ fn flows_are_spread_over_queues() {
     // A driver without multiqueue has its control queue at 2.
     let mut driver = start(&bench, feature::MQ, 3);
     assert_eq!(driver.ask(2, &[Piece::Out(&[0, 0, 1]), Piece::In(1)]).0, [0]);
+}
+
+#[test]
+fn a_guest_is_asked_to_announce_itself() {
+    let (cable, config) = card(NetConfig::default());
+    let bench = Bench::new(config);
+    let ask = || bench.cell().with(|d| d.as_any().unwrap().downcast_ref::<NetCard>().unwrap().announce());
+    ask();
+    let mut driver = start(&bench, 0, 3);
+    assert_eq!((bench.read(0, 0x106, 2), bench.read(0, 0x60, 4)), (1, 0), "nobody is there to do so");
+    ask();
+    assert_eq!((bench.read(0, 0x106, 2), bench.read(0, 0x60, 4) & 2), (3, 2));
+    assert_eq!(driver.ask(2, &[Piece::Out(&[3, 0]), Piece::In(1)]).0, [0]);
+    assert_eq!(bench.read(0, 0x106, 2), 1);
+    // That was no change of the filter; this is one.
+    assert_eq!(*cable.changes.lock(), 0);
+    assert_eq!(driver.ask(2, &[Piece::Out(&[0, 0, 1]), Piece::In(1)]).0, [0]);
+    assert_eq!(driver.ask(2, &[Piece::Out(&[0, 77, 1]), Piece::In(1)]).0, [1]);
+    assert_eq!(*cable.changes.lock(), 1);
 }
 
 /// A guest that has moved is to tell the network where it is now.

@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn random_frames_are_harmless_and_few_connections_are_kept() {
+    fn fuzz_frames_and_few_connections_are_kept() {
         let filter = RewriterFilter::new();
         let mut seed = 11u64;
         let mut random = move || {

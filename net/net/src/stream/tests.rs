@@ -109,7 +109,7 @@ fn nonsense_ends_the_connection() {
 }
 
 #[test]
-fn any_bytes_are_frames_or_nonsense() {
+fn fuzz_any_bytes_are_frames_or_nonsense() {
     let mut seed = 1u64;
     let mut random = || {
         seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);

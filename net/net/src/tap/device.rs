@@ -12,13 +12,17 @@ use crate::fd::Carrier;
 /// Bytes of an interface name with its terminating zero.
 pub(super) const NAME_SIZE: usize = 16;
 
+/// Datagrams in one frame, for IPv4 and IPv6: the kernel has them from Linux 6.2 on, and takes both or neither.
+const USO: libc::c_uint = 0x20 | 0x40;
+
 /// virtio-net feature bits and the tun offloads they stand for.
-const OFFLOADS: [(u64, libc::c_uint); 5] = [
+const OFFLOADS: [(u64, libc::c_uint); 6] = [
     (1 << 1, libc::TUN_F_CSUM),
     (1 << 7, libc::TUN_F_TSO4),
     (1 << 8, libc::TUN_F_TSO6),
     (1 << 9, libc::TUN_F_TSO_ECN),
     (1 << 10, libc::TUN_F_UFO),
+    (1 << 54 | 1 << 55, USO),
 ];
 
 /// One queue of a tap device.
@@ -74,7 +78,7 @@ impl Queue {
     pub(super) fn set_offload(&self, header: usize, guest_features: u64) -> io::Result<()> {
         let size = header as libc::c_int;
         let offload =
-            OFFLOADS.iter().filter(|(bit, _)| guest_features & bit != 0).fold(0, |all, (_, f)| all | f);
+            OFFLOADS.iter().filter(|(bits, _)| guest_features & bits == *bits).fold(0, |all, (_, f)| all | f);
         let fd = self.0.as_raw_fd();
         // SAFETY: TUNSETVNETHDRSZ reads an int; TUNSETOFFLOAD takes its argument by value.
         let done = unsafe {
@@ -82,6 +86,17 @@ impl Queue {
                 && libc::ioctl(fd, libc::TUNSETOFFLOAD, libc::c_ulong::from(offload)) >= 0
         };
         if done { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+
+    /// Whether the kernel knows of several datagrams in one frame. No offload is set afterwards.
+    pub(super) fn has_uso(&self) -> bool {
+        let set = |offload: libc::c_uint| {
+            // SAFETY: TUNSETOFFLOAD takes its argument by value.
+            unsafe { libc::ioctl(self.0.as_raw_fd(), libc::TUNSETOFFLOAD, libc::c_ulong::from(offload)) >= 0 }
+        };
+        let has = set(libc::TUN_F_CSUM | USO);
+        set(0);
+        has
     }
 
     /// Limits what the host's kernel keeps of what we sent.

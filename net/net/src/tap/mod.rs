@@ -6,12 +6,11 @@ mod helper;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use self::device::{NAME_SIZE, Queue};
-use crate::fd::FdEndpoint;
-use crate::{Endpoint, NetError, NetReceiver, ReceiverSlot, flow_hash};
+use crate::fd::Carried;
+use crate::{Endpoint, NetError, NetReceiver};
 
 /// Most queues of one device; the kernel's limit.
 const MOST_QUEUES: usize = 256;
@@ -60,10 +59,10 @@ impl TapOptions {
 
 /// A tap device. It is gone with the last handle unless it was made persistent.
 pub struct Tap {
-    queues: Vec<FdEndpoint<Queue>>,
-    slot: Arc<ReceiverSlot>,
+    queues: Carried<Queue>,
     name: String,
     header: AtomicUsize,
+    uso: bool,
     /// Run before it goes.
     down: Option<PathBuf>,
 }
@@ -96,10 +95,10 @@ impl Tap {
                 queue.set_send_buffer(bytes).map_err(failed)?;
             }
         }
-        let slot = Arc::<ReceiverSlot>::default();
-        let queues = queues.into_iter().map(|q| FdEndpoint::new(&name, q, slot.clone()));
-        let queues = queues.collect::<Result<Vec<_>, _>>()?;
-        Ok(Tap { queues, slot, name, header: AtomicUsize::new(if header { 10 } else { 0 }), down })
+        let uso = header && queues.iter().all(Queue::has_uso);
+        let queues = Carried::new(&name, queues)?;
+        let header = AtomicUsize::new(if header { 10 } else { 0 });
+        Ok(Tap { queues, name, header, uso, down })
     }
 
     /// Name of the interface.
@@ -159,41 +158,35 @@ fn take(fds: Vec<OwnedFd>, wanted: Option<bool>) -> Result<(Vec<Queue>, String, 
 
 impl Endpoint for Tap {
     fn send(&self, frame: &[&[u8]]) -> bool {
-        match self.queues.as_slice() {
-            [one] => one.send(frame),
-            // The kernel sends what belongs to a flow back on the queue the flow last came from.
-            all => {
-                let whole;
-                let flow = match frame {
-                    [_, payload] if self.vnet_header() != 0 => *payload,
-                    _ => {
-                        whole = frame.concat();
-                        whole.get(self.vnet_header()..).unwrap_or_default()
-                    }
-                };
-                all[flow_hash(flow) as usize % all.len()].send(frame)
-            }
-        }
+        // The kernel sends what belongs to a flow back on the queue the flow last came from.
+        self.queues.send(frame, self.vnet_header())
     }
 
     fn set_receiver(&self, receiver: Option<Box<dyn NetReceiver>>) {
-        self.slot.set(receiver);
-        self.accept_input();
+        self.queues.set_receiver(receiver);
     }
 
     fn accept_input(&self) {
-        self.queues.iter().for_each(FdEndpoint::accept_input);
+        self.queues.accept_input();
     }
 
     fn vnet_header(&self) -> usize {
         self.header.load(Ordering::Relaxed)
     }
 
+    fn has_uso(&self) -> bool {
+        self.uso
+    }
+
+    fn queues(&self) -> u16 {
+        self.queues.queues()
+    }
+
     fn set_offload(&self, header: usize, guest_features: u64) -> bool {
         if self.vnet_header() == 0 || !matches!(header, 10 | 12) {
             return false;
         }
-        let done = self.queues.iter().all(|q| q.carrier().set_offload(header, guest_features).is_ok());
+        let done = self.queues.carriers().all(|q| q.set_offload(header, guest_features).is_ok());
         if done {
             self.header.store(header, Ordering::Relaxed);
         }

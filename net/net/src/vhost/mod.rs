@@ -26,6 +26,12 @@ use self::session::{HEADER, Session};
 use crate::wake::{self, Wake, Woken};
 use crate::{Address, Endpoint, NetError, NetReceiver, ReceiverSlot};
 
+/// Most pairs of rings.
+const MOST_QUEUES: u16 = 64;
+
+/// Told whether there is a back end, when that changes.
+pub type VhostEvents = Box<dyn Fn(bool) + Send + Sync>;
+
 /// The back end.
 #[derive(Debug)]
 pub enum VhostPeer {
@@ -54,8 +60,12 @@ struct Shared {
     receiver: ReceiverSlot,
     /// The card's headers are passed on.
     passes: AtomicBool,
+    /// Several datagrams in a frame are passed on as well.
+    uso: AtomicBool,
     up: AtomicBool,
     wake: Wake,
+    queues: u16,
+    events: Option<VhostEvents>,
 }
 
 /// The network.
@@ -72,11 +82,14 @@ enum Way {
 }
 
 impl VhostUser {
-    /// Begins a session, or waits for one.
+    /// Begins a session, or waits for one, with as many pairs of rings.
     ///
     /// # Errors
     /// There is nobody, or it does not speak the protocol.
-    pub fn new(peer: VhostPeer) -> Result<Self, NetError> {
+    pub fn new(peer: VhostPeer, queues: u16, events: Option<VhostEvents>) -> Result<Self, NetError> {
+        if !(1..=MOST_QUEUES).contains(&queues) {
+            return Err(NetError::Option(format!("queues={queues}: expected 1 to {MOST_QUEUES}")));
+        }
         let failed = |e| NetError::host("vhost-user", e);
         let (wake, woken) = wake::pair().map_err(failed)?;
         let (way, first) = match peer {
@@ -101,12 +114,16 @@ impl VhostUser {
             state: Mutex::default(),
             receiver: ReceiverSlot::default(),
             passes: AtomicBool::new(false),
+            uso: AtomicBool::new(false),
             up: AtomicBool::new(false),
             wake,
+            queues,
+            events,
         });
         if let Some(socket) = first {
-            let session = Session::new(stream(socket).map_err(failed)?, 0)?;
+            let session = Session::new(stream(socket).map_err(failed)?, queues, 0)?;
             shared.passes.store(session.has_offloads(), Ordering::Relaxed);
+            shared.uso.store(session.has_uso(), Ordering::Relaxed);
             shared.begin(session);
         }
         let worker = Worker { shared: shared.clone(), woken, way };
@@ -129,6 +146,13 @@ impl Shared {
     fn begin(&self, session: Session) {
         self.state.lock().session = Some(session);
         self.up.store(true, Ordering::Release);
+        self.tell(true);
+    }
+
+    fn tell(&self, there: bool) {
+        if let Some(events) = &self.events {
+            events(there);
+        }
     }
 
     /// The header for the back end, and where the frame begins in the first piece.
@@ -178,6 +202,14 @@ impl Endpoint for VhostUser {
         if self.shared.passes() { HEADER } else { 0 }
     }
 
+    fn has_uso(&self) -> bool {
+        self.shared.passes() && self.shared.uso.load(Ordering::Relaxed)
+    }
+
+    fn queues(&self) -> u16 {
+        self.shared.queues
+    }
+
     fn set_offload(&self, header: usize, guest_features: u64) -> bool {
         if !self.shared.passes() || header != HEADER {
             return false;
@@ -211,7 +243,7 @@ impl Worker {
         loop {
             let handles = self.shared.state.lock().session.as_ref().and_then(Session::handles);
             let go_on = match handles {
-                Some((event, socket)) => self.serve(&event, &socket),
+                Some((events, socket)) => self.serve(&events, &socket),
                 None => self.wait(),
             };
             if !go_on {
@@ -237,8 +269,12 @@ impl Worker {
         };
         let Some(socket) = socket.and_then(|s| stream(s).ok()) else { return true };
         let offloads = self.shared.state.lock().offloads;
-        match Session::new(socket, offloads) {
-            Ok(session) if self.shared.passes() && !session.has_offloads() => {
+        let fewer = |s: &Session| {
+            self.shared.passes() && !s.has_offloads()
+                || self.shared.uso.load(Ordering::Relaxed) && !s.has_uso()
+        };
+        match Session::new(socket, self.shared.queues, offloads) {
+            Ok(session) if fewer(&session) => {
                 tracing::warn!("vhost-user: the back end has fewer offloads than the one before: not taken");
             }
             Ok(session) => {
@@ -251,13 +287,13 @@ impl Worker {
     }
 
     /// Feeds the guest until the back end is gone; false when it is all over.
-    fn serve(&mut self, event: &Event, socket: &OwnedFd) -> bool {
+    fn serve(&mut self, events: &[Event], socket: &OwnedFd) -> bool {
         // A frame the guest has no room for.
         let mut held: Option<Vec<u8>> = None;
         loop {
             let mut fds = vec![(socket.as_fd(), PollFlags::IN)];
             if held.is_none() {
-                fds.push((event.as_fd(), PollFlags::IN));
+                fds.extend(events.iter().map(|event| (event.as_fd(), PollFlags::IN)));
             }
             let Ok(ready) = self.woken.wait_any(&fds, None) else { return false };
             let gone = ready.first().is_some_and(|r| !r.is_empty());
@@ -272,6 +308,7 @@ impl Worker {
                 drop(state);
                 self.shared.up.store(false, Ordering::Release);
                 self.shared.receiver.link(false);
+                self.shared.tell(false);
                 tracing::warn!("vhost-user: the back end is gone");
                 return true;
             }
@@ -282,7 +319,9 @@ impl Worker {
                 held = Some(frame);
             }
             if held.is_none() {
-                event.take();
+                for event in events {
+                    event.take();
+                }
                 held = self.deliver();
             }
         }

@@ -1,7 +1,7 @@
 //! Rings and buffers of one session, in memory that the back end maps.
 //!
-//! Memory: the receive ring, the send ring, then the buffers of both. Every descriptor has a buffer of its own, which is
-//! where it was put; an entry's id thus says where its bytes are.
+//! Memory, for each pair of rings: the receive ring, the send ring, then the buffers of both. Every descriptor has a buffer of
+//! its own, which is where it was put; an entry's id thus says where its bytes are.
 
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
@@ -10,6 +10,7 @@ use std::sync::Arc;
 use guest_memory::{Backing, RamBlock, RamConfig};
 use vhost_user::{DriverRing, Event, Front, Region, feature, protocol};
 
+use crate::flow::spread;
 use crate::{MAX_FRAME, NetError};
 
 /// Length of the virtio-net header.
@@ -25,9 +26,12 @@ const HOST_TSO4: u64 = 1 << 11;
 const HOST_TSO6: u64 = 1 << 12;
 const HOST_ECN: u64 = 1 << 13;
 const MRG_RXBUF: u64 = 1 << 15;
+const MQ: u64 = 1 << 22;
+const GUEST_USO: u64 = 1 << 54 | 1 << 55;
+const HOST_USO: u64 = 1 << 56;
 /// What a card's driver may count on when the header passes through.
 const HOST: u64 = CSUM | HOST_TSO4 | HOST_TSO6;
-const GUEST: u64 = GUEST_CSUM | GUEST_TSO4 | GUEST_TSO6 | GUEST_ECN;
+const GUEST: u64 = GUEST_CSUM | GUEST_TSO4 | GUEST_TSO6 | GUEST_ECN | GUEST_USO;
 
 /// The longest frame with its header takes a buffer of this size.
 const WHOLE: u64 = (HEADER + MAX_FRAME).next_multiple_of(4096) as u64;
@@ -37,17 +41,18 @@ const ENTRIES: u16 = 64;
 const PIECES: u16 = 256;
 const PIECE: u64 = 4096;
 
-const RECEIVE: u32 = 0;
-const SEND: u32 = 1;
 const SEND_RING: u64 = 0x8000;
 const BUFFERS: u64 = 0x10000;
 /// Addresses under which the back end knows the memory.
 const GUEST_BASE: u64 = 1 << 20;
 const USER_BASE: u64 = 1 << 32;
 
-/// Both rings, running.
-pub(super) struct Session {
-    front: Front,
+/// Two rings, running.
+struct Pair {
+    /// Number of the receive ring; the send ring's is the next.
+    index: u32,
+    /// Where its memory begins.
+    at: u64,
     memory: Arc<RamBlock>,
     receive: DriverRing,
     send: DriverRing,
@@ -55,11 +60,17 @@ pub(super) struct Session {
     free: Vec<u16>,
     receive_events: (Event, Event),
     send_events: (Event, Event),
-    /// Features in use.
-    features: u64,
     /// A frame of which pieces are missing, and how many.
     partial: Vec<u8>,
     missing: u16,
+}
+
+/// All rings.
+pub(super) struct Session {
+    front: Front,
+    pairs: Vec<Pair>,
+    /// Features in use.
+    features: u64,
 }
 
 fn failed(what: &str, error: impl std::error::Error + Send + Sync + 'static) -> NetError {
@@ -67,44 +78,54 @@ fn failed(what: &str, error: impl std::error::Error + Send + Sync + 'static) -> 
 }
 
 impl Session {
-    /// Begins a session on a connected socket, with the offloads the guest takes.
-    pub(super) fn new(socket: UnixStream, offloads: u64) -> Result<Self, NetError> {
-        let front = Front::new(socket, protocol::REPLY_ACK).map_err(|e| failed("the back end", e))?;
+    /// Begins a session on a connected socket, with as many pairs of rings and the offloads the guest takes.
+    pub(super) fn new(socket: UnixStream, queues: u16, offloads: u64) -> Result<Self, NetError> {
+        let gone = |e| failed("the back end", e);
+        let front = Front::new(socket, protocol::REPLY_ACK | protocol::MQ).map_err(gone)?;
         let features = front.features();
         if features & feature::VERSION_1 == 0 {
             return Err(NetError::Option(format!(
                 "vhost-user: the back end has features {features:#x}, expected VIRTIO_F_VERSION_1 (bit 32)"
             )));
         }
+        let most = front.queues().map_err(gone)?;
+        if most < u64::from(queues) {
+            return Err(NetError::Option(format!("queues={queues}: the back end has {most}")));
+        }
         let (entries, length) = if features & MRG_RXBUF != 0 { (PIECES, PIECE) } else { (ENTRIES, WHOLE) };
-        let size = BUFFERS + u64::from(entries) * length + u64::from(ENTRIES) * WHOLE;
+        let each = BUFFERS + u64::from(entries) * length + u64::from(ENTRIES) * WHOLE;
+        let size = each * u64::from(queues);
         let config = RamConfig { backing: Backing::Memfd { huge: None }, ..RamConfig::default() };
         let memory = RamBlock::new("vhost-user", size, &config).map_err(|e| failed("shared memory", e))?;
-        let ring = |at, size| DriverRing::new(memory.clone(), at, size).map_err(|e| failed("a ring", e));
-        let event = || Event::new().map_err(|e| failed("an event", e));
-        let mut session = Session {
-            receive: ring(0, entries)?,
-            send: ring(SEND_RING, ENTRIES)?,
-            free: Vec::new(),
-            receive_events: (event()?, event()?),
-            send_events: (event()?, event()?),
-            features: 0,
-            partial: Vec::new(),
-            missing: 0,
-            front,
-            memory,
-        };
+        let pairs = (0..queues).map(|n| {
+            let at = each * u64::from(n);
+            let ring = |at, size| DriverRing::new(memory.clone(), at, size).map_err(|e| failed("a ring", e));
+            let event = || Event::new().map_err(|e| failed("an event", e));
+            Ok(Pair {
+                index: 2 * u32::from(n),
+                at,
+                memory: memory.clone(),
+                receive: ring(at, entries)?,
+                send: ring(at + SEND_RING, ENTRIES)?,
+                free: Vec::new(),
+                receive_events: (event()?, event()?),
+                send_events: (event()?, event()?),
+                partial: Vec::new(),
+                missing: 0,
+            })
+        });
+        let mut session = Session { pairs: pairs.collect::<Result<_, NetError>>()?, features: 0, front };
         let region = Region { guest: GUEST_BASE, size, user: USER_BASE, offset: 0 };
-        let file =
-            session.memory.file().ok_or_else(|| NetError::Option("vhost-user: no shared memory".into()))?;
-        session.front.set_features(session.wanted(offloads)).map_err(|e| failed("the back end", e))?;
-        session.front.set_memory(&[(region, file.as_fd())]).map_err(|e| failed("the back end", e))?;
-        session.start(offloads).map_err(|e| failed("the back end", e))?;
+        let file = memory.file().ok_or_else(|| NetError::Option("vhost-user: no shared memory".into()))?;
+        session.front.set_features(session.wanted(offloads)).map_err(gone)?;
+        session.front.set_memory(&[(region, file.as_fd())]).map_err(gone)?;
+        session.start(offloads).map_err(gone)?;
         Ok(session)
     }
 
     fn wanted(&self, offloads: u64) -> u64 {
-        let plain = feature::VERSION_1 | MRG_RXBUF | HOST | HOST_ECN | (offloads & GUEST);
+        let spread = if self.pairs.len() > 1 { MQ } else { 0 };
+        let plain = feature::VERSION_1 | MRG_RXBUF | HOST | HOST_ECN | HOST_USO | (offloads & GUEST) | spread;
         self.front.features() & plain
     }
 
@@ -113,29 +134,16 @@ impl Session {
         self.front.features() & HOST == HOST
     }
 
-    /// Starts both rings anew.
+    /// Whether it takes and gives several datagrams in one frame.
+    pub(super) fn has_uso(&self) -> bool {
+        self.front.features() & (HOST_USO | GUEST_USO) == HOST_USO | GUEST_USO
+    }
+
+    /// Starts all rings anew.
     fn start(&mut self, offloads: u64) -> Result<(), vhost_user::Error> {
-        let broken = |_| vhost_user::Error::Gone;
         self.features = self.wanted(offloads);
         self.front.set_features(self.features)?;
-        self.receive = DriverRing::new(self.memory.clone(), 0, self.receive.size()).map_err(broken)?;
-        self.send = DriverRing::new(self.memory.clone(), SEND_RING, ENTRIES).map_err(broken)?;
-        self.send.set_quiet(true).map_err(broken)?;
-        self.free = (0..ENTRIES).collect();
-        (self.partial, self.missing) = (Vec::new(), 0);
-        for id in 0..self.receive.size() {
-            self.give(id).map_err(broken)?;
-        }
-        self.receive.publish().map_err(broken)?;
-        let (kick, call) = &self.receive_events;
-        self.front.start(
-            &self.receive.address(RECEIVE, USER_BASE),
-            (self.receive.size(), 0),
-            (kick, call),
-        )?;
-        kick.signal();
-        let (kick, call) = &self.send_events;
-        self.front.start(&self.send.address(SEND, USER_BASE), (ENTRIES, 0), (kick, call))
+        self.pairs.iter_mut().try_for_each(|pair| pair.start(&self.front))
     }
 
     /// The guest takes other offloads now. What is under way is lost.
@@ -143,9 +151,58 @@ impl Session {
         if self.wanted(offloads) == self.features {
             return Ok(());
         }
-        self.front.stop(RECEIVE)?;
-        self.front.stop(SEND)?;
+        for pair in &self.pairs {
+            self.front.stop(pair.index)?;
+            self.front.stop(pair.index + 1)?;
+        }
         self.start(offloads)
+    }
+
+    /// Sends a frame behind its header; `false` if the back end has taken none for long.
+    pub(super) fn send(&mut self, header: &[u8; HEADER], frame: &[&[u8]]) -> bool {
+        let which = spread(frame, 0, self.pairs.len());
+        self.pairs[which].send(header, frame)
+    }
+
+    /// The next frame with its header.
+    pub(super) fn receive(&mut self) -> Option<Vec<u8>> {
+        let merges = self.features & MRG_RXBUF != 0;
+        self.pairs.iter_mut().find_map(|pair| pair.receive(merges))
+    }
+
+    /// Shows the back end the buffers that were taken from it.
+    pub(super) fn refill(&mut self) {
+        for pair in &mut self.pairs {
+            if pair.receive.publish().unwrap_or(false) {
+                pair.receive_events.0.signal();
+            }
+        }
+    }
+
+    /// The events of received frames, and the socket, which is readable when the back end is gone.
+    pub(super) fn handles(&self) -> Option<(Vec<Event>, std::os::fd::OwnedFd)> {
+        let events = self.pairs.iter().map(|p| p.receive_events.1.try_clone().ok()).collect::<Option<_>>()?;
+        Some((events, self.front.socket().try_clone_to_owned().ok()?))
+    }
+}
+
+impl Pair {
+    /// Starts both rings anew.
+    fn start(&mut self, front: &Front) -> Result<(), vhost_user::Error> {
+        let broken = |_| vhost_user::Error::Gone;
+        let (at, size) = (self.at, self.receive.size());
+        self.receive = DriverRing::new(self.memory.clone(), at, size).map_err(broken)?;
+        self.send = DriverRing::new(self.memory.clone(), at + SEND_RING, ENTRIES).map_err(broken)?;
+        self.send.set_quiet(true).map_err(broken)?;
+        self.free = (0..ENTRIES).collect();
+        (self.partial, self.missing) = (Vec::new(), 0);
+        (0..size).try_for_each(|id| self.give(id)).map_err(broken)?;
+        self.receive.publish().map_err(broken)?;
+        let (kick, call) = &self.receive_events;
+        front.start(&self.receive.address(self.index, USER_BASE), (size, 0), (kick, call))?;
+        kick.signal();
+        let (kick, call) = &self.send_events;
+        front.start(&self.send.address(self.index + 1, USER_BASE), (ENTRIES, 0), (kick, call))
     }
 
     /// Bytes of a buffer for receiving.
@@ -154,11 +211,11 @@ impl Session {
     }
 
     fn receive_buffer(&self, id: u16) -> u64 {
-        BUFFERS + u64::from(id) * self.piece()
+        self.at + BUFFERS + u64::from(id) * self.piece()
     }
 
     fn send_buffer(&self, id: u16) -> u64 {
-        BUFFERS + u64::from(self.receive.size()) * self.piece() + u64::from(id) * WHOLE
+        self.at + BUFFERS + u64::from(self.receive.size()) * self.piece() + u64::from(id) * WHOLE
     }
 
     fn give(&mut self, id: u16) -> Result<(), guest_memory::RamError> {
@@ -166,8 +223,7 @@ impl Session {
         self.receive.post(id, GUEST_BASE + at, length as u32, true)
     }
 
-    /// Sends a frame behind its header; `false` if the back end has taken none for long.
-    pub(super) fn send(&mut self, header: &[u8; HEADER], frame: &[&[u8]]) -> bool {
+    fn send(&mut self, header: &[u8; HEADER], frame: &[&[u8]]) -> bool {
         while let Ok(Some((id, _))) = self.send.take() {
             self.free.push(id);
         }
@@ -196,8 +252,8 @@ impl Session {
         }
     }
 
-    /// The next frame with its header.
-    pub(super) fn receive(&mut self) -> Option<Vec<u8>> {
+    /// The next frame; with `merges` it may span buffers.
+    fn receive(&mut self, merges: bool) -> Option<Vec<u8>> {
         while let Ok(Some((id, length))) = self.receive.take() {
             let (at, length) = (self.receive_buffer(id), u64::from(length).min(self.piece()) as usize);
             let before = self.partial.len();
@@ -209,7 +265,7 @@ impl Session {
             let _ = self.give(id);
             if before == 0 && self.missing == 0 {
                 let pieces = self.partial.get(HEADER - 2..HEADER).map(|b| u16::from_le_bytes([b[0], b[1]]));
-                self.missing = if self.features & MRG_RXBUF == 0 { 1 } else { pieces.unwrap_or(1).max(1) };
+                self.missing = if merges { pieces.unwrap_or(1).max(1) } else { 1 };
             }
             self.missing -= 1;
             if self.missing == 0 {
@@ -220,18 +276,5 @@ impl Session {
             }
         }
         None
-    }
-
-    /// Shows the back end the buffers that were taken from it.
-    pub(super) fn refill(&mut self) {
-        if self.receive.publish().unwrap_or(false) {
-            self.receive_events.0.signal();
-        }
-    }
-
-    /// The event of received frames, and the socket, which is readable when the back end is gone.
-    pub(super) fn handles(&self) -> Option<(Event, std::os::fd::OwnedFd)> {
-        let event = self.receive_events.1.try_clone().ok()?;
-        Some((event, self.front.socket().try_clone_to_owned().ok()?))
     }
 }

@@ -9,13 +9,19 @@ use super::*;
 use crate::testing::Sink;
 
 const MRG_RXBUF: u64 = 1 << 15;
+const MQ: u64 = 1 << 22;
 const OFFLOADS: u64 = 0b1_1001_1000_0011 | 1 << 11 | 1 << 12;
+
+/// Pairs of rings that it has.
+const PAIRS: u16 = 3;
 
 #[derive(Default)]
 struct Mirror {
     features: u64,
     used: u64,
     rings: BTreeMap<u16, Ring>,
+    /// Frames that came by each pair.
+    seen: [usize; PAIRS as usize],
 }
 
 impl Device for Mirror {
@@ -23,7 +29,7 @@ impl Device for Mirror {
         self.features
     }
     fn queues(&self) -> u16 {
-        2
+        2 * PAIRS
     }
     fn set_features(&mut self, features: u64) {
         self.used = features;
@@ -38,11 +44,16 @@ impl Device for Mirror {
 
 impl Mirror {
     fn work(&mut self) {
-        let Some(mut from) = self.rings.remove(&1) else { return };
+        (0..PAIRS).for_each(|pair| self.mirror(pair));
+    }
+
+    fn mirror(&mut self, pair: u16) {
+        let Some(mut from) = self.rings.remove(&(2 * pair + 1)) else { return };
         from.kick.take();
-        if let Some(to) = self.rings.get_mut(&0) {
+        if let Some(to) = self.rings.get_mut(&(2 * pair)) {
             while let Some(chain) = from.ring.pop().unwrap() {
                 let s = chain.segments[0];
+                self.seen[usize::from(pair)] += 1;
                 let mut frame = vec![0; s.length as usize];
                 from.ring.memory().read(s.guest, &mut frame).unwrap();
                 from.ring.push(chain.id, 0).unwrap();
@@ -67,12 +78,12 @@ impl Mirror {
                 to.call.iter().for_each(Event::signal);
             }
         }
-        self.rings.insert(1, from);
+        self.rings.insert(2 * pair + 1, from);
     }
 }
 
 /// A back end that serves one connection; ends with the front end, and says which features were used.
-fn back_end(path: &std::path::Path, features: u64) -> JoinHandle<u64> {
+fn back_end(path: &std::path::Path, features: u64) -> JoinHandle<(u64, Mirror)> {
     let listener = std::os::unix::net::UnixListener::bind(path).unwrap();
     std::thread::spawn(move || {
         let (socket, _) = listener.accept().unwrap();
@@ -82,11 +93,11 @@ fn back_end(path: &std::path::Path, features: u64) -> JoinHandle<u64> {
             match back.channel_ready() {
                 Ok(true) => {
                     if back.step().is_err() {
-                        return back.device.used;
+                        return (back.device.used, back.device);
                     }
                 }
                 Ok(false) => {}
-                Err(_) => return back.device.used,
+                Err(_) => return (back.device.used, back.device),
             }
             back.device.work();
         }
@@ -99,7 +110,7 @@ fn frames_come_back() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("socket");
         let back = back_end(&path, features | feature::VERSION_1);
-        let net = VhostUser::new(VhostPeer::Connect(Address::path(&path), None)).unwrap();
+        let net = VhostUser::new(VhostPeer::Connect(Address::path(&path), None), 1, None).unwrap();
         let header = if features & OFFLOADS != 0 { 12 } else { 0 };
         assert_eq!((net.vnet_header(), net.is_up()), (header, true));
         assert_eq!(net.set_offload(12, 1 << 1 | 1 << 7), header != 0);
@@ -129,7 +140,7 @@ fn frames_come_back() {
             frames.recv_timeout(Duration::from_secs(20)).unwrap();
         }
         drop(net);
-        let used = back.join().unwrap();
+        let used = back.join().unwrap().0;
         assert_eq!(used & (1 << 1 | 1 << 7), if header > 0 { 1 << 1 | 1 << 7 } else { 0 });
     }
 }
@@ -139,7 +150,9 @@ fn a_back_end_that_comes_back() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("socket");
     let peer = VhostPeer::Connect(Address::path(&path), Some(Duration::from_millis(20)));
-    let net = VhostUser::new(peer).unwrap();
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let heard = told.clone();
+    let net = VhostUser::new(peer, 1, Some(Box::new(move |there| heard.lock().push(there)))).unwrap();
     assert!(!net.is_up() && !net.send(&[&[0; 60]]));
     let (sink, _, frames) = Sink::new();
     net.set_receiver(Some(sink));
@@ -157,6 +170,41 @@ fn a_back_end_that_comes_back() {
             std::thread::sleep(Duration::from_millis(5));
         }
     }
+    drop(net);
+    assert_eq!(*told.lock(), [true, false, true, false]);
+}
+
+#[test]
+fn flows_are_spread_over_rings() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("socket");
+    let back = back_end(&path, MRG_RXBUF | MQ | feature::VERSION_1 | feature::PROTOCOL_FEATURES);
+    let peer = || VhostPeer::Connect(Address::path(&path), None);
+    let net = VhostUser::new(peer(), PAIRS, None).unwrap();
+    assert_eq!(net.queues(), PAIRS);
+    let (sink, _, frames) = Sink::new();
+    net.set_receiver(Some(sink));
+    for i in 0..60u8 {
+        let mut frame = vec![2; 64];
+        frame[5] = i % 12;
+        while !net.send(&[&frame]) {
+            std::thread::yield_now();
+        }
+        assert_eq!(frames.recv_timeout(Duration::from_secs(20)).unwrap(), frame);
+    }
+    drop(net);
+    let (used, device) = back.join().unwrap();
+    assert_eq!(used & MQ, MQ);
+    assert!(
+        device.seen.iter().all(|n| *n > 0) && device.seen.iter().sum::<usize>() == 60,
+        "{:?}",
+        device.seen
+    );
+    let back = back_end(&folder.path().join("other"), feature::VERSION_1 | feature::PROTOCOL_FEATURES);
+    let peer = VhostPeer::Connect(Address::path(folder.path().join("other")), None);
+    let error = VhostUser::new(peer, 60, None).err().unwrap().to_string();
+    assert!(error.contains("queues=60: the back end has 6"), "{error}");
+    drop(back.join());
 }
 
 /// One that hangs up as soon as it has mirrored for a while.
@@ -183,10 +231,12 @@ fn back_end_once(path: &std::path::Path) -> JoinHandle<()> {
 fn nobody_and_somebody_else() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("socket");
-    let error = VhostUser::new(VhostPeer::Connect(Address::path(&path), None)).err().unwrap().to_string();
+    let error =
+        VhostUser::new(VhostPeer::Connect(Address::path(&path), None), 1, None).err().unwrap().to_string();
     assert!(error.contains("socket") && error.contains("is somebody listening there?"), "{error}");
     let old = back_end(&path, 0);
-    let error = VhostUser::new(VhostPeer::Connect(Address::path(&path), None)).err().unwrap().to_string();
+    let error =
+        VhostUser::new(VhostPeer::Connect(Address::path(&path), None), 1, None).err().unwrap().to_string();
     assert!(error.contains("expected VIRTIO_F_VERSION_1"), "{error}");
     old.join().unwrap();
 }

@@ -1,11 +1,14 @@
-//! `-netdev tap`, `bridge`, `l2tpv3`, `passt` and `vde`, which are for Linux hosts.
+//! `-netdev tap`, `bridge`, `af-xdp`, `l2tpv3`, `passt` and `vde`, which are for Linux hosts.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Result, anyhow, bail};
 use control::config::Props;
-use net::{Endpoint, L2tpv3, L2tpv3Options, PasstOptions, Tap, TapOptions, TapSource, Vde, VdeOptions};
+use net::{
+    Endpoint, L2tpv3, L2tpv3Options, PasstOptions, Tap, TapOptions, TapSource, Vde, VdeOptions, Xdp, XdpMode,
+    XdpOptions,
+};
 
 use super::sockets::{descriptor, events, needed};
 use super::{Announcer, texts};
@@ -27,11 +30,18 @@ fn script(props: &Props, key: &str, default: &str) -> Result<Option<PathBuf>> {
 
 /// `tap`.
 pub(super) fn tap(props: &Props) -> Result<Arc<dyn Endpoint>> {
-    let vhost = props.bool("vhost")? == Some(true) || props.bool("vhostforce")? == Some(true);
-    if vhost {
-        let there = Path::new("/dev/vhost-net").exists();
-        let why = if there { "is not supported" } else { "needs /dev/vhost-net (load the module vhost_net)" };
-        bail!("vhost=on {why}; leave it out: the tap device works without");
+    if props.bool("vhostforce")? == Some(true) {
+        bail!(
+            "vhostforce=on: the kernel's vhost-net is not used; leave it out: the tap device works without"
+        );
+    }
+    if props.bool("vhost")? == Some(true) {
+        tracing::warn!("tap: vhost=on: the kernel's vhost-net is not used; frames go by way of this process");
+    }
+    // They come with vhost=on, and are not needed.
+    let unused = props.text("vhostfds")?.or(props.text("vhostfd")?).unwrap_or_default().into_owned();
+    for number in unused.split(':').filter(|n| !n.is_empty()) {
+        drop(descriptor(number)?);
     }
     let has = |key: &str| props.get(key).is_some();
     let only = |main: &str, others: &[&str]| match others.iter().find(|k| has(k)) {
@@ -76,6 +86,30 @@ fn bridge_source(props: &Props) -> Result<TapSource> {
 pub(super) fn bridge(props: &Props) -> Result<Arc<dyn Endpoint>> {
     let source = bridge_source(props)?;
     Ok(Arc::new(Tap::open(TapOptions { source, vnet_header: None, send_buffer: None })?))
+}
+
+/// `af-xdp`.
+pub(super) fn xdp(props: &Props) -> Result<Arc<dyn Endpoint>> {
+    let sockets = match (props.bool("inhibit")?.unwrap_or(false), props.text("sock-fds")?) {
+        (true, Some(fds)) => Some(fds.split(':').map(descriptor).collect::<Result<_>>()?),
+        (false, None) => None,
+        _ => bail!(
+            "inhibit=on and sock-fds=FD:FD...: expected both, as sockets in another's program, or neither"
+        ),
+    };
+    let options = XdpOptions {
+        ifname: needed(props, "ifname")?,
+        mode: match props.text("mode")?.as_deref() {
+            Some("native") => XdpMode::Native,
+            Some(_) => XdpMode::Skb,
+            None => XdpMode::Any,
+        },
+        force_copy: props.bool("force-copy")?.unwrap_or(false),
+        queues: word(props, "queues")?.unwrap_or(1),
+        start_queue: word(props, "start-queue")?.unwrap_or(0),
+        sockets,
+    };
+    Ok(Arc::new(Xdp::open(options)?))
 }
 
 /// A 32-bit number of a key.

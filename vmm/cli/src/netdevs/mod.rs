@@ -7,21 +7,34 @@ mod sockets;
 #[cfg(target_os = "linux")]
 mod vhost;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use control::VmConfig;
 use control::config::{Chardev, Netdev, Props};
 use control::vm::Event;
-use net::{Cable, Endpoint, Hub, Join};
+use net::{Cable, Endpoint, Hub, Join, MacAddr};
 use net_user::{Options, UserNet};
 use parking_lot::Mutex;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// Kinds of back ends there are on this host.
 const KINDS: &[&str] = if cfg!(target_os = "linux") {
-    &["bridge", "dgram", "hubport", "l2tpv3", "passt", "socket", "stream", "tap", "user", "vde", "vhost-user"]
+    &[
+        "af-xdp",
+        "bridge",
+        "dgram",
+        "hubport",
+        "l2tpv3",
+        "passt",
+        "socket",
+        "stream",
+        "tap",
+        "user",
+        "vde",
+        "vhost-user",
+    ]
 } else if cfg!(unix) {
     &["dgram", "hubport", "socket", "stream", "user"]
 } else {
@@ -52,6 +65,8 @@ impl Announcer {
 /// One back end.
 struct Net {
     kind: String,
+    /// What it is behind the cable, if that is a user network.
+    own: Option<Arc<UserNet>>,
     cable: Arc<Cable>,
     /// Who has it.
     user: Option<String>,
@@ -66,9 +81,15 @@ pub(crate) struct Nets {
     hubs: BTreeMap<u64, Hub>,
     /// Cards by the names that users know them by, with their back ends.
     cards: Vec<(String, String)>,
+    /// Addresses of cards.
+    macs: BTreeMap<String, MacAddr>,
+    /// Users who have looked at a card's filter are told of its next change.
+    watched: Arc<Mutex<BTreeSet<String>>>,
     /// Character back ends whose sockets are not for characters: see [`claimed`].
     #[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "what has them is for Linux hosts"))]
     chardevs: Vec<Chardev>,
+    /// The user network that is being added.
+    made: Option<Arc<UserNet>>,
     /// Where events go.
     pub(crate) announcer: Announcer,
 }
@@ -89,14 +110,15 @@ impl Nets {
             bail!("Duplicate ID '{}' for netdev", n.id);
         }
         let (end, peer) = self.one(n).with_context(|| format!("netdev '{}'", n.id))?;
+        let (kind, own) = (n.kind.clone(), self.made.take());
         let net = match peer {
-            None => Net { kind: n.kind.clone(), cable: Cable::new(end), user: None, joined: None },
+            None => Net { kind, own, cable: Cable::new(end), user: None, joined: None },
             Some(peer) => {
                 // The port belongs to its peer, and the peer to the port.
                 let other = self.take(&peer, &format!("hub port '{}'", n.id))?;
                 let cable = Cable::new(Arc::new(Join::new(other, end)));
                 let user = Some(format!("netdev '{peer}'"));
-                Net { kind: n.kind.clone(), cable, user, joined: Some(peer) }
+                Net { kind, own, cable, user, joined: Some(peer) }
             }
         };
         self.all.insert(n.id.clone(), net);
@@ -111,7 +133,11 @@ impl Nets {
                 let port = self.hubs.entry(id).or_default().port()?;
                 return Ok((port, n.props.text("netdev")?.map(std::borrow::Cow::into_owned)));
             }
-            "user" => user(&n.props)?,
+            "user" => {
+                let net = Arc::new(user(&n.props)?);
+                self.made = Some(net.clone());
+                net
+            }
             #[cfg(unix)]
             "dgram" => sockets::dgram(&n.props)?,
             #[cfg(unix)]
@@ -123,13 +149,15 @@ impl Nets {
             #[cfg(target_os = "linux")]
             "bridge" => linux::bridge(&n.props)?,
             #[cfg(target_os = "linux")]
+            "af-xdp" => linux::xdp(&n.props)?,
+            #[cfg(target_os = "linux")]
             "passt" => linux::passt(&n.id, &n.props, &self.announcer)?,
             #[cfg(target_os = "linux")]
             "l2tpv3" => linux::l2tpv3(&n.props)?,
             #[cfg(target_os = "linux")]
             "vde" => linux::vde(&n.props)?,
             #[cfg(target_os = "linux")]
-            "vhost-user" => vhost::vhost_user(&n.props, &self.chardevs)?,
+            "vhost-user" => vhost::vhost_user(&n.id, &n.props, &self.chardevs, &self.announcer)?,
             other => bail!("type '{other}' is not supported here; there are: {}", KINDS.join(", ")),
         };
         Ok((end, None))
@@ -152,6 +180,43 @@ impl Nets {
     #[cfg_attr(not(unix), expect(dead_code, reason = "what plugs devices is for Unix hosts"))]
     pub(crate) fn card(&mut self, name: &str, id: &str) {
         self.cards.push((name.to_owned(), id.to_owned()));
+        self.watched.lock().insert(name.to_owned());
+        let (name, watched, announcer) = (name.to_owned(), self.watched.clone(), self.announcer.clone());
+        if let Some(net) = self.all.get(id) {
+            net.cable.on_filter_change(move || {
+                if watched.lock().remove(&name) {
+                    let path = format!("/machine/peripheral/{name}/virtio-backend");
+                    announcer.emit(&Event::new("NIC_RX_FILTER_CHANGED", json!({"name": name, "path": path})));
+                }
+            });
+        }
+    }
+
+    /// The address of a card to which none is given: the first that no other card has, as on QEMU.
+    pub(crate) fn mac(&mut self, card: &str, given: Option<&str>) -> Option<String> {
+        let free = |mac: &MacAddr| !self.macs.values().any(|other| other == mac);
+        let mac = match given {
+            Some(text) => MacAddr::parse(text)?,
+            None => (0..=u8::MAX).map(MacAddr::default_for).find(free)?,
+        };
+        self.macs.insert(card.to_owned(), mac);
+        given.is_none().then(|| mac.to_string())
+    }
+
+    /// Sends what makes switches learn where cards are, from all or those named.
+    pub(crate) fn announce(&self, only: &[String]) {
+        let chosen = self.cards.iter().filter(|(card, _)| only.is_empty() || only.contains(card));
+        for (card, id) in chosen {
+            if let (Some(mac), Some(net)) = (self.macs.get(card), self.all.get(id)) {
+                let header = [0; 12];
+                net.cable.send(&[&header[..net.cable.vnet_header().min(12)], &reverse_request(*mac)]);
+            }
+        }
+    }
+
+    /// Tells users of the next change of each card's filter.
+    pub(crate) fn watch_filters(&self) {
+        self.watched.lock().extend(self.cards.iter().map(|(card, _)| card.clone()));
     }
 
     /// A card is gone: its back end is free for another.
@@ -162,6 +227,7 @@ impl Nets {
             net.cable.set_receiver(None);
         }
         self.cards.retain(|(card, _)| card != name);
+        self.macs.remove(name);
     }
 
     /// Closes one. A card that has it keeps a cable that leads nowhere, as on QEMU.
@@ -172,6 +238,7 @@ impl Nets {
             bail!("netdev '{id}' is in use by {user}");
         }
         net.cable.cut();
+        // A user network ends with this, its last handle.
         self.all.remove(id);
         self.cards.retain(|(_, of)| of != id);
         if let Some(peer) = peer.and_then(|p| self.all.get_mut(&p)) {
@@ -201,6 +268,24 @@ impl Nets {
             .ok_or_else(|| anyhow::anyhow!("netdev '{id}' does not exist; there are: {}", known()))
     }
 
+    /// A user network, the first if none is named.
+    pub(crate) fn user(&self, id: Option<&str>) -> Result<&UserNet> {
+        let found = match id {
+            Some(id) => self.all.get(id).and_then(|net| net.own.as_ref()),
+            None => self.all.values().find_map(|net| net.own.as_ref()),
+        };
+        found.map(AsRef::as_ref).ok_or_else(|| match id {
+            Some(id) => anyhow::anyhow!("netdev '{id}' is no user network"),
+            None => anyhow::anyhow!("there is no user network"),
+        })
+    }
+
+    /// For `info usernet`.
+    pub(crate) fn usernet(&self) -> String {
+        let nets = self.all.iter().filter_map(|(id, net)| Some((id, net.own.as_ref()?)));
+        nets.map(|(id, net)| format!("Hub -1 ({id}):\n{}", net.list())).collect()
+    }
+
     /// For `info network`.
     pub(crate) fn report(&self) -> String {
         let mut out = String::new();
@@ -214,6 +299,19 @@ impl Nets {
         }
         out
     }
+}
+
+/// A request of reverse ARP (RFC 903) for one's own address: it asks for nothing that anybody answers.
+fn reverse_request(mac: MacAddr) -> [u8; 60] {
+    let mut frame = [0; 60];
+    frame[..6].fill(0xff);
+    frame[6..12].copy_from_slice(&mac.0);
+    // Ethernet type; then hardware and protocol with the lengths of their addresses, and the operation.
+    frame[12..22].copy_from_slice(&[0x80, 0x35, 0, 1, 8, 0, 6, 4, 0, 3]);
+    for target in [22, 32] {
+        frame[target..target + 6].copy_from_slice(&mac.0);
+    }
+    frame
 }
 
 /// Ids of the character back ends that networks have: they are named as such, but their sockets carry messages with
@@ -240,8 +338,8 @@ fn texts(props: &Props, mut each: impl FnMut(&str, &str) -> Result<()>) -> Resul
     Ok(())
 }
 
-fn user(props: &Props) -> Result<Arc<dyn Endpoint>> {
+fn user(props: &Props) -> Result<UserNet> {
     let mut options = Options::default();
     texts(props, |key, value| Ok(options.set(key, value)?))?;
-    Ok(Arc::new(UserNet::new(options.finish()?)?))
+    Ok(UserNet::new(options.finish()?)?)
 }

@@ -17,7 +17,7 @@ pub struct Event {
 }
 
 /// Names of all events that there are.
-pub(crate) const EVENT_NAMES: [&str; 25] = [
+pub(crate) const EVENT_NAMES: [&str; 29] = [
     "STOP",
     "RESUME",
     "RESET",
@@ -42,6 +42,10 @@ pub(crate) const EVENT_NAMES: [&str; 25] = [
     "VSERPORT_CHANGE",
     "BALLOON_CHANGE",
     "NIC_RX_FILTER_CHANGED",
+    "NETDEV_STREAM_CONNECTED",
+    "NETDEV_STREAM_DISCONNECTED",
+    "NETDEV_VHOST_USER_CONNECTED",
+    "NETDEV_VHOST_USER_DISCONNECTED",
     "DEVICE_TRAY_MOVED",
 ];
 

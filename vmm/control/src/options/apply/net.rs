@@ -53,6 +53,9 @@ pub(crate) static NETDEVS: Family = Family {
                 switch("vnet_hdr"),
                 switch("vhost"),
                 switch("vhostforce"),
+                text("vhostfd"),
+                text("vhostfds"),
+                number("poll-us"),
                 size("sndbuf"),
             ],
         ),
@@ -140,6 +143,18 @@ pub(crate) static NETDEVS: Family = Family {
         ),
         ("vde", &[text("sock"), number("port"), text("mode")]),
         ("vhost-user", &[text("chardev"), number("queues"), switch("vhostforce")]),
+        (
+            "af-xdp",
+            &[
+                text("ifname"),
+                word("mode", &["native", "skb"]),
+                switch("force-copy"),
+                number("queues"),
+                number("start-queue"),
+                switch("inhibit"),
+                text("sock-fds"),
+            ],
+        ),
         ("hubport", &[number("hubid"), text("netdev")]),
     ],
 };
