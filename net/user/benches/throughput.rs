@@ -1,5 +1,6 @@
 //! What the user network itself costs: CPU seconds of its thread for a gigabyte in each direction, with a network card
-//! that costs nothing on the guest's side and a sink or a source behind a loopback socket of the host.
+//! that costs nothing on the guest's side and a sink or a source behind a loopback socket of the host; and for connections that
+//! are opened and closed, with the memory these leave behind.
 //!
 //! Usage: `cargo bench -p net_user`; Linux only, since a thread's CPU time is read from `/proc`.
 #![expect(clippy::unwrap_used, reason = "a benchmark that cannot run says so by ending")]
@@ -14,6 +15,8 @@ use net_user::{UserConfig, UserNet};
 use smoltcp::wire::{Ipv4Packet, TcpPacket, checksum};
 
 const BYTES: u64 = 1 << 30;
+/// Connections, one after the other, after as many that warm up.
+const CONNECTIONS: u32 = 10_000;
 const VNET: usize = 12;
 /// Ethernet, IPv4 and TCP without options.
 const HEADERS: usize = 54;
@@ -34,6 +37,8 @@ struct End {
     received: u64,
     /// Acknowledgements due.
     due: bool,
+    /// The network has ended its direction.
+    ended: bool,
 }
 
 struct Nic(Arc<(Mutex<End>, Condvar)>);
@@ -54,6 +59,9 @@ impl NetReceiver for Nic {
         if packet.syn() {
             end.next = (packet.seq_number().0 as u32).wrapping_add(1);
             end.began = Some(end.next);
+        } else if packet.fin() {
+            end.next = (packet.seq_number().0 as u32).wrapping_add(1);
+            end.ended = true;
         } else if length > 0 {
             end.next = (packet.seq_number().0 as u32).wrapping_add(length as u32);
             end.received += length as u64;
@@ -66,7 +74,13 @@ impl NetReceiver for Nic {
 }
 
 /// A frame of the guest's, without checksum: the header says that it is to be filled in.
-fn frame(port: u16, (seq, ack): (u32, u32), flags: u8, options: &[u8], length: usize) -> Vec<u8> {
+fn frame(
+    (own, port): (u16, u16),
+    (seq, ack): (u32, u32),
+    flags: u8,
+    options: &[u8],
+    length: usize,
+) -> Vec<u8> {
     let header = HEADERS + options.len();
     let mut f = vec![0; VNET + header + length];
     f[0] = 1;
@@ -82,7 +96,7 @@ fn frame(port: u16, (seq, ack): (u32, u32), flags: u8, options: &[u8], length: u
     e[30..34].copy_from_slice(&[10, 0, 2, 2]);
     let sum = !checksum::data(&e[14..34]);
     Ipv4Packet::new_unchecked(&mut e[14..]).set_checksum(sum);
-    e[34..36].copy_from_slice(&40000u16.to_be_bytes());
+    e[34..36].copy_from_slice(&own.to_be_bytes());
     e[36..38].copy_from_slice(&port.to_be_bytes());
     e[38..42].copy_from_slice(&seq.to_be_bytes());
     e[42..46].copy_from_slice(&ack.to_be_bytes());
@@ -118,6 +132,7 @@ fn run(outward: bool, segment: usize) {
         }
         stream
     });
+    let port = (40000, port);
     let net = UserNet::new(UserConfig::default()).unwrap();
     let end = Arc::new((Mutex::new(End::default()), Condvar::new()));
     net.set_receiver(Some(Box::new(Nic(end.clone()))));
@@ -162,6 +177,42 @@ fn run(outward: bool, segment: usize) {
     );
 }
 
+/// Resident memory of this process in KiB.
+fn resident() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+/// Connections that the host's peer ends at once.
+fn connections() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    thread::spawn(move || listener.incoming().flatten().for_each(drop));
+    let net = UserNet::new(UserConfig::default()).unwrap();
+    let end = Arc::new((Mutex::new(End::default()), Condvar::new()));
+    net.set_receiver(Some(Box::new(Nic(end.clone()))));
+    let (lock, changed) = &*end;
+    let some = |from: u32| {
+        for i in from..from + CONNECTIONS {
+            let ports = (1024 + (i % 60_000) as u16, port);
+            *lock.lock().unwrap() = End::default();
+            net.send(&[&frame(ports, (0, 0), 2, &[2, 4, 5, 0xb4], 0)]);
+            let ack = changed.wait_while(lock.lock().unwrap(), |e| e.began.is_none()).unwrap().next;
+            net.send(&[&frame(ports, (1, ack), 16, &[], 0)]);
+            let ack = changed.wait_while(lock.lock().unwrap(), |e| !e.ended).unwrap().next;
+            net.send(&[&frame(ports, (1, ack), 17, &[], 0)]);
+            drop(changed.wait_while(lock.lock().unwrap(), |e| e.acked != 2).unwrap());
+        }
+    };
+    some(0);
+    let (before, memory) = (cpu("net-user"), resident());
+    some(CONNECTIONS);
+    let (used, gained) = (cpu("net-user") - before, resident() as i64 - memory as i64);
+    println!("| connections opened and closed | {:.0} a CPU second |", f64::from(CONNECTIONS) / used);
+    println!("| memory gained by {CONNECTIONS} of them, after as many | {gained} KiB |");
+}
+
 fn main() {
     if !cfg!(target_os = "linux") {
         return println!("SKIPPED: a thread's CPU time is read from /proc");
@@ -169,4 +220,5 @@ fn main() {
     for (outward, segment) in [(true, 65160), (false, 65160), (true, 1460), (false, 1460)] {
         run(outward, segment);
     }
+    connections();
 }

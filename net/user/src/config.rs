@@ -148,6 +148,13 @@ impl Default for UserConfig {
     }
 }
 
+impl UserConfig {
+    /// The first address that DHCP gives away, where rules without an address lead.
+    pub(crate) fn first_guest(&self) -> Option<IpAddr> {
+        self.ipv4.map(|n| IpAddr::V4(n.dhcp_start))
+    }
+}
+
 /// Takes options one by one.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
@@ -291,7 +298,7 @@ impl Options {
         {
             return Err(UserError::option("tftp", &folder.display().to_string(), "a folder"));
         }
-        let guest = config.ipv4.map(|n| IpAddr::V4(n.dhcp_start));
+        let guest = config.first_guest();
         for text in &self.forwards {
             config.host_forwards.push(HostForward::parse(text, guest)?);
         }

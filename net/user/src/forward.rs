@@ -58,6 +58,26 @@ fn address(text: &str, default: Option<IpAddr>) -> Option<SocketAddr> {
     Some(SocketAddr::new(ip, port))
 }
 
+impl Listen {
+    /// Reads the host's side of a rule: `[tcp|udp]:[HOSTADDR]:HOSTPORT` or `unix:PATH`.
+    pub(crate) fn parse(text: &str) -> Result<Self, UserError> {
+        Self::read(text).ok_or_else(|| {
+            UserError::option("hostfwd", text, "of the form [tcp|udp]:[HOSTADDR]:HOSTPORT or unix:PATH")
+        })
+    }
+
+    fn read(text: &str) -> Option<Self> {
+        let any = Some(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+        let (kind, here) = text.split_once(':')?;
+        Some(match kind {
+            "tcp" | "" => Listen::Tcp(address(here, any)?),
+            "udp" => Listen::Udp(address(here, any)?),
+            "unix" if !here.is_empty() => Listen::Unix(PathBuf::from(here)),
+            _ => return None,
+        })
+    }
+}
+
 impl HostForward {
     /// Reads a rule; `guest` is where it leads without an address.
     pub(crate) fn parse(text: &str, guest: Option<IpAddr>) -> Result<Self, UserError> {
@@ -68,17 +88,10 @@ impl HostForward {
                 "of the form [tcp|udp]:[HOSTADDR]:HOSTPORT-[GUESTADDR]:GUESTPORT or unix:PATH-[GUESTADDR]:GUESTPORT",
             )
         };
-        let (kind, rest) = text.split_once(':').ok_or_else(error)?;
         // A path may hold a dash, the guest's side cannot.
-        let (here, there) = rest.rsplit_once('-').ok_or_else(error)?;
+        let (here, there) = text.rsplit_once('-').ok_or_else(error)?;
         let guest = address(there, guest).filter(|a| a.port() != 0).ok_or_else(error)?;
-        let any = Some(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
-        let listen = match kind {
-            "tcp" | "" => Listen::Tcp(address(here, any).ok_or_else(error)?),
-            "udp" => Listen::Udp(address(here, any).ok_or_else(error)?),
-            "unix" if !here.is_empty() => Listen::Unix(PathBuf::from(here)),
-            _ => return Err(error()),
-        };
+        let listen = Listen::read(here).ok_or_else(error)?;
         Ok(HostForward { listen, guest })
     }
 }

@@ -9,14 +9,14 @@ use std::time::{Duration, Instant};
 use mio::Interest;
 use mio::net::UdpSocket;
 use slab::Slab;
-use smoltcp::wire::{IpProtocol, checksum};
+use smoltcp::wire::IpProtocol;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::nat::Owner;
 use crate::out::{Out, ip_header, transport_sum};
 use crate::packet::Packet;
 use crate::worker::{Cx, Kind, token};
-use crate::{errors, neighbour};
+use crate::{errors, neighbour, sum};
 
 /// Ping sockets at a time.
 const MOST: usize = 64;
@@ -155,7 +155,7 @@ fn send(src: IpAddr, dst: IpAddr, mut message: Vec<u8>, out: &mut Out) {
     let (sum, protocol) = if src.is_ipv6() {
         (transport_sum(src, dst, IpProtocol::Icmpv6, &message), IpProtocol::Icmpv6)
     } else {
-        (checksum::data(&message), IpProtocol::Icmp)
+        (sum::data(&message), IpProtocol::Icmp)
     };
     message[2..4].copy_from_slice(&(!sum).to_be_bytes());
     out.ip(src, dst, protocol, &message);
@@ -213,7 +213,7 @@ impl Icmp {
         }
         let right = match (p.src, p.dst) {
             (IpAddr::V6(_), _) => transport_sum(p.src, p.dst, IpProtocol::Icmpv6, m) == 0xffff,
-            _ => checksum::data(m) == 0xffff,
+            _ => sum::data(m) == 0xffff,
         };
         if !right {
             return None;

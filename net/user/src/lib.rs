@@ -21,7 +21,9 @@ mod nat;
 mod neighbour;
 mod out;
 mod packet;
+mod requests;
 mod smb;
+mod sum;
 mod tcp;
 mod tftp;
 mod udp;
@@ -56,6 +58,8 @@ struct Frame {
 #[derive(Default)]
 struct Inbox {
     frames: Vec<Frame>,
+    /// What users ask.
+    requests: Vec<requests::Request>,
     bytes: usize,
     spare: Vec<Vec<u8>>,
     retry: bool,
@@ -78,18 +82,19 @@ impl Shared {
     /// Says that the worker is going to wait; `false` if there is something for it to do.
     fn sleeps(&self) -> bool {
         let mut inbox = self.inbox.lock();
-        inbox.asleep = inbox.frames.is_empty() && !inbox.retry && !inbox.closed;
+        inbox.asleep = inbox.frames.is_empty() && inbox.requests.is_empty() && !inbox.retry && !inbox.closed;
         inbox.asleep
     }
 
     /// Takes what has come; whether the guest may have room again, or `None` at the end.
-    fn take(&self, frames: &mut Vec<Frame>) -> Option<bool> {
+    fn take(&self, frames: &mut Vec<Frame>, requests: &mut Vec<requests::Request>) -> Option<bool> {
         let mut inbox = self.inbox.lock();
         inbox.asleep = false;
         if inbox.closed {
             return None;
         }
         std::mem::swap(&mut inbox.frames, frames);
+        requests.append(&mut inbox.requests);
         inbox.bytes = 0;
         Some(std::mem::take(&mut inbox.retry))
     }
@@ -118,6 +123,8 @@ impl Shared {
 pub struct UserNet {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
+    /// Where rules without an address lead.
+    first_guest: Option<std::net::IpAddr>,
     /// What the file server needs for as long as there may be connections to it.
     _smb: Option<smb::Smb>,
 }
@@ -155,12 +162,13 @@ impl UserNet {
             offloads: AtomicU64::new(0),
             connections: AtomicUsize::new(0),
         });
+        let first_guest = config.first_guest();
         let worker = Worker::new(config, poll, shared.clone())?;
         let thread = std::thread::Builder::new()
             .name("net-user".into())
             .spawn(move || worker.run())
             .map_err(failed)?;
-        Ok(UserNet { shared, thread: Some(thread), _smb: smb })
+        Ok(UserNet { shared, thread: Some(thread), first_guest, _smb: smb })
     }
 
     /// TCP connections there are now.
@@ -223,6 +231,10 @@ impl Endpoint for UserNet {
 
     fn vnet_header(&self) -> usize {
         out::VNET
+    }
+
+    fn has_uso(&self) -> bool {
+        true
     }
 
     fn set_offload(&self, header: usize, guest_features: u64) -> bool {

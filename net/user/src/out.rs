@@ -5,6 +5,8 @@
 //! Invariant: `pending` holds only small control frames, at most [`PENDING`]; data is not made while the guest has no
 //! room for it.
 
+mod merge;
+
 use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -12,7 +14,8 @@ use std::sync::atomic::Ordering;
 
 use smoltcp::wire::{IpProtocol, checksum};
 
-use crate::Shared;
+use self::merge::Merge;
+use crate::{Shared, sum};
 
 /// Length of virtio-net's header, which is before each frame.
 pub(crate) const VNET: usize = 12;
@@ -22,9 +25,12 @@ pub(crate) const ETHERNET: usize = 14;
 pub(crate) const HEADROOM: usize = 128;
 
 /// The checksum field holds the pseudo-header's sum only.
-pub(crate) const NEEDS_CSUM: u8 = 1;
+const NEEDS_CSUM: u8 = 1;
 const GSO_TCPV4: u8 = 1;
 const GSO_TCPV6: u8 = 4;
+const GSO_UDP: u8 = 5;
+/// The bit beside a kind of segmentation that says nothing about it.
+const GSO_ECN: u8 = 0x80;
 /// Feature bits of what a guest takes.
 const GUEST_CSUM: u64 = 1 << 1;
 const GUEST_TSO4: u64 = 1 << 7;
@@ -41,6 +47,22 @@ const NEIGHBOURS: usize = 256;
 /// Our own Ethernet address: the locally administered one that QEMU's user network has.
 pub(crate) const MAC: [u8; 6] = [0x52, 0x55, 0x0a, 0x00, 0x02, 0x02];
 
+/// What a guest leaves to us in a frame, as its virtio-net header says.
+pub(crate) struct Left {
+    /// The checksum of the transport.
+    pub(crate) sum: bool,
+    /// To cut the payload into datagrams of this size.
+    pub(crate) datagrams: Option<usize>,
+}
+
+impl Left {
+    pub(crate) fn of(head: &[u8; VNET]) -> Self {
+        let size = usize::from(u16::from_le_bytes([head[4], head[5]]));
+        let datagrams = (head[1] & !GSO_ECN == GSO_UDP && size > 0).then_some(size);
+        Left { sum: head[0] & NEEDS_CSUM != 0, datagrams }
+    }
+}
+
 /// The outgoing side.
 pub(crate) struct Out {
     shared: Arc<Shared>,
@@ -52,6 +74,7 @@ pub(crate) struct Out {
     /// Smaller ones on the way to some addresses.
     narrow: HashMap<IpAddr, usize>,
     ident: u16,
+    merge: Option<Merge>,
 }
 
 /// Writes an IP header: `h` is as long as one without options is. For IPv4 `(ident, fragment)` are the fields of these names.
@@ -73,7 +96,7 @@ pub(crate) fn ip_header(
             h[9] = protocol.into();
             h[12..16].copy_from_slice(&src.octets());
             h[16..20].copy_from_slice(&dst.octets());
-            let sum = !checksum::data(h);
+            let sum = !sum::data(h);
             put16(h, 10, sum);
         }
         (IpAddr::V6(src), IpAddr::V6(dst)) => {
@@ -129,6 +152,7 @@ impl Out {
             mtu: mtu.into(),
             narrow: HashMap::new(),
             ident: 0,
+            merge: None,
         }
     }
 
@@ -300,11 +324,10 @@ impl Out {
         self.ip(src.ip(), dst.ip(), IpProtocol::Udp, &packet);
     }
 
-    /// Bytes of payload a single TCP segment may have on its way to the guest, and whether it is cut there.
-    pub(crate) fn tcp_room(&self, v6: bool, mss: u16) -> (usize, bool) {
-        let offloads = self.shared.offloads.load(Ordering::Relaxed);
+    /// Whether the guest takes TCP segments that are longer than its packets, to be cut there.
+    pub(crate) fn takes_long(&self, v6: bool) -> bool {
         let wanted = GUEST_CSUM | if v6 { GUEST_TSO6 } else { GUEST_TSO4 };
-        if offloads & wanted == wanted { (64 << 10, true) } else { (mss.into(), false) }
+        self.shared.offloads.load(Ordering::Relaxed) & wanted == wanted
     }
 
     /// Sends a TCP segment without payload.
@@ -394,5 +417,5 @@ impl Out {
 /// Sum over the pseudo-header and a transport packet; all ones if the packet's checksum is right.
 pub(crate) fn transport_sum(src: IpAddr, dst: IpAddr, protocol: IpProtocol, packet: &[u8]) -> u16 {
     let pseudo = checksum::pseudo_header(&src.into(), &dst.into(), protocol, packet.len() as u32);
-    checksum::combine(&[pseudo, checksum::data(packet)])
+    checksum::combine(&[pseudo, sum::data(packet)])
 }

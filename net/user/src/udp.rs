@@ -14,6 +14,7 @@ use crate::forward::{HostForward, Listen};
 use crate::icmp::{self, Unreachable};
 use crate::out::transport_sum;
 use crate::packet::Packet;
+use crate::requests::{Line, descriptor};
 use crate::worker::{Cx, Kind, token};
 use crate::{UserError, errors, neighbour};
 
@@ -99,7 +100,7 @@ impl Flow {
 
 struct Forward {
     socket: UdpSocket,
-    guest: SocketAddr,
+    rule: HostForward,
     /// As the guest sees them, and where they are.
     peers: Vec<(SocketAddr, SocketAddr)>,
 }
@@ -108,7 +109,7 @@ struct Forward {
 pub(crate) struct Udp {
     flows: Slab<Flow>,
     by_guest: HashMap<(SocketAddr, bool), usize>,
-    forwards: Vec<Forward>,
+    forwards: Slab<Forward>,
     /// Sockets with something to read.
     waiting: Vec<(Kind, usize)>,
     buffer: Vec<u8>,
@@ -116,23 +117,48 @@ pub(crate) struct Udp {
 
 impl Udp {
     pub(crate) fn new(rules: &[HostForward], registry: &mio::Registry) -> Result<Self, UserError> {
-        let mut forwards = Vec::new();
-        for rule in rules {
-            let Listen::Udp(address) = rule.listen else { continue };
-            let failed = |e| UserError::host(format!("hostfwd: UDP port {address}"), e);
-            let mut socket = UdpSocket::bind(address).map_err(failed)?;
-            registry
-                .register(&mut socket, token(Kind::UdpForward, forwards.len()), Interest::READABLE)
-                .map_err(failed)?;
-            forwards.push(Forward { socket, guest: rule.guest, peers: Vec::new() });
-        }
-        Ok(Udp {
+        let mut udp = Udp {
             flows: Slab::new(),
             by_guest: HashMap::new(),
-            forwards,
+            forwards: Slab::new(),
             waiting: Vec::new(),
             buffer: vec![0; 65536],
-        })
+        };
+        rules.iter().try_for_each(|rule| udp.listen(rule, registry))?;
+        Ok(udp)
+    }
+
+    /// Opens the port of a rule, if it is one for datagrams.
+    pub(crate) fn listen(&mut self, rule: &HostForward, registry: &mio::Registry) -> Result<(), UserError> {
+        let Listen::Udp(address) = rule.listen else { return Ok(()) };
+        let failed = |e| UserError::host(format!("hostfwd: UDP port {address}"), e);
+        let mut socket = UdpSocket::bind(address).map_err(failed)?;
+        let entry = self.forwards.vacant_entry();
+        let token = token(Kind::UdpForward, entry.key());
+        registry.register(&mut socket, token, Interest::READABLE).map_err(failed)?;
+        entry.insert(Forward { socket, rule: rule.clone(), peers: Vec::new() });
+        Ok(())
+    }
+
+    /// Closes a port; false if there is none such.
+    pub(crate) fn unlisten(&mut self, listen: &Listen) -> bool {
+        let found = self.forwards.iter().find(|(_, f)| f.rule.listen == *listen).map(|(key, _)| key);
+        found.is_some_and(|key| self.forwards.try_remove(key).is_some())
+    }
+
+    /// What there is.
+    pub(crate) fn list(&self, lines: &mut Vec<Line>, now: Instant) {
+        let any = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0);
+        for (_, f) in &self.forwards {
+            let (what, from) = ("UDP[HOST_FORWARD]".to_owned(), f.socket.local_addr().unwrap_or(any));
+            lines.push(Line { what, fd: descriptor(&f.socket), from, to: f.rule.guest, waiting: (0, 0) });
+        }
+        for (_, f) in &self.flows {
+            let left = f.idle.saturating_sub(now.duration_since(f.used)).as_secs();
+            let to = f.aliases.first().map_or(any, |(_, seen)| *seen);
+            let (what, fd) = (format!("UDP[{left} sec]"), descriptor(&f.socket));
+            lines.push(Line { what, fd, from: f.key.0, to, waiting: (0, 0) });
+        }
     }
 
     /// Takes a datagram from the guest that is for none of our own services.
@@ -144,7 +170,7 @@ impl Udp {
         data: &[u8],
         cx: &mut Cx<'_>,
     ) {
-        for forward in self.forwards.iter().filter(|f| f.guest == src) {
+        for forward in self.forwards.iter().map(|(_, f)| f).filter(|f| f.rule.guest == src) {
             if let Some((_, peer)) = forward.peers.iter().find(|(seen, _)| *seen == dst) {
                 let _ = forward.socket.send_to(data, *peer);
                 return;
@@ -228,6 +254,7 @@ impl Udp {
                 Kind::UdpForward => self.read_forward(index, cx),
                 _ => self.read_flow(index, cx),
             };
+            cx.out.end_merge();
             if !done {
                 self.waiting.push((kind, index));
             }
@@ -249,7 +276,7 @@ impl Udp {
                     let Some(seen) = flow.seen(from).or_else(|| cx.nat.inward(Some(from), v4)) else {
                         continue;
                     };
-                    cx.out.udp(seen, flow.key.0, &self.buffer[..n]);
+                    cx.out.udp_merged(seen, flow.key.0, &self.buffer[..n]);
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return true,
                 // Of an earlier datagram.
@@ -267,14 +294,16 @@ impl Udp {
             }
             match forward.socket.recv_from(&mut self.buffer) {
                 Ok((n, from)) => {
-                    let Some(seen) = cx.nat.inward(Some(from), forward.guest.is_ipv4()) else { continue };
+                    let Some(seen) = cx.nat.inward(Some(from), forward.rule.guest.is_ipv4()) else {
+                        continue;
+                    };
                     forward.peers.retain(|(s, _)| *s != seen);
                     forward.peers.truncate(PEERS - 1);
                     forward.peers.insert(0, (seen, from));
-                    if !cx.out.knows(forward.guest.ip()) {
-                        neighbour::solicit(forward.guest.ip(), cx);
+                    if !cx.out.knows(forward.rule.guest.ip()) {
+                        neighbour::solicit(forward.rule.guest.ip(), cx);
                     }
-                    cx.out.udp(seen, forward.guest, &self.buffer[..n]);
+                    cx.out.udp_merged(seen, forward.rule.guest, &self.buffer[..n]);
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return true,
                 Err(_) => {}

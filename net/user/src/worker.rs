@@ -11,8 +11,9 @@ use smoltcp::wire::IpProtocol;
 use crate::dhcp::{self, Dhcp};
 use crate::icmp::{self, Icmp, Unreachable};
 use crate::nat::{Nat, Owner};
-use crate::out::{ETHERNET, NEEDS_CSUM, Out, VNET};
+use crate::out::{ETHERNET, Left, Out, VNET};
 use crate::packet::{self, Packet, Parsed, Reassembly};
+use crate::requests::Request;
 use crate::tcp::Tcp;
 use crate::tftp::Tftp;
 use crate::udp::{self, Udp};
@@ -23,6 +24,9 @@ const SWEEP: Duration = Duration::from_secs(5);
 
 /// The same where there are only connections, whose time is longer.
 const WATCH: Duration = Duration::from_secs(60);
+
+/// Most datagrams that one frame of the guest's is cut into.
+const CUT: usize = 128;
 
 /// What an event belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,7 +92,7 @@ impl Worker {
     /// Runs until the endpoint is gone.
     pub(crate) fn run(mut self) {
         let mut events = Events::with_capacity(256);
-        let mut frames = Vec::new();
+        let (mut frames, mut requests) = (Vec::new(), Vec::new());
         let mut more = false;
         loop {
             let wait = if more || !self.shared.sleeps() { Some(Duration::ZERO) } else { self.patience() };
@@ -97,7 +101,8 @@ impl Worker {
                 Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
                 Err(e) => return tracing::error!("user network: {e}"),
             }
-            let Some(retry) = self.shared.take(&mut frames) else { return };
+            let Some(retry) = self.shared.take(&mut frames, &mut requests) else { return };
+            requests.drain(..).for_each(|request| self.answer(request));
             let Self { out, nat, config, poll, tcp, udp, icmp, .. } = &mut self;
             let mut cx = Cx { out, nat, config, registry: poll.registry(), now: Instant::now() };
             if retry {
@@ -139,6 +144,26 @@ impl Worker {
         }
     }
 
+    /// Does what a user asks. One who has given up waiting misses nothing.
+    fn answer(&mut self, request: Request) {
+        let Self { poll, tcp, udp, .. } = self;
+        match request {
+            Request::Forward(rule, answer) => {
+                let registry = poll.registry();
+                let _ = answer.send(tcp.listen(&rule, registry).and_then(|()| udp.listen(&rule, registry)));
+            }
+            Request::Remove(listen, answer) => {
+                let _ = answer.send(tcp.unlisten(&listen) || udp.unlisten(&listen));
+            }
+            Request::List(answer) => {
+                let mut lines = Vec::new();
+                tcp.list(&mut lines);
+                udp.list(&mut lines, Instant::now());
+                let _ = answer.send(lines);
+            }
+        }
+    }
+
     /// How long nothing needs to be done.
     fn patience(&self) -> Option<Duration> {
         let now = Instant::now();
@@ -155,7 +180,7 @@ impl Worker {
     /// Takes a frame and its virtio-net header.
     fn frame(&mut self, head: &[u8; VNET], frame: &[u8]) {
         let Some((ethernet, payload)) = frame.split_at_checked(ETHERNET) else { return };
-        let trusted = head[0] & NEEDS_CSUM != 0;
+        let left = Left::of(head);
         let mut mac = [0; 6];
         mac.copy_from_slice(&ethernet[6..12]);
         let now = Instant::now();
@@ -172,7 +197,7 @@ impl Worker {
             None => {}
             Some(Parsed::Whole(p)) => {
                 self.learn(p.src, mac);
-                self.packet(&p, trusted, now);
+                self.packet(&p, &left, now);
             }
             Some(Parsed::Fragment(f)) => {
                 if let Some(a) = self.reassembly.add(&f, now) {
@@ -180,7 +205,7 @@ impl Worker {
                     let (payload, whole) = (a.data.as_slice(), &[][..]);
                     let (src, dst, protocol, hops) = (a.src, a.dst, a.protocol, a.hops);
                     let p = Packet { src, dst, protocol, payload, hops, fragments: true, whole };
-                    self.packet(&p, trusted, now);
+                    self.packet(&p, &left, now);
                 }
             }
         }
@@ -192,7 +217,7 @@ impl Worker {
         }
     }
 
-    fn packet(&mut self, p: &Packet<'_>, trusted: bool, now: Instant) {
+    fn packet(&mut self, p: &Packet<'_>, left: &Left, now: Instant) {
         let Self { out, nat, config, poll, tcp, udp, icmp, dhcp, tftp, .. } = self;
         let cx = &mut Cx { out, nat, config, registry: poll.registry(), now };
         // Only the network's own hosts speak here; a client of DHCP has no address yet.
@@ -204,15 +229,26 @@ impl Worker {
             return;
         }
         match p.protocol {
-            IpProtocol::Tcp if known && packet::is_unicast(p.dst) => tcp.input(p, trusted, cx),
+            IpProtocol::Tcp if known && packet::is_unicast(p.dst) => tcp.input(p, left.sum, cx),
             IpProtocol::Udp => {
-                let Some((src, dst, data)) = udp::parse(p, trusted) else { return };
+                let Some((src, dst, data)) = udp::parse(p, left.sum) else { return };
                 let own = cx.nat.owner(p.dst) == Owner::Host;
                 match dst.port() {
                     67 if p.src.is_ipv4() && (own || !packet::is_unicast(p.dst)) => dhcp.input(data, cx),
                     547 if p.src.is_ipv6() => dhcp::v6(src, data, cx),
                     69 if own && cx.config.tftp.is_some() => tftp.input(src, dst, data, cx),
-                    _ if known && packet::is_unicast(p.dst) => udp.input(p, src, dst, data, cx),
+                    _ if known && packet::is_unicast(p.dst) => {
+                        let size = left.datagrams.unwrap_or(usize::MAX);
+                        // Linux sends no more in one frame; each is a system call of ours.
+                        if data.len() > size.saturating_mul(CUT) {
+                            return;
+                        }
+                        // An empty one is one as well.
+                        let first = &data[..data.len().min(size)];
+                        for one in [first].into_iter().chain(data[first.len()..].chunks(size)) {
+                            udp.input(p, src, dst, one, cx);
+                        }
+                    }
                     _ => {}
                 }
             }

@@ -17,6 +17,7 @@ use super::inbound::Inbound;
 use super::outbound::Outbound;
 use crate::icmp::{self, Unreachable};
 use crate::out::{BUFFER, HEADROOM, Out, TcpHead, flag};
+use crate::requests::Line;
 
 /// Our window's scale: windows of up to 8 MiB.
 const SCALE: u8 = 7;
@@ -175,6 +176,26 @@ impl Conn {
         self.scale = syn.scale.map(|s| s.min(14));
         // Windows of SYNs are not scaled.
         self.outbound.window = syn.window.into();
+    }
+
+    /// What users are told of it.
+    pub(crate) fn line(&self) -> Line {
+        let state = match self.phase {
+            Phase::Connecting => "SYN_RCVD",
+            Phase::SynSent { .. } => "SYN_SENT",
+            Phase::Open if self.end_sent && self.inbound.is_done() => "LAST_ACK",
+            Phase::Open if self.end_sent => "FIN_WAIT_1",
+            Phase::Open if self.inbound.is_done() => "CLOSE_WAIT",
+            Phase::Open => "ESTABLISHED",
+            Phase::Dead => "CLOSED",
+        };
+        Line {
+            what: format!("TCP[{state}]"),
+            fd: self.host.descriptor(),
+            from: self.flow.guest,
+            to: self.flow.remote,
+            waiting: (self.inbound.waiting(), self.outbound.segments.iter().map(|s| s.length).sum()),
+        }
     }
 
     pub(crate) fn is_dead(&self) -> bool {
@@ -466,7 +487,7 @@ impl Conn {
             head.urgent = 1;
         }
         let (ends, mss) = ((self.flow.remote, self.flow.guest), self.mss);
-        let cut = out.tcp_room(self.flow.guest.is_ipv6(), mss).1.then_some(mss);
+        let cut = out.takes_long(self.flow.guest.is_ipv6()).then_some(mss);
         let buffer = &mut self.outbound.segments[index].buffer[..HEADROOM + length];
         if cut.is_some() || length <= mss.into() {
             return out.tcp_data(ends, &head, buffer, cut);
@@ -556,15 +577,16 @@ impl Conn {
                 return true;
             }
             let urgent = self.urgent && self.host.at_mark();
-            let (room, _) = out.tcp_room(self.flow.guest.is_ipv6(), self.mss);
             // Whole segments, so that only the last is short.
-            let most = room.min(BUFFER - HEADROOM) / usize::from(self.mss) * usize::from(self.mss);
+            let mss = usize::from(self.mss);
+            let most = (BUFFER - HEADROOM) / mss * mss;
+            let piece = if out.takes_long(self.flow.guest.is_ipv6()) { most } else { mss };
             let length = if urgent { 1 } else { most.min(allowed) };
             let mut buffer = out.buffer();
             match self.host.read(&mut buffer[HEADROOM..HEADROOM + length]) {
                 Ok(n) if n > 0 => {
                     self.urgent &= !urgent;
-                    self.outbound.push(buffer, n, urgent, out);
+                    self.outbound.push(buffer, n, piece, urgent, out);
                     continue;
                 }
                 Ok(_) => self.host_ended = true,

@@ -91,6 +91,11 @@ impl Host {
         }
     }
 
+    /// Its descriptor.
+    pub(crate) fn descriptor(&self) -> i32 {
+        each!(self, s => crate::requests::descriptor(s))
+    }
+
     /// Ends the guest's direction.
     pub(crate) fn end_writes(&self) {
         let _ = each!(self, s => s.shutdown(Shutdown::Write));

@@ -26,6 +26,7 @@ use self::host::Host;
 use crate::forward::{Behind, HostForward, Listen};
 use crate::out::{TcpHead, flag, transport_sum};
 use crate::packet::Packet;
+use crate::requests::{Line, descriptor};
 use crate::worker::{Cx, Kind, token};
 use crate::{UserError, icmp, neighbour};
 
@@ -62,7 +63,7 @@ impl Drop for Listener {
 pub(crate) struct Tcp {
     conns: Slab<Conn>,
     by_flow: HashMap<Flow, usize>,
-    listeners: Vec<(Listener, SocketAddr)>,
+    listeners: Slab<(Listener, HostForward)>,
     /// Connections that something happened to.
     touched: Vec<usize>,
     /// Connections that wait for room on the guest's side.
@@ -111,29 +112,56 @@ fn bind(rule: &HostForward) -> Result<Option<Listener>, UserError> {
 
 impl Tcp {
     pub(crate) fn new(rules: &[HostForward], registry: &mio::Registry) -> Result<Self, UserError> {
-        let mut listeners = Vec::new();
-        for rule in rules {
-            let Some(mut listener) = bind(rule)? else { continue };
-            let token = token(Kind::Listener, listeners.len());
-            let done = match &mut listener {
-                Listener::Tcp(l) => registry.register(l, token, Interest::READABLE),
-                #[cfg(unix)]
-                Listener::Unix(l, _) => registry.register(l, token, Interest::READABLE),
-            };
-            done.map_err(|e| UserError::host("hostfwd", e))?;
-            listeners.push((listener, rule.guest));
-        }
-        Ok(Tcp {
+        let mut tcp = Tcp {
             conns: Slab::new(),
             by_flow: HashMap::new(),
-            listeners,
+            listeners: Slab::new(),
             touched: Vec::new(),
             blocked: Vec::new(),
             timers: BinaryHeap::new(),
             ended: VecDeque::new(),
             secret: RandomState::new(),
             count: 0,
-        })
+        };
+        rules.iter().try_for_each(|rule| tcp.listen(rule, registry))?;
+        Ok(tcp)
+    }
+
+    /// Opens the port of a rule, if it is one for connections.
+    pub(crate) fn listen(&mut self, rule: &HostForward, registry: &mio::Registry) -> Result<(), UserError> {
+        let Some(mut listener) = bind(rule)? else { return Ok(()) };
+        let entry = self.listeners.vacant_entry();
+        let token = token(Kind::Listener, entry.key());
+        let done = match &mut listener {
+            Listener::Tcp(l) => registry.register(l, token, Interest::READABLE),
+            #[cfg(unix)]
+            Listener::Unix(l, _) => registry.register(l, token, Interest::READABLE),
+        };
+        done.map_err(|e| UserError::host("hostfwd", e))?;
+        entry.insert((listener, rule.clone()));
+        Ok(())
+    }
+
+    /// Closes a port; false if there is none such. Connections that came by it stay.
+    pub(crate) fn unlisten(&mut self, listen: &Listen) -> bool {
+        let found = self.listeners.iter().find(|(_, (_, rule))| rule.listen == *listen).map(|(key, _)| key);
+        // Closing takes it off the poll.
+        found.is_some_and(|key| self.listeners.try_remove(key).is_some())
+    }
+
+    /// What there is.
+    pub(crate) fn list(&self, lines: &mut Vec<Line>) {
+        for (_, (listener, rule)) in &self.listeners {
+            let (from, fd) = match listener {
+                Listener::Tcp(l) => (l.local_addr().ok(), descriptor(l)),
+                #[cfg(unix)]
+                Listener::Unix(l, _) => (None, descriptor(l)),
+            };
+            let any = SocketAddr::new(std::net::Ipv4Addr::UNSPECIFIED.into(), 0);
+            let (what, from) = ("TCP[HOST_FORWARD]".to_owned(), from.unwrap_or(any));
+            lines.push(Line { what, fd, from, to: rule.guest, waiting: (0, 0) });
+        }
+        lines.extend(self.conns.iter().map(|(_, conn)| conn.line()));
     }
 
     /// Number of connections.
@@ -265,8 +293,8 @@ impl Tcp {
     /// A listener has connections.
     pub(crate) fn accept(&mut self, which: usize, cx: &mut Cx<'_>) {
         loop {
-            let Some((listener, guest)) = self.listeners.get(which) else { return };
-            let guest = *guest;
+            let Some((listener, rule)) = self.listeners.get(which) else { return };
+            let guest = rule.guest;
             let accepted = match listener {
                 Listener::Tcp(l) => l.accept().map(|(s, peer)| {
                     host::prepare(&s);

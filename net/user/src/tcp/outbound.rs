@@ -57,17 +57,23 @@ impl Outbound {
         true
     }
 
-    /// Appends what was read from the host into a buffer of [`Out::buffer`].
-    pub(super) fn push(&mut self, buffer: Vec<u8>, length: usize, urgent: bool, out: &mut Out) {
+    /// Appends what was read from the host into a buffer of [`Out::buffer`], in pieces of at most `most` bytes.
+    pub(super) fn push(&mut self, buffer: Vec<u8>, length: usize, most: usize, urgent: bool, out: &mut Out) {
         let used = HEADROOM + length;
         // What is small shall not hold much.
-        let buffer = if used < buffer.len() / 2 {
-            let small = buffer[..used].to_vec();
-            out.recycle(buffer);
-            small
-        } else {
-            buffer
-        };
+        if length <= most && used >= buffer.len() / 2 {
+            return self.append(buffer, length, urgent);
+        }
+        for part in buffer[HEADROOM..used].chunks(most) {
+            let mut small = Vec::with_capacity(HEADROOM + part.len());
+            small.resize(HEADROOM, 0);
+            small.extend_from_slice(part);
+            self.append(small, part.len(), urgent);
+        }
+        out.recycle(buffer);
+    }
+
+    fn append(&mut self, buffer: Vec<u8>, length: usize, urgent: bool) {
         // Behind what waits to be sent.
         let seq = self.segments.back().map_or(self.next, |last| last.seq.wrapping_add(last.length as u32));
         self.segments.push_back(Piece { seq, buffer, length, urgent });

@@ -1,8 +1,10 @@
 //! The network as a guest sees it.
 #![expect(clippy::unwrap_used, reason = "a panic in a test is the report")]
 
+mod abuse;
 mod errors;
 mod guest;
+mod large;
 mod leases;
 mod many;
 mod raw;

@@ -59,7 +59,7 @@ fn start() -> Server {
 }
 
 /// Bytes of memory this process holds.
-fn resident() -> usize {
+pub(crate) fn resident() -> usize {
     let text = std::fs::read_to_string("/proc/self/statm").unwrap();
     text.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
 }

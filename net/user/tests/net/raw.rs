@@ -88,8 +88,8 @@ impl Raw {
     pub(crate) fn new(config: UserConfig) -> Self {
         let net = UserNet::new(config).unwrap();
         let frames = Frames::default();
-        net.set_receiver(Some(Box::new(Nic(frames.clone()))));
         let raw = Raw { net, frames };
+        raw.listen();
         // The network learns our address.
         let mut arp = vec![0, 1, 8, 0, 6, 4, 0, 1];
         arp.extend(MAC);
@@ -98,6 +98,11 @@ impl Raw {
         arp.extend(GATEWAY.octets());
         raw.ethernet(0x0806, &arp);
         raw
+    }
+
+    /// Takes frames from now on.
+    pub(crate) fn listen(&self) {
+        self.net.set_receiver(Some(Box::new(Nic(self.frames.clone()))));
     }
 
     pub(crate) fn ethernet(&self, kind: u16, payload: &[u8]) {
