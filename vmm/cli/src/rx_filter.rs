@@ -34,6 +34,24 @@ pub(crate) fn all(machine: &Machine) -> Vec<RxFilterInfo> {
     cards.collect()
 }
 
+/// Has the drivers of cards tell the network where they are: all, or those named.
+#[cfg(unix)]
+pub(crate) fn announce(machine: &Machine, only: &[String]) {
+    for (name, cell) in machine.devices().iter() {
+        let name = name.rsplit('/').next().unwrap_or(name).to_owned();
+        if only.is_empty() || only.contains(&name) {
+            cell.with(|d| {
+                let card = d.as_any().and_then(|any| any.downcast_ref::<virtio::NetCard>());
+                card.into_iter().for_each(virtio::NetCard::announce);
+            });
+        }
+    }
+}
+
+/// There are no cards on this host.
+#[cfg(not(unix))]
+pub(crate) fn announce(_: &Machine, _: &[String]) {}
+
 /// There are no cards on this host.
 #[cfg(not(unix))]
 pub(crate) fn all(_: &Machine) -> Vec<RxFilterInfo> {

@@ -1,17 +1,19 @@
 //! The running machine as the control plane sees it.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak, mpsc};
+use std::time::Duration;
 
 use accel::arch::{CpuState, GuestArch};
 use accel::{DebugConfig, DebugEvent};
 use control::config::{Blockdev, Chardev, DeviceConfig, Netdev, ObjectConfig, OnWatchdog};
 use control::gdb::{DebugTarget, StopListener};
 use control::vm::{
-    BlockInfo, BlockStats, ChardevInfo, CpuInfo, CpuModelInfo, CpuSlot, Event, EventBus, InputEvent,
-    IothreadInfo, KeyId, MachineInfo, MediumInfo, MemdevInfo, MemorySpace, MigrationInfo, MigrationLimits,
-    OspmInfo, QomProperty, QomType, RunState, RxFilterInfo, SnapshotInfo, Vm, VmError, VmInfo,
+    Announcement, BlockInfo, BlockStats, ChardevInfo, CpuInfo, CpuModelInfo, CpuSlot, Event, EventBus,
+    InputEvent, IothreadInfo, KeyId, MachineInfo, MediumInfo, MemdevInfo, MemorySpace, MigrationInfo,
+    MigrationLimits, OspmInfo, QomProperty, QomType, RunState, RxFilterInfo, SnapshotInfo, Vm, VmError,
+    VmInfo,
 };
 use guest_memory::PAGE_SIZE;
 use machine::{Machine, snapshot};
@@ -78,6 +80,8 @@ pub(crate) struct RheaVm {
     typist: console::Typist,
     /// Host threads of the vCPUs.
     threads: Vec<u64>,
+    /// How often cards were made known to the network.
+    announcing: AtomicU64,
 }
 
 /// What to do with a machine that comes in.
@@ -166,6 +170,7 @@ impl RheaVm {
             chars,
             quitting: AtomicBool::new(false),
             stop_listener: Mutex::default(),
+            announcing: AtomicU64::new(0),
         });
         let heard = Arc::downgrade(&vm);
         let announce = move |event: &Event| {
@@ -198,6 +203,11 @@ impl RheaVm {
         let mut backends = self.backends.lock();
         backends.drain();
         backends.end();
+    }
+
+    fn announce_once(&self, how: &Announcement) {
+        self.backends.lock().nets.announce(&how.interfaces);
+        rx_filter::announce(&self.machine, &how.interfaces);
     }
 
     /// Holds the run state: nobody starts, saves or changes the machine meanwhile.
@@ -530,7 +540,7 @@ impl Vm for RheaVm {
             "jit" => Ok(self.machine.partition().stats()),
             "network" => Ok(self.backends.lock().nets.report()),
             "screen" => console::text(&self.machine),
-            "usernet" => Ok(String::new()),
+            "usernet" => Ok(self.backends.lock().nets.usernet()),
             "qom-tree" => {
                 let mut out = String::new();
                 qom::tree(self, "/machine", 0, &mut out);
@@ -647,7 +657,33 @@ impl Vm for RheaVm {
     }
 
     fn rx_filters(&self) -> Vec<RxFilterInfo> {
+        self.backends.lock().nets.watch_filters();
         rx_filter::all(&self.machine)
+    }
+
+    fn announce_self(&self, how: &Announcement) -> Answer<()> {
+        // A later one takes the place of one that has not ended.
+        let turn = self.announcing.fetch_add(1, Ordering::Relaxed) + 1;
+        self.announce_once(how);
+        let (me, how) = (self.me.clone(), how.clone());
+        let rest = move || {
+            for pause in (1..).map_while(|round| how.pause(round)) {
+                std::thread::sleep(Duration::from_millis(pause));
+                match me.upgrade() {
+                    Some(vm) if vm.announcing.load(Ordering::Relaxed) == turn => vm.announce_once(&how),
+                    _ => return,
+                }
+            }
+        };
+        std::thread::Builder::new().name("announce".into()).spawn(rest).map(drop).map_err(failed)
+    }
+
+    fn hostfwd_add(&self, netdev: Option<&str>, rule: &str) -> Answer<()> {
+        self.backends.lock().nets.user(netdev).and_then(|net| Ok(net.add_forward(rule)?)).map_err(failed)
+    }
+
+    fn hostfwd_remove(&self, netdev: Option<&str>, listen: &str) -> Answer<bool> {
+        self.backends.lock().nets.user(netdev).and_then(|net| Ok(net.remove_forward(listen)?)).map_err(failed)
     }
 
     fn set_link(&self, name: &str, up: bool) -> Answer<()> {

@@ -4,7 +4,7 @@ use super::{Answer, Context, done, failed, one};
 use crate::config::{ConfigError, VmConfig};
 use crate::options::fragment_text;
 use crate::value::{parse_bool, parse_size};
-use crate::vm::{MigrationInfo, VmError};
+use crate::vm::{Announcement, MigrationInfo, VmError};
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -36,6 +36,31 @@ pub(super) fn chardev_add(c: &Context<'_>) -> Answer {
 pub(super) fn object_add(c: &Context<'_>) -> Answer {
     let config = parse("object", c.args)?;
     done(config.objects.iter().try_for_each(|o| c.control.vm.object_add(o)))
+}
+
+pub(super) fn announce_self(c: &Context<'_>) -> Answer {
+    let names = c.args.split(',').map(str::trim).filter(|name| !name.is_empty());
+    let how = Announcement { interfaces: names.map(str::to_owned).collect(), ..Announcement::default() };
+    done(c.control.vm.announce_self(&how))
+}
+
+/// A rule, behind the network's name if there is one.
+fn forward<'a>(c: &Context<'a>) -> (Option<&'a str>, &'a str) {
+    match c.args.split_once(char::is_whitespace) {
+        Some((netdev, rule)) => (Some(netdev), rule.trim()),
+        None => (None, c.args),
+    }
+}
+
+pub(super) fn hostfwd_add(c: &Context<'_>) -> Answer {
+    let (netdev, rule) = forward(c);
+    done(c.control.vm.hostfwd_add(netdev, rule))
+}
+
+pub(super) fn hostfwd_remove(c: &Context<'_>) -> Answer {
+    let (netdev, listen) = forward(c);
+    let found = c.control.vm.hostfwd_remove(netdev, listen)?;
+    Ok(format!("host forwarding rule for {listen} {}\n", if found { "removed" } else { "not found" }))
 }
 
 pub(super) fn set_link(c: &Context<'_>) -> Answer {

@@ -76,6 +76,9 @@ commands! {
     "device_del" "id" "ask the guest to give a device up" |c| done(c.control.vm.device_del(one(c.args, "id")?));
     "netdev_add" "type,id=ID[,key=value...]" "add a network back end" backends::netdev_add;
     "netdev_del" "id" "take a network back end away" |c| done(c.control.vm.netdev_del(one(c.args, "id")?));
+    "hostfwd_add" "[netdev] [tcp|udp]:[address]:port-[address]:port" "open a port that leads into the guest" backends::hostfwd_add;
+    "hostfwd_remove" "[netdev] [tcp|udp]:[address]:port" "close one" backends::hostfwd_remove;
+    "announce_self" "[cards]" "make cards, all or those named with commas between, known to the network" backends::announce_self;
     "set_link" "name on|off" "plug the cable of a network card or back end in or out" backends::set_link;
     "chardev-add" "type,id=ID[,key=value...]" "add a character back end" backends::chardev_add;
     "chardev-remove" "id" "take a character back end away" |c| done(c.control.vm.chardev_remove(one(c.args, "id")?));

@@ -6,7 +6,7 @@ use crate::config::ConfigError;
 use crate::handed;
 use crate::monitor::Control;
 use crate::options::fragment;
-use crate::vm::RxState;
+use crate::vm::{Announcement, RxState};
 use serde_json::{Map, Value, json};
 
 fn generic(e: ConfigError) -> QmpError {
@@ -41,6 +41,23 @@ pub(super) fn set_link(c: &Control, a: &Arguments) -> Answer {
         return Err(QmpError::Generic("argument 'up' expects true or false".into()));
     };
     done(c.vm.set_link(text(a, "name"), up)?)
+}
+
+pub(super) fn announce_self(c: &Control, a: &Arguments) -> Answer {
+    // QEMU's bounds of the same numbers of migrations.
+    let number = |name: &str, most: u64| {
+        let n = a.get(name).and_then(Value::as_u64).filter(|n| (1..=most).contains(n));
+        n.ok_or_else(|| QmpError::Generic(format!("argument '{name}' expects a number from 1 to {most}")))
+    };
+    let names = a.get("interfaces").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let how = Announcement {
+        initial: number("initial", 100_000)?,
+        max: number("max", 100_000)?,
+        rounds: number("rounds", 1000)?,
+        step: number("step", 10_000)?,
+        interfaces: names.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
+    };
+    done(c.vm.announce_self(&how)?)
 }
 
 pub(super) fn query_rx_filter(c: &Control, a: &Arguments) -> Answer {

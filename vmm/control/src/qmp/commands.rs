@@ -287,6 +287,8 @@ commands! {
     };
     "netdev_add" ("type" ! Text, "id" ! Text, "" ? Rest) backends::netdev_add;
     "netdev_del" ("id" ! Text) |c, a| done(c.vm.netdev_del(text(a, "id"))?);
+    "announce-self" ("initial" ! Number, "max" ! Number, "rounds" ! Number, "step" ! Number, "interfaces" ? List,
+        "id" ? Text) backends::announce_self;
     "query-rx-filter" ("name" ? Text) backends::query_rx_filter;
     "set_link" ("name" ! Text, "up" ! Bool) backends::set_link;
     "chardev-add" ("id" ! Text, "backend" ! Any) backends::chardev_add;

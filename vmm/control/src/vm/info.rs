@@ -313,6 +313,35 @@ pub enum RxState {
     All,
 }
 
+/// How a guest's cards make themselves known to the network.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Announcement {
+    /// Milliseconds before the second time.
+    pub initial: u64,
+    /// Most milliseconds between two times.
+    pub max: u64,
+    /// How often.
+    pub rounds: u64,
+    /// Milliseconds by which the time between two grows.
+    pub step: u64,
+    /// Cards; all if there are none.
+    pub interfaces: Vec<String>,
+}
+
+impl Default for Announcement {
+    fn default() -> Self {
+        Announcement { initial: 50, max: 550, rounds: 5, step: 100, interfaces: Vec::new() }
+    }
+}
+
+impl Announcement {
+    /// Milliseconds after the `round`th time, if it was not the last.
+    pub fn pause(&self, round: u64) -> Option<u64> {
+        (round < self.rounds)
+            .then(|| self.initial.saturating_add((round - 1).saturating_mul(self.step)).min(self.max))
+    }
+}
+
 /// The receive filter of a network card.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RxFilterInfo {

@@ -11,9 +11,9 @@ mod input;
 pub(crate) use event::EVENT_NAMES;
 pub use event::{Event, EventBus};
 pub use info::{
-    BlockInfo, BlockStats, ChardevInfo, CpuInfo, CpuModelInfo, CpuPlace, CpuSlot, IothreadInfo, MachineInfo,
-    MediumInfo, MemdevInfo, MemorySpace, MigrationInfo, MigrationLimits, OspmInfo, QomProperty, QomType,
-    RunState, RxFilterInfo, RxState, SnapshotInfo, VmInfo,
+    Announcement, BlockInfo, BlockStats, ChardevInfo, CpuInfo, CpuModelInfo, CpuPlace, CpuSlot, IothreadInfo,
+    MachineInfo, MediumInfo, MemdevInfo, MemorySpace, MigrationInfo, MigrationLimits, OspmInfo, QomProperty,
+    QomType, RunState, RxFilterInfo, RxState, SnapshotInfo, VmInfo,
 };
 
 pub use input::{InputEvent, KeyId};
@@ -254,6 +254,21 @@ pub trait Vm: Send + Sync {
     /// The receive filters of network cards.
     fn rx_filters(&self) -> Vec<RxFilterInfo> {
         Vec::new()
+    }
+    /// Has cards make themselves known to the network; returns once that has begun.
+    fn announce_self(&self, how: &Announcement) -> Answer<()> {
+        let _ = how;
+        Ok(())
+    }
+    /// Opens a port that leads into the guest by a user network, the first one if none is named.
+    fn hostfwd_add(&self, netdev: Option<&str>, rule: &str) -> Answer<()> {
+        let _ = (netdev, rule);
+        Err(VmError::Failed("there is no user network".into()))
+    }
+    /// Closes one, given by the host's side of its rule; false if there is none such.
+    fn hostfwd_remove(&self, netdev: Option<&str>, listen: &str) -> Answer<bool> {
+        let _ = (netdev, listen);
+        Err(VmError::Failed("there is no user network".into()))
     }
     /// Plugs the cable of a network card or back end in or out.
     fn set_link(&self, name: &str, up: bool) -> Answer<()> {
