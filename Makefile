@@ -38,6 +38,7 @@ bench: build guests ## tables of boot cost, start-up, idle and translation speed
 	$(SCRIPTS)/deps.sh bench pc
 	cargo build --quiet --profile $(PROFILE) --package rhea_tests --bins
 	$(dir $(RHEA))bench $(BENCH)
+	$(if $(filter-out net,$(BENCH)),,cargo bench --quiet --package net_user --bench throughput)
 
 fuzz: deps ## longer runs of the random tests (FUZZ_CASES, default 20000)
 	$(SCRIPTS)/deps.sh test pc

@@ -20,6 +20,8 @@ pub mod namespace;
 #[cfg(target_os = "linux")]
 pub mod netguest;
 #[cfg(target_os = "linux")]
+pub mod nethost;
+#[cfg(target_os = "linux")]
 pub mod process;
 #[cfg(target_os = "linux")]
 pub mod programs;

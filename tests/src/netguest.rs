@@ -20,11 +20,12 @@ ifconfig eth0 up
 ";
 
 /// Writes an initramfs into `folder` that loads the modules and then runs `script` in busybox's shell; `tool` is the
-/// `mkinitrd` of this crate. `None`, said aloud, when something for it is not there.
+/// `mkinitrd` of this crate, `programs` are more files by the paths they get. `None`, said aloud, when something for it is not
+/// there.
 ///
 /// # Panics
 /// When the installer's initramfs is not what it should be, or a tool fails.
-pub fn initrd(folder: &Path, tool: &Path, script: &str) -> Option<PathBuf> {
+pub fn initrd(folder: &Path, tool: &Path, script: &str, programs: &[(&str, &Path)]) -> Option<PathBuf> {
     let (installer, busybox) = (boot::guest("riscv64/installer-initrd.gz")?, boot::guest("riscv64/busybox")?);
     for program in ["gzip", "xz"] {
         if !Command::new(program).arg("--version").output().is_ok_and(|o| o.status.success()) {
@@ -33,12 +34,13 @@ pub fn initrd(folder: &Path, tool: &Path, script: &str) -> Option<PathBuf> {
         }
     }
     let archive = output(Command::new("gzip").arg("-dc").arg(installer));
-    let programs = folder.join("programs");
-    fs::write(&programs, format!("{LOAD}{script}")).expect("a file in the folder");
+    let run = folder.join("programs");
+    fs::write(&run, format!("{LOAD}{script}")).expect("a file in the folder");
     let out = folder.join("net.initrd");
     let mut make = Command::new(tool);
     make.arg(&out).arg(workspace::root().join("resources/guest/init")).arg(busybox);
-    make.arg(format!("programs={}", programs.display()));
+    make.arg(format!("programs={}", run.display()));
+    make.args(programs.iter().map(|(name, path)| format!("{name}={}", path.display())));
     for module in MODULES {
         let packed = folder.join(format!("{module}.ko.xz"));
         let data =

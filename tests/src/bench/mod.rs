@@ -36,6 +36,7 @@ const MEASUREMENTS: &[(&str, Measurement)] = &[
     ("idle", |bench| linux::VIRT.idle(bench)),
     ("programs", |bench| linux::VIRT.programs(bench)),
     ("net", net::net),
+    ("tap", net::tap),
     ("kvm", kvm),
     ("seabios", seabios),
     ("pc", |bench| linux::PC.boots(bench, 1)),

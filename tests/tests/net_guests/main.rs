@@ -5,7 +5,6 @@
 #![cfg(target_os = "linux")]
 
 mod boot_from_net;
-mod host;
 mod pairs;
 mod user;
 mod vhost;

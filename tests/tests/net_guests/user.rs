@@ -9,8 +9,8 @@ use std::process::Command;
 use rhea_tests::boot::{Scratch, powers_off};
 use rhea_tests::namespace::in_namespace;
 
-use super::host::{Running, data, free_port, name_server, sha256, sink, web};
 use super::{E1000, Machine, STEP, VIRTIO_MMIO, VIRTIO_PCI, follow, program, text};
+use rhea_tests::nethost::{Running, data, free_port, name_server, sha256, sink, web};
 
 /// What a guest does with the user network: `$` names are replaced.
 const SCRIPT: &str = r#"cat > /tmp/lease <<'END'

@@ -7,8 +7,8 @@ use rhea_tests::boot::{self, Scratch, powers_off};
 use rhea_tests::namespace::in_namespace;
 use rhea_tests::skip;
 
-use super::host::{Running, data, sha256, sink, web};
 use super::{VIRTIO_MMIO, follow, text};
+use rhea_tests::nethost::{Running, data, sha256, sink, web};
 
 const SCRIPT: &str = r#"cat > /tmp/lease <<'END'
 #!/bin/sh

@@ -6,8 +6,8 @@ use std::thread;
 
 use rhea_tests::boot::{Scratch, powers_off};
 
-use super::host::{data, sha256};
-use super::{STEP, VIRTIO_MMIO, text};
+use super::{Machine, STEP, VIRTIO_MMIO, VIRTIO_PCI, text};
+use rhea_tests::nethost::{data, sha256};
 
 const SCRIPT: &str = "\
 socat -u VSOCK-LISTEN:1000 OPEN:/tmp/data,creat &
@@ -23,10 +23,19 @@ read line
 ";
 
 #[test]
-fn linux_calls_and_is_called() {
-    let scratch = Scratch::new("vsock");
+fn linux_calls_and_is_called_on_virt() {
+    session(&VIRTIO_MMIO, "virtio-vsock-device");
+}
+
+#[test]
+fn linux_calls_and_is_called_on_pc() {
+    session(&VIRTIO_PCI, "virtio-vsock-pci");
+}
+
+fn session(machine: &Machine, device: &str) {
+    let scratch = Scratch::new(device);
     let path = scratch.path("sockets");
-    let listener = UnixListener::bind(scratch.path("sockets_5000")).unwrap();
+    let listener = UnixListener::bind(scratch.path("sockets_5000")).expect("a socket");
     let up = thread::spawn(move || {
         let mut all = Vec::new();
         listener.accept().and_then(|(mut s, _)| s.read_to_end(&mut all)).map(|_| sha256(&all))
@@ -35,12 +44,12 @@ fn linux_calls_and_is_called() {
         "-netdev".to_owned(),
         "user,id=n0,restrict=on".to_owned(),
         "-device".to_owned(),
-        "virtio-net-device,netdev=n0".to_owned(),
+        format!("{},netdev=n0", machine.card),
         "-device".to_owned(),
-        format!("virtio-vsock-device,guest-cid=7,uds-path={}", text(&path)),
+        format!("{device},guest-cid=7,uds-path={}", text(&path)),
     ];
     let modules = ["vmw_vsock_virtio_transport"];
-    let Some(mut guest) = VIRTIO_MMIO.start((&scratch, "guest"), &modules, SCRIPT, &options) else { return };
+    let Some(mut guest) = machine.start((&scratch, "guest"), &modules, SCRIPT, &options) else { return };
     let sent = data(4);
     let expected = sha256(&sent);
     let mut session = || -> Result<(), String> {
@@ -75,6 +84,6 @@ fn linux_calls_and_is_called() {
         guest.console.send("\n").map_err(failed)?;
         powers_off(&mut guest)
     };
-    session().unwrap();
-    assert_eq!(up.join().unwrap().unwrap(), expected);
+    session().unwrap_or_else(|e| panic!("{device}: {e}"));
+    assert_eq!(up.join().expect("the listener ends").expect("what came up"), expected);
 }
