@@ -7,7 +7,7 @@
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
 
 use net::{Endpoint, NetReceiver};
@@ -15,6 +15,8 @@ use net_user::{UserConfig, UserNet};
 use smoltcp::wire::{Ipv4Packet, TcpPacket, checksum};
 
 const BYTES: u64 = 1 << 30;
+/// Bytes that are acknowledged at once.
+const BATCH: u64 = 32 << 10;
 /// Connections, one after the other, after as many that warm up.
 const CONNECTIONS: u32 = 10_000;
 const VNET: usize = 12;
@@ -35,8 +37,11 @@ struct End {
     /// Next byte expected.
     next: u32,
     received: u64,
-    /// Acknowledgements due.
+    /// An acknowledgement is due: there is one for each [`BATCH`], as of a guest that empties its ring first.
     due: bool,
+    acknowledged: u64,
+    /// Somebody waits for a change; the card costs nothing else.
+    waits: bool,
     /// The network has ended its direction.
     ended: bool,
 }
@@ -65,12 +70,25 @@ impl NetReceiver for Nic {
         } else if length > 0 {
             end.next = (packet.seq_number().0 as u32).wrapping_add(length as u32);
             end.received += length as u64;
-            end.due = true;
+            end.due |= end.received - end.acknowledged >= BATCH || end.received >= BYTES;
         }
         end.acked = packet.ack_number().0 as u32;
         end.window = u32::from(packet.window_len()) << if packet.syn() { 0 } else { 7 };
-        changed.notify_one();
+        if end.waits && (length == 0 || end.due) {
+            end.waits = false;
+            changed.notify_one();
+        }
     }
+}
+
+/// Waits while something is so.
+fn wait((lock, changed): &(Mutex<End>, Condvar), so: impl Fn(&End) -> bool) -> MutexGuard<'_, End> {
+    let mut end = lock.lock().unwrap();
+    while so(&end) {
+        end.waits = true;
+        end = changed.wait(end).unwrap();
+    }
+    end
 }
 
 /// A frame of the guest's, without checksum: the header says that it is to be filled in.
@@ -137,10 +155,9 @@ fn run(outward: bool, segment: usize) {
     let end = Arc::new((Mutex::new(End::default()), Condvar::new()));
     net.set_receiver(Some(Box::new(Nic(end.clone()))));
     net.set_offload(VNET, if segment > 1460 { OFFLOADS } else { 0 });
-    let (lock, changed) = &*end;
     // Maximum segment size, no-operation, window scale.
     net.send(&[&frame(port, (0, 0), 2, &[2, 4, 5, 0xb4, 1, 3, 3, 7], 0)]);
-    let ack = changed.wait_while(lock.lock().unwrap(), |e| e.began.is_none()).unwrap().next;
+    let ack = wait(&end, |e| e.began.is_none()).next;
     net.send(&[&frame(port, (1, ack), 16, &[], 0)]);
     let before = cpu("net-user");
     if outward {
@@ -148,8 +165,7 @@ fn run(outward: bool, segment: usize) {
         let mut data = frame(port, (0, ack), 16, &[], segment);
         while sent < BYTES {
             // Full segments only: the window is waited for.
-            let flying = |e: &mut End| e.window < seq.wrapping_sub(e.acked).wrapping_add(segment as u32);
-            drop(changed.wait_while(lock.lock().unwrap(), |e| flying(e)).unwrap());
+            drop(wait(&end, |e| e.window < seq.wrapping_sub(e.acked).wrapping_add(segment as u32)));
             data[VNET + 38..VNET + 42].copy_from_slice(&seq.to_be_bytes());
             if net.send(&[&data]) {
                 sent += segment as u64;
@@ -158,8 +174,8 @@ fn run(outward: bool, segment: usize) {
         }
     } else {
         loop {
-            let mut e = changed.wait_while(lock.lock().unwrap(), |e| !e.due).unwrap();
-            e.due = false;
+            let mut e = wait(&end, |e| !e.due);
+            (e.due, e.acknowledged) = (false, e.received);
             let (next, done) = (e.next, e.received >= BYTES);
             drop(e);
             net.send(&[&frame(port, (1, next), 16, &[], 0)]);
@@ -192,17 +208,16 @@ fn connections() {
     let net = UserNet::new(UserConfig::default()).unwrap();
     let end = Arc::new((Mutex::new(End::default()), Condvar::new()));
     net.set_receiver(Some(Box::new(Nic(end.clone()))));
-    let (lock, changed) = &*end;
     let some = |from: u32| {
         for i in from..from + CONNECTIONS {
             let ports = (1024 + (i % 60_000) as u16, port);
-            *lock.lock().unwrap() = End::default();
+            *end.0.lock().unwrap() = End::default();
             net.send(&[&frame(ports, (0, 0), 2, &[2, 4, 5, 0xb4], 0)]);
-            let ack = changed.wait_while(lock.lock().unwrap(), |e| e.began.is_none()).unwrap().next;
+            let ack = wait(&end, |e| e.began.is_none()).next;
             net.send(&[&frame(ports, (1, ack), 16, &[], 0)]);
-            let ack = changed.wait_while(lock.lock().unwrap(), |e| !e.ended).unwrap().next;
+            let ack = wait(&end, |e| !e.ended).next;
             net.send(&[&frame(ports, (1, ack), 17, &[], 0)]);
-            drop(changed.wait_while(lock.lock().unwrap(), |e| e.acked != 2).unwrap());
+            drop(wait(&end, |e| e.acked != 2));
         }
     };
     some(0);
