@@ -179,7 +179,9 @@ impl Cpus {
             pc: None,
             place: self.seen_at(index),
         };
-        (0..self.most).filter(|index| self.present.has(*index)).map(info).collect()
+        // A machine without any has no threads for them either.
+        let most = self.most.min(threads.len() as u32);
+        (0..most).filter(|index| self.present.has(*index)).map(info).collect()
     }
 
     /// All places.
