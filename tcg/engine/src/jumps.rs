@@ -3,13 +3,15 @@
 //! Generated code compares `pc` and `key` and then jumps to `code`. An entry is struck by making its `pc` one that no guest
 //! has; a reader that was faster jumps to a unit that was valid a moment ago, which is as if the write that made it
 //! invalid had come a moment later.
+#![expect(unsafe_code, reason = "the cache begins as memory of zeros that the host has not provided yet")]
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use tcg_ir::abi::{JumpEntry, PAGE_BITS};
 
 const ENTRIES: usize = 8192;
-/// A `pc` that matches none: instructions start at even addresses, or the guest has no such address.
+/// A `pc` that matches none: instructions start at even addresses, or the guest has no such address. An entry of zeros, as memory
+/// that nobody has touched has it, matches none either, but for the first: address 0 is looked for there alone.
 const NO_PC: u64 = u64::MAX;
 
 /// [`JumpEntry`] as several threads see it.
@@ -34,13 +36,12 @@ fn index(pc: u64) -> usize {
 impl Jumps {
     /// An empty cache; empty entries lead to `miss`.
     pub(crate) fn new(miss: u64) -> Self {
-        let entry = |_| Entry {
-            pc: AtomicU64::new(NO_PC),
-            key: AtomicU64::new(NO_PC),
-            code: AtomicU64::new(miss),
-            unused: AtomicU64::new(0),
-        };
-        Self((0..ENTRIES).map(entry).collect())
+        // SAFETY: an entry is four atomic integers, for which all bits are valid.
+        let jumps = Self(unsafe { Box::new_zeroed_slice(ENTRIES).assume_init() });
+        let first = &jumps.0[0];
+        first.code.store(miss, Relaxed);
+        first.pc.store(NO_PC, Relaxed);
+        jumps
     }
 
     /// Address for generated code.
@@ -92,7 +93,9 @@ impl Jumps {
 
     /// Strikes all.
     pub(crate) fn clear(&self) {
-        self.0.iter().for_each(|e| e.pc.store(NO_PC, Relaxed));
+        // Memory that nobody has touched stays so.
+        let live = self.0.iter().filter(|e| e.code.load(Relaxed) != 0);
+        live.for_each(|e| e.pc.store(NO_PC, Relaxed));
     }
 }
 
@@ -107,7 +110,7 @@ mod tests {
         for pc in &pcs {
             j.set(*pc, 5, *pc + 7);
         }
-        let live = || j.0.iter().filter(|e| e.pc.load(Relaxed) != NO_PC).count();
+        let live = || j.0.iter().filter(|e| ![0, NO_PC].contains(&e.pc.load(Relaxed))).count();
         assert_eq!(live(), 2048);
         j.strike(pcs[3], 0);
         assert_eq!(live(), 2048, "another unit's entry stays");
@@ -116,5 +119,8 @@ mod tests {
         j.set(0x1000, 5, 9);
         j.strike_page(0xffff_ffff_8000_3123);
         assert_eq!(live(), 1, "the other page's entry stays");
+        assert_eq!((j.get(0x1000, 5), j.get(0, 0)), (Some(9), None));
+        j.clear();
+        assert_eq!((live(), j.get(0x1000, 5)), (0, None));
     }
 }

@@ -281,7 +281,7 @@ impl Space {
             jump_pages: [0; PAGE_WORDS],
             large: LargePages::default(),
             origins: Origins::default(),
-            touched: true,
+            touched: false,
             last_used: 0,
         }
     }

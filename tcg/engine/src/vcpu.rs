@@ -37,6 +37,13 @@ use crate::{
 /// Bit of [`Key::mode`] for units made under a debugger: one instruction each.
 const DEBUG_KEY: u64 = 1 << 63;
 
+/// Units that a vCPU has at hand.
+const RECENT: usize = 16;
+
+fn recent_index(pc: u64) -> usize {
+    ((pc >> 1) ^ (pc >> 5)) as usize % RECENT
+}
+
 /// A vCPU without its guest-specific part.
 pub(crate) struct Core {
     pub(crate) index: u32,
@@ -294,6 +301,8 @@ pub(crate) struct Vcpu<G: Guest> {
     pub(crate) interp: tcg_ir::interp::Interp,
     /// Cache generation this vCPU's jump cache belongs to.
     generation: u32,
+    /// Units of the second tier that the loop found last, by address; only of programs.
+    recent: [Option<Arc<Unit>>; RECENT],
     /// Breakpoint to step over: where the last run stopped.
     pub(crate) resume_at: Option<u64>,
     pub(crate) executed: u64,
@@ -378,6 +387,7 @@ impl<G: Guest> Vcpu<G> {
             core,
             interp,
             generation: 0,
+            recent: [const { None }; RECENT],
             resume_at: None,
             executed: 0,
             exits: [0; EXIT_KINDS.len()],
@@ -634,6 +644,9 @@ impl<G: Guest> Vcpu<G> {
     /// here again.
     pub(crate) fn find_unit(&mut self, debugging: bool, cold: bool) -> Result<Arc<Unit>, Trap> {
         let key = self.key(debugging);
+        if let Some(unit) = self.recent(key) {
+            return Ok(unit);
+        }
         let at = self.locate(key)?;
         let mut tier = Tier::First;
         if let Some(at) = &at
@@ -641,6 +654,9 @@ impl<G: Guest> Vcpu<G> {
         {
             if unit.tier == Tier::Second || cold || !is_warm(&unit) {
                 self.remember(key, &unit);
+                if unit.tier == Tier::Second && self.core.direct.is_some() {
+                    self.recent[recent_index(key.pc)] = Some(unit.clone());
+                }
                 return Ok(unit);
             }
             tier = Tier::Second;
@@ -653,6 +669,16 @@ impl<G: Guest> Vcpu<G> {
             self.remember(key, &unit);
         }
         Ok(unit)
+    }
+
+    /// A unit of a program to which the loop has come before: behind a system call, for one. Nothing but a unit's own end takes
+    /// it from its address there.
+    fn recent(&self, key: Key) -> Option<Arc<Unit>> {
+        let unit = self.recent[recent_index(key.pc)].as_ref()?;
+        let good = unit.at.key == key
+            && unit.generation == self.engine.cache.generation()
+            && !unit.dropped.load(Ordering::SeqCst);
+        good.then(|| unit.clone())
     }
 
     /// Puts a unit of the second tier into the jump cache.

@@ -10,6 +10,7 @@ use accel::{CpuModel, LogItems, LogSink};
 /// What was asked for.
 #[derive(Clone, Default)]
 pub(crate) struct Options {
+    pub(crate) arch: Option<String>,
     pub(crate) sysroot: Option<String>,
     pub(crate) set_env: Vec<String>,
     pub(crate) unset_env: Vec<String>,
@@ -52,6 +53,16 @@ struct Opt {
 }
 
 const OPTIONS: &[Opt] = &[
+    Opt {
+        name: "arch",
+        env: None,
+        arg: Some("ARCH"),
+        help: "architecture of the program; its file says otherwise",
+        set: |o, v| {
+            o.arch = Some(v.to_owned());
+            Ok(())
+        },
+    },
     Opt {
         name: "L",
         env: Some("QEMU_LD_PREFIX"),
@@ -333,7 +344,8 @@ pub(crate) enum Invocation {
     Run(Box<Options>),
     Help,
     Version,
-    Models,
+    /// Of an architecture, if one was named.
+    Models(Option<String>),
 }
 
 /// Reads the environment, then the arguments in front of the program.
@@ -348,7 +360,7 @@ pub(crate) fn parse(args: &[String], env: impl Fn(&str) -> Option<String>) -> Re
     let program = loop {
         let Some(arg) = rest.next() else {
             if o.cpu.name == "help" {
-                return Ok(Invocation::Models);
+                return Ok(Invocation::Models(o.arch));
             }
             return Err("no program is named; see --help".into());
         };
@@ -364,17 +376,23 @@ pub(crate) fn parse(args: &[String], env: impl Fn(&str) -> Option<String>) -> Re
             "version" => return Ok(Invocation::Version),
             _ => {}
         }
+        let (name, given) = match name.split_once('=') {
+            Some((name, value)) if arg.starts_with("--") => (name, Some(value)),
+            _ => (name, None),
+        };
         let Some(opt) = OPTIONS.iter().find(|o| o.name == name) else {
             return Err(format!("unknown option '{arg}'; see --help"));
         };
         let value = match opt.arg {
+            None if given.is_some() => return Err(format!("-{name} has no argument")),
+            Some(_) if let Some(value) = given => value,
             Some(what) => rest.next().ok_or_else(|| format!("-{name} needs an argument: {what}"))?.as_str(),
             None => "",
         };
         (opt.set)(&mut o, value).map_err(|e| format!("-{name}: {e}"))?;
     };
     if o.cpu.name == "help" {
-        return Ok(Invocation::Models);
+        return Ok(Invocation::Models(o.arch));
     }
     o.program = program;
     o.args = rest.cloned().collect();
@@ -517,6 +535,9 @@ mod tests {
         assert_eq!(o.set_env, ["A=1", "B=2"]);
         assert_eq!(o.stack_size, 1 << 20);
         assert_eq!((o.program.as_str(), o.args.len()), ("prog", 2));
+        let o = run(&["--cache=off", "--arch", "riscv64", "-E", "A=b", "prog", "--x=y"]).unwrap();
+        assert_eq!((o.arch.as_deref(), &o.args[..]), (Some("riscv64"), &["--x=y".to_owned()][..]));
+        assert!(run(&["--strace=1", "p"]).err().unwrap().contains("no argument"));
         assert_eq!(run(&["--", "-x"]).unwrap().program, "-x");
     }
 

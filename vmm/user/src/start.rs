@@ -45,28 +45,27 @@ pub fn started_by_kernel(args: &[String], guests: &[Guest]) -> Option<u8> {
 }
 
 fn try_run(name: &str, args: &[String], arch: Option<&str>, guests: &[Guest]) -> Result<i32, String> {
-    let (arch, args) = match (arch, args) {
-        (None, [a, arch, rest @ ..]) if a == "--arch" || a == "-arch" => (Some(arch.as_str()), rest),
-        (arch, args) => (arch, args),
-    };
     let mut o = match options::parse(args, |n| std::env::var(n).ok())? {
         Invocation::Run(o) => *o,
         Invocation::Help => {
-            let arch = if arch.is_none() { " [--arch ARCH]" } else { "" };
-            print!("{}", options::help(&format!("{name}{arch}")));
+            print!("{}", options::help(name));
             return Ok(0);
         }
         Invocation::Version => {
             println!("{name} (Rhea) {}", env!("CARGO_PKG_VERSION"));
             return Ok(0);
         }
-        Invocation::Models => {
-            let guest = find(guests, arch.unwrap_or(abi::ALL[0].name))?;
+        Invocation::Models(named) => {
+            let guest = find(guests, arch.or(named.as_deref()).unwrap_or(abi::ALL[0].name))?;
             for (name, about) in (guest.models)(guest.arch) {
                 println!("{name:16} {about}");
             }
             return Ok(0);
         }
+    };
+    let arch = match (arch, o.arch.as_deref()) {
+        (Some(a), Some(b)) if a != b => return Err(format!("-arch {b}: {name} runs programs of {a}")),
+        (a, b) => a.or(b).map(str::to_owned),
     };
     o.open_log()?;
     let filters = match o.filters {
@@ -79,7 +78,7 @@ fn try_run(name: &str, args: &[String], arch: Option<&str>, guests: &[Guest]) ->
     let argv: Vec<CString> =
         std::iter::once(&argv0).chain(&o.args).filter_map(|a| CString::new(a.as_str()).ok()).collect();
     let program = load::resolve(&o.program, argv, &paths).map_err(|e| e.to_string())?;
-    let guest = match arch {
+    let guest = match arch.as_deref() {
         Some(a) => find(guests, a)?,
         None => by_file(guests, &program)?,
     };

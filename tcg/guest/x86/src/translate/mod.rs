@@ -16,6 +16,7 @@ mod debug;
 mod evex;
 mod flags;
 mod fpu_env;
+mod names;
 mod operand;
 mod segment;
 mod shift;
@@ -25,7 +26,7 @@ mod svm;
 mod system;
 mod x87;
 
-use iced_x86::{Decoder, DecoderError, DecoderOptions, Instruction, Mnemonic};
+use iced_x86::{Decoder, DecoderError, DecoderOptions, EncodingKind, Instruction, Mnemonic};
 use tcg_engine::{CodeReader, Key, Limits, Trap};
 use tcg_ir::{BlockId, Builder, Hint, SlotId, Type, Value};
 
@@ -67,6 +68,8 @@ pub(crate) struct Translator<'a, 'b> {
     mode: Mode,
     limits: Limits,
     insn: Instruction,
+    /// The vector length that the EVEX prefix gives, if there is one.
+    evex_length: u8,
     /// Linear address of the unit.
     head: u64,
     /// Where a branch to the head goes, if loops may stay inside.
@@ -115,6 +118,7 @@ pub(crate) fn unit(
         mode,
         limits,
         insn: Instruction::default(),
+        evex_length: 0,
         head: key.pc,
         head_block: None,
         pc: key.pc,
@@ -196,6 +200,13 @@ pub(crate) fn unit(
     Ok(())
 }
 
+/// The field L'L of an instruction's EVEX prefix, which only prefixes of segments and of the address size may stand before (SDM
+/// volume 2, 2.7.1).
+fn evex_length(code: &[u8]) -> u8 {
+    let at = code.iter().position(|b| *b == 0x62).unwrap_or(0);
+    code.get(at + 3).map_or(0, |p2| p2 >> 5 & 3)
+}
+
 impl Translator<'_, '_> {
     /// Decodes the instruction at `pc`.
     fn decode(&mut self, code: &mut dyn CodeReader, first: bool) -> Result<(), NoCode> {
@@ -207,6 +218,9 @@ impl Translator<'_, '_> {
                 Decoder::with_ip(self.mode.bitness(), &buf[..n], ip, DecoderOptions::FORCE_RESERVED_NOP);
             decoder.decode_out(&mut self.insn);
             if decoder.last_error() != DecoderError::NoMoreBytes || n == MAX_LEN {
+                if self.insn.code().encoding() == EncodingKind::EVEX {
+                    self.evex_length = evex_length(&buf[..n]);
+                }
                 return Ok(());
             }
             if !first {

@@ -1,11 +1,9 @@
 //! Fused multiply-add (SDM volume 1, 14.5): twelve operations in three orders of their operands.
 
-use std::sync::LazyLock;
-
 use iced_x86::Mnemonic;
 use tcg_ir::{FpAttr, Lane, Op, Value};
 
-use super::super::{Translator, sse::Shape};
+use super::super::{Translator, names::ByName, sse::Shape};
 
 /// One instruction.
 #[derive(Debug, Clone, Copy)]
@@ -45,13 +43,12 @@ impl Fused {
     }
 }
 
-static TABLE: LazyLock<Vec<Option<Fused>>> =
-    LazyLock::new(|| Mnemonic::values().map(|m| Fused::named(&format!("{m:?}").to_lowercase())).collect());
+static TABLE: ByName<Option<Fused>> = ByName::new(Fused::named);
 
 impl Translator<'_, '_> {
     /// Instructions of this family.
     pub(super) fn avx_fma(&mut self, m: Mnemonic) -> bool {
-        let Some(f) = TABLE[m as usize] else { return false };
+        let Some(f) = TABLE.get(m) else { return false };
         if !self.avx_on() {
             return true;
         }

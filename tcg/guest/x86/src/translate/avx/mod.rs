@@ -9,12 +9,13 @@ mod masked;
 mod moves;
 mod permute;
 
-use std::sync::LazyLock;
-
 use iced_x86::Mnemonic;
 use tcg_ir::{Lane, Type};
 
-use super::{Flow, Translator};
+use super::{
+    Flow, Translator,
+    names::{self, ByName},
+};
 use crate::{
     avx512::ClearRegisters,
     exceptions::{self, vector},
@@ -22,24 +23,16 @@ use crate::{
 };
 
 /// For each instruction with VEX that one of SSE does the same as, that one.
-static OLDER: LazyLock<Vec<Mnemonic>> = LazyLock::new(|| {
-    let names: std::collections::HashMap<String, Mnemonic> =
-        Mnemonic::values().map(|m| (format!("{m:?}").to_lowercase(), m)).collect();
-    let mut table = vec![Mnemonic::INVALID; Mnemonic::values().count()];
-    for (name, m) in &names {
-        // Of logic EVEX names the lanes that its mask counts.
-        let older = name.strip_prefix('v').map(|n| match n {
-            "pandd" | "pandq" => "pand",
-            "pandnd" | "pandnq" => "pandn",
-            "pord" | "porq" => "por",
-            "pxord" | "pxorq" => "pxor",
-            n => n,
-        });
-        if let Some(older) = older.and_then(|n| names.get(n)) {
-            table[*m as usize] = *older;
-        }
-    }
-    table
+static OLDER: ByName<Mnemonic> = ByName::new(|name| {
+    // Of logic EVEX names the lanes that its mask counts.
+    let older = name.strip_prefix('v').map(|n| match n {
+        "pandd" | "pandq" => "pand",
+        "pandnd" | "pandnq" => "pandn",
+        "pord" | "porq" => "por",
+        "pxord" | "pxorq" => "pxor",
+        n => n,
+    });
+    older.and_then(names::find).unwrap_or(Mnemonic::INVALID)
 });
 
 impl Translator<'_, '_> {
@@ -72,7 +65,7 @@ impl Translator<'_, '_> {
             Mnemonic::Vtestps => self.test(Some(Lane::I32)),
             Mnemonic::Vtestpd => self.test(Some(Lane::I64)),
             _ => {
-                let older = OLDER[m as usize];
+                let older = OLDER.get(m);
                 return older != Mnemonic::INVALID && (self.sse(older) || self.fpu_env(older));
             }
         }

@@ -1,13 +1,11 @@
 //! Conversions (SDM volume 2, CVT*, VCVT*).
 #![expect(clippy::wrong_self_convention, reason = "conversions of the guest, not of the translator")]
 
-use std::sync::LazyLock;
-
 use iced_x86::Mnemonic;
 use tcg_ir::{FpAttr, IntConv, Lane, Op, Rounding, Type, Value};
 
 use super::{
-    super::{Translator, sse::Shape},
+    super::{Translator, names::ByName, sse::Shape},
     int_lane,
 };
 use crate::sse::{HalvesToSingles, SinglesToHalves};
@@ -102,14 +100,12 @@ impl Conversion {
     }
 }
 
-static TABLE: LazyLock<Vec<Option<Conversion>>> = LazyLock::new(|| {
-    Mnemonic::values().map(|m| Conversion::named(&format!("{m:?}").to_lowercase())).collect()
-});
+static TABLE: ByName<Option<Conversion>> = ByName::new(Conversion::named);
 
 impl Translator<'_, '_> {
     /// Instructions of this family.
     pub(super) fn evex_convert(&mut self, m: Mnemonic) -> bool {
-        let Some(c) = TABLE[m as usize] else { return false };
+        let Some(c) = TABLE.get(m) else { return false };
         if !self.avx_on() {
             return true;
         }

@@ -1,11 +1,9 @@
 //! Floating-point functions without an IR operation (SDM volume 2, VGETEXP* to VREDUCE*): helpers compute them lane by lane.
 
-use std::sync::LazyLock;
-
 use iced_x86::Mnemonic;
 use tcg_ir::{Lane, Op, Rounding, Type, Value};
 
-use super::super::{Translator, sse::Shape};
+use super::super::{Translator, names::ByName, sse::Shape};
 use crate::{
     avx512::{FloatLanes, float::Function, how},
     state,
@@ -44,13 +42,12 @@ fn named(name: &str) -> Option<(Kind, Shape)> {
     Some((kind, shape))
 }
 
-static TABLE: LazyLock<Vec<Option<(Kind, Shape)>>> =
-    LazyLock::new(|| Mnemonic::values().map(|m| named(&format!("{m:?}").to_lowercase())).collect());
+static TABLE: ByName<Option<(Kind, Shape)>> = ByName::new(named);
 
 impl Translator<'_, '_> {
     /// Instructions of this family.
     pub(super) fn evex_float(&mut self, m: Mnemonic) -> bool {
-        let Some((kind, shape)) = TABLE[m as usize] else { return false };
+        let Some((kind, shape)) = TABLE.get(m) else { return false };
         if !self.avx_on() {
             return true;
         }

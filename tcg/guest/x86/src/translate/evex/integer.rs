@@ -1,6 +1,6 @@
 //! Integer arithmetic, logic and shifts that AVX2 does not have (SDM volume 2, VP*).
 
-use iced_x86::{Mnemonic, OpKind};
+use iced_x86::{Mnemonic, OpKind, RoundingControl};
 use tcg_ir::{Cond, Lane, Op, Type, Value, VecFn};
 
 use super::super::Translator;
@@ -76,7 +76,10 @@ impl Translator<'_, '_> {
 
     /// Width of the instruction, from its encoding: registers may be narrower.
     pub(super) fn evex_type(&self) -> Type {
-        match self.insn.code().op_code().l() {
+        let i = &self.insn;
+        // The field rounds, or means nothing, where registers alone are read without exceptions.
+        let whole = i.rounding_control() != RoundingControl::None || i.suppress_all_exceptions();
+        match if whole { 2 } else { self.evex_length } {
             0 => Type::V128,
             1 => Type::V256,
             _ => Type::V512,

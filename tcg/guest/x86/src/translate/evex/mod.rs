@@ -16,13 +16,12 @@ mod moves;
 mod opmask;
 mod permute;
 
-use std::sync::LazyLock;
-
 use iced_x86::{Mnemonic, Register, RoundingControl};
 use tcg_ir::{FpAttr, Lane, Op, Rounding, Type, Value};
 
 use super::{
     Translator,
+    names::ByName,
     operand::{Ea, int},
 };
 use crate::{
@@ -109,8 +108,7 @@ fn lanes_of(name: &str) -> (Lane, bool) {
     }
 }
 
-static POLICIES: LazyLock<Vec<Policy>> =
-    LazyLock::new(|| Mnemonic::values().map(|m| Policy::named(&format!("{m:?}").to_lowercase())).collect());
+static POLICIES: ByName<Policy> = ByName::new(Policy::named);
 
 /// The integer lane of a size.
 pub(super) const fn int_lane(bytes: usize) -> Lane {
@@ -140,7 +138,7 @@ impl Translator<'_, '_> {
     }
 
     fn policy(&self) -> Policy {
-        POLICIES[self.insn.mnemonic() as usize]
+        POLICIES.get(self.insn.mnemonic())
     }
 
     /// What the instruction has a mask for it has one.

@@ -1,11 +1,9 @@
 //! Instructions on opmask registers (SDM volume 2, K*).
 
-use std::sync::LazyLock;
-
 use iced_x86::Mnemonic;
 use tcg_ir::{Cond, Op, Type, Value};
 
-use super::super::{Translator, operand::int};
+use super::super::{Translator, names::ByName, operand::int};
 use crate::state;
 
 /// What is done.
@@ -59,13 +57,12 @@ fn named(name: &str) -> Option<(Kind, u32)> {
     Some((kind, bits))
 }
 
-static TABLE: LazyLock<Vec<Option<(Kind, u32)>>> =
-    LazyLock::new(|| Mnemonic::values().map(|m| named(&format!("{m:?}").to_lowercase())).collect());
+static TABLE: ByName<Option<(Kind, u32)>> = ByName::new(named);
 
 impl Translator<'_, '_> {
     /// Instructions of this family.
     pub(in super::super) fn opmask(&mut self, m: Mnemonic) -> bool {
-        let Some((kind, bits)) = TABLE[m as usize] else { return false };
+        let Some((kind, bits)) = TABLE.get(m) else { return false };
         if !self.extended_on(self.mode.avx512) {
             return true;
         }
