@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::thread;
+use std::time::Duration;
 
 use rhea_tests::boot::{Scratch, powers_off};
 
@@ -67,14 +68,24 @@ fn session(machine: &Machine, device: &str) {
                 Err(std::io::Error::other(format!("it says '{line}'")))
             }
         };
-        let mut echo = call(1001).map_err(failed)?;
+        // The guest says that it listens when it has started those that will.
+        let call_soon = |port: u32| {
+            for _ in 0..100 {
+                if let Ok(socket) = call(port) {
+                    return Ok(socket);
+                }
+                thread::sleep(Duration::from_millis(200));
+            }
+            call(port)
+        };
+        let mut echo = call_soon(1001).map_err(failed)?;
         echo.get_mut().write_all(b"there and back\n").map_err(failed)?;
         let mut line = String::new();
         echo.read_line(&mut line).map_err(failed)?;
         if line != "there and back\n" {
             return Err(format!("the echo is '{line}'"));
         }
-        call(1000).and_then(|mut s| s.get_mut().write_all(&sent)).map_err(failed)?;
+        call_soon(1000).and_then(|mut s| s.get_mut().write_all(&sent)).map_err(failed)?;
         guest.console.expect(&format!("GOT {expected}"), STEP)?;
         guest.console.expect("SENT", STEP)?;
         guest.console.expect("NOBODY-THERE", STEP)?;
