@@ -12,7 +12,7 @@ SCRIPTS := resources/scripts
 PROFILE ?= release
 RHEA := $(or $(CARGO_TARGET_DIR),target)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))/rhea
 
-.PHONY: build run test check cross-check bench fuzz boot-tests golden-bless install clean help deps guests
+.PHONY: build run test check cross-check bench fuzz boot-tests user-tests golden-bless install clean help deps guests
 
 build: deps ## build the binary (PROFILE=release)
 	cargo build --profile $(PROFILE) --package rhea
@@ -33,6 +33,11 @@ boot-tests: build guests ## the long whole-system tests
 	$(SCRIPTS)/deps.sh test pc net libvirt
 	$(SCRIPTS)/guests.sh $(GUESTS) userland drivers system net
 	cargo test --package rhea_tests --features long --test long --test cpus_long --test firmware_long --test libvirt --test net_long --test net_guests --test drivers --test system -- --test-threads=1
+
+user-tests: build ## the long tests of user mode: Debian's programs of three architectures, storms, random system calls
+	$(SCRIPTS)/deps.sh test
+	$(SCRIPTS)/guests.sh $(GUESTS) suites
+	cargo test --package rhea_tests --features long --test user_suites -- --test-threads=1
 
 bench: build guests ## tables of boot cost, start-up, idle and translation speed against QEMU 10
 	$(SCRIPTS)/deps.sh bench pc

@@ -3,8 +3,9 @@
 # initramfs, groups user and i386 the roots of small systems for user mode (riscv64, i386), group firmware what PCs start with:
 # boot loaders, firmware, hypervisor, kernels in other forms, into DIR/pc; group userland, on demand, more programs for the long
 # tests, into DIR/userland; group drivers, on demand, Debian's amd64 kernel with the modules that drive emulated PC hardware, into
-# DIR/drivers; group system, on demand, a disk with an installed Debian, into DIR/system; group net, on demand, kernels with modules and programs for networks, into DIR/net. Nothing of them is ever
-# committed. apt checks each package against Debian's signatures; MANIFEST
+# DIR/drivers; group system, on demand, a disk with an installed Debian, into DIR/system; group net, on demand, kernels with modules
+# and programs for networks, into DIR/net; group suites, on demand, what user mode's long tests run, into DIR/suites. Nothing of
+# them is ever committed. apt checks each package against Debian's signatures; MANIFEST
 # keeps package, architecture, version and SHA-256 of the packages, FILES the SHA-256 of the files taken out, which every later
 # run checks again (MANIFEST.user and FILES.user for group user, and so on).
 # Ends with status 75 when the archive cannot be reached.
@@ -239,6 +240,40 @@ fetch_net() {
     mv "$tree.new" "$tree"
 }
 
+# What the long tests of user mode run, for each architecture a root of its own: tools, a compiler, debuggers, Python and its own
+# tests, apt. No package's scripts run.
+suite_packages() {
+    echo bash dash coreutils sed grep gawk findutils diffutils perl python3 libpython3.13-testsuite gcc libc6-dev git tar gzip \
+        xz-utils zstd bzip2 sqlite3 stress-ng gdb strace procps apt debian-archive-keyring file make ca-certificates
+}
+
+fetch_suites() {
+    local arch name deb dir tree
+    for arch in riscv64 i386 amd64; do
+        name=$([ $arch = amd64 ] && echo x86_64 || echo $arch)
+        tree=$out/suites/$name
+        [ ! -e "$tree/usr/bin/gdb" ] || continue
+        work=$out/.work-suites
+        rm -rf "$work" "$tree" "$tree.new" && mkdir -p "$work" "$tree.new"
+        private_apt "$work/apt" $suite $arch
+        say "fetching $arch programs for user mode"
+        # shellcheck disable=SC2046 # a list
+        APT_CONFIG=$work/apt/apt.conf retry apt-get install -qq -y -d --no-install-recommends $(suite_packages) >/dev/null
+        for dir in bin sbin lib; do mkdir -p "$tree.new/usr/$dir" && ln -s usr/$dir "$tree.new/$dir"; done
+        ! [ $arch = amd64 ] || { mkdir "$tree.new/usr/lib64" && ln -s usr/lib64 "$tree.new/lib64"; }
+        for deb in "$work"/apt/cache/archives/*.deb; do
+            case ${deb##*/} in
+            # What draws is never started.
+            libllvm* | mesa-* | libdrm* | libgles* | libglvnd* | libegl* | libx11* | libxcb* | libz3*) continue ;;
+            esac
+            dpkg-deb --fsys-tarfile "$deb" | tar -x --no-same-owner --keep-directory-symlink -C "$tree.new" \
+                --exclude=./usr/share/{doc,man,locale,info,zoneinfo}
+        done
+        mv "$tree.new" "$tree"
+        rm -rf "$work"
+    done
+}
+
 # Programs for user mode and what they load: no package's scripts run, so this is no system, but a root for `-L`.
 user_packages() {
     echo libc6 libgcc-s1 libstdc++6 zlib1g libtinfo6 libselinux1 libpcre2-8-0 libacl1 libattr1 libgmp10 libmpfr6 libssl3t64 \
@@ -294,6 +329,9 @@ if [[ $groups == *" firmware "* ]] && ! checked FILES.firmware; then
 fi
 if [[ $groups == *" net "* ]] && [ ! -e "$out/net/x86_64/ipxe.lkrn" ]; then
     fetch_net
+fi
+if [[ $groups == *" suites "* ]]; then
+    fetch_suites
 fi
 if [[ $groups == *" userland "* ]] && [ ! -e "$out/userland/usr/bin/python3" ]; then
     fetch_userland
