@@ -53,6 +53,16 @@ fn programs_trace_others() {
 }
 
 #[test]
+fn programs_attach_to_others() {
+    checks_itself("attach", &[], &[]);
+}
+
+#[test]
+fn children_and_signals_come_in_storms() {
+    checks_itself("storms", &[], &["60", "300"]);
+}
+
+#[test]
 fn strace_sees_system_calls() {
     const STRACE: &str = "/usr/bin/strace";
     if !std::path::Path::new(STRACE).exists() {
@@ -61,6 +71,7 @@ fn strace_sees_system_calls() {
     }
     let dir = boot::Scratch::new("user-strace");
     let log = dir.path("log");
+    // It attaches to what it starts (`PTRACE_SEIZE`).
     let options = ["-f", "-o", &log.to_string_lossy()].map(str::to_owned);
     let out =
         rhea(&[STRACE]).args(&options).args(["/bin/sh", "-c", "/bin/echo one; (echo two)"]).output().unwrap();

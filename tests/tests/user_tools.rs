@@ -80,6 +80,37 @@ fn the_real_gdb_debugs_a_program() {
     }
 }
 
+/// Both are guests: `ptrace` between them is Rhea's.
+#[test]
+fn the_real_gdb_as_a_guest_debugs_another() {
+    const GDB: &str = "/usr/bin/gdb-multiarch";
+    if !std::path::Path::new(GDB).exists() {
+        skip("GDB under user mode: gdb-multiarch is not installed (resources/scripts/deps.sh test)");
+        return;
+    }
+    let Some(path) = program("x86_64", "debug") else { return };
+    let scratch = Scratch::new("user-gdb-guest");
+    let script = scratch.path("script");
+    let text = "set pagination off\nset confirm off\nset width 0\nset print entry-values no\nbreak twice\nrun\nbacktrace\nstepi\nprint n + 1\ncontinue\n\
+        delete\ncontinue\nprint calls\ncontinue\n";
+    fs::write(&script, text).unwrap();
+    let out = rhea(&[GDB, "-nx", "-q", "-batch", "-x"]).args([&script, &path]).output().unwrap();
+    let heard = said(&out);
+    let mut rest = heard.as_str();
+    for expected in [
+        "Breakpoint 1, twice (n=3)",
+        "in main ()",
+        "= 4",
+        "Breakpoint 1, twice (n=",
+        "received signal SIGUSR1",
+        "= 2",
+        "exited with code 07",
+    ] {
+        let Some(at) = rest.find(expected) else { panic!("no {expected:?} in\n{heard}") };
+        rest = &rest[at..];
+    }
+}
+
 #[test]
 fn translations_are_kept_for_the_next_run() {
     for arch in ["riscv64", "x86_64", "i386"] {

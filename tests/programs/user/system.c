@@ -10,6 +10,7 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/inotify.h>
+#include <sys/personality.h>
 #include <sys/resource.h>
 #include <sys/select.h>
 #include <sys/sem.h>
@@ -198,6 +199,18 @@ int main(int argc, char **argv)
     CHECK(sizeof(long) == 4 || syscall(SYS_read, 0, (void *)8, -1L) == -1);
     CHECK(read(-1, &u, 1) == -1 && errno == EBADF);
     CHECK(syscall(SYS_write, 1, 8L, 1L) == -1 && errno == EFAULT);
+    /* Restartable sequences are refused, and so is what would abort them; what is left says so. */
+    static char area[64] __attribute__((aligned(32)));
+    CHECK(syscall(SYS_rseq, area, 32, 0, 0x53053053) == -1 && errno == ENOSYS);
+    long known = syscall(SYS_membarrier, 0, 0, 0);
+    CHECK(known < 0 || (known & 0x180) == 0);
+    CHECK(syscall(SYS_membarrier, 0x80, 0, 0) == -1 && errno == EINVAL);
+    CHECK(syscall(SYS_membarrier, 0x100, 0, 0) == -1 && errno == EINVAL);
+    CHECK(known < 0 || (syscall(SYS_membarrier, 16, 0, 0) == 0 && syscall(SYS_membarrier, 8, 0, 0) == 0));
+    /* What the personality is can be asked, and it is inherited. */
+    int before = personality(-1);
+    CHECK(personality(before | ADDR_NO_RANDOMIZE) == before && personality(-1) == (before | ADDR_NO_RANDOMIZE));
+    CHECK(personality(before) == (before | ADDR_NO_RANDOMIZE));
     int sem = semget(IPC_PRIVATE, 1, IPC_CREAT | 0600);
     if (sem >= 0) {
         union semun {

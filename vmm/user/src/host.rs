@@ -1,7 +1,7 @@
 //! The host's system calls, made raw: guest and host share their errors, and the C library would add its own ideas.
 //!
 //! [`interruptible`] closes the gap between looking for a signal and sleeping in the kernel: a signal that comes before the
-//! `syscall` instruction makes the call return [`RESTART`] without having been made. The signal handler sees to that with
+//! `syscall` instruction makes the call return [`NOT_MADE`] without having been made. The signal handler sees to that with
 //! [`rewind`].
 #![expect(unsafe_code, reason = "raw system calls, whose arguments are the guest's")]
 
@@ -12,6 +12,8 @@ use std::sync::atomic::AtomicU32;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Errno(pub(crate) i32);
 
+/// Not an error: a signal came before the call was made. It is made behind the handler.
+pub(crate) const NOT_MADE: Errno = Errno(515);
 /// Not an error: the call was interrupted before it did anything, and is made again unless a handler that says otherwise
 /// runs first.
 pub(crate) const RESTART: Errno = Errno(512);
@@ -47,7 +49,7 @@ global_asm!(
     "ret",
     ".globl rhea_safe_restart",
     "rhea_safe_restart:",
-    "mov rax, -512",
+    "mov rax, -515",
     "pop rbx",
     "ret",
     ".globl rhea_signal_return",

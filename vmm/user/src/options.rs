@@ -31,6 +31,8 @@ pub(crate) struct Options {
     pub(crate) filters: Option<u64>,
     /// Options with which another program traces this one.
     pub(crate) traced: Option<u64>,
+    /// The personality it was given before it was executed.
+    pub(crate) personality: Option<u32>,
     pub(crate) cache: Wanted,
     pub(crate) interp: bool,
     pub(crate) perfmap: bool,
@@ -266,6 +268,16 @@ const OPTIONS: &[Opt] = &[
         },
     },
     Opt {
+        name: "personality",
+        env: None,
+        arg: Some("N"),
+        help: "the program's personality, as Rhea passes it to itself",
+        set: |o, v| {
+            o.personality = Some(v.parse().map_err(|_| format!("'{v}' is no number"))?);
+            Ok(())
+        },
+    },
+    Opt {
         name: "cache",
         env: Some("RHEA_CACHE"),
         arg: Some("DIR"),
@@ -413,6 +425,14 @@ pub(crate) fn help(name: &str) -> String {
     text
 }
 
+/// What a program inherits from the one that executes it, and the host's kernel does not pass on.
+#[derive(Default)]
+pub(crate) struct Inherited {
+    pub(crate) filters: Option<i32>,
+    pub(crate) traced: Option<u64>,
+    pub(crate) personality: u32,
+}
+
 impl Options {
     /// Opens the log.
     pub(crate) fn open_log(&mut self) -> Result<(), String> {
@@ -471,7 +491,7 @@ impl Options {
         &self,
         arch: &str,
         same: bool,
-        (filters, traced): (Option<i32>, Option<u64>),
+        Inherited { filters, traced, personality }: Inherited,
         argv0: &CString,
     ) -> Vec<CString> {
         let mut a: Vec<String> = ["rhea", "user", "--arch", arch].map(str::to_owned).to_vec();
@@ -494,6 +514,7 @@ impl Options {
         }
         add("filters", filters.map(|fd| fd.to_string()));
         add("traced", traced.map(|options| options.to_string()));
+        add("personality", (personality != 0).then(|| personality.to_string()));
         add(
             "cache",
             match &self.cache {
@@ -555,7 +576,8 @@ mod tests {
     #[test]
     fn another_architecture_has_its_own_layout() {
         let o = run(&["-B", "1M", "-cpu", "max", "-L", "/x", "p"]).unwrap();
-        let text = |same| format!("{:?}", o.for_exec("i386", same, (None, None), &CString::default()));
+        let text =
+            |same| format!("{:?}", o.for_exec("i386", same, Inherited::default(), &CString::default()));
         assert!(text(true).contains("-B") && text(true).contains("-cpu"));
         assert!(!text(false).contains("-B") && !text(false).contains("-cpu") && text(false).contains("-L"));
     }

@@ -31,6 +31,11 @@ pub(crate) fn exe_path(t: &Thread, path: &[u8], flags: i32) -> Option<CString> {
 
 /// What the link at a path says, if that is the guest's own.
 pub(crate) fn link(t: &Thread, path: &[u8]) -> Option<Vec<u8>> {
+    if path.starts_with(b"/proc/")
+        && let Some(exe) = t.process.tracees.exe(path)
+    {
+        return Some(exe);
+    }
     is_own_exe(path).then(|| t.process.exe.clone().into_bytes())
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::ffi::CString;
-use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tcg_engine::user::UserMachine;
@@ -17,7 +17,8 @@ use crate::signal::Action;
 use crate::sys::Table;
 use crate::trace::Tracees;
 
-/// How guest paths become host paths: absolute ones are looked for below the sysroot first.
+/// How guest paths become host paths: absolute ones are looked for below the sysroot first, but for those of what only the kernel
+/// at work can show, where a sysroot has empty directories.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Paths {
     sysroot: Option<String>,
@@ -45,9 +46,12 @@ impl Paths {
 
     /// The same for any bytes.
     pub(crate) fn host_bytes(&self, path: &[u8]) -> Vec<u8> {
+        const KERNELS: [&[u8]; 3] = [b"/proc", b"/sys", b"/dev"];
+        let below = |k: &&[u8]| path.strip_prefix(*k).is_some_and(|r| matches!(r.first(), None | Some(b'/')));
         if let Some(root) = &self.sysroot
             && path.first() == Some(&b'/')
             && path.len() > 1
+            && !KERNELS.iter().any(below)
         {
             let mut full = root.clone().into_bytes();
             full.extend_from_slice(path);
@@ -93,6 +97,10 @@ pub(crate) struct Process {
     pub(crate) debugger: Option<Arc<Debugger>>,
     /// Those it traces.
     pub(crate) tracees: Tracees,
+    /// Group stops and their ends, counted, above the signal of the last.
+    pub(crate) group: AtomicU64,
+    /// Its personality, as `personality` tells it.
+    pub(crate) personality: AtomicU32,
     /// Bits of system call numbers already said to be missing.
     missing: [AtomicU64; 16],
 }
@@ -118,6 +126,10 @@ fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Process {
     pub(crate) fn new(p: Parts) -> Arc<Self> {
+        let personality = p
+            .options
+            .personality
+            .unwrap_or_else(|| host::call(libc::SYS_personality, &[u32::MAX.into()]).unwrap_or(0) as u32);
         Arc::new(Self {
             abi: p.abi,
             mm: p.mm,
@@ -139,6 +151,8 @@ impl Process {
             borrowed: false,
             debugger: p.debugger,
             tracees: Tracees::default(),
+            group: AtomicU64::new(0),
+            personality: AtomicU32::new(personality),
             missing: [const { AtomicU64::new(0) }; 16],
         })
     }
@@ -166,6 +180,8 @@ impl Process {
             borrowed: true,
             debugger: None,
             tracees: Tracees::default(),
+            group: AtomicU64::new(0),
+            personality: AtomicU32::new(self.personality.load(Ordering::Relaxed)),
             missing: [const { AtomicU64::new(0) }; 16],
         })
     }

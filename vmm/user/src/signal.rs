@@ -3,17 +3,18 @@
 //! The guest's mask and dispositions are the host's as far as they can be: the host's kernel blocks, queues and merges. For a
 //! signal the guest handles, the host's handler notes it in its thread's [`Slot`], blocks everything else until the thread
 //! has taken it out, and makes translated code and interruptible system calls return soon. SIGSEGV and SIGBUS stay
-//! open on the host: the engine needs them; the guest's own mask for them is kept here.
+//! open on the host: the engine needs them; the guest's own mask for them is kept here, and those that somebody has sent wait in
+//! the slot until it is open.
 #![expect(unsafe_code, reason = "a signal handler works on raw pointers")]
 
 use std::cell::{Cell, UnsafeCell};
 use std::ffi::c_void;
-use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
 
 use tcg_engine::direct::handle_host_fault;
 
 use crate::host::{self, KernelAction};
-use crate::trace::STOPPING;
+use crate::trace::{MESSAGE, STOPPING};
 
 /// Highest signal number.
 pub(crate) const MAX: i32 = 64;
@@ -67,6 +68,33 @@ impl SigInfo {
         b[16..24].copy_from_slice(&address.to_le_bytes());
         Self(b)
     }
+
+    /// `si_code`.
+    pub(crate) fn code(&self) -> i32 {
+        i32::from_le_bytes([self.0[8], self.0[9], self.0[10], self.0[11]])
+    }
+}
+
+/// A signal that cannot be blocked on the host, as somebody has sent it. As in the kernel, a second one is the same.
+struct Sent {
+    waits: AtomicBool,
+    info: UnsafeCell<SigInfo>,
+}
+
+impl Sent {
+    fn new() -> Self {
+        Self { waits: AtomicBool::new(false), info: UnsafeCell::new(SigInfo([0; 128])) }
+    }
+
+    fn take(&self) -> Option<SigInfo> {
+        if !self.waits.load(Ordering::Acquire) {
+            return None;
+        }
+        // SAFETY: the handler, which runs on the thread that calls this, does not write while `waits` is set.
+        let info = unsafe { *self.info.get() };
+        self.waits.store(false, Ordering::Release);
+        Some(info)
+    }
 }
 
 /// Where a handler leaves the signal its thread got.
@@ -74,6 +102,8 @@ pub(crate) struct Slot {
     /// Number of the signal, 0 for none.
     signal: AtomicI32,
     info: UnsafeCell<SigInfo>,
+    /// SIGSEGV and SIGBUS from others, and what a tracer has to say.
+    sent: [Sent; 3],
     /// Makes the thread look.
     flag: *const AtomicU32,
 }
@@ -86,7 +116,8 @@ impl Slot {
     /// The slot of a thread whose CPU has this exit flag.
     pub(crate) fn new(flag: *const AtomicU32) -> Box<Self> {
         let info = UnsafeCell::new(SigInfo([0; 128]));
-        Box::new(Self { signal: AtomicI32::new(0), info, flag })
+        let sent = std::array::from_fn(|_| Sent::new());
+        Box::new(Self { signal: AtomicI32::new(0), info, sent, flag })
     }
 
     /// Makes it the calling thread's; handlers may use it until [`Slot::detach`].
@@ -109,8 +140,38 @@ impl Slot {
         self.signal.load(Ordering::Acquire) != 0
     }
 
-    /// Takes the signal out. The thread's host mask still blocks all others.
-    pub(crate) fn take(&self) -> Option<(i32, SigInfo)> {
+    /// True if there is something for a thread with this mask.
+    pub(crate) fn has_news(&self, mask: u64) -> bool {
+        let open = |n: usize| n == TRACER || bit(SENT[n]) & mask == 0;
+        self.is_full() || (0..self.sent.len()).any(|n| open(n) && self.sent[n].waits.load(Ordering::Acquire))
+    }
+
+    /// Has the thread not look until something comes.
+    pub(crate) fn lower(&self) {
+        // SAFETY: the flag is that of the CPU of the thread that owns the slot.
+        unsafe { (*self.flag).store(0, Ordering::SeqCst) };
+    }
+
+    /// Takes what a tracer has to say.
+    pub(crate) fn take_message(&self) -> Option<(i32, SigInfo)> {
+        self.sent[TRACER].take().map(|info| (SENT[TRACER], info))
+    }
+
+    /// Forgets all.
+    pub(crate) fn clear(&self) {
+        while self.take(0).is_some() {}
+    }
+
+    /// Takes a signal out that this mask lets through. If it was one that the host can block, the thread's host mask still blocks
+    /// all others.
+    pub(crate) fn take(&self, mask: u64) -> Option<(i32, SigInfo)> {
+        for (n, sent) in self.sent.iter().enumerate().rev() {
+            if (n == TRACER || bit(SENT[n]) & mask == 0)
+                && let Some(info) = sent.take()
+            {
+                return Some((SENT[n], info));
+            }
+        }
         let signal = self.signal.load(Ordering::Acquire);
         if signal == 0 {
             return None;
@@ -121,6 +182,11 @@ impl Slot {
         Some((signal, info))
     }
 }
+
+/// What [`Slot::sent`] holds.
+const SENT: [i32; 3] = [libc::SIGBUS, libc::SIGSEGV, libc::SIGSEGV];
+/// The place of a tracer's.
+const TRACER: usize = 2;
 
 /// The host's handler of every signal the guest handles, and of SIGSEGV and SIGBUS.
 unsafe extern "C" fn handler(signal: i32, info: *mut libc::siginfo_t, context: *mut c_void) {
@@ -144,18 +210,30 @@ unsafe extern "C" fn handler(signal: i32, info: *mut libc::siginfo_t, context: *
             return;
         }
         let slot = &*slot;
+        let context = context.cast::<libc::ucontext_t>();
+        let rip = &mut (*context).uc_mcontext.gregs[libc::REG_RIP as usize];
+        if bit(signal) & OPEN != 0 {
+            let message = signal == libc::SIGSEGV && (*info).si_code == MESSAGE;
+            let place = if message { TRACER } else { usize::from(signal == libc::SIGSEGV) };
+            let sent = &slot.sent[place];
+            if !sent.waits.load(Ordering::Acquire) {
+                (*sent.info.get()).0.copy_from_slice(std::slice::from_raw_parts(info.cast::<u8>(), 128));
+                sent.waits.store(true, Ordering::Release);
+            }
+            (*slot.flag).store(1, Ordering::SeqCst);
+            *rip = host::rewind(*rip as u64) as i64;
+            return;
+        }
         if slot.signal.load(Ordering::Acquire) != 0 {
-            // The mask was opened too early, or this is a SIGSEGV that somebody sent: back into the queue.
+            // The mask was opened too early: back into the queue.
             host::queue_to_self(signal, info as u64);
-            block_all(context);
+            block_all(context.cast());
             return;
         }
         (*slot.info.get()).0.copy_from_slice(std::slice::from_raw_parts(info.cast::<u8>(), 128));
         slot.signal.store(signal, Ordering::Release);
         (*slot.flag).store(1, Ordering::SeqCst);
-        block_all(context);
-        let context = &mut *context.cast::<libc::ucontext_t>();
-        let rip = &mut context.uc_mcontext.gregs[libc::REG_RIP as usize];
+        block_all(context.cast());
         *rip = host::rewind(*rip as u64) as i64;
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::host::{KEEP, RESTART, RESTART_ONCE, Sys};
+use crate::host::{KEEP, NOT_MADE, RESTART, RESTART_ONCE, Sys};
 use crate::sys::Kind;
 use crate::thread::Thread;
 
@@ -179,7 +179,7 @@ pub(crate) fn leave(t: &Thread, number: u64, result: Sys) {
     let text = match result {
         Ok(v) if v > 0xffff_ffff || ["brk", "mmap", "mremap"].contains(&name) => format!(" = {v:#x}\n"),
         Ok(v) => format!(" = {v}\n"),
-        Err(RESTART | RESTART_ONCE) => " = ? (interrupted)\n".into(),
+        Err(NOT_MADE | RESTART | RESTART_ONCE) => " = ? (interrupted)\n".into(),
         Err(e) => {
             let text = std::io::Error::from_raw_os_error(e.0).to_string();
             let text = text.split(" (os error").next().unwrap_or_default();

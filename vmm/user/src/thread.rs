@@ -8,16 +8,27 @@ use tcg_engine::user::{HostFault, UserCpu, UserExit};
 
 use crate::abi::{Exception, Frame, Popped};
 use crate::gdb::{Debugger, Stop};
-use crate::host::{self, Errno, KEEP, RESTART, RESTART_ONCE};
+use crate::host::{self, Errno, KEEP, NOT_MADE, RESTART, RESTART_ONCE};
 use crate::process::Process;
 use crate::signal::{self, DFL, Default, IGN, OPEN, SigInfo, Slot, UNBLOCKABLE, bit, flag};
 use crate::sys::Filter;
-use crate::trace::{CallStop, Tracee};
+use crate::trace::{CallStop, MESSAGE, Tracee};
 use crate::{dump, strace, sys};
 
 /// `ss_flags` of an alternate stack that is not there, and of one that is being used.
 const SS_DISABLE: u64 = 2;
 const SS_ONSTACK: u64 = 1;
+
+/// When a system call that a signal has interrupted is made again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Again {
+    /// It has not been made yet.
+    Always,
+    /// Unless a handler runs that does not ask for it (`SA_RESTART`).
+    IfAsked,
+    /// Unless a handler runs.
+    Unhandled,
+}
 
 /// One thread.
 pub(crate) struct Thread {
@@ -35,8 +46,10 @@ pub(crate) struct Thread {
     pub(crate) robust: [u64; 2],
     /// The last exception, as a frame tells it.
     trap: [u64; 3],
-    /// A system call that was interrupted: its first argument, and whether it may be made again behind a handler.
-    interrupted: Option<(u64, bool)>,
+    /// A system call that was interrupted: its first argument, and when it is made again.
+    pub(crate) interrupted: Option<(u64, Again)>,
+    /// When a wait ends that was interrupted, and is made again unless a handler runs.
+    pub(crate) deadline: Option<u64>,
     pub(crate) tid: i32,
     /// Filters of its system calls.
     pub(crate) filters: Option<Arc<Filter>>,
@@ -66,6 +79,7 @@ impl Thread {
             robust: [0; 2],
             trap: [0; 3],
             interrupted: None,
+            deadline: None,
             tid: 0,
             filters: None,
             first,
@@ -101,11 +115,11 @@ impl Thread {
         (self.tid, self.first, self.clear_tid) = (tid, first, clear_tid);
         self.filters = filters;
         self.traced = traced;
-        (self.suspended, self.interrupted, self.ended) = (None, None, None);
+        (self.suspended, self.interrupted, self.ended, self.deadline) = (None, None, None, None);
         self.left = None;
         self.slot.attach();
         // What the child had caught was its own.
-        let _ = self.slot.take();
+        self.slot.clear();
         self.set_host_mask();
         pid
     }
@@ -145,6 +159,7 @@ impl Thread {
                 }
             }
             if let Some(code) = self.ended {
+                self.tell_of_end((code as u64 & 0xff) << 8);
                 self.leave();
                 if !self.first {
                     return code;
@@ -154,7 +169,7 @@ impl Thread {
                 }
                 host::exit_thread(code);
             }
-            if self.interrupted.is_some() || self.slot.is_full() {
+            if self.interrupted.is_some() || self.slot.has_news(self.mask) {
                 self.deliver();
             }
             if let Some(d) = self.debugger() {
@@ -181,6 +196,7 @@ impl Thread {
 
     /// Ends the process.
     pub(crate) fn exit_group(&mut self, code: i32) -> ! {
+        self.tell_of_end((code as u64 & 0xff) << 8);
         if let Some(d) = self.debugger() {
             d.ended(self, Stop::Exited(code));
         }
@@ -191,6 +207,7 @@ impl Thread {
     /// Ends the process as a signal does.
     pub(crate) fn die(&mut self, number: i32, info: &SigInfo) -> ! {
         dump::write(self, number, info);
+        self.tell_of_end(number as u64);
         if let Some(d) = self.debugger() {
             d.ended(self, Stop::Killed(number));
         }
@@ -223,10 +240,13 @@ impl Thread {
         let abi = self.process.abi;
         let most = if abi.wide { u64::MAX } else { u32::MAX.into() };
         let number = self.cpu.reg(abi.number_reg) & most;
+        let mut wanted = true;
         if self.traced.is_some() {
             let args = abi.arg_regs.map(|r| self.cpu.reg(r) & most);
-            self.call_stop(&CallStop { when: 1, number, args, ..CallStop::default() });
+            wanted = self.may_call(&CallStop { when: 1, number, args, ..CallStop::default() });
         }
+        // One that is not made may have left its result there.
+        let number = if wanted { self.cpu.reg(abi.number_reg) & most } else { number };
         let args = abi.arg_regs.map(|r| self.cpu.reg(r) & most);
         let debugger = self.debugger();
         if let Some(d) = &debugger {
@@ -236,15 +256,19 @@ impl Thread {
         if tracing {
             strace::enter(self, number, &args);
         }
-        let result = sys::call(self, number, &args);
+        let result = if wanted { sys::call(self, number, &args) } else { Err(KEEP) };
         if tracing {
             strace::leave(self, number, result);
         }
         match result {
             Ok(v) => self.cpu.set_reg(abi.result_reg, v),
             Err(KEEP) => {}
-            Err(RESTART) => self.interrupted = Some((args[0], true)),
-            Err(RESTART_ONCE) => self.interrupted = Some((args[0], false)),
+            Err(NOT_MADE) => {
+                self.interrupted = Some((args[0], Again::Always));
+                self.suspended = None;
+            }
+            Err(RESTART) => self.interrupted = Some((args[0], Again::IfAsked)),
+            Err(RESTART_ONCE) => self.interrupted = Some((args[0], Again::Unhandled)),
             Err(Errno(e)) => self.cpu.set_reg(abi.result_reg, i64::from(-e) as u64),
         }
         if self.traced.is_some() && self.ended.is_none() {
@@ -297,12 +321,14 @@ impl Thread {
 
     /// Delivers what has come, and sees to the call it interrupted.
     fn deliver(&mut self) {
-        while let Some((number, info)) = self.slot.take() {
-            let (number, info) = self.asked(number, info);
-            if self.mask & bit(number) & OPEN != 0 {
-                // Sent SIGSEGV or SIGBUS cannot wait on the host; one that is blocked is lost.
+        while let Some((number, info)) = self.slot.take(self.mask) {
+            let heard = if info.code() == MESSAGE { self.heed(&info) } else { Some((number, info)) };
+            let Some((number, info)) = heard else {
+                if !self.slot.is_full() {
+                    self.set_host_mask();
+                }
                 continue;
-            }
+            };
             let Some(number) = self.tell(Stop::Signal(number), &info) else {
                 self.set_host_mask();
                 continue;
@@ -312,8 +338,7 @@ impl Thread {
                 IGN => {}
                 DFL => match signal::default_of(number) {
                     Default::Ignore => {}
-                    // Stops of a traced thread are its tracer's affair.
-                    Default::Stop if self.traced.is_some() => {}
+                    Default::Stop if self.traced.is_some() => self.group_stop(number, true),
                     Default::Stop => {
                         let pid = std::process::id();
                         let _ = host::call(libc::SYS_kill, &[pid.into(), libc::SIGSTOP as u64]);
@@ -322,7 +347,8 @@ impl Thread {
                 },
                 _ => {
                     if let Some((first, again)) = self.interrupted.take() {
-                        if again && action.flags & flag::RESTART != 0 {
+                        let asked = action.flags & flag::RESTART != 0;
+                        if again == Again::Always || again == Again::IfAsked && asked {
                             self.make_call_again(first);
                         } else {
                             let r = self.process.abi.result_reg;
@@ -339,16 +365,6 @@ impl Thread {
             self.make_call_again(first);
         }
         self.suspended = None;
-    }
-
-    /// A SIGSEGV that no fault has raised may be a tracer's wish.
-    fn asked(&self, number: i32, info: SigInfo) -> (i32, SigInfo) {
-        let from_user = info.0[8..12] == [0; 4];
-        let wish = self.traced.as_ref().filter(|_| number == libc::SIGSEGV && from_user);
-        match wish.and_then(|t| t.take_request()) {
-            Some(signal) => (signal, SigInfo::fault(signal, 0, 0)),
-            None => (number, info),
-        }
     }
 
     fn make_call_again(&mut self, first: u64) {
@@ -373,6 +389,7 @@ impl Thread {
 
     /// Makes the CPU stand at the start of the handler.
     fn start_handler(&mut self, number: i32, info: &SigInfo) {
+        self.deadline = None;
         let abi = self.process.abi;
         let action = self.process.actions()[number as usize];
         let mut top = self.cpu.reg(abi.sp).wrapping_sub(abi.red_zone);

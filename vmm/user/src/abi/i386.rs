@@ -30,6 +30,7 @@ const GS: usize = program::SELECTOR + 5;
 pub(crate) const I386: Abi = Abi {
     name: "i386",
     machine_name: "i686",
+    narrow_name: None,
     platform: true,
     hwcap2: Some(0),
     // A frame with AVX-512 state.

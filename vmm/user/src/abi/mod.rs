@@ -29,6 +29,8 @@ pub(crate) struct Abi {
     pub(crate) name: &'static str,
     /// Name as in `uname -m`, and `AT_PLATFORM` where there is one.
     pub(crate) machine_name: &'static str,
+    /// The same for one that asks to be taken for a 32-bit program (`PER_LINUX32`).
+    pub(crate) narrow_name: Option<&'static str>,
     /// The auxiliary vector has `AT_PLATFORM`.
     pub(crate) platform: bool,
     /// `AT_HWCAP2`.

@@ -23,6 +23,7 @@ const A7: usize = 17;
 pub(crate) const RISCV64: Abi = Abi {
     name: "riscv64",
     machine_name: "riscv64",
+    narrow_name: None,
     platform: false,
     hwcap2: None,
     signal_stack: None,

@@ -19,6 +19,7 @@ use crate::vdso::Vdso;
 pub(crate) const X86_64: Abi = Abi {
     name: "x86_64",
     machine_name: "x86_64",
+    narrow_name: Some("i686"),
     platform: true,
     // FSGSBASE.
     hwcap2: Some(2),

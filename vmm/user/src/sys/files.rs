@@ -79,7 +79,7 @@ calls! {
     "fchownat" [Dir, Path, Int, Int, Hex] Host;
     "utimensat" [Dir, Path, Ptr, Hex] Host;
     "umask" [Mode] Host;
-    "dup" [Fd] Host;
+    "dup" [Fd] Do(dup);
     "dup2" [Fd, Fd] Do(dup2);
     "dup3" [Fd, Fd, Hex] Do(dup3);
     "fcntl" [Fd, Int, Hex] Do(fcntl);
@@ -145,12 +145,20 @@ fn openat(t: &mut Thread, a: &[u64; 6]) -> Sys {
     host_by_name(t, "openat", [a[0], host::arg(&p), a[2], a[3], 0, 0]).map_err(again)
 }
 
-/// Rhea's own descriptor is not the guest's to close.
+/// Rhea's own descriptor is none of the guest's.
+fn not_ours(t: &Thread, fd: u64) -> Result<(), Errno> {
+    let own = t.process.rhea.load(std::sync::atomic::Ordering::Relaxed);
+    if fd as i32 == own && own >= 0 { Err(Errno(libc::EBADF)) } else { Ok(()) }
+}
+
 fn close(t: &mut Thread, a: &[u64; 6]) -> Sys {
-    if a[0] as i32 == t.process.rhea.load(std::sync::atomic::Ordering::Relaxed) {
-        return Err(Errno(libc::EBADF));
-    }
+    not_ours(t, a[0])?;
     host::call(libc::SYS_close, &[a[0]])
+}
+
+fn dup(t: &mut Thread, a: &[u64; 6]) -> Sys {
+    not_ours(t, a[0])?;
+    host::call(libc::SYS_dup, a)
 }
 
 /// A guest that takes the number of Rhea's own descriptor gets it: ours moves.
@@ -190,6 +198,7 @@ fn close_range(t: &mut Thread, a: &[u64; 6]) -> Sys {
 }
 
 fn fcntl(t: &mut Thread, a: &[u64; 6]) -> Sys {
+    not_ours(t, a[0])?;
     let pointer = matches!(
         a[1] as i32,
         libc::F_GETLK
@@ -254,6 +263,7 @@ fn readlink(t: &mut Thread, a: &[u64; 6]) -> Sys {
 }
 
 fn fstat(t: &mut Thread, a: &[u64; 6]) -> Sys {
+    not_ours(t, a[0])?;
     let empty = c"";
     let s = stat_at(t, a[0] as i32 as i64 as u64, host::arg(empty), libc::AT_EMPTY_PATH as u64)?;
     t.process.mm.write(a[1], &s)?;

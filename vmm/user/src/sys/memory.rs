@@ -1,6 +1,6 @@
 //! Memory.
 
-use crate::host::{Errno, Sys};
+use crate::host::{self, Errno, Sys};
 use crate::thread::Thread;
 
 use super::{Run::*, calls};
@@ -27,7 +27,7 @@ calls! {
     "process_madvise" [Fd, Iov, Int, Int, Hex] No(libc::ENOSYS);
     "process_vm_readv" [Int, Ptr, Int, Ptr, Int, Hex] Host;
     "process_vm_writev" [Int, Ptr, Int, Ptr, Int, Hex] Host;
-    "membarrier" [Int, Hex, Int] Host;
+    "membarrier" [Int, Hex, Int] Do(membarrier);
     "mbind" [Addr, Int, Int, Ptr, Int, Hex] No(libc::ENOSYS);
     "get_mempolicy" [Ptr, Ptr, Int, Addr, Hex] No(libc::ENOSYS);
     "set_mempolicy" [Int, Ptr, Int] No(libc::ENOSYS);
@@ -98,4 +98,19 @@ fn flush_icache(t: &mut Thread, a: &[u64; 6]) -> Sys {
     }
     t.process.machine.invalidate(a[0]..a[1]);
     Ok(0)
+}
+
+/// The commands that abort restartable sequences are not there, as these are not (`rseq`).
+fn membarrier(_: &mut Thread, a: &[u64; 6]) -> Sys {
+    const QUERY: u32 = 0;
+    const EXPEDITED_RSEQ: u32 = 1 << 7;
+    const REGISTER_EXPEDITED_RSEQ: u32 = 1 << 8;
+    match a[0] as u32 {
+        EXPEDITED_RSEQ | REGISTER_EXPEDITED_RSEQ => Err(Errno(libc::EINVAL)),
+        QUERY => {
+            let known = host::call(libc::SYS_membarrier, a)?;
+            Ok(known & !u64::from(EXPEDITED_RSEQ | REGISTER_EXPEDITED_RSEQ))
+        }
+        _ => host::call(libc::SYS_membarrier, a),
+    }
 }

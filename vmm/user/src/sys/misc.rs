@@ -104,7 +104,10 @@ fn uname(t: &mut Thread, a: &[u64; 6]) -> Sys {
         let len = s.len().min(UTS_LEN - 1);
         field[..len].copy_from_slice(&s.as_bytes()[..len]);
     };
-    put(4, t.process.abi.machine_name);
+    const PER_LINUX32: u32 = 8;
+    let personality = t.process.personality.load(std::sync::atomic::Ordering::Relaxed);
+    let narrow = personality & 0xff == PER_LINUX32;
+    put(4, t.process.abi.narrow_name.filter(|_| narrow).unwrap_or(t.process.abi.machine_name));
     if let Some(release) = &t.process.options.release {
         put(2, release);
     }
@@ -137,14 +140,20 @@ fn arch_prctl(t: &mut Thread, a: &[u64; 6]) -> Sys {
     }
 }
 
-fn personality(_: &mut Thread, a: &[u64; 6]) -> Sys {
-    // What concerns the host's own way of running is not passed on.
-    const PASSED: u64 = 0x0004_0000 | 0xffff_ffff_0000_0000;
-    if a[0] as u32 == u32::MAX {
-        host::call(libc::SYS_personality, a)
-    } else {
-        Ok(a[0] & !PASSED & 0xffff_ffff)
+/// Remembered; the host is told only what concerns neither Rhea's memory nor its files.
+fn personality(t: &mut Thread, a: &[u64; 6]) -> Sys {
+    use std::sync::atomic::Ordering::Relaxed;
+    const ADDR_NO_RANDOMIZE: u32 = 0x004_0000;
+    const QUERY: u32 = u32::MAX;
+    let new = a[0] as u32;
+    let old = t.process.personality.load(Relaxed);
+    if new != QUERY {
+        t.process.personality.store(new, Relaxed);
+        let host = host::call(libc::SYS_personality, &[QUERY.into()])? as u32;
+        let host = host & !ADDR_NO_RANDOMIZE | new & ADDR_NO_RANDOMIZE;
+        host::call(libc::SYS_personality, &[host.into()])?;
     }
+    Ok(old.into())
 }
 
 /// Limits on memory would strike Rhea's own; the guest's are remembered by nobody, but reported as unlimited.

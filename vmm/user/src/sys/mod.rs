@@ -27,7 +27,7 @@ use crate::thread::Thread;
 
 pub(crate) use narrow::{Narrow, info_to_guest};
 pub(crate) use seccomp::Filter;
-pub(crate) use segments::set_segment;
+pub(crate) use segments::{describe, set_segment};
 pub(crate) use threads::leave_robust_list;
 
 /// What an argument is: for the host, and for people.
@@ -182,6 +182,11 @@ pub(crate) fn call(t: &mut Thread, number: u64, args: &[u64; 6]) -> Sys {
     {
         return answer;
     }
+    unfiltered(t, number, args)
+}
+
+/// The same without the thread's filters.
+fn unfiltered(t: &mut Thread, number: u64, args: &[u64; 6]) -> Sys {
     let row = t.process.calls.get(number);
     match row {
         Some(Row { narrow: Some(n), .. }) => narrow::call(t, n, args),
@@ -218,7 +223,7 @@ fn make(t: &mut Thread, c: &Call, host: u16, args: &[u64; 6]) -> Sys {
     }
 }
 
-/// The error of a call that a handler ends.
+/// The error of a call that a handler ends, and that ends without one as well.
 pub(super) fn once(e: Errno) -> Errno {
     if e == RESTART { RESTART_ONCE } else { e }
 }

@@ -1,14 +1,14 @@
 //! Waiting for descriptors. A signal mask of such a call holds until the handler it lets in has started.
 
-use crate::host::{self, Errno, Sys};
+use crate::host::{self, Errno, NOT_MADE, RESTART_ONCE, Sys};
 use crate::signal::{OPEN, UNBLOCKABLE};
 use crate::thread::Thread;
 
-use super::{Run::*, calls, host_by_name, once};
+use super::{Run::*, calls, host_by_name, once, time::now};
 
 calls! {
-    "poll" [Ptr, Int, Int] Once;
-    "select" [Int, Ptr, Ptr, Ptr, Ptr] Once;
+    "poll" [Ptr, Int, Int] Do(poll);
+    "select" [Int, Ptr, Ptr, Ptr, Ptr] Do(select);
     "epoll_create" [Int] Host;
     "epoll_wait" [Fd, Out, Int, Int] Do(epoll_wait);
     "epoll_ctl_old" [] No(libc::ENOSYS);
@@ -47,10 +47,40 @@ pub(super) fn temporary_mask(t: &mut Thread, at: u64, size: u64) -> Result<Optio
 
 /// A call under a temporary mask: it has no effect once the call is over and nothing came.
 fn under(t: &mut Thread, r: Sys) -> Sys {
-    if !t.slot.is_full() {
+    if !t.slot.has_news(t.mask) {
         t.suspended = None;
     }
     r.map_err(once)
+}
+
+/// The error of a call that is made again if no handler runs.
+pub(super) fn unless_handled(e: Errno) -> Errno {
+    if e.0 == libc::EINTR { RESTART_ONCE } else { once(e) }
+}
+
+/// Interrupted without a handler, it ends when it would have.
+fn poll(t: &mut Thread, a: &[u64; 6]) -> Sys {
+    const MILLISECOND: u64 = 1_000_000;
+    let at = t.process.mm.pointer(a[0]);
+    let timeout = a[2] as i32;
+    if timeout <= 0 {
+        return host_by_name(t, "poll", [at, a[1], a[2], 0, 0, 0]).map_err(unless_handled);
+    }
+    let now = now()?;
+    let end = t.deadline.take().unwrap_or(now + timeout as u64 * MILLISECOND);
+    let left = end.saturating_sub(now).div_ceil(MILLISECOND);
+    let r = host_by_name(t, "poll", [at, a[1], left, 0, 0, 0]).map_err(unless_handled);
+    if matches!(r, Err(RESTART_ONCE | NOT_MADE)) {
+        t.deadline = Some(end);
+    }
+    r
+}
+
+/// What is left of the time is written back.
+fn select(t: &mut Thread, a: &[u64; 6]) -> Sys {
+    let mm = &t.process.mm;
+    let p = |n: usize| mm.pointer(a[n]);
+    host_by_name(t, "select", [a[0], p(1), p(2), p(3), p(4), 0]).map_err(unless_handled)
 }
 
 fn ppoll(t: &mut Thread, a: &[u64; 6]) -> Sys {
@@ -58,7 +88,7 @@ fn ppoll(t: &mut Thread, a: &[u64; 6]) -> Sys {
     let at = mask.as_ref().map_or(0, |m| std::ptr::from_ref(m) as u64);
     let mm = t.process.mm.clone();
     let r = host_by_name(t, "ppoll", [mm.pointer(a[0]), a[1], mm.pointer(a[2]), at, 8, 0]);
-    under(t, r)
+    under(t, r).map_err(unless_handled)
 }
 
 fn pselect6(t: &mut Thread, a: &[u64; 6]) -> Sys {
@@ -72,7 +102,7 @@ fn pselect6(t: &mut Thread, a: &[u64; 6]) -> Sys {
     let pair = [mask.as_ref().map_or(0, |m| std::ptr::from_ref(m) as u64), 8];
     let p = |n: usize| mm.pointer(a[n]);
     let r = host_by_name(t, "pselect6", [a[0], p(1), p(2), p(3), p(4), pair.as_ptr() as u64]);
-    under(t, r)
+    under(t, r).map_err(unless_handled)
 }
 
 /// `struct epoll_event` is packed on x86-64 alone.

@@ -7,6 +7,7 @@ use std::sync::{Arc, mpsc};
 use crate::abi::Abi;
 use crate::elf::{self, Kind};
 use crate::host::{self, Errno, Sys};
+use crate::options::Inherited;
 use crate::signal::{self, OPEN};
 use crate::thread::Thread;
 use crate::trace;
@@ -23,7 +24,7 @@ calls! {
     "exit" [Int] Do(exit);
     "exit_group" [Int] Do(exit_group);
     "wait4" [Int, Ptr, Hex, Ptr] Do(trace::wait4);
-    "waitid" [Int, Int, Ptr, Hex, Ptr] Host;
+    "waitid" [Int, Int, Ptr, Hex, Ptr] Do(trace::waitid);
     "unshare" [Clone] Host;
     "setns" [Fd, Hex] Host;
     "pidfd_open" [Int, Hex] Host;
@@ -196,7 +197,7 @@ fn new_process(t: &mut Thread, r: &Request) -> Sys {
             t.robust = [0; 2];
             t.first = true;
             // What the parent had caught is the parent's.
-            let _ = t.slot.take();
+            t.slot.clear();
             if begin(t, r).is_err() {
                 host::exit_group(127);
             }
@@ -226,6 +227,9 @@ fn new_process(t: &mut Thread, r: &Request) -> Sys {
     }
     if let Some((_, event)) = follow {
         t.tell_of_child(event, pid as u64);
+    }
+    if r.flags & CLONE_VFORK != 0 {
+        t.tell_of_vfork_done(pid as u64);
     }
     Ok(pid as u64)
 }
@@ -321,7 +325,9 @@ fn exec(t: &mut Thread, dir: u64, p: &CString, name: &[u8], (argv, envp): (u64, 
     let filters = t.filters.as_ref().map(|f| f.pass_on().ok_or(Errno(libc::ENOMEM))).transpose()?;
     let same = std::ptr::eq(abi, t.process.abi);
     let traced = t.traced.as_ref().map(|t| t.options());
-    let mut args: Vec<CString> = t.process.options.for_exec(abi.name, same, (filters, traced), &argv[0]);
+    let personality = t.process.personality.load(std::sync::atomic::Ordering::Relaxed);
+    let inherited = Inherited { filters, traced, personality };
+    let mut args: Vec<CString> = t.process.options.for_exec(abi.name, same, inherited, &argv[0]);
     args.push(CString::new(path).map_err(|_| EINVAL)?);
     args.extend(argv.into_iter().skip(1));
     let rhea = t.process.rhea.load(std::sync::atomic::Ordering::Relaxed);

@@ -255,8 +255,18 @@ pub(crate) fn look(t: &mut Thread, number: u64, args: &[u64; 6]) -> Option<Sys> 
         ALLOW | LOG => None,
         ERRNO if value == 0 => Some(Ok(0)),
         ERRNO => Some(Err(Errno(value.min(4095)))),
+        TRACE => match t.ask_of_call(number, *args, value as u64) {
+            None => Some(Err(Errno(libc::ENOSYS))),
+            Some(false) => Some(Err(host::KEEP)),
+            Some(true) => {
+                let abi = t.process.abi;
+                let most = if abi.wide { u64::MAX } else { u32::MAX.into() };
+                let args = abi.arg_regs.map(|r| t.cpu.reg(r) & most);
+                Some(super::unfiltered(t, t.cpu.reg(abi.number_reg) & most, &args))
+            }
+        },
         // There is nobody to ask.
-        TRACE | USER_NOTIFY => Some(Err(Errno(libc::ENOSYS))),
+        USER_NOTIFY => Some(Err(Errno(libc::ENOSYS))),
         TRAP => {
             let mut info = SigInfo::fault(libc::SIGSYS, 1, t.cpu.pc());
             info.0[4..8].copy_from_slice(&value.to_le_bytes());
@@ -281,7 +291,7 @@ pub(super) fn seccomp(t: &mut Thread, a: &[u64; 6]) -> Sys {
         SET_MODE_FILTER => add(t, a[1], a[2]),
         GET_ACTION_AVAIL if a[1] == 0 => {
             let action = t.process.mm.read_u32(a[2])?;
-            let known = [KILL_PROCESS, KILL_THREAD, TRAP, ERRNO, LOG, ALLOW].contains(&action);
+            let known = [KILL_PROCESS, KILL_THREAD, TRAP, ERRNO, TRACE, LOG, ALLOW].contains(&action);
             if known { Ok(0) } else { Err(Errno(libc::EOPNOTSUPP)) }
         }
         _ => Err(EINVAL),

@@ -98,6 +98,11 @@ pub(crate) fn set_segment(cpu: &mut dyn UserCpu, mm: &Mm, at: u64) -> Result<u32
     Ok(entry)
 }
 
+/// `struct user_desc` of an entry with this descriptor.
+pub(crate) fn describe(entry: u32, descriptor: u64) -> Vec<u8> {
+    UserDesc::of(entry, descriptor).bytes()
+}
+
 fn set_thread_area(t: &mut Thread, a: &[u64; 6]) -> Sys {
     let mm = t.process.mm.clone();
     set_segment(&mut *t.cpu, &mm, a[0]).map(|_| 0)
@@ -108,8 +113,7 @@ fn get_thread_area(t: &mut Thread, a: &[u64; 6]) -> Sys {
     let entry = UserDesc::read(&mm, a[0])?.entry;
     let n = entry.checked_sub(program::TLS_FIRST.into());
     let n = n.filter(|n| (*n as usize) < program::TLS_COUNT).ok_or(EINVAL)?;
-    let d = UserDesc::of(entry, t.cpu.reg(program::TLS + n as usize));
-    mm.write(a[0], &d.bytes())?;
+    mm.write(a[0], &describe(entry, t.cpu.reg(program::TLS + n as usize)))?;
     Ok(0)
 }
 

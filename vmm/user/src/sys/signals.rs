@@ -4,7 +4,7 @@ use crate::host::{Errno, KEEP, Sys};
 use crate::signal::{self, Action, MAX, UNBLOCKABLE, bit};
 use crate::thread::Thread;
 
-use super::{Run::*, calls, host_by_name, once, poll::temporary_mask};
+use super::{Run::*, calls, host_by_name, poll::temporary_mask, poll::unless_handled};
 
 calls! {
     "rt_sigaction" [Sig, Ptr, Ptr, Int] Do(rt_sigaction);
@@ -20,7 +20,7 @@ calls! {
     "tkill" [Int, Sig] Host;
     "tgkill" [Int, Int, Sig] Host;
     "pidfd_send_signal" [Fd, Sig, Ptr, Hex] Host;
-    "pause" [] Once;
+    "pause" [] Do(pause);
     "signalfd" [Fd, Ptr, Int] Host;
     "signalfd4" [Fd, Ptr, Int, Hex] Host;
     "restart_syscall" [] No(libc::EINTR);
@@ -93,7 +93,11 @@ fn rt_sigprocmask(t: &mut Thread, a: &[u64; 6]) -> Sys {
 fn rt_sigsuspend(t: &mut Thread, a: &[u64; 6]) -> Sys {
     let Some(mask) = temporary_mask(t, a[0], a[1])? else { return Err(Errno(libc::EFAULT)) };
     let at = std::ptr::from_ref(&mask) as u64;
-    host_by_name(t, "rt_sigsuspend", [at, 8, 0, 0, 0, 0]).map_err(once)
+    host_by_name(t, "rt_sigsuspend", [at, 8, 0, 0, 0, 0]).map_err(unless_handled)
+}
+
+fn pause(t: &mut Thread, _: &[u64; 6]) -> Sys {
+    host_by_name(t, "pause", [0; 6]).map_err(unless_handled)
 }
 
 fn rt_sigreturn(t: &mut Thread, _: &[u64; 6]) -> Sys {

@@ -3,13 +3,16 @@
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 use accel::DebugEvent;
+use accel::arch::GuestArch;
+use accel::arch::x86_64::program;
 
-use super::{MAGIC, STOPPING, WORDS, changed, command, option, word};
+use super::attach::is_rhea;
+use super::{MAGIC, STOPPING, WORDS, changed, command, event, option, word};
 use crate::gdb::Stop;
-use crate::host::{self, Errno, Sys};
+use crate::host::{self, Errno, RESTART, RESTART_ONCE, Sys};
 use crate::process::Process;
-use crate::signal::{self, MAX, SigInfo, bit};
-use crate::thread::Thread;
+use crate::signal::{self, MAX, SigInfo, UNBLOCKABLE, bit};
+use crate::thread::{Again, Thread};
 
 /// `si_code` of a step.
 const TRAP_TRACE: i32 = 2;
@@ -24,6 +27,8 @@ pub(crate) struct Tracee {
     new: bool,
     /// It stops for nothing.
     silent: bool,
+    /// What it knows of the group stops of its process.
+    pub(super) group: u64,
 }
 
 /// A system call at a stop.
@@ -38,11 +43,16 @@ pub(crate) struct CallStop {
 }
 
 impl Tracee {
-    pub(crate) fn new(options: u64) -> Box<Self> {
+    fn new(options: u64) -> Box<Self> {
         let block = Box::new([const { AtomicU64::new(0) }; WORDS]);
         block[0].store(MAGIC, SeqCst);
         block[word::OPTIONS].store(options, SeqCst);
-        Box::new(Self { block, mode: command::CONT, options, new: false, silent: false })
+        Box::new(Self { block, mode: command::CONT, options, new: false, silent: false, group: 0 })
+    }
+
+    /// Of a thread of this process.
+    pub(super) fn of(process: &Process, options: u64) -> Box<Self> {
+        Box::new(Self { group: process.group.load(SeqCst), ..*Self::new(options) })
     }
 
     pub(crate) fn options(&self) -> u64 {
@@ -71,10 +81,32 @@ impl Tracee {
         host::set_mask(mask);
     }
 
-    /// The signal that the tracer wants this thread to stop with.
-    pub(crate) fn take_request(&self) -> Option<i32> {
-        let signal = self.block[word::REQUEST].swap(0, SeqCst) as i32;
-        (1..=MAX).contains(&signal).then_some(signal)
+    /// What the tracer wants of this thread: see [`super::wish`]; a signal's information.
+    pub(super) fn take_wish(&self) -> Option<(u64, SigInfo)> {
+        let wanted = self.block[word::REQUEST].swap(0, SeqCst);
+        let mut info = SigInfo([0; 128]);
+        for (n, b) in info.0.chunks_exact_mut(8).enumerate() {
+            b.copy_from_slice(&self.get(word::INFO + n).to_le_bytes());
+        }
+        let signal = (wanted & 0x7f) as i32;
+        if info.0[..4] != signal.to_le_bytes() {
+            // Another stop has come in between.
+            info = SigInfo::fault(signal, 0, 0);
+        }
+        (wanted != 0 && signal <= MAX).then_some((wanted, info))
+    }
+
+    /// How it was told to go on.
+    pub(super) fn mode(&self) -> u64 {
+        self.mode
+    }
+
+    /// Not a stop of the program's: the tracer learns where the block is. False if there is none.
+    pub(super) fn say_hello(&self, process: &Process) -> bool {
+        self.set(word::BASE, process.mm.host(0));
+        self.set(word::PROCESS, std::process::id().into());
+        self.stop();
+        self.get(word::COMMAND) != command::DETACH
     }
 }
 
@@ -89,12 +121,9 @@ pub(crate) fn catch_all(process: &Process) {
     }
 }
 
-/// True if the parent is this same program, which alone knows what the stops mean.
+/// True if the parent is this same program.
 fn parent_is_rhea() -> bool {
-    use std::os::unix::fs::MetadataExt as _;
-    let file = |path: String| std::fs::metadata(path).ok().map(|m| (m.dev(), m.ino()));
-    let parent = host::call(libc::SYS_getppid, &[]).unwrap_or(0);
-    file(format!("/proc/{parent}/exe")).is_some_and(|p| file("/proc/self/exe".to_owned()) == Some(p))
+    is_rhea(host::call(libc::SYS_getppid, &[]).unwrap_or(0))
 }
 
 impl Thread {
@@ -110,11 +139,8 @@ impl Thread {
             return Ok(0);
         }
         catch_all(&self.process.clone());
-        let tracee = Tracee::new(0);
-        // Not a stop of the program's: the tracer learns where the block is.
-        tracee.set(word::BASE, self.process.mm.host(0));
-        tracee.stop();
-        if tracee.get(word::COMMAND) != command::DETACH {
+        let tracee = Tracee::of(&self.process, 0);
+        if tracee.say_hello(&self.process) {
             self.traced = Some(tracee);
         }
         Ok(0)
@@ -125,8 +151,10 @@ impl Thread {
         let Some(options) = self.process.options.traced.filter(|_| self.first) else { return };
         catch_all(&self.process.clone());
         self.traced = Some(Tracee::new(options));
-        let event = if options & option::EXEC != 0 { 4 << 8 } else { 0 };
-        self.trace_stop(libc::SIGTRAP as u64 | event, self.tid as u64, None, &CallStop::default());
+        let told = if options & option::EXEC != 0 { event::EXEC << 8 } else { 0 };
+        if told != 0 || options & option::SEIZED == 0 {
+            self.trace_stop(libc::SIGTRAP as u64 | told, self.tid as u64, None, &CallStop::default());
+        }
         let abi = self.process.abi;
         let number = abi.numbers.iter().find(|n| n.0 == "execve").map_or(0, |n| n.1);
         self.call_stop(&CallStop { when: 2, number: number.into(), ..CallStop::default() });
@@ -134,8 +162,12 @@ impl Thread {
 
     /// What a thread or process that a traced one has made does first; `in_call`: in the call that made it.
     pub(crate) fn begin_followed(&mut self, options: u64, in_call: bool) {
-        self.traced = Some(Tracee::new(options));
-        self.trace_stop(libc::SIGSTOP as u64, 0, None, &CallStop::default());
+        self.traced = Some(Tracee::of(&self.process, options));
+        if options & option::SEIZED != 0 {
+            self.stop_of_ours(libc::SIGTRAP);
+        } else {
+            self.trace_stop(libc::SIGSTOP as u64, 0, None, &CallStop::default());
+        }
         self.traced.iter_mut().for_each(|t| t.new = in_call);
     }
 
@@ -143,9 +175,9 @@ impl Thread {
     pub(crate) fn follows(&self, thread: bool, vfork: bool) -> Option<(u64, u64)> {
         let options = self.traced.as_ref()?.options;
         let (bit, event) = match (thread, vfork) {
-            (true, _) => (option::CLONE, 3),
-            (_, true) => (option::VFORK, 2),
-            _ => (option::FORK, 1),
+            (true, _) => (option::CLONE, event::CLONE),
+            (_, true) => (option::VFORK, event::VFORK),
+            _ => (option::FORK, event::FORK),
         };
         (options & bit != 0).then_some((options, event))
     }
@@ -153,6 +185,50 @@ impl Thread {
     /// Tells the tracer of a new thread or process.
     pub(crate) fn tell_of_child(&mut self, event: u64, child: u64) {
         self.trace_stop(libc::SIGTRAP as u64 | event << 8, child, None, &CallStop::default());
+    }
+
+    /// Tells the tracer that a child that had this thread's memory needs it no more.
+    pub(crate) fn tell_of_vfork_done(&mut self, child: u64) {
+        self.tell_event(option::VFORK_DONE, event::VFORK_DONE, child);
+    }
+
+    /// Tells the tracer that the thread is about to end, with what `wait` will tell then.
+    pub(crate) fn tell_of_end(&mut self, status: u64) {
+        self.tell_event(option::EXIT, event::EXIT, status);
+    }
+
+    fn tell_event(&mut self, wanted: u64, event: u64, message: u64) {
+        if self.traced.as_ref().is_some_and(|t| t.options & wanted != 0) {
+            self.trace_stop(libc::SIGTRAP as u64 | event << 8, message, None, &CallStop::default());
+        }
+    }
+
+    /// Asks the tracer about a call that a filter leaves to it. `None` if there is nobody to ask, else whether it is to be made.
+    pub(crate) fn ask_of_call(&mut self, number: u64, args: [u64; 6], message: u64) -> Option<bool> {
+        self.traced.as_ref().filter(|t| t.options & option::SECCOMP != 0)?;
+        let call = CallStop { when: 3, number, args, result: message, failed: false };
+        self.trace_stop(libc::SIGTRAP as u64 | event::SECCOMP << 8, message, None, &call);
+        Some(!self.is_no_call())
+    }
+
+    /// True if the register says that no call is to be made.
+    fn is_no_call(&self) -> bool {
+        self.cpu.reg(self.process.abi.number_reg) as i32 == -1
+    }
+
+    /// Stops before a system call, if the tracer wants that; false if the call is not to be made, and its result is there.
+    pub(crate) fn may_call(&mut self, call: &CallStop) -> bool {
+        let before = self.cpu.reg(self.process.abi.number_reg);
+        self.call_stop(call);
+        if self.cpu.reg(self.process.abi.number_reg) == before || !self.is_no_call() {
+            return true;
+        }
+        if let Some((_, result)) = self.process.abi.call_registers {
+            let at = word::FIRST_REGISTER + result;
+            let value = self.traced.as_ref().map_or(0, |t| t.get(at));
+            self.cpu.set_reg(self.process.abi.result_reg, value);
+        }
+        false
     }
 
     /// Stops before or behind a system call, if the tracer wants that.
@@ -186,8 +262,44 @@ impl Thread {
         }
     }
 
-    /// A stop: what the thread says, and what comes of it. The signal to deliver.
-    fn trace_stop(
+    /// Stops with a signal.
+    pub(super) fn stop_with(&mut self, info: &SigInfo) -> Option<i32> {
+        let signal = i32::from_le_bytes([info.0[0], info.0[1], info.0[2], info.0[3]]);
+        self.trace_stop(signal as u64, 0, Some(info), &CallStop::default())
+    }
+
+    /// What the tracer finds of a call that a signal has interrupted: it stands before the call again where there is no register for
+    /// the number, else the number and the kernel's mark are in their registers.
+    fn show_interrupted(&mut self, registers: &mut [u64]) {
+        let Some((_, again)) = self.interrupted else { return };
+        match self.process.abi.call_registers {
+            Some((original, result)) => {
+                registers[original] = self.cpu.reg(self.process.abi.number_reg);
+                let mark = if again == Again::Unhandled { RESTART_ONCE } else { RESTART };
+                registers[result] = i64::from(-mark.0) as u64;
+            }
+            None => registers[0] = registers[0].wrapping_sub(self.process.abi.call_len),
+        }
+    }
+
+    /// What becomes of such a call when the tracer has set the registers.
+    fn take_interrupted(&mut self, registers: &[u64]) {
+        self.interrupted = None;
+        let abi = self.process.abi;
+        let Some((original, result)) = abi.call_registers else { return };
+        let again = match -(registers[result] as i32) {
+            e if e == RESTART.0 => Again::IfAsked,
+            e if e == RESTART_ONCE.0 => Again::Unhandled,
+            _ => return,
+        };
+        if registers[original] as i32 >= 0 {
+            self.cpu.set_reg(abi.number_reg, registers[original]);
+            self.interrupted = Some((self.cpu.reg(abi.arg_regs[0]), again));
+        }
+    }
+
+    /// A stop: what the thread says, and what comes of it. The signal to deliver. A message that is not 0 marks a group stop.
+    pub(super) fn trace_stop(
         &mut self,
         status: u64,
         message: u64,
@@ -203,9 +315,12 @@ impl Thread {
         if let Some((original, result)) = abi.call_registers {
             let number = if call.when == 0 { u64::MAX } else { call.number };
             registers[original] = number;
-            if call.when == 1 {
+            if call.when & 1 != 0 {
                 registers[result] = i64::from(-libc::ENOSYS) as u64;
             }
+        }
+        if call.when == 0 {
+            self.show_interrupted(&mut registers);
         }
         let floats = (abi.core_floats)(&mut *self.cpu);
         let numbers = [status, call.when, message, call.number];
@@ -218,6 +333,15 @@ impl Thread {
         let auxv = &self.process.auxv;
         t.set(word::AUXV, auxv.as_ptr() as u64);
         t.set(word::AUXV + 1, auxv.len() as u64);
+        t.set(word::EXE, self.process.exe.as_ptr() as u64);
+        t.set(word::EXE + 1, self.process.exe.len() as u64);
+        t.set(word::MASK, self.mask);
+        t.set(word::PROCESS, std::process::id().into());
+        let group = info.is_none() && call.when == 0 && status >> 7 == 0 && message != 0;
+        t.set(word::NO_INFO, group.into());
+        if abi.arch == GuestArch::I386 {
+            (0..program::TLS_COUNT).for_each(|n| t.set(word::SEGMENTS + n, self.cpu.reg(program::TLS + n)));
+        }
         t.set(word::REGISTERS, registers.len() as u64);
         t.set(word::FLOATS, floats.len() as u64);
         let info =
@@ -229,11 +353,13 @@ impl Thread {
         let done = t.get(word::CHANGED);
         if done & changed::REGISTERS != 0 {
             let new: Vec<u64> = (0..registers.len()).map(|i| t.get(word::FIRST_REGISTER + i)).collect();
-            // What stands for the result before a call is the number itself.
-            let kept = abi.call_registers.filter(|_| call.when == 1).map(|_| self.cpu.reg(abi.number_reg));
             (abi.set_core_registers)(&mut *self.cpu, &new);
-            if let Some(number) = kept {
-                self.cpu.set_reg(abi.number_reg, number);
+            // Before a call the register of its result holds the number.
+            if let Some((original, _)) = abi.call_registers.filter(|_| call.when & 1 != 0) {
+                self.cpu.set_reg(abi.number_reg, new[original]);
+            }
+            if call.when == 0 {
+                self.take_interrupted(&new);
             }
         }
         if done & changed::FLOATS != 0 {
@@ -244,6 +370,9 @@ impl Thread {
         }
         if done & changed::MEMORY != 0 {
             self.process.machine.invalidate(t.get(word::WRITTEN)..t.get(word::WRITTEN + 1));
+        }
+        if done & changed::MASK != 0 {
+            self.mask = t.get(word::MASK) & !UNBLOCKABLE;
         }
         (t.mode, t.options) = (t.get(word::COMMAND), t.get(word::OPTIONS));
         let signal = t.get(word::SIGNAL) as i32;

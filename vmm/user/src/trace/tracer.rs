@@ -3,8 +3,13 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::{MAGIC, WORDS, changed, command, option, request, word};
+use accel::arch::GuestArch;
+use accel::arch::x86_64::program;
+
+use super::attach::{attach, interrupt};
+use super::{MAGIC, WORDS, changed, command, event, option, request, word};
 use crate::host::{self, Errno, Sys};
+use crate::sys::describe;
 use crate::thread::Thread;
 
 const ESRCH: Errno = Errno(libc::ESRCH);
@@ -15,7 +20,7 @@ const NT_PRSTATUS: u64 = 1;
 const NT_PRFPREG: u64 = 2;
 
 /// The host's option to be told of `execve`.
-const HOST_EXEC: u64 = 16;
+pub(super) const HOST_EXEC: u64 = 16;
 
 /// A traced thread as its tracer knows it.
 pub(super) struct View {
@@ -26,6 +31,8 @@ pub(super) struct View {
     stands: bool,
     /// Its memory may be written to through a file.
     open: bool,
+    /// The host has told of its stop, and the program does not know of it yet.
+    untold: bool,
 }
 
 /// Those a process traces, by number.
@@ -39,7 +46,7 @@ fn remote(number: i64, pid: i32, ours: u64, theirs: u64, len: u64) -> Result<(),
     if n == len { Ok(()) } else { Err(EIO) }
 }
 
-fn trace(request: i64, pid: i32, address: u64, data: u64) -> Sys {
+pub(super) fn trace(request: i64, pid: i32, address: u64, data: u64) -> Sys {
     host::call(libc::SYS_ptrace, &[request as u64, pid as u64, address, data])
 }
 
@@ -53,6 +60,11 @@ pub(super) fn info(pid: i32) -> Result<[u8; 128], Errno> {
     let mut info = [0u8; 128];
     trace(request::GETSIGINFO as i64, pid, 0, info.as_mut_ptr() as u64)?;
     Ok(info)
+}
+
+/// Has the signal at which a thread stopped look otherwise.
+pub(super) fn set_info(pid: i32, info: &[u8; 128]) -> Sys {
+    trace(request::SETSIGINFO as i64, pid, 0, info.as_ptr() as u64)
 }
 
 impl Tracees {
@@ -76,14 +88,16 @@ impl Tracees {
                 view.open = true;
                 None
             }
-            "auxv" => {
-                let (at, len) = (words[word::AUXV], words[word::AUXV + 1].min(4096));
-                let mut b = vec![0; len as usize];
-                let read = remote(libc::SYS_process_vm_readv, pid, b.as_mut_ptr() as u64, at, len);
-                Some(read.map(|()| b))
-            }
+            "auxv" => Some(view.named(pid, word::AUXV)),
             _ => None,
         }
+    }
+
+    /// The program of a traced process, for the path of its link in `/proc`.
+    pub(crate) fn exe(&self, path: &[u8]) -> Option<Vec<u8>> {
+        let path = std::str::from_utf8(path).ok()?.strip_prefix("/proc/")?.strip_suffix("/exe")?;
+        let pid = path.split_once('/').map_or(path, |(pid, _)| pid).parse().ok()?;
+        self.lock().get(&pid)?.named(pid, word::EXE).ok().filter(|p| !p.is_empty())
     }
 
     /// A thread has stopped itself, with its block at this address: what `wait` tells of it.
@@ -96,7 +110,7 @@ impl Tracees {
         let status = words[word::STATUS] as u32;
         let mut all = self.lock();
         let open = all.get(&pid).is_some_and(|v| v.open);
-        all.insert(pid, View { at, words, stands: status != 0, open });
+        all.insert(pid, View { at, words, stands: status != 0, open, untold: false });
         Some(status)
     }
 
@@ -105,22 +119,50 @@ impl Tracees {
         self.lock().contains_key(&pid)
     }
 
-    /// Lets a thread that only said that it is there go on.
-    pub(super) fn greet(&self, pid: i32) {
+    /// A stop that was only looked at: that of this thread, or any of those for a number that is none. It is told of once more if
+    /// `again`.
+    pub(super) fn untold(&self, which: i32, again: bool) -> Option<(i32, u32)> {
+        let mut all = self.lock();
+        let fits = |pid: &i32| which <= 0 || *pid == which;
+        let (pid, view) = all.iter_mut().find(|(pid, v)| fits(pid) && v.untold && v.stands)?;
+        view.untold = again;
+        Some((*pid, (view.words[word::STATUS] as u32) << 8 | 0x7f))
+    }
+
+    /// The stop of a thread was only looked at.
+    pub(super) fn tell_again(&self, pid: i32) {
+        if let Some(v) = self.lock().get_mut(&pid) {
+            v.untold = true;
+        }
+    }
+
+    /// Lets a thread that only said that it is there go on, with a wish or 0.
+    pub(super) fn greet(&self, pid: i32, wish: u64) {
+        let mut options = HOST_EXEC;
         if let Some(v) = self.lock().get_mut(&pid) {
             v.words[word::COMMAND] = command::CONT;
+            v.words[word::REQUEST] = wish;
+            options |= v.words[word::OPTIONS] & option::HOSTS;
             v.write_back(pid);
         }
-        let _ = trace(request::SETOPTIONS as i64, pid, 0, HOST_EXEC);
+        let _ = trace(request::SETOPTIONS as i64, pid, 0, options);
         go_on(pid, 0);
     }
 
-    /// Has a thread stop with a signal that came to the host's kernel; false if it is not known yet.
-    pub(super) fn ask_to_stop(&self, pid: i32, signal: i32) -> bool {
-        let Some(at) = self.lock().get(&pid).map(|v| v.at) else { return false };
-        let wanted = signal as u64;
-        let there = at + word::REQUEST as u64 * 8;
-        remote(libc::SYS_process_vm_writev, pid, (&raw const wanted) as u64, there, 8).is_ok()
+    /// Leaves a wish for a thread that runs: a signal with its information, or another one; false if it is not known yet. Whoever
+    /// calls this sees to it that the thread looks.
+    pub(super) fn wish_for(&self, pid: i32, wish: u64, info: Option<&[u8; 128]>) -> bool {
+        let mut all = self.lock();
+        let Some(view) = all.get_mut(&pid) else { return false };
+        // The block of one that stands is written back as a whole.
+        if view.stands {
+            view.words[word::REQUEST] = wish;
+            return info.is_none();
+        }
+        let there = |n: usize| view.at + n as u64 * 8;
+        let write = |from: u64, to: u64, len| remote(libc::SYS_process_vm_writev, pid, from, to, len).is_ok();
+        info.is_none_or(|i| write(i.as_ptr() as u64, there(word::INFO), 128))
+            && write((&raw const wish) as u64, there(word::REQUEST), 8)
     }
 
     /// A thread has ended.
@@ -133,6 +175,16 @@ impl View {
     fn write_back(&mut self, pid: i32) {
         let (ours, len) = (self.words.as_ptr() as u64, WORDS as u64 * 8);
         let _ = remote(libc::SYS_process_vm_writev, pid, ours, self.at, len);
+    }
+
+    /// Bytes of the thread's whose address and length are in two words.
+    fn named(&self, pid: i32, word: usize) -> Result<Vec<u8>, Errno> {
+        let (at, len) = (self.words[word], self.words[word + 1].min(4096));
+        let mut b = vec![0; len as usize];
+        if len != 0 {
+            remote(libc::SYS_process_vm_readv, pid, b.as_mut_ptr() as u64, at, len)?;
+        }
+        Ok(b)
     }
 
     fn bytes(&self, first: usize, len: usize) -> Vec<u8> {
@@ -184,14 +236,22 @@ impl View {
         b.extend(w[word::PC].to_le_bytes());
         b.extend(w[word::SP].to_le_bytes());
         match when {
-            1 => b.extend(w[word::NUMBER..][..7].iter().flat_map(|w| w.to_le_bytes())),
+            1 | 3 => b.extend(w[word::NUMBER..][..7].iter().flat_map(|w| w.to_le_bytes())),
             2 => {
                 b.extend(w[word::RESULT].to_le_bytes());
                 b.push(w[word::FAILED] as u8);
             }
             _ => {}
         }
+        if when == 3 {
+            b.extend((w[word::RESULT] as u32).to_le_bytes());
+        }
         b
+    }
+
+    /// The stop is one of a seized thread that no signal has caused.
+    fn is_event_stop(&self) -> bool {
+        self.words[word::STATUS] >> 8 == event::STOP
     }
 }
 
@@ -207,6 +267,11 @@ pub(crate) fn ptrace(t: &mut Thread, a: &[u64; 6]) -> Sys {
     }
     let process = t.process.clone();
     let pid = pid as i32;
+    match what {
+        request::ATTACH | request::SEIZE => return attach(t, what, pid, address, data),
+        request::INTERRUPT => return interrupt(t, pid),
+        _ => {}
+    }
     let mut all = process.tracees.lock();
     let view = all.get_mut(&pid).filter(|v| v.stands).ok_or(ESRCH)?;
     let (mm, abi) = (&process.mm, process.abi);
@@ -247,6 +312,10 @@ pub(crate) fn ptrace(t: &mut Thread, a: &[u64; 6]) -> Sys {
         }
         request::GETREGSET | request::SETREGSET => {
             let (at, len) = vector(t, data)?;
+            // The kernel counts in registers, even where less of one is used.
+            if len % if address == NT_PRFPREG && !abi.is_hosts() { 8 } else { size } != 0 {
+                return Err(EINVAL);
+            }
             let mut b = match address {
                 NT_PRSTATUS => view.registers(abi.wide),
                 NT_PRFPREG => view.floats(),
@@ -262,6 +331,9 @@ pub(crate) fn ptrace(t: &mut Thread, a: &[u64; 6]) -> Sys {
             mm.write(data + size as u64, &(b.len() as u64).to_le_bytes()[..size])?;
         }
         request::GETSIGINFO => {
+            if view.words[word::NO_INFO] != 0 {
+                return Err(EINVAL);
+            }
             let mut b = [0; 128];
             b.copy_from_slice(&view.bytes(word::INFO, 128));
             mm.write(data, &if abi.wide { b } else { crate::sys::info_to_guest(&b) })?;
@@ -277,7 +349,7 @@ pub(crate) fn ptrace(t: &mut Thread, a: &[u64; 6]) -> Sys {
                 return Err(EINVAL);
             }
             trace(request::SETOPTIONS as i64, pid, 0, data & option::HOSTS | HOST_EXEC)?;
-            view.words[word::OPTIONS] = data;
+            view.words[word::OPTIONS] = data | view.words[word::OPTIONS] & option::SEIZED;
         }
         request::GET_SYSCALL_INFO => {
             let info = view.call_info(abi.audit());
@@ -285,14 +357,32 @@ pub(crate) fn ptrace(t: &mut Thread, a: &[u64; 6]) -> Sys {
             mm.write(data, &info[..n])?;
             return Ok(info.len() as u64);
         }
-        request::CONT | request::SYSCALL | request::SINGLESTEP | request::DETACH => {
+        request::GETSIGMASK | request::SETSIGMASK => {
+            if address != 8 {
+                return Err(EINVAL);
+            }
+            if what == request::GETSIGMASK {
+                mm.write_u64(data, view.words[word::MASK])?;
+            } else {
+                view.words[word::MASK] = mm.read_u64(data)?;
+                view.words[word::CHANGED] |= changed::MASK;
+            }
+        }
+        request::GET_THREAD_AREA if abi.arch == GuestArch::I386 => {
+            let n = address.checked_sub(program::TLS_FIRST.into()).filter(|n| *n < program::TLS_COUNT as u64);
+            let n = n.ok_or(EINVAL)?;
+            mm.write(data, &describe(address as u32, view.words[word::SEGMENTS + n as usize]))?;
+        }
+        request::LISTEN if !view.is_event_stop() => return Err(EIO),
+        request::CONT | request::SYSCALL | request::SINGLESTEP | request::DETACH | request::LISTEN => {
             view.words[word::COMMAND] = match what {
                 request::CONT => command::CONT,
                 request::SYSCALL => command::CALLS,
                 request::SINGLESTEP => command::STEP,
+                request::LISTEN => command::LISTEN,
                 _ => command::DETACH,
             };
-            view.words[word::SIGNAL] = data & 0x7f;
+            view.words[word::SIGNAL] = if what == request::LISTEN { 0 } else { data & 0x7f };
             view.stands = false;
             if view.open {
                 view.words[word::CHANGED] |= changed::MEMORY;
