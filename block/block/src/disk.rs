@@ -52,6 +52,8 @@ struct Inner {
     id: String,
     node: Arc<dyn BlockNode>,
     read_only: bool,
+    /// Changes are done once they are stable.
+    write_through: bool,
     /// Threads for requests; a device with several queues gives each the next one.
     pools: Vec<IoPool>,
     policy: ErrorPolicy,
@@ -89,6 +91,7 @@ impl Disk {
             id: id.into(),
             read_only: read_only || node.info().read_only,
             node,
+            write_through: false,
             pools: vec![pool.clone()],
             policy: ErrorPolicy { read: OnError::Report, write: OnError::Report },
             sink: None,
@@ -108,6 +111,20 @@ impl Disk {
             (inner.policy, inner.sink) = (policy, Some(sink));
         }
         self
+    }
+
+    /// Has changes be done only once they are stable. Only before there is a second handle: later it does nothing.
+    #[must_use]
+    pub fn with_write_through(mut self, on: bool) -> Self {
+        if let Some(inner) = Arc::get_mut(&mut self.0) {
+            inner.write_through = on;
+        }
+        self
+    }
+
+    /// Whether changes are done only once they are stable.
+    pub fn write_through(&self) -> bool {
+        self.0.write_through
     }
 
     /// Has the requests of each queue run on threads of its own, queues beyond the list beginning anew. Only before there
@@ -228,6 +245,7 @@ impl Disk {
 
     /// Writes several buffers, one after the other; with `fua` they are stable when it returns.
     pub fn write_vectored_at(&self, offset: u64, bufs: &[IoSlice<'_>], fua: bool) -> Result<(), BlockError> {
+        let fua = fua || self.0.write_through;
         let len = bufs.iter().map(|b| b.len() as u64).sum();
         let result = self.check_write(offset, len).and_then(|()| self.0.node.write(offset, bufs, fua));
         self.0.counters.write_bytes.fetch_add(len, Ordering::Relaxed);
@@ -240,9 +258,15 @@ impl Disk {
         self.count(result, &self.0.counters.flushes)
     }
 
+    /// Makes a change stable where no change is done before.
+    fn stable(&self) -> Result<(), BlockError> {
+        if self.0.write_through { self.0.node.flush() } else { Ok(()) }
+    }
+
     /// Gives up the contents of a range.
     pub fn discard(&self, offset: u64, len: u64) -> Result<(), BlockError> {
         let result = self.check_write(offset, len).and_then(|()| self.0.node.discard(offset, len));
+        let result = result.and_then(|()| self.stable());
         self.count(result, &self.0.counters.writes)
     }
 
@@ -250,6 +274,7 @@ impl Disk {
     pub fn write_zeroes(&self, offset: u64, len: u64, unmap: bool) -> Result<(), BlockError> {
         let result =
             self.check_write(offset, len).and_then(|()| self.0.node.write_zeroes(offset, len, unmap));
+        let result = result.and_then(|()| self.stable());
         self.count(result, &self.0.counters.writes)
     }
 

@@ -9,8 +9,6 @@
 mod disk;
 mod error;
 mod file;
-#[cfg(target_os = "linux")]
-mod linux;
 mod memory;
 mod node;
 mod null;
@@ -18,11 +16,10 @@ mod overlay;
 mod policy;
 mod pool;
 mod raw;
-mod transfer;
 
 pub use disk::{Disk, DiskStats, RequestId};
 pub use error::BlockError;
-pub use file::{FileNode, FileOptions, Sharing};
+pub use file::{Aio, CacheMode, FileNode, FileOptions, Sharing};
 pub use memory::MemoryNode;
 pub use node::{BlockNode, Extent, NodeInfo};
 pub use null::NullNode;

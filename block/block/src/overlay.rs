@@ -9,8 +9,8 @@ use std::sync::Arc;
 use parking_lot::RwLock;
 
 use crate::BlockError;
+use crate::file::{read as read_file, write as write_file};
 use crate::node::{BlockNode, Extent, NodeInfo};
-use crate::transfer::{read as read_file, write as write_file};
 
 /// Unit of copy-on-write in bytes.
 const CLUSTER: u64 = 64 << 10;

@@ -36,7 +36,10 @@ impl RawFile {
     pub fn open(path: impl AsRef<Path>, options: RawOptions) -> Result<Self, BlockError> {
         let RawOptions { read_only, lock, discard, unsafe_cache } = options;
         let sharing = if lock { Sharing::Readers } else { Sharing::Unlocked };
-        Ok(RawFile(FileNode::open(path, FileOptions { read_only, sharing, discard, unsafe_cache })?))
+        Ok(RawFile(FileNode::open(
+            path,
+            FileOptions { read_only, sharing, discard, unsafe_cache, ..FileOptions::default() },
+        )?))
     }
 
     /// Path of the image.

@@ -155,3 +155,13 @@ pub(crate) fn next_hole(file: &File, offset: u64) -> io::Result<u64> {
         Err(e) => Err(e.into()),
     }
 }
+
+/// What `O_DIRECT` wants of addresses in memory and of offsets, if the host tells.
+pub(super) fn direct_alignment(file: &File) -> Option<(usize, u64)> {
+    use rustix::fs::{AtFlags, StatxFlags};
+    let s = rustix::fs::statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN).ok()?;
+    let told = StatxFlags::from_bits_retain(s.stx_mask).contains(StatxFlags::DIOALIGN);
+    let (memory, unit) = (s.stx_dio_mem_align, s.stx_dio_offset_align);
+    (told && memory.is_power_of_two() && unit.is_power_of_two() && unit >= 512)
+        .then_some((memory as usize, unit.into()))
+}

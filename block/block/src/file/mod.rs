@@ -3,6 +3,16 @@
 //! Formats stand on it. It is locked while it is open, in the way QEMU does it on Linux, so that neither two of us
 //! nor one of us and a QEMU write one image together. Reads beyond the end give zeroes.
 
+#[cfg(target_os = "linux")]
+mod aio;
+mod direct;
+mod engine;
+#[cfg(target_os = "linux")]
+mod linux;
+mod transfer;
+#[cfg(target_os = "linux")]
+mod uring;
+
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice, IoSliceMut, Seek, SeekFrom};
 use std::ops::Range;
@@ -11,8 +21,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
+use crate::BlockError;
 use crate::node::{BlockNode, Extent, NodeInfo, write_zero_buffers};
-use crate::{BlockError, transfer};
+
+use direct::Direct;
+pub use engine::{Aio, CacheMode};
+pub(crate) use transfer::{read, write};
 
 /// Who else may use a file while it is open.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -37,11 +51,36 @@ pub struct FileOptions {
     pub discard: bool,
     /// Flushes do nothing: fast, and the image is lost with the host.
     pub unsafe_cache: bool,
+    /// Past the host's page cache.
+    pub direct: bool,
+    /// How requests reach the host.
+    pub aio: Aio,
 }
 
 impl Default for FileOptions {
     fn default() -> Self {
-        FileOptions { read_only: false, sharing: Sharing::Readers, discard: true, unsafe_cache: false }
+        FileOptions {
+            read_only: false,
+            sharing: Sharing::Readers,
+            discard: true,
+            unsafe_cache: false,
+            direct: false,
+            aio: Aio::Threads,
+        }
+    }
+}
+
+impl FileOptions {
+    /// How the host is to open the file.
+    fn host(&self) -> OpenOptions {
+        let mut options = OpenOptions::new();
+        options.read(true).write(!self.read_only);
+        #[cfg(target_os = "linux")]
+        if self.direct {
+            use std::os::unix::fs::OpenOptionsExt;
+            options.custom_flags(rustix::fs::OFlags::DIRECT.bits() as i32);
+        }
+        options
     }
 }
 
@@ -52,6 +91,10 @@ pub struct FileNode {
     file: File,
     options: FileOptions,
     regular: bool,
+    /// The way that this host has.
+    aio: Aio,
+    /// Past the page cache.
+    direct: Option<Direct>,
     /// Length in bytes.
     size: AtomicU64,
     /// A range known to be data. Finding the end of one costs the host a look at all of it, so it is not asked again
@@ -63,7 +106,7 @@ impl FileNode {
     /// Opens a file.
     pub fn open(path: impl AsRef<Path>, options: FileOptions) -> Result<Self, BlockError> {
         let path = path.as_ref().to_path_buf();
-        let opened = OpenOptions::new().read(true).write(!options.read_only).open(&path);
+        let opened = options.host().open(&path);
         Self::adopt(path, opened, options)
     }
 
@@ -71,7 +114,7 @@ impl FileNode {
     pub fn create(path: impl AsRef<Path>, options: FileOptions) -> Result<Self, BlockError> {
         let path = path.as_ref().to_path_buf();
         // Emptied only once it is locked.
-        let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
+        let opened = options.host().write(true).create(true).truncate(false).open(&path);
         let node = Self::adopt(path, opened, options)?;
         if node.regular {
             node.file.set_len(0)?;
@@ -82,7 +125,22 @@ impl FileNode {
 
     fn adopt(path: PathBuf, opened: io::Result<File>, options: FileOptions) -> Result<Self, BlockError> {
         let failed = |source| BlockError::Open { path: path.display().to_string(), source };
-        let mut file = opened.map_err(failed)?;
+        let refused =
+            |what: &str| Err(BlockError::Format { path: path.display().to_string(), what: what.into() });
+        if options.aio == Aio::Native && !options.direct {
+            return refused("aio=native needs cache.direct=on (cache=none or directsync)");
+        }
+        if options.direct && cfg!(not(target_os = "linux")) {
+            return refused("cache.direct=on (cache=none or directsync) is for Linux hosts");
+        }
+        let mut file = match opened {
+            Err(e) if options.direct && e.kind() == io::ErrorKind::InvalidInput => {
+                return refused(
+                    "its file system has no O_DIRECT: expected cache.direct=off (not cache=none or directsync)",
+                );
+            }
+            other => other.map_err(failed)?,
+        };
         let metadata = file.metadata().map_err(failed)?;
         if metadata.is_dir() {
             return Err(failed(io::ErrorKind::IsADirectory.into()));
@@ -92,6 +150,8 @@ impl FileNode {
         let size = file.seek(SeekFrom::End(0)).map_err(failed)?;
         Ok(FileNode {
             regular: metadata.is_file(),
+            aio: options.aio.or_threads(),
+            direct: options.direct.then(|| Direct::of(&file)),
             path,
             file,
             options,
@@ -110,11 +170,22 @@ impl FileNode {
         self.regular
     }
 
+    /// The way requests go: plain calls where the host has not what was asked for.
+    pub fn aio(&self) -> Aio {
+        self.aio
+    }
+
+    /// Held while something is changed other than by [`Direct::write`].
+    fn shared(&self) -> Option<parking_lot::RwLockReadGuard<'_, ()>> {
+        self.direct.as_ref().map(|d| d.order.read())
+    }
+
     /// Takes space on the host for a range, which reads as zero where the file was shorter.
     pub fn reserve(&self, offset: u64, len: u64) -> Result<(), BlockError> {
         #[cfg(target_os = "linux")]
         {
-            match crate::linux::reserve(&self.file, offset, len) {
+            let _shared = self.shared();
+            match linux::reserve(&self.file, offset, len) {
                 Ok(()) => {
                     self.size.fetch_max(offset + len, Ordering::Relaxed);
                     return Ok(());
@@ -146,13 +217,13 @@ impl FileNode {
             }
         }
         while at < range.end.min(size) {
-            let data = crate::linux::next_data(&self.file, at)?.unwrap_or(size).clamp(at, range.end);
+            let data = linux::next_data(&self.file, at)?.unwrap_or(size).clamp(at, range.end);
             push(&mut out, at..data, true);
             if data >= range.end {
                 at = data;
                 break;
             }
-            let hole = if data < size { crate::linux::next_hole(&self.file, data)? } else { size };
+            let hole = if data < size { linux::next_hole(&self.file, data)? } else { size };
             // A file system may report no progress; a byte of it is then taken as data.
             let hole = hole.max(data + 1);
             *self.data.lock() = data..hole.min(size);
@@ -170,12 +241,12 @@ fn lock(file: &File, path: &Path, write: bool, sharing: Sharing) -> Result<(), B
     if sharing == Sharing::Unlocked {
         return Ok(());
     }
-    crate::linux::lock_image(file, path, write, sharing == Sharing::All)
+    linux::lock_image(file, path, write, sharing == Sharing::All)
 }
 
 #[cfg(target_os = "linux")]
 fn unlock(file: &File) -> io::Result<()> {
-    crate::linux::unlock_image(file)
+    linux::unlock_image(file)
 }
 
 #[cfg(not(target_os = "linux"))]
@@ -221,27 +292,36 @@ impl BlockNode for FileNode {
     }
 
     fn read(&self, offset: u64, bufs: &mut [IoSliceMut<'_>]) -> Result<(), BlockError> {
-        Ok(transfer::read_vectored(&self.file, bufs, offset)?)
+        Ok(match &self.direct {
+            None => transfer::read_vectored(&self.file, self.aio, bufs, offset)?,
+            Some(direct) => direct.read(&self.file, self.aio, bufs, offset)?,
+        })
     }
 
     fn write(&self, offset: u64, bufs: &[IoSlice<'_>], fua: bool) -> Result<(), BlockError> {
-        let end = transfer::write_vectored(&self.file, bufs, offset)?;
+        if let Some(direct) = &self.direct {
+            direct.write(&self.file, self.aio, bufs, offset, &self.size)?;
+            return if fua { self.flush() } else { Ok(()) };
+        }
+        let sync = fua && !self.options.unsafe_cache;
+        let (end, stable) = transfer::write_vectored(&self.file, self.aio, bufs, offset, sync)?;
         self.size.fetch_max(end, Ordering::Relaxed);
-        if fua { self.flush() } else { Ok(()) }
+        if fua && !stable { self.flush() } else { Ok(()) }
     }
 
     fn flush(&self) -> Result<(), BlockError> {
         if self.options.unsafe_cache || self.options.read_only {
             return Ok(());
         }
-        Ok(self.file.sync_data()?)
+        Ok(self.aio.sync(&self.file)?)
     }
 
     fn discard(&self, offset: u64, len: u64) -> Result<(), BlockError> {
         *self.data.lock() = 0..0;
         #[cfg(target_os = "linux")]
         if self.options.discard {
-            return match crate::linux::punch_hole(&self.file, offset, len) {
+            let _shared = self.shared();
+            return match linux::punch_hole(&self.file, offset, len) {
                 Err(e) if e.kind() != io::ErrorKind::Unsupported => Err(e.into()),
                 _ => Ok(()),
             };
@@ -258,10 +338,11 @@ impl BlockNode for FileNode {
             if self.regular && offset + len > self.size() {
                 self.resize(offset + len)?;
             }
+            let _shared = self.shared();
             let quick = if unmap && self.options.discard {
-                crate::linux::punch_hole(&self.file, offset, len)
+                linux::punch_hole(&self.file, offset, len)
             } else {
-                crate::linux::zero_range(&self.file, offset, len)
+                linux::zero_range(&self.file, offset, len)
             };
             match quick {
                 Ok(()) => return Ok(()),
@@ -283,6 +364,7 @@ impl BlockNode for FileNode {
 
     fn resize(&self, size: u64) -> Result<(), BlockError> {
         *self.data.lock() = 0..0;
+        let _alone = self.direct.as_ref().map(|d| d.order.write());
         if self.regular {
             self.file.set_len(size)?;
             self.size.store(size, Ordering::Relaxed);
@@ -319,45 +401,4 @@ impl BlockNode for FileNode {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn grows_reads_zero_beyond_and_knows_its_holes() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("f");
-        let node = FileNode::create(&path, FileOptions::default()).unwrap();
-        node.write(1 << 20, &[IoSlice::new(&[1; 3]), IoSlice::new(&[2; 4])], false).unwrap();
-        assert_eq!(node.size(), (1 << 20) + 7);
-        let mut data = [9; 16];
-        node.read(1 << 20, &mut [IoSliceMut::new(&mut data)]).unwrap();
-        assert_eq!(data, [1, 1, 1, 2, 2, 2, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
-        let map = node.status(0..2 << 20).unwrap();
-        assert_eq!((map[0].range.start, map.last().unwrap().range.end), (0, 2 << 20));
-        assert!(map.windows(2).all(|w| w[0].range.end == w[1].range.start));
-        #[cfg(target_os = "linux")]
-        assert!(map[0].zero && map.iter().any(|e| e.allocated) && map.last().unwrap().zero);
-        node.write_zeroes(1 << 20, 8, true).unwrap();
-        assert_eq!(node.size(), (1 << 20) + 8);
-        node.reserve(0, 4 << 20).unwrap();
-        assert_eq!(node.size(), 4 << 20);
-        assert!(node.allocated_size().unwrap() >= 4 << 20);
-    }
-
-    #[test]
-    fn a_file_in_use_is_not_emptied() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("f");
-        std::fs::write(&path, [1; 100]).unwrap();
-        let reader =
-            FileNode::open(&path, FileOptions { read_only: true, ..FileOptions::default() }).unwrap();
-        assert!(matches!(FileNode::create(&path, FileOptions::default()), Err(BlockError::InUse { .. })));
-        assert_eq!(std::fs::metadata(&path).unwrap().len(), 100);
-        drop(reader);
-        let writer = FileNode::create(&path, FileOptions::default()).unwrap();
-        assert_eq!(std::fs::metadata(&path).unwrap().len(), 0);
-        let look = FileOptions { read_only: true, sharing: Sharing::All, ..FileOptions::default() };
-        FileNode::open(&path, look).unwrap();
-        drop(writer);
-    }
-}
+mod tests;
