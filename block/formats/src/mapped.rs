@@ -18,7 +18,7 @@ use block::{BlockError, BlockNode, Extent, NodeInfo};
 use parking_lot::{Mutex, RwLock};
 
 use crate::crypto::{SectorCipher, gather};
-use crate::image::{BackingName, CheckReport, Details, Image, Repair};
+use crate::image::{BackingName, BitmapInfo, CheckReport, Details, Image, Repair};
 
 /// Where a block is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,7 +29,7 @@ pub(crate) enum Place {
     Zero,
     /// At this offset of the file.
     At(u64),
-    /// Compressed: to be got from the layout.
+    /// Compressed, or put together from several places: to be got from the layout.
     Packed(u64),
 }
 
@@ -66,6 +66,11 @@ pub(crate) trait Layout: Send + fmt::Debug {
     fn unpack(&mut self, file: &dyn BlockNode, place: u64, out: &mut [u8]) -> Result<(), BlockError> {
         let _ = (file, place, out);
         Err(BlockError::Unsupported("compressed data"))
+    }
+
+    /// Whether what is [`Place::Packed`] is not compressed, but partly here and partly below.
+    fn mixes(&self) -> bool {
+        false
     }
 
     /// Whether blocks can be stored compressed only, each once.
@@ -121,6 +126,17 @@ pub(crate) trait Layout: Send + fmt::Debug {
 
     /// Name of the backing file.
     fn backing_name(&self) -> Option<BackingName> {
+        None
+    }
+
+    /// Dirty bitmaps, which are only read.
+    fn bitmaps(&self) -> Vec<BitmapInfo> {
+        Vec::new()
+    }
+
+    /// Where a bitmap has bits.
+    fn bitmap_ranges(&self, name: &str) -> Option<Vec<Range<u64>>> {
+        let _ = name;
         None
     }
 
@@ -501,7 +517,7 @@ impl<L: Layout> BlockNode for Mapped<L> {
                     offset: (!self.encrypted).then_some(at + within),
                     ..Extent::new(range, true, false)
                 },
-                Place::Packed(_) => Extent { compressed: true, ..Extent::new(range, true, false) },
+                Place::Packed(_) => Extent { compressed: !layout.mixes(), ..Extent::new(range, true, false) },
             };
             Extent::push(&mut out, extent);
         }
@@ -558,6 +574,18 @@ impl<L: Layout> Image for Mapped<L> {
     fn set_backing(&self, backing: Option<&BackingName>) -> Result<(), BlockError> {
         self.change()?;
         self.layout.lock().set_backing(&*self.file, backing)
+    }
+
+    fn bitmaps(&self) -> Result<Vec<BitmapInfo>, BlockError> {
+        Ok(self.layout.lock().bitmaps())
+    }
+
+    fn bitmap_ranges(&self, name: &str) -> Result<Vec<Range<u64>>, BlockError> {
+        let found = self.layout.lock().bitmap_ranges(name);
+        found.ok_or_else(|| BlockError::Format {
+            path: self.filename.clone(),
+            what: format!("there is no bitmap '{name}'"),
+        })
     }
 
     fn write_compressed(&self, offset: u64, data: &[u8]) -> Result<(), BlockError> {

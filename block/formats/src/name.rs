@@ -2,9 +2,10 @@
 
 use std::path::Path;
 
-use block::BlockError;
+use block::{Aio, BlockError, FileOptions, Sharing};
 use serde_json::{Map, Value};
 
+use crate::options::bad_option;
 use crate::protocol::Protocol;
 
 /// What a file name means.
@@ -20,6 +21,8 @@ pub struct Name {
     pub offset: Option<u64>,
     /// Size of a raw image in the file.
     pub size: Option<u64>,
+    /// How the file is opened, as far as the name says: `aio`, `cache.direct`, `cache.no-flush`, `discard`, `locking`.
+    pub how: Vec<(String, String)>,
     /// What else there is for the format: `key-secret` and the like, held against what it knows when it opens.
     pub keys: Vec<(String, String)>,
 }
@@ -107,9 +110,12 @@ impl Name {
                 }
                 "fat-type" | "floppy" | "label" | "rw" => out.keys.push((key.clone(), value.clone())),
                 "header.driver" if value == "file" => {}
+                _ if HOW.contains(&key.strip_prefix("file.").unwrap_or(key)) => {
+                    out.how.push((key.strip_prefix("file.").unwrap_or(key).to_owned(), value.clone()));
+                }
                 _ if key.starts_with("backing.") => out.keys.push((key.clone(), value.clone())),
                 _ => {
-                    let known = "driver, file.driver, file.filename, offset, size, node-name, read-only, and for encrypted images key-secret, encrypt.format, encrypt.key-secret, header.filename, and for vvfat dir, fat-type, floppy, label, rw";
+                    let known = "driver, file.driver, file.filename, offset, size, node-name, read-only, aio, cache.direct, cache.no-flush, discard, locking, and for encrypted images key-secret, encrypt.format, encrypt.key-secret, header.filename, and for vvfat dir, fat-type, floppy, label, rw";
                     return Err(bad(name, format!("unknown key '{key}'; there are: {known}")));
                 }
             }
@@ -132,6 +138,42 @@ impl Name {
             return Err(bad(name, "file.filename is missing".into()));
         }
         Ok(out)
+    }
+}
+
+/// Keys that say how the file is opened.
+const HOW: &[&str] = &["aio", "cache.direct", "cache.no-flush", "discard", "locking"];
+
+impl Name {
+    /// `options` as the name changes them.
+    pub(crate) fn file_options(&self, mut options: FileOptions) -> Result<FileOptions, BlockError> {
+        for (key, value) in &self.how {
+            let switch = || match value.as_str() {
+                "on" | "true" | "yes" | "y" => Ok(true),
+                "off" | "false" | "no" | "n" => Ok(false),
+                _ => Err(bad_option(key, value, "on or off")),
+            };
+            match key.as_str() {
+                "aio" => {
+                    let found = Aio::find(value);
+                    options.aio =
+                        found.ok_or_else(|| bad_option(key, value, "threads, native or io_uring"))?;
+                }
+                "cache.direct" => options.direct = switch()?,
+                "cache.no-flush" => options.unsafe_cache = switch()?,
+                "discard" if ["ignore", "unmap"].contains(&value.as_str()) => {
+                    options.discard = value == "unmap";
+                }
+                "discard" => options.discard = switch()?,
+                "locking" if value == "auto" => {}
+                _ => {
+                    if !switch()? {
+                        options.sharing = Sharing::Unlocked;
+                    }
+                }
+            }
+        }
+        Ok(options)
     }
 }
 
@@ -194,6 +236,13 @@ mod tests {
         let n = Name::parse(r#"json:{"driver":"raw","offset":512,"file":{"driver":"file","filename":"x"}}"#)
             .unwrap();
         assert_eq!((n.path.as_str(), n.format.as_deref(), n.offset), ("x", Some("raw"), Some(512)));
+        let n = Name::parse(r#"json:{"driver":"raw","file":{"driver":"file","filename":"x","aio":"io_uring"},"cache":{"direct":true}}"#)
+            .unwrap();
+        let how = n.file_options(FileOptions::default()).unwrap();
+        assert_eq!((how.aio, how.direct, how.sharing), (Aio::IoUring, true, Sharing::Readers));
+        let n = Name::parse(r#"json:{"driver":"raw","file.filename":"x","file.aio":"fast"}"#).unwrap();
+        let text = n.file_options(FileOptions::default()).unwrap_err().to_string();
+        assert_eq!(text, "option aio=fast: expected threads, native or io_uring");
         let text = Name::parse(r#"json:{"driver":"raw","nonsense":1}"#).unwrap_err().to_string();
         assert!(text.contains("unknown key 'nonsense'"), "{text}");
         assert!(Name::parse("ssh:localhost").unwrap_err().to_string().contains("protocol 'ssh'"));

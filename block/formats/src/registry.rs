@@ -4,7 +4,7 @@ use std::io::IoSliceMut;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use block::{BlockError, BlockNode, FileNode, FileOptions, NullNode, Sharing};
+use block::{Aio, BlockError, BlockNode, CacheMode, FileNode, FileOptions, NullNode, Sharing};
 
 use crate::crypto::Secrets;
 use crate::image::{BackingName, Image};
@@ -283,8 +283,10 @@ pub struct OpenOptions {
     pub sharing: Sharing,
     /// Discards give space back.
     pub discard: bool,
-    /// Flushes do nothing.
-    pub unsafe_cache: bool,
+    /// What the host keeps, and whether flushes do anything. That writes are done when they are stable is for who writes.
+    pub cache: CacheMode,
+    /// How requests reach the host.
+    pub aio: Aio,
     /// Leave the backing file alone.
     pub no_backing: bool,
     /// Open even what is damaged, to repair it.
@@ -300,12 +302,15 @@ pub struct OpenOptions {
 }
 
 impl OpenOptions {
-    fn file(&self) -> FileOptions {
+    /// How the host's files are opened.
+    pub fn file(&self) -> FileOptions {
         FileOptions {
             read_only: self.read_only,
             sharing: self.sharing,
             discard: self.discard,
-            unsafe_cache: self.unsafe_cache,
+            unsafe_cache: self.cache.no_flush,
+            direct: self.cache.direct,
+            aio: self.aio,
         }
     }
 }
@@ -413,7 +418,7 @@ fn open_at(
 fn open_bytes(name: &Name, options: &OpenOptions) -> Result<Arc<dyn BlockNode>, BlockError> {
     match &name.protocol {
         Some(protocol) => protocol.open(options),
-        None => Ok(Arc::new(FileNode::open(&name.path, options.file())?)),
+        None => Ok(Arc::new(FileNode::open(&name.path, name.file_options(options.file())?)?)),
     }
 }
 

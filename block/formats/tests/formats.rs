@@ -111,11 +111,12 @@ fn run_model(format: &str, options: &str, backed: bool, seed: u64) {
 
 #[test]
 fn random_operations_match_a_plain_copy() {
-    for &(format, options, backed) in MATRIX {
+    let seeds = if cfg!(feature = "long") { 11..41 } else { 11..12 };
+    for (seed, &(format, options, backed)) in seeds.flat_map(|s| MATRIX.iter().map(move |m| (s, m))) {
         for backed in [false, true].into_iter().filter(|b| backed || !b) {
-            let done = std::panic::catch_unwind(|| run_model(format, options, backed, 11));
+            let done = std::panic::catch_unwind(|| run_model(format, options, backed, seed));
             if let Err(e) = done {
-                eprintln!("{format} {options:?}, backed {backed}");
+                eprintln!("{format} {options:?}, backed {backed}, seed {seed}");
                 std::panic::resume_unwind(e);
             }
         }

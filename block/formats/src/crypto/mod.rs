@@ -7,6 +7,7 @@ mod af;
 mod cipher;
 mod hash;
 mod kdf;
+mod md5;
 mod secret;
 mod sectors;
 
@@ -14,6 +15,7 @@ pub(crate) use af::{merge, split};
 pub(crate) use cipher::{CipherSpec, SectorCipher};
 pub(crate) use hash::Hash;
 pub(crate) use kdf::{Kdf, KdfKind};
+pub(crate) use md5::md5;
 pub use secret::Secrets;
 pub(crate) use sectors::gather;
 

@@ -5,13 +5,16 @@ use std::io::IoSlice;
 use block::{BlockError, BlockNode};
 
 use super::guid::id;
+use super::parent::{linkage, make_locator};
 use super::{HEADER_LEN, HEADERS, MAX_SIZE, MIB, REGION_LEN, REGIONS, SIGNATURE, state, sum};
 use crate::bytes::put;
 use crate::options::{Kind, OptionSpec, bad_option, opt};
-use crate::registry::CreateContext;
+use crate::registry::{CreateContext, OpenOptions};
 
 /// Options of `create`.
 pub(crate) const CREATE_OPTIONS: &[OptionSpec] = &[
+    opt("backing_file", Kind::Text, "File name of the parent, a vhdx image of the same size"),
+    opt("backing_fmt", Kind::Text, "Image format of the parent: vhdx"),
     opt(
         "block_size",
         Kind::Size,
@@ -29,6 +32,32 @@ pub(crate) const CREATE_OPTIONS: &[OptionSpec] = &[
 
 /// Where items are in the metadata region.
 const ITEMS: u64 = 64 << 10;
+
+/// The locator of the parent, if there is to be one.
+fn parent_locator(
+    context: &CreateContext<'_>,
+    size: u64,
+    fixed: bool,
+) -> Result<Option<Vec<u8>>, BlockError> {
+    let options = context.options;
+    let Some(name) = options.text("backing_file").filter(|n| !n.is_empty()) else { return Ok(None) };
+    if let Some(format) = options.text("backing_fmt").filter(|f| *f != "vhdx") {
+        return Err(bad_option("backing_fmt", format, "vhdx"));
+    }
+    if fixed {
+        return Err(bad_option("subformat", "fixed", "dynamic with a backing_file"));
+    }
+    let open = OpenOptions { read_only: true, ..OpenOptions::default() };
+    let parent = crate::registry::open(&context.beside(name).display().to_string(), Some("vhdx"), &open)?;
+    if parent.size() != size {
+        return Err(bad_option("size", size, format!("{}, the parent's", parent.size())));
+    }
+    let locator = make_locator(name, &linkage(&*parent)?);
+    if locator.len() > 3000 {
+        return Err(bad_option("backing_file", name, "a shorter name"));
+    }
+    Ok(Some(locator))
+}
 
 /// Makes an image.
 pub(crate) fn create(context: &CreateContext<'_>) -> Result<(), BlockError> {
@@ -57,9 +86,13 @@ pub(crate) fn create(context: &CreateContext<'_>) -> Result<(), BlockError> {
     if !block.is_power_of_two() || !(MIB..=256 * MIB).contains(&block) {
         return Err(bad_option("block_size", block, "a power of two from 1M to 256M"));
     }
+    let locator = parent_locator(context, size, fixed)?;
     let chunk = (512u64 << 23) / block;
     let blocks = size.div_ceil(block);
-    let entries = blocks + blocks.saturating_sub(1) / chunk;
+    let entries = match &locator {
+        None => blocks + blocks.saturating_sub(1) / chunk,
+        Some(_) => blocks.div_ceil(chunk) * (chunk + 1),
+    };
     let (log_at, table_at) = (MIB, MIB + log);
     let table_len = (entries * 8).next_multiple_of(MIB).max(MIB);
     let meta_at = table_at + table_len;
@@ -74,7 +107,7 @@ pub(crate) fn create(context: &CreateContext<'_>) -> Result<(), BlockError> {
     for b in 0..blocks {
         let entry = if fixed {
             (data_at + b * block) | state::PRESENT
-        } else if zero {
+        } else if zero && locator.is_none() {
             state::ZERO
         } else {
             0
@@ -88,15 +121,19 @@ pub(crate) fn create(context: &CreateContext<'_>) -> Result<(), BlockError> {
     let disk_id = uuid::Uuid::new_v4();
     let mut parameters = [0; 8];
     put(&mut parameters, 0, &(block as u32).to_le_bytes());
-    put(&mut parameters, 4, &u32::from(fixed).to_le_bytes());
+    put(&mut parameters, 4, &(u32::from(fixed) | u32::from(locator.is_some()) << 1).to_le_bytes());
     // Flags: 2 is about the virtual disk, 4 is required.
-    let items: [([u8; 16], &[u8], u32); 5] = [
+    let (disk_size, sector) = (size.to_le_bytes(), 512u32.to_le_bytes());
+    let mut items: Vec<([u8; 16], &[u8], u32)> = vec![
         (id::FILE_PARAMETERS, &parameters, 4),
-        (id::DISK_SIZE, &size.to_le_bytes(), 6),
+        (id::DISK_SIZE, &disk_size, 6),
         (id::DISK_ID, disk_id.as_bytes(), 6),
-        (id::LOGICAL_SECTOR, &512u32.to_le_bytes(), 6),
-        (id::PHYSICAL_SECTOR, &512u32.to_le_bytes(), 6),
+        (id::LOGICAL_SECTOR, &sector, 6),
+        (id::PHYSICAL_SECTOR, &sector, 6),
     ];
+    if let Some(locator) = &locator {
+        items.push((id::PARENT, locator, 4));
+    }
     let mut at = ITEMS as usize;
     for (i, (guid, value, flags)) in items.iter().enumerate() {
         let e = 32 + i * 32;

@@ -6,6 +6,7 @@
 mod create;
 mod guid;
 mod log;
+mod parent;
 
 use std::io::{IoSlice, IoSliceMut};
 use std::sync::Arc;
@@ -13,10 +14,11 @@ use std::sync::Arc;
 use block::{BlockError, BlockNode};
 
 use crate::bytes::{le16, le32, le64, put};
-use crate::image::{Details, Image};
+use crate::image::{BackingName, Details, Image};
 use crate::mapped::{Layout, Mapped, Place, head, read_table};
 use crate::registry::OpenContext;
 use guid::id;
+use parent::{Locator, locator};
 
 pub(crate) use create::{CREATE_OPTIONS, create};
 
@@ -29,6 +31,8 @@ const MIB: u64 = 1 << 20;
 /// Most bytes of the block table: 64 TiB in blocks of 1 MiB.
 const MAX_TABLE: u64 = 1 << 30;
 const MAX_SIZE: u64 = 64 << 40;
+/// Most bytes of a parent locator that are read.
+const MAX_LOCATOR: u64 = 64 << 10;
 
 /// States of a block.
 mod state {
@@ -56,6 +60,13 @@ struct Vhdx {
     /// The header in force, and where.
     header: Vec<u8>,
     slot: usize,
+    /// Bytes of a sector.
+    sector: u64,
+    /// The name of the parent, if it has one, and the parent itself.
+    backing: Option<BackingName>,
+    parent: Option<Arc<dyn Image>>,
+    /// The partly present block that was read last.
+    last: Option<(u64, Vec<u8>)>,
 }
 
 /// The valid header with the higher number.
@@ -118,6 +129,7 @@ struct Metadata {
     block: u64,
     size: u64,
     sector: u64,
+    parent: Option<Locator>,
 }
 
 fn metadata(file: &dyn BlockNode, (at, len): (u64, u64), path: &str) -> Result<Metadata, BlockError> {
@@ -126,7 +138,7 @@ fn metadata(file: &dyn BlockNode, (at, len): (u64, u64), path: &str) -> Result<M
     if !t.starts_with(b"metadata") || le16(&t, 10) > 2047 {
         return bad("vhdx metadata table without its signature".into());
     }
-    let (mut block, mut size, mut sector, mut parent) = (0u64, 0u64, 0u64, false);
+    let (mut block, mut size, mut sector, mut parent, mut found) = (0u64, 0u64, 0u64, false, None);
     for e in t[32.min(t.len())..].chunks_exact(32).take(le16(&t, 10).into()) {
         let (offset, length, flags) = (u64::from(le32(e, 16)), u64::from(le32(e, 20)), le32(e, 24));
         if offset + length > len {
@@ -140,14 +152,16 @@ fn metadata(file: &dyn BlockNode, (at, len): (u64, u64), path: &str) -> Result<M
             }
             g if g == id::DISK_SIZE => size = le64(&item, 0),
             g if g == id::LOGICAL_SECTOR => sector = le32(&item, 0).into(),
-            g if [id::PHYSICAL_SECTOR, id::DISK_ID, id::PARENT]
-                .contains(&g.try_into().unwrap_or([0; 16])) => {}
+            g if g == id::PARENT => {
+                found = Some(locator(&head(file, at + offset, length.min(MAX_LOCATOR) as usize)?, path)?);
+            }
+            g if [id::PHYSICAL_SECTOR, id::DISK_ID].contains(&g.try_into().unwrap_or([0; 16])) => {}
             _ if flags & 4 != 0 => return bad("vhdx: an unknown metadata item is required".into()),
             _ => {}
         }
     }
-    if parent {
-        return bad("vhdx images with a parent are not supported".into());
+    if parent && found.is_none() {
+        return bad("vhdx differencing disk without a parent locator".into());
     }
     if !block.is_power_of_two() || !(MIB..=256 * MIB).contains(&block) {
         return bad(format!("vhdx BlockSize {block}, expected a power of two from 1M to 256M"));
@@ -157,7 +171,7 @@ fn metadata(file: &dyn BlockNode, (at, len): (u64, u64), path: &str) -> Result<M
             "vhdx VirtualDiskSize {size} in sectors of {sector}, expected a multiple of 512 or 4096 up to 64T"
         ));
     }
-    Ok(Metadata { block, size, sector })
+    Ok(Metadata { block, size, sector, parent: found.filter(|_| parent) })
 }
 
 /// Opens an image.
@@ -181,7 +195,11 @@ pub(crate) fn open(context: &OpenContext<'_>) -> Result<Arc<dyn Image>, BlockErr
     let m = metadata(&**file, meta, path)?;
     let chunk = (m.sector << 23) / m.block;
     let blocks = m.size.div_ceil(m.block);
-    let entries = blocks + blocks.saturating_sub(1) / chunk;
+    let entries = match &m.parent {
+        None => blocks + blocks.saturating_sub(1) / chunk,
+        // The last bitmap's entry is needed as well.
+        Some(_) => blocks.div_ceil(chunk) * (chunk + 1),
+    };
     if entries * 8 > table.1 {
         return Err(bad(format!(
             "vhdx block table of {} bytes, expected at least {} for the size",
@@ -190,7 +208,16 @@ pub(crate) fn open(context: &OpenContext<'_>) -> Result<Arc<dyn Image>, BlockErr
         )));
     }
     let raw = read_table(&**file, table.0, entries, 8, MAX_TABLE, path, "vhdx block table")?;
+    let backing = m.parent.as_ref().map(|p| p.name(path)).transpose()?;
+    let parent = match (&m.parent, &backing) {
+        (Some(locator), Some(name)) => locator.open(context, name)?,
+        _ => None,
+    };
     let layout = Vhdx {
+        sector: m.sector,
+        backing,
+        parent: parent.clone(),
+        last: None,
         path: path.into(),
         block: m.block,
         chunk,
@@ -200,7 +227,7 @@ pub(crate) fn open(context: &OpenContext<'_>) -> Result<Arc<dyn Image>, BlockErr
         header,
         slot,
     };
-    Ok(Arc::new(Mapped::new(path, file.clone(), layout, m.size, read_only)))
+    Ok(Arc::new(Mapped::new(path, file.clone(), layout, m.size, read_only).back(parent)))
 }
 
 /// Writes a header over the older one; returns where it is.
@@ -249,9 +276,12 @@ impl Layout for Vhdx {
         let entry = self.table.get(self.index(block) as usize).copied().unwrap_or(0);
         let at = entry >> 20 << 20;
         match entry & 7 {
+            // What was given up is not the parent's again.
+            state::UNDEFINED | state::UNMAPPED if self.backing.is_some() => Ok(Place::Zero),
             0 | state::UNDEFINED | state::UNMAPPED => Ok(Place::Hole),
             state::ZERO => Ok(Place::Zero),
             state::PRESENT if (MIB..=1 << 60).contains(&at) => Ok(Place::At(at)),
+            state::PARTLY if self.backing.is_some() => Ok(Place::Packed(block)),
             state::PARTLY => Err(BlockError::Format {
                 path: self.path.clone(),
                 what: format!("vhdx block {block} is partly present, which needs a parent"),
@@ -276,6 +306,18 @@ impl Layout for Vhdx {
     fn link_zero(&mut self, file: &dyn BlockNode, block: u64) -> Result<bool, BlockError> {
         self.set(file, block, state::ZERO)?;
         Ok(true)
+    }
+
+    fn unpack(&mut self, file: &dyn BlockNode, block: u64, out: &mut [u8]) -> Result<(), BlockError> {
+        self.put_together(file, block, out)
+    }
+
+    fn mixes(&self) -> bool {
+        true
+    }
+
+    fn backing_name(&self) -> Option<BackingName> {
+        self.backing.clone()
     }
 
     fn end(&self) -> Option<u64> {

@@ -1,13 +1,16 @@
 //! Parallels images of version 2, plain and extended (QEMU, `docs/interop/parallels`): a header, a table of
-//! 32-bit places, clusters.
+//! 32-bit places, clusters; and perhaps dirty bitmaps ([`extension`]).
+
+mod extension;
 
 use std::io::IoSlice;
+use std::ops::Range;
 use std::sync::Arc;
 
 use block::{BlockError, BlockNode};
 
 use crate::bytes::{le32, le64, put};
-use crate::image::{Details, Image};
+use crate::image::{BitmapInfo, Details, Image};
 use crate::mapped::{Layout, Mapped, Place, head, read_table};
 use crate::options::{Kind, OptionSpec, bad_option, opt};
 use crate::registry::{CreateContext, OpenContext};
@@ -44,6 +47,7 @@ struct Parallels {
     /// Where the next cluster goes.
     end: u64,
     dirty: bool,
+    bitmaps: Vec<extension::Bitmap>,
 }
 
 /// Opens an image.
@@ -70,11 +74,16 @@ pub(crate) fn open(context: &OpenContext<'_>) -> Result<Arc<dyn Image>, BlockErr
     if size > i64::MAX as u64 || size.div_ceil(cluster) > entries {
         return bad(format!("parallels nb_sectors {sectors}, expected at most what {entries} entries map"));
     }
-    if le64(&h, 56) != 0 && !context.options.read_only {
-        return bad(
-            "parallels format extensions (ext_off) are kept only when the image is opened for reading".into(),
-        );
-    }
+    let bitmaps = match le64(&h, 56) {
+        0 => Vec::new(),
+        _ if !context.options.read_only => {
+            return bad(
+                "parallels format extensions (ext_off) are kept only when the image is opened for reading"
+                    .into(),
+            );
+        }
+        at => extension::read(file, at.saturating_mul(SECTOR), cluster, size, path)?,
+    };
     let dirty = le32(&h, 44) == IN_USE;
     let table: Vec<u32> = raw.chunks_exact(4).map(|c| le32(c, 0)).collect();
     let multiplier = if extended { tracks } else { 1 };
@@ -86,7 +95,8 @@ pub(crate) fn open(context: &OpenContext<'_>) -> Result<Arc<dyn Image>, BlockErr
     }
     let used = table.iter().map(|e| u64::from(*e) * multiplier * SECTOR).max().unwrap_or(0);
     let end = if used == 0 { data_offset } else { used + cluster }.max(data_offset);
-    let layout = Parallels { path: path.into(), cluster, multiplier, table, data_offset, end, dirty };
+    let layout =
+        Parallels { path: path.into(), cluster, multiplier, table, data_offset, end, dirty, bitmaps };
     Ok(Arc::new(Mapped::new(path, context.file.clone(), layout, size, context.options.read_only)))
 }
 
@@ -156,6 +166,14 @@ impl Layout for Parallels {
     fn close(&mut self, file: &dyn BlockNode) -> Result<(), BlockError> {
         self.dirty = false;
         file.write(44, &[IoSlice::new(&CLOSED.to_le_bytes())], false)
+    }
+
+    fn bitmaps(&self) -> Vec<BitmapInfo> {
+        self.bitmaps.iter().map(extension::Bitmap::info).collect()
+    }
+
+    fn bitmap_ranges(&self, name: &str) -> Option<Vec<Range<u64>>> {
+        self.bitmaps.iter().find(|b| b.name() == name).map(|b| b.ranges().to_vec())
     }
 
     fn details(&self) -> Details {
