@@ -1,7 +1,7 @@
 //! Dirty bitmaps: which parts of a node were changed.
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use block::BlockError;
 use parking_lot::Mutex;
@@ -23,7 +23,7 @@ struct Bits {
 pub struct DirtyBitmap {
     name: String,
     granularity: u64,
-    size: u64,
+    size: AtomicU64,
     enabled: AtomicBool,
     /// A job or an export uses it.
     busy: AtomicBool,
@@ -51,7 +51,7 @@ impl DirtyBitmap {
         Ok(DirtyBitmap {
             name,
             granularity,
-            size,
+            size: AtomicU64::new(size),
             enabled: AtomicBool::new(true),
             busy: AtomicBool::new(false),
             persistent,
@@ -101,14 +101,15 @@ impl DirtyBitmap {
 
     /// Marks a range, or clears what lies wholly in it.
     fn put(&self, range: Range<u64>, dirty: bool) {
-        let end = range.end.min(self.size);
+        let end = range.end.min(self.size());
         if range.start >= end {
             return;
         }
         let (first, last) = if dirty {
             (range.start / self.granularity, end.div_ceil(self.granularity))
         } else {
-            let last = if end == self.size { end.div_ceil(self.granularity) } else { end / self.granularity };
+            let last =
+                if end == self.size() { end.div_ceil(self.granularity) } else { end / self.granularity };
             (range.start.div_ceil(self.granularity), last)
         };
         let mut bits = self.bits.lock();
@@ -135,13 +136,13 @@ impl DirtyBitmap {
 
     /// Dirty bytes.
     pub fn dirty_bytes(&self) -> u64 {
-        (self.bits.lock().count * self.granularity).min(self.size.next_multiple_of(self.granularity))
+        (self.bits.lock().count * self.granularity).min(self.size().next_multiple_of(self.granularity))
     }
 
     /// The first dirty range at or after `from`, at most `most` bytes of it.
     pub fn next(&self, from: u64, most: u64) -> Option<Range<u64>> {
         let bits = self.bits.lock();
-        let total = self.size.div_ceil(self.granularity);
+        let total = self.size().div_ceil(self.granularity);
         let mut bit = from / self.granularity;
         let is_set = |bit: u64| bits.words.get((bit / 64) as usize).is_some_and(|w| w >> (bit % 64) & 1 != 0);
         while bit < total && !is_set(bit) {
@@ -157,7 +158,7 @@ impl DirtyBitmap {
         while bit < total && bit - start < most && is_set(bit) {
             bit += 1;
         }
-        Some(start * self.granularity..(bit * self.granularity).min(self.size))
+        Some(start * self.granularity..(bit * self.granularity).min(self.size()))
     }
 
     /// All dirty ranges within one.
@@ -177,7 +178,7 @@ impl DirtyBitmap {
 
     /// Clears it; what was in it, for [`DirtyBitmap::restore`].
     pub fn clear(&self) -> Vec<Range<u64>> {
-        let before = self.ranges(0..self.size);
+        let before = self.ranges(0..self.size());
         let mut bits = self.bits.lock();
         bits.words.fill(0);
         bits.count = 0;
@@ -191,7 +192,20 @@ impl DirtyBitmap {
 
     /// Size of the disk it is for.
     pub fn size(&self) -> u64 {
-        self.size
+        self.size.load(Ordering::Acquire)
+    }
+
+    /// The disk has another size from now on. What is new is clean; what is gone is not dirty any more. Nothing may be under
+    /// way on the disk.
+    pub fn resize(&self, size: u64) {
+        let mut bits = self.bits.lock();
+        let total = size.div_ceil(self.granularity);
+        bits.words.resize(total.div_ceil(64) as usize, 0);
+        if let (Some(last), rest @ 1..) = (bits.words.last_mut(), total % 64) {
+            *last &= (1 << rest) - 1;
+        }
+        bits.count = bits.words.iter().map(|w| u64::from(w.count_ones())).sum();
+        self.size.store(size, Ordering::Release);
     }
 }
 
@@ -226,5 +240,13 @@ mod tests {
         b.clean(0..1_000_000);
         assert_eq!(b.dirty_bytes(), 0);
         assert!(DirtyBitmap::new("b", 1, 1000, false).is_err());
+        b.mark(0..1);
+        b.mark(999_000..1_000_000);
+        b.resize(900_000);
+        assert_eq!((b.size(), b.ranges(0..900_000)), (900_000, vec![0..4096]));
+        b.mark(890_000..900_000);
+        b.resize(2_000_000);
+        assert_eq!(b.ranges(0..2_000_000), [0..4096, 888_832..901_120]);
+        assert_eq!(b.dirty_bytes(), 4 * 4096);
     }
 }

@@ -11,9 +11,13 @@ mod delegate;
 mod edge;
 mod hook;
 mod node;
+mod renewable;
+mod write_through;
 
 pub use bare::Bare;
 pub use bitmap::DirtyBitmap;
 pub use edge::{Edge, Pair, drained, lead};
 pub use hook::{Change, Hook};
 pub use node::{DetectZeroes, Node};
+pub use renewable::Renewable;
+pub use write_through::WriteThrough;
