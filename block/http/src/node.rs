@@ -314,8 +314,55 @@ fn base64(data: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::{BufRead, BufReader, Write};
+    use std::io::{BufRead, BufReader, Read, Write};
     use std::net::TcpListener;
+
+    /// Answers one client after another request; `twist` changes the answers.
+    fn answer(client: impl Read + Write, data: &[u8], twist: &dyn Fn(&str, String) -> String) {
+        let mut client = BufReader::new(client);
+        loop {
+            let (mut first, mut range, mut all) = (String::new(), None, String::new());
+            loop {
+                let mut line = String::new();
+                if client.read_line(&mut line).unwrap_or(0) == 0 {
+                    break;
+                }
+                if first.is_empty() {
+                    first.clone_from(&line);
+                }
+                if let Some(r) = line.strip_prefix("Range: bytes=") {
+                    let (a, b) = r.trim().split_once('-').unwrap();
+                    range = Some((a.parse::<usize>().unwrap(), b.parse::<usize>().unwrap()));
+                }
+                all += &line;
+                if line == "\r\n" {
+                    break;
+                }
+            }
+            if first.is_empty() {
+                break;
+            }
+            let (status, body, more) = match range {
+                Some((a, b)) => (
+                    "206 Partial Content",
+                    &data[a..=b],
+                    format!("Content-Range: bytes {a}-{b}/{}\r\n", data.len()),
+                ),
+                None => ("200 OK", data, String::new()),
+            };
+            let head = format!(
+                "HTTP/1.1 {status}\r\nContent-Length: {}\r\nAccept-Ranges: bytes\r\n{more}\r\n",
+                body.len()
+            );
+            let head = twist(&all, head);
+            let body = if first.starts_with("HEAD") { &[] } else { body };
+            let writer = client.get_mut();
+            let sent = writer.write_all(head.as_bytes()).and_then(|()| writer.write_all(body));
+            if sent.and_then(|()| writer.flush()).is_err() || head.contains("Connection: close") {
+                break;
+            }
+        }
+    }
 
     /// A server of one file; `twist` changes its answers.
     fn serve(data: Vec<u8>, twist: impl Fn(&str, String) -> String + Send + 'static) -> String {
@@ -323,55 +370,94 @@ mod tests {
         let at = listener.local_addr().unwrap();
         std::thread::spawn(move || {
             for client in listener.incoming() {
-                let client = client.unwrap();
-                let mut reader = BufReader::new(client.try_clone().unwrap());
-                let mut writer = client;
-                loop {
-                    let (mut first, mut range, mut all) = (String::new(), None, String::new());
-                    loop {
-                        let mut line = String::new();
-                        if reader.read_line(&mut line).unwrap_or(0) == 0 {
-                            break;
-                        }
-                        if first.is_empty() {
-                            first.clone_from(&line);
-                        }
-                        if let Some(r) = line.strip_prefix("Range: bytes=") {
-                            let (a, b) = r.trim().split_once('-').unwrap();
-                            range = Some((a.parse::<usize>().unwrap(), b.parse::<usize>().unwrap()));
-                        }
-                        all += &line;
-                        if line == "\r\n" {
-                            break;
-                        }
-                    }
-                    if first.is_empty() {
-                        break;
-                    }
-                    let (status, body, more) = match range {
-                        Some((a, b)) => (
-                            "206 Partial Content",
-                            &data[a..=b],
-                            format!("Content-Range: bytes {a}-{b}/{}\r\n", data.len()),
-                        ),
-                        None => ("200 OK", &data[..], String::new()),
-                    };
-                    let head = format!(
-                        "HTTP/1.1 {status}\r\nContent-Length: {}\r\nAccept-Ranges: bytes\r\n{more}\r\n",
-                        body.len()
-                    );
-                    let head = twist(&all, head);
-                    let body = if first.starts_with("HEAD") { &[] } else { body };
-                    if writer.write_all(head.as_bytes()).and_then(|()| writer.write_all(body)).is_err() {
-                        break;
-                    }
-                    if head.contains("Connection: close") {
-                        break;
-                    }
-                }
+                answer(client.unwrap(), &data, &twist);
             }
         });
         format!("http://{at}/disk.img")
+    }
+
+    /// A certificate for `localhost` that signs itself, with its key, made by OpenSSL; none if that is not installed.
+    fn certificate(dir: &std::path::Path) -> Option<(PathBuf, PathBuf)> {
+        let (key, cert) = (dir.join("key.pem"), dir.join("cert.pem"));
+        let made = std::process::Command::new("openssl")
+            .args([
+                "req",
+                "-x509",
+                "-newkey",
+                "ec",
+                "-pkeyopt",
+                "ec_paramgen_curve:P-256",
+                "-nodes",
+                "-days",
+                "30",
+            ])
+            .args(["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"])
+            .args([std::ffi::OsStr::new("-keyout"), key.as_ref(), "-out".as_ref(), cert.as_ref()])
+            .output();
+        match made {
+            Ok(out) if out.status.success() => Some((cert, key)),
+            other => {
+                println!("SKIPPED: no certificate by openssl: {other:?}");
+                None
+            }
+        }
+    }
+
+    /// The same server behind TLS; the port it has.
+    fn serve_tls(data: Vec<u8>, (cert, key): (&PathBuf, &PathBuf)) -> u16 {
+        use rustls::pki_types::pem::PemObject;
+        let cert = rustls::pki_types::CertificateDer::from_pem_file(cert).unwrap();
+        let key = rustls::pki_types::PrivateKeyDer::from_pem_file(key).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![cert], key)
+            .unwrap();
+        let config = Arc::new(config);
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        std::thread::spawn(move || {
+            for client in listener.incoming() {
+                let tls = rustls::ServerConnection::new(config.clone()).unwrap();
+                answer(rustls::StreamOwned::new(tls, client.unwrap()), &data, &|_, head| head);
+            }
+        });
+        port
+    }
+
+    #[test]
+    fn https_holds_the_server_against_authorities() {
+        let dir = tempfile::tempdir().unwrap();
+        let Some((cert, key)) = certificate(dir.path()) else { return };
+        let port = serve_tls(data(), (&cert, &key));
+        let options = |host: &str| HttpOptions {
+            timeout: 5,
+            authorities: Some(cert.clone()),
+            ..HttpOptions::new(Url::parse(&format!("https://{host}:{port}/disk.img")).unwrap())
+        };
+        let node = HttpNode::open(options("localhost")).unwrap();
+        assert_eq!(node.size(), 1_000_000);
+        let mut out = vec![0; 300_000];
+        node.read(500_001, &mut [std::io::IoSliceMut::new(&mut out)]).unwrap();
+        assert_eq!(out, data()[500_001..800_001]);
+        // Another name than the certificate's, and an authority that has not signed it.
+        let refused = |options: HttpOptions| {
+            let e = HttpNode::open(options).map(drop).unwrap_err().to_string();
+            assert!(e.contains("certificate") && !e.contains('\n'), "{e}");
+        };
+        refused(options("127.0.0.1"));
+        let other = tempfile::tempdir().unwrap();
+        let Some((stranger, _)) = certificate(other.path()) else { return };
+        refused(HttpOptions { authorities: Some(stranger), ..options("localhost") });
+        let anybody = HttpOptions { verify: false, authorities: None, ..options("127.0.0.1") };
+        assert_eq!(HttpNode::open(anybody).unwrap().size(), 1_000_000);
+        // One that has no TLS at all.
+        let plain = serve(data(), |_, head| head);
+        let plain = plain.replace("http://127.0.0.1", "https://localhost");
+        let e = HttpNode::open(HttpOptions { url: Url::parse(&plain).unwrap(), ..options("localhost") });
+        assert!(e.map(drop).unwrap_err().to_string().contains("localhost"));
     }
 
     fn open(url: &str) -> Result<HttpNode, BlockError> {
