@@ -30,8 +30,8 @@ const OPTIONS: &[Opt] = &[
     o(' ', "pattern", "BYTE", "Write this byte"),
     o(' ', "flush-interval", "N", "Flush after so many writes"),
     o(' ', "no-drain", "", "Do not wait for requests before a flush"),
-    o('i', "aio", "MODE", "Accepted: threads, native or io_uring"),
-    o('n', "native", "", "Accepted"),
+    o('i', "aio", "MODE", "How requests reach the host: threads, native or io_uring"),
+    o('n', "native", "", "The same as --aio native"),
 ];
 
 /// Runs the command.

@@ -6,7 +6,7 @@ use serde_json::json;
 use crate::Outcome;
 use crate::args::{Args, Opt, o};
 use crate::error::{ToolError, usage};
-use crate::open::{self, CACHE, FORMAT, IMAGE_OPTS, OBJECT, OUTPUT, QUIET, SHARE};
+use crate::open::{self, FORMAT, IMAGE_OPTS, OBJECT, OUTPUT, QUIET, SHARE};
 use crate::text::{self, say};
 
 const OPTIONS: &[Opt] = &[
@@ -16,8 +16,7 @@ const OPTIONS: &[Opt] = &[
     SHARE,
     OUTPUT,
     OBJECT,
-    CACHE,
-    o('T', "source-cache", "CACHE", "Cache mode"),
+    o('T', "cache", "CACHE", "Cache mode"),
     o('r', "repair", "leaks|all", "Repair"),
 ];
 

@@ -8,7 +8,7 @@ use block_formats::{Image, OpenOptions, resolve};
 use crate::Outcome;
 use crate::args::{Args, Opt, o};
 use crate::copy::{Copy, Source};
-use crate::error::{ToolError, usage};
+use crate::error::ToolError;
 use crate::open::{self, CACHE, FORMAT, IMAGE_OPTS, OBJECT, PROGRESS, QUIET};
 use crate::progress::Progress;
 use crate::text::say;
@@ -22,15 +22,12 @@ const OPTIONS: &[Opt] = &[
     CACHE,
     o('b', "base", "FILE", "Commit into this image of the chain; implies --drop"),
     o('d', "drop", "", "Leave the image as it is afterwards"),
-    o('r', "rate-limit", "RATE", "Not supported"),
+    o('r', "rate", "RATE", "Most bytes in a second"),
 ];
 
 /// Runs the command.
 pub(crate) fn run(args: &[String]) -> Outcome {
     let args = Args::parse(args, OPTIONS, "FILE")?;
-    if args.has("rate-limit") {
-        return usage("--rate-limit is not supported");
-    }
     let name = args.one("FILE")?;
     let read = open::options(&args, true)?;
     // Looked at first: nothing is opened for writing before the whole chain is known.
@@ -60,14 +57,14 @@ pub(crate) fn run(args: &[String]) -> Outcome {
     let (base, format) = names[depth - 1].clone();
     drop(image);
     drop(top);
-    let write =
-        OpenOptions { unsafe_cache: open::cache_unsafe(args.get("cache"))?, ..OpenOptions::default() };
+    let write = OpenOptions { cache: open::cache(args.get("cache"))?, ..OpenOptions::default() };
     let keep = args.has("drop") || base_name.is_some();
     // The chain from the top down to above the base, without the base, which is opened for writing.
     let upper = open_above(&args, name, depth)?;
     let base_options = open::below(&args, name, depth, write.clone())?;
-    let target = block_formats::open(&base, format.as_deref(), &base_options)?;
-    let progress = Progress::new(args.has("progress") && !args.has("quiet"), upper[0].size() * depth as u64);
+    let target = open::cached(block_formats::open(&base, format.as_deref(), &base_options)?, &base_options);
+    let progress = Progress::new(args.has("progress") && !args.has("quiet"), upper[0].size() * depth as u64)
+        .limited(args.size("rate")?);
     merge(&upper, &*target, &progress)?;
     target.close()?;
     drop(target);

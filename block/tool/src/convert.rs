@@ -38,7 +38,7 @@ const OPTIONS: &[Opt] = &[
     ),
     o(' ', "bitmaps", "", "Copy dirty bitmaps too"),
     o(' ', "skip-broken-bitmaps", "", "Leave out bitmaps that were not saved properly"),
-    o('r', "rate-limit", "RATE", "Not supported"),
+    o('r', "rate", "RATE", "Most bytes in a second"),
     o('m', "parallel", "N", "Threads that work at a time (1 to 16)"),
     o('C', "copy-range-offloading", "", "Accepted; the host is asked for nothing special"),
     o(' ', "salvage", "", "Take what cannot be read as zero"),
@@ -51,17 +51,14 @@ pub(crate) fn run(args: &[String]) -> Outcome {
     let Some((target_name, sources)) = args.operands.split_last().filter(|(_, s)| !s.is_empty()) else {
         return usage("convert needs a SOURCE and a TARGET");
     };
-    if args.has("rate-limit") {
-        return usage("--rate-limit is not supported");
-    }
     let format = find(args.get("target-format").unwrap_or("raw"))?;
     let compress = args.has("compress");
     if compress && !format.compresses {
         return Err(ToolError::Failed(format!("format {} cannot store compressed data", format.name)));
     }
-    let options = open::options(&args, true)?;
-    open::cache_unsafe(args.get("source-cache"))?;
-    open::cache_unsafe(args.get("target-cache"))?;
+    let mut options = open::options(&args, true)?;
+    options.cache = open::cache(args.get("source-cache"))?;
+    let mut target_cache = open::cache(Some(args.get("target-cache").unwrap_or("unsafe")))?;
     let src_format = args.get("source-format").or(args.get("format"));
     let keys = args.has("image-opts") || args.has("source-image-opts");
     let mut images = Vec::new();
@@ -107,7 +104,8 @@ pub(crate) fn run(args: &[String]) -> Outcome {
     if sparse % 512 != 0 {
         return usage(format!("--sparse-size {sparse}: expected a multiple of 512"));
     }
-    let progress = Progress::new(args.has("progress") && !args.has("quiet"), source.size);
+    let progress =
+        Progress::new(args.has("progress") && !args.has("quiet"), source.size).limited(args.size("rate")?);
     let wanted = target_options.size("size")?;
     if wanted.is_some_and(|w| w < source.size) {
         return usage(format!(
@@ -126,9 +124,12 @@ pub(crate) fn run(args: &[String]) -> Outcome {
             &target_options,
         )?;
     }
-    let write = block_formats::OpenOptions {
+    if place.is_some() {
         // What is not whole has no name; it is made stable before it gets one.
-        unsafe_cache: place.is_some() || open::cache_unsafe(args.get("target-cache"))?,
+        (target_cache.no_flush, target_cache.write_through) = (true, false);
+    }
+    let write = block_formats::OpenOptions {
+        cache: target_cache,
         secrets: options.secrets.clone(),
         keys: open::key_secrets(&target_options),
         ..block_formats::OpenOptions::default()

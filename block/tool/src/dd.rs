@@ -45,7 +45,7 @@ pub(crate) fn run(args: &[String]) -> Outcome {
     let end = count.map_or(total, |c| start.saturating_add(c.saturating_mul(bs))).min(total);
     let place = Target::new(&output)?;
     create(format.name, &place.path, Some(&place.name), Some(end - start), &Options::default())?;
-    let write = block_formats::OpenOptions { unsafe_cache: true, ..Default::default() };
+    let write = block_formats::OpenOptions { cache: open::cache(Some("unsafe"))?, ..Default::default() };
     let target = block_formats::open(&place.open_name(), Some(format.name), &write)?;
     let progress = Progress::new(false, 1);
     let source = Source::new(vec![image], u32::MAX, false).limited(end).from(start);

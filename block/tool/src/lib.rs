@@ -147,7 +147,7 @@ pub fn img(program: &str, args: &[String]) -> ExitCode {
 
 /// Runs commands on an image as `qemu-io` does.
 pub fn qemu_io(program: &str, args: &[String]) -> ExitCode {
-    end(program, io::run(args))
+    end(program, io::run(program, args))
 }
 
 /// Gives an image to others as `qemu-nbd` does.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use block::{BlockNode, Overlay};
 use block_export::{Export, NbdServer, ServerOptions, image_pieces};
 use block_formats::{Image, RawImage};
+use block_graph::{DetectZeroes, Node};
 use block_nbd::proto::export_flag;
 use block_nbd::{Address, Listener, NbdOptions, TlsRole, TlsServer};
 
@@ -44,11 +45,11 @@ const OPTIONS: &[Opt] = &[
     o('r', "read-only", "", "Refuse writes"),
     o('s', "snapshot", "", "Keep writes in a temporary file"),
     o('l', "load-snapshot", "SNAPSHOT", "Export a snapshot inside the image"),
-    o('n', "nocache", "", "Accepted"),
+    o('n', "nocache", "", "The same as --cache none"),
     o(' ', "cache", "CACHE", "Cache mode"),
-    o(' ', "aio", "MODE", "Accepted"),
+    o(' ', "aio", "MODE", "How requests reach the host: threads, native or io_uring"),
     o(' ', "discard", "MODE", "unmap gives discarded space back"),
-    o(' ', "detect-zeroes", "MODE", "off"),
+    o(' ', "detect-zeroes", "MODE", "What becomes of written zeroes: off, on or unmap"),
     IMAGE_OPTS,
 ];
 
@@ -189,8 +190,12 @@ fn open_export(args: &Args) -> Result<Served, ToolError> {
         Some("unmap" | "on") => true,
         Some(other) => return usage(format!("--discard {other}: expected ignore or unmap")),
     };
-    if let Some(other) = args.get("detect-zeroes").filter(|d| *d != "off") {
-        return usage(format!("--detect-zeroes {other}: expected off"));
+    let detect = args.get("detect-zeroes").unwrap_or("off");
+    let Some((_, detect)) = DetectZeroes::NAMES.iter().find(|(n, _)| *n == detect) else {
+        return usage(format!("--detect-zeroes {detect}: expected off, on or unmap"));
+    };
+    if *detect == DetectZeroes::Unmap && !options.discard {
+        return usage("--detect-zeroes unmap needs --discard unmap beside it");
     }
     let name = args.one("FILE")?;
     let image = open::image(args, name, &options)?;
@@ -212,6 +217,9 @@ fn open_export(args: &Args) -> Result<Served, ToolError> {
             if let Some(offset) = offset {
                 let node: Arc<dyn BlockNode> = image.clone();
                 top = Arc::new(RawImage::new(name, node, offset, None, read_only)?);
+            }
+            if *detect != DetectZeroes::Off {
+                top = Node::detecting(name, top, *detect);
             }
             if temporary {
                 let layer: Arc<dyn BlockNode> = Arc::new(Overlay::new(top)?);

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use block::Sharing;
+use block::{Aio, CacheMode, Sharing};
 use block_formats::{Image, Name, OpenOptions, Options, Secrets};
+use block_graph::WriteThrough;
 
 use crate::args::{Args, Opt, o};
 use crate::error::{ToolError, usage};
@@ -25,14 +26,25 @@ pub(crate) const OBJECT: Opt = o(
     "secret,id=ID,data=TEXT|file=FILE or tls-creds-x509,id=ID,dir=FOLDER,endpoint=client",
 );
 
-/// Checks a cache mode; whether flushes are to be left out.
-pub(crate) fn cache_unsafe(mode: Option<&str>) -> Result<bool, ToolError> {
-    match mode {
-        None | Some("none" | "writeback" | "writethrough" | "directsync") => Ok(false),
-        Some("unsafe") => Ok(true),
-        Some(other) => usage(format!(
-            "cache mode '{other}': expected none, writeback, writethrough, directsync or unsafe"
-        )),
+/// What a cache mode means.
+pub(crate) fn cache(mode: Option<&str>) -> Result<CacheMode, ToolError> {
+    let Some(mode) = mode else { return Ok(CacheMode::default()) };
+    CacheMode::find(mode).map_or_else(
+        || usage(format!("cache mode '{mode}': expected one of {}", CacheMode::NAMES.join(", "))),
+        Ok,
+    )
+}
+
+/// What `--aio` says.
+fn aio(args: &Args) -> Result<Aio, ToolError> {
+    let native = args.has("native") || args.has("native-aio");
+    match args.get("aio") {
+        None if native => Ok(Aio::Native),
+        None => Ok(Aio::Threads),
+        Some(name) => Aio::find(name).map_or_else(
+            || usage(format!("--aio {name}: expected one of {}", Aio::NAMES.map(|(n, _)| n).join(", "))),
+            Ok,
+        ),
     }
 }
 
@@ -43,10 +55,12 @@ pub(crate) fn options(args: &Args, read_only: bool) -> Result<OpenOptions, ToolE
         return usage("--force-share goes with reading only");
     }
     let sharing = if share { Sharing::All } else { Sharing::Readers };
-    let unsafe_cache = !read_only && cache_unsafe(args.get("cache"))?;
+    let mode = if args.has("nocache") { Some("none") } else { None };
+    let cache = cache(args.get("cache").or(mode))?;
+    let aio = aio(args)?;
     let tls = objects::tls_clients(args)?;
     let secrets = secrets(args)?;
-    Ok(OpenOptions { read_only, sharing, unsafe_cache, tls, secrets, ..OpenOptions::default() })
+    Ok(OpenOptions { read_only, sharing, cache, aio, tls, secrets, ..OpenOptions::default() })
 }
 
 /// The secrets a command line gives.
@@ -83,8 +97,22 @@ pub(crate) fn key_secrets(options: &Options) -> Vec<(String, String)> {
     keys.map(|(k, v)| (k.to_owned(), v.to_owned())).collect()
 }
 
+/// The image as its cache mode has it.
+pub(crate) fn cached(image: Arc<dyn Image>, options: &OpenOptions) -> Arc<dyn Image> {
+    if options.cache.write_through && !options.read_only { Arc::new(WriteThrough::new(image)) } else { image }
+}
+
 /// Opens an image.
 pub(crate) fn open(
+    name: &str,
+    format: Option<&str>,
+    keys: bool,
+    options: &OpenOptions,
+) -> Result<Arc<dyn Image>, ToolError> {
+    Ok(cached(open_plain(name, format, keys, options)?, options))
+}
+
+fn open_plain(
     name: &str,
     format: Option<&str>,
     keys: bool,
@@ -123,7 +151,7 @@ pub(crate) fn image(args: &Args, name: &str, options: &OpenOptions) -> Result<Ar
 }
 
 /// Says that a raw image was guessed to be one.
-fn warn_probed(args: &Args, image: &dyn Image, options: &OpenOptions) {
+pub(crate) fn warn_probed(args: &Args, image: &dyn Image, options: &OpenOptions) {
     let named = args.get("format").is_some() || args.has("image-opts");
     if !named && !options.read_only && image.format() == "raw" {
         let text = format!(

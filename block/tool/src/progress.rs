@@ -1,6 +1,7 @@
-//! How far a command is, as a percentage on one line.
+//! How far a command is, as a percentage on one line, and that it is not faster than it may be.
 
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::text::say;
@@ -9,6 +10,9 @@ use crate::text::say;
 pub(crate) struct Progress {
     total: u64,
     state: Option<Mutex<(u64, Instant)>>,
+    /// Most units in a second, and since when.
+    rate: Option<(u64, Instant)>,
+    done: AtomicU64,
 }
 
 impl Progress {
@@ -17,11 +21,23 @@ impl Progress {
         if show {
             say("    (0.00/100%)\r");
         }
-        Progress { total: total.max(1), state: show.then(|| Mutex::new((0, Instant::now()))) }
+        let state = show.then(|| Mutex::new((0, Instant::now())));
+        Progress { total: total.max(1), state, rate: None, done: AtomicU64::new(0) }
     }
 
-    /// Counts work as done.
+    /// The same with at most `rate` units in a second.
+    pub(crate) fn limited(mut self, rate: Option<u64>) -> Self {
+        self.rate = rate.filter(|r| *r != 0).map(|r| (r, Instant::now()));
+        self
+    }
+
+    /// Counts work as done; waits if it was done too soon.
     pub(crate) fn add(&self, n: u64) {
+        if let Some((rate, since)) = self.rate {
+            let done = self.done.fetch_add(n, Ordering::Relaxed) + n;
+            let due = Duration::from_secs_f64(done as f64 / rate as f64);
+            std::thread::sleep(due.saturating_sub(since.elapsed()));
+        }
         let Some(state) = &self.state else { return };
         let Ok(mut state) = state.lock() else { return };
         state.0 += n;

@@ -38,6 +38,7 @@ pub(crate) fn run(args: &[String]) -> Outcome {
     let new_name = args.get("backing").filter(|b| !b.is_empty());
     let mut options = open::options(&args, false)?;
     options.no_backing = unsafely;
+    let source_cache = open::cache(args.get("source-cache"))?;
     let image = open::image(&args, name, &options)?;
     let new = new_name
         .map(|file| BackingName { file: file.into(), format: args.get("backing-format").map(str::to_owned) });
@@ -51,8 +52,12 @@ pub(crate) fn run(args: &[String]) -> Outcome {
     }
     let below: Option<Arc<dyn Image>> = match &new {
         Some(b) => {
-            let read =
-                OpenOptions { read_only: true, secrets: open::secrets(&args)?, ..OpenOptions::default() };
+            let read = OpenOptions {
+                read_only: true,
+                cache: source_cache,
+                secrets: open::secrets(&args)?,
+                ..OpenOptions::default()
+            };
             let full = resolve(name, &b.file);
             if std::fs::canonicalize(&full).is_ok_and(|f| std::fs::canonicalize(name).is_ok_and(|n| n == f)) {
                 return Err(ToolError::Failed(format!("{name}: cannot be its own backing file")));

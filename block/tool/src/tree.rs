@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use block::{BlockError, FileNode, FileOptions};
+use block::{BlockError, FileNode};
 use block_filters::{Children, ThrottleGroup};
 use block_formats::{Image, OpenOptions, Options};
 use block_graph::Bare;
@@ -108,8 +108,7 @@ fn open_at(
         && driver == "file"
         && let Some(Value::String(path)) = map.get("filename")
     {
-        let OpenOptions { read_only, sharing, discard, unsafe_cache, .. } = *options;
-        let file = FileNode::open(path, FileOptions { read_only, sharing, discard, unsafe_cache })?;
+        let file = FileNode::open(path, options.file())?;
         return Ok(Arc::new(Bare::new(Arc::new(file), "file", path)));
     }
     match map.get("file") {

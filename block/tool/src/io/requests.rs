@@ -1,30 +1,14 @@
-//! `qemu-io`: single requests on an image, as test suites send them.
+//! The requests: what is read, written and asked of one image.
 
-use std::io::{BufRead, IoSlice, IoSliceMut};
+use std::io::{IoSlice, IoSliceMut};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use block_formats::{Image, OpenOptions};
+use block_formats::{Image, Preallocation};
 
-use crate::Outcome;
 use crate::args::{Args, Opt, o, size};
 use crate::error::{ToolError, usage};
-use crate::open::{self, FORMAT, IMAGE_OPTS, OBJECT, SHARE};
 use crate::text::{io_size, say};
-
-const OPTIONS: &[Opt] = &[
-    FORMAT,
-    IMAGE_OPTS,
-    OBJECT,
-    SHARE,
-    o('c', "cmd", "COMMAND", "Run a command; otherwise they are read from standard input"),
-    o('r', "read-only", "", "Open for reading only"),
-    o('n', "nocache", "", "Accepted"),
-    o('t', "cache", "CACHE", "Cache mode"),
-    o('d', "discard", "MODE", "unmap gives discarded space back"),
-    o('i', "aio", "MODE", "Accepted"),
-    o('k', "native-aio", "", "Accepted"),
-];
 
 /// Most bytes of one request.
 const MAX: u64 = 2 << 30;
@@ -35,6 +19,8 @@ const READ: &[Opt] = &[
     o('s', "start", "OFFSET", ""),
     o('q', "quiet", "", ""),
     o('v', "dump", "", ""),
+    o('r', "registered", "", ""),
+    o('i', "invalid", "", ""),
     o('C', "report", "", ""),
     o('p', "plain", "", ""),
 ];
@@ -44,6 +30,8 @@ const WRITE: &[Opt] = &[
     o('q', "quiet", "", ""),
     o('z', "zeroes", "", ""),
     o('u', "unmap", "", ""),
+    o('r', "registered", "", ""),
+    o('i', "invalid", "", ""),
     o('c', "compress", "", ""),
     o('f', "fua", "", ""),
     o('n', "no-fallback", "", ""),
@@ -52,76 +40,43 @@ const WRITE: &[Opt] = &[
     o('p', "plain", "", ""),
 ];
 
+const TRUNCATE: &[Opt] = &[o('m', "mode", "MODE", "")];
+
 const PLAIN: &[Opt] = &[o('q', "quiet", "", ""), o('C', "report", "", "")];
 
-/// Commands with what they take.
-const COMMANDS: &[(&str, &str)] = &[
-    ("read, readv, aio_read", "[-qv] [-P BYTE [-s OFFSET] [-l LEN]] OFFSET LEN"),
-    ("write, writev, aio_write", "[-cfquz] [-P BYTE | -s FILE] OFFSET LEN"),
-    ("discard", "[-q] OFFSET LEN"),
-    ("flush, aio_flush", ""),
-    ("map", ""),
-    ("alloc", "OFFSET [LEN]"),
-    ("length", ""),
-    ("truncate", "SIZE"),
-    ("sleep", "MILLISECONDS"),
-    ("help", ""),
-    ("quit", ""),
-];
-
-/// Runs the program.
-pub(crate) fn run(args: &[String]) -> Outcome {
-    let args = Args::parse(args, OPTIONS, "[FILE]")?;
-    let name = args.one("FILE")?;
-    let options = open::options(&args, args.has("read-only"))?;
-    let options =
-        OpenOptions { discard: args.get("discard").is_some_and(|d| d == "unmap" || d == "on"), ..options };
-    let image = open::image(&args, name, &options)?;
-    let mut failed = false;
-    let mut each = |line: &str| -> bool {
-        let words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
-        let Some((command, rest)) = words.split_first() else { return true };
-        if matches!(command.as_str(), "quit" | "q") {
-            return false;
-        }
-        match command_on(&image, command, rest) {
-            Ok(good) => failed |= !good,
-            Err(e) => {
-                say(&format!("{command} failed: {e}\n"));
-                failed = true;
+/// Where, and how much in each buffer.
+fn places(args: &Args) -> Result<(u64, Vec<usize>), ToolError> {
+    match &args.operands[..] {
+        [offset, lens @ ..] if !lens.is_empty() => {
+            let offset = size("offset", offset)?;
+            let lens = lens.iter().map(|l| size("length", l)).collect::<Result<Vec<u64>, _>>()?;
+            let total = lens.iter().fold(0u64, |sum, l| sum.saturating_add(*l));
+            if total > MAX {
+                return usage(format!("length {total}: expected at most {MAX}"));
             }
+            Ok((offset, lens.into_iter().map(|l| l as usize).collect()))
         }
-        true
-    };
-    if args.has("cmd") {
-        let all: Vec<&str> = args.all("cmd").collect();
-        all.iter().all(|line| each(line));
-    } else {
-        for line in std::io::stdin().lock().lines() {
-            match line {
-                Ok(line) if each(&line) => {}
-                _ => break,
-            }
-        }
+        _ => usage("expected OFFSET and LEN"),
     }
-    if !options.read_only {
-        image.close()?;
-    }
-    Ok(u8::from(failed))
 }
 
 /// Where and how much.
 fn place(args: &Args) -> Result<(u64, u64), ToolError> {
-    match &args.operands[..] {
-        [offset, len] => {
-            let (offset, len) = (size("offset", offset)?, size("length", len)?);
-            if len > MAX {
-                return usage(format!("length {len}: expected at most {MAX}"));
-            }
-            Ok((offset, len))
-        }
-        _ => usage("expected OFFSET and LEN"),
+    let (offset, lens) = places(args)?;
+    match lens[..] {
+        [len] => Ok((offset, len as u64)),
+        _ => usage("expected OFFSET and one LEN"),
     }
+}
+
+/// The parts of data that buffers of these lengths are.
+fn parts<'a>(mut data: &'a [u8], lens: &[usize]) -> Vec<IoSlice<'a>> {
+    let cut = |len: &usize| {
+        let (part, rest) = data.split_at(*len);
+        data = rest;
+        IoSlice::new(part)
+    };
+    lens.iter().map(cut).collect()
 }
 
 fn check(image: &Arc<dyn Image>, offset: u64, len: u64) -> Result<(), ToolError> {
@@ -147,15 +102,23 @@ fn report(args: &Args, what: &str, offset: u64, len: u64, took: Duration) {
 }
 
 /// Runs one command; false if what was read is not what was expected.
-fn command_on(image: &Arc<dyn Image>, command: &str, rest: &[String]) -> Result<bool, ToolError> {
+pub(super) fn command_on(image: &Arc<dyn Image>, command: &str, rest: &[String]) -> Result<bool, ToolError> {
     let started = Instant::now();
     match command {
         "read" | "readv" | "aio_read" | "r" => {
             let args = Args::parse(rest, READ, "")?;
-            let (offset, len) = place(&args)?;
+            let (offset, lens) = places(&args)?;
+            let len = lens.iter().sum::<usize>() as u64;
             check(image, offset, len)?;
             let mut data = vec![0xcd; len as usize];
-            image.read(offset, &mut [IoSliceMut::new(&mut data)])?;
+            let mut rest = &mut data[..];
+            let mut bufs = Vec::new();
+            for len in &lens {
+                let (part, left) = rest.split_at_mut(*len);
+                bufs.push(IoSliceMut::new(part));
+                rest = left;
+            }
+            image.read(offset, &mut bufs)?;
             let took = started.elapsed();
             let mut good = true;
             if let Some(pattern) = args.size("pattern")? {
@@ -174,7 +137,8 @@ fn command_on(image: &Arc<dyn Image>, command: &str, rest: &[String]) -> Result<
         }
         "write" | "writev" | "aio_write" | "w" => {
             let args = Args::parse(rest, WRITE, "")?;
-            let (offset, len) = place(&args)?;
+            let (offset, lens) = places(&args)?;
+            let len = lens.iter().sum::<usize>() as u64;
             check(image, offset, len)?;
             let info = image.info();
             if info.read_only {
@@ -194,7 +158,7 @@ fn command_on(image: &Arc<dyn Image>, command: &str, rest: &[String]) -> Result<
                 if args.has("compress") {
                     image.write_compressed(offset, &data)?;
                 } else {
-                    image.write(offset, &[IoSlice::new(&data)], args.has("fua"))?;
+                    image.write(offset, &parts(&data, &lens), args.has("fua"))?;
                 }
             }
             report(&args, "wrote", offset, len, started.elapsed());
@@ -214,8 +178,16 @@ fn command_on(image: &Arc<dyn Image>, command: &str, rest: &[String]) -> Result<
             Ok(true)
         }
         "truncate" => {
-            let [wanted] = rest else { return usage("expected SIZE") };
-            image.resize(size("SIZE", wanted)?)?;
+            let args = Args::parse(rest, TRUNCATE, "")?;
+            let wanted = size("SIZE", args.one("SIZE")?)?;
+            let how = match args.get("mode") {
+                None => Preallocation::Off,
+                Some(mode) => match Preallocation::NAMES.iter().find(|(n, _)| *n == mode) {
+                    Some((_, how)) => *how,
+                    None => return usage(format!("-m {mode}: expected off, metadata, falloc or full")),
+                },
+            };
+            image.resize_with(wanted, how)?;
             Ok(true)
         }
         "map" | "alloc" => {
@@ -229,16 +201,6 @@ fn command_on(image: &Arc<dyn Image>, command: &str, rest: &[String]) -> Result<
             };
             check(image, start, end.saturating_sub(start))?;
             map(image, start, end, command == "map")?;
-            Ok(true)
-        }
-        "sleep" => {
-            let [time] = rest else { return usage("expected MILLISECONDS") };
-            let Ok(time) = time.parse() else { return usage(format!("{time}: expected MILLISECONDS")) };
-            std::thread::sleep(Duration::from_millis(time));
-            Ok(true)
-        }
-        "help" | "?" => {
-            COMMANDS.iter().for_each(|(name, what)| say(&format!("{name} {what}\n")));
             Ok(true)
         }
         _ => {

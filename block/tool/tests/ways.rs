@@ -1,0 +1,141 @@
+//! How the tool's images reach the host (`-t`, `-T`, `-i`, `-n`, keys of names), and `qemu-io`'s commands that open and close.
+#![expect(clippy::unwrap_used, reason = "a panic in a test is its report")]
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// The example binary, which cargo builds beside the tests.
+fn tool() -> PathBuf {
+    let mut path = std::env::current_exe().unwrap();
+    path.pop();
+    path.pop();
+    path.join("examples").join("img")
+}
+
+struct Bench {
+    dir: tempfile::TempDir,
+}
+
+impl Bench {
+    fn new() -> Self {
+        Bench { dir: tempfile::tempdir().unwrap() }
+    }
+
+    /// Runs the tool: whether it did well, and what it said. A bar stands for a space within a word.
+    fn run(&self, args: &str, input: &str) -> (bool, String) {
+        let words = args.split_whitespace().map(|w| w.replace('|', " "));
+        let mut child = Command::new(tool())
+            .args(words)
+            .current_dir(self.dir.path())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+        let out = child.wait_with_output().unwrap();
+        let text = String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr);
+        (out.status.success(), text)
+    }
+
+    #[track_caller]
+    fn ok(&self, args: &str) -> String {
+        let (good, text) = self.run(args, "");
+        assert!(good, "{args}: {text}");
+        text
+    }
+
+    #[track_caller]
+    fn fails(&self, args: &str, words: &str) {
+        let (good, text) = self.run(args, "");
+        assert!(!good && text.contains(words), "{args}: {text}");
+    }
+}
+
+/// Whether the folder's file system takes `O_DIRECT`; if not, says so.
+fn has_direct(b: &Bench) -> bool {
+    b.ok("create -q x 4k");
+    let (good, said) = b.run("io -n -f raw -c read|0|512 x", "");
+    if !good {
+        println!("SKIPPED: {said}");
+        assert!(said.contains("O_DIRECT") || cfg!(not(target_os = "linux")), "{said}");
+    }
+    good
+}
+
+#[test]
+fn every_cache_mode_and_way_does_the_same() {
+    let b = Bench::new();
+    if !has_direct(&b) {
+        return;
+    }
+    b.ok("create -q -f qcow2 base 4M");
+    b.ok("io -f qcow2 -c write|-P|7|0|1M base");
+    for cache in ["none", "off", "writeback", "writethrough", "directsync", "unsafe"] {
+        for aio in ["threads", "io_uring", "native"] {
+            let direct = matches!(cache, "none" | "off" | "directsync");
+            if aio == "native" && !direct {
+                b.fails(&format!("io -t {cache} -i native -f raw x"), "aio=native needs cache.direct=on");
+                continue;
+            }
+            b.ok("create -q -f qcow2 -b base -F qcow2 d");
+            let io = format!("io -t {cache} -i {aio} -f qcow2");
+            b.ok(&format!("{io} -c write|-P|3|100k|70k -c write|-P|4|3M|1001 -c discard|3500k|4k d"));
+            b.ok(&format!("{io} -c read|-P|3|100k|70k -c read|-P|7|170k|100k -c read|-P|4|3M|1001 d"));
+            b.ok(&format!("convert -t {cache} -T {cache} -f qcow2 -O vmdk d out"));
+            b.ok(&format!("compare -T {cache} -f qcow2 -F vmdk d out"));
+            b.ok(&format!("check -q -T {cache} -f qcow2 d"));
+            b.ok(&format!("bench -q -t {cache} -i {aio} -c 50 -s 3000 -w --flush-interval 64 -f qcow2 d"));
+            b.ok(&format!("rebase -t {cache} -T {cache} -f qcow2 --backing= d"));
+            b.ok(&format!("amend -t {cache} -f qcow2 -o lazy_refcounts=on d"));
+            b.ok("check -q -f qcow2 d");
+        }
+    }
+    b.fails("convert -t fast base out2", "cache mode 'fast': expected one of none, writeback");
+    b.fails("io -i fast base", "--aio fast: expected one of threads, native, io_uring");
+    b.ok(
+        "io --image-opts -c read|-P|7|0|1M driver=qcow2,file.filename=base,file.aio=io_uring,cache.direct=on",
+    );
+    b.fails("info --image-opts driver=qcow2,file.filename=base,file.aio=fast", "option aio=fast");
+}
+
+#[test]
+fn rates_are_kept() {
+    let b = Bench::new();
+    b.ok("create -q src 4M");
+    b.ok("io -f raw -c write|-P|1|0|4M src");
+    let started = Instant::now();
+    b.ok("convert -f raw -O raw -r 8M src dst");
+    let took = started.elapsed();
+    assert!(took > Duration::from_millis(400), "4 MiB at 8 MiB/s took {took:?}");
+    assert!(b.ok("compare -f raw -F raw src dst").contains("identical"));
+}
+
+#[test]
+fn io_opens_and_closes() {
+    let b = Bench::new();
+    b.ok("create -q -f qcow2 d 1M");
+    let (good, said) = b.run(
+        "io",
+        "length\nopen d\nopen d\nwritev -P 5 0 512 1024\nread -P 5 0 1536\ninfo\nreopen -r\nwrite 0 512\n\
+         read -P 5 0 1k\nreopen -w\nwrite -P 6 0 512\nclose\nopen -s d\nwrite -P 9 0 512\nread -P 9 0 512\nclose\n\
+         open -o driver=qcow2 d\nread -P 6 0 512\ntruncate -m metadata 2M\nlength\nclose\nquit\n",
+    );
+    assert!(!good, "some of it is wrong: {said}");
+    for words in [
+        "length failed: no file is open",
+        "open failed: a file is open already",
+        "wrote 1536/1536 bytes at offset 0",
+        "format name: qcow2\ncluster size: 64 KiB\n",
+        "write failed: ",
+        "2 MiB",
+    ] {
+        assert!(said.contains(words), "{words:?}: {said}");
+    }
+    assert!(!said.contains("verification failed"), "{said}");
+    b.ok("io -r -f qcow2 -c read|-P|6|0|512 d");
+    b.ok("io -s -f qcow2 -c write|-P|1|0|512 -c read|-P|1|0|512 d");
+    b.ok("io -r -f qcow2 -c read|-P|6|0|512 -c aio_read|-q|0|512|512 d");
+}
