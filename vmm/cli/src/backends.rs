@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::{Result, bail};
-use block::{Disk, ErrorPolicy, IoPool, OnError};
+use block::{CacheMode, Disk, ErrorPolicy, IoPool, OnError};
 use block_graph::{Edge, Node};
 use control::VmConfig;
 use control::config::ObjectConfig;
@@ -85,6 +85,8 @@ struct Untaken {
     /// The top of it.
     edge: Arc<Edge>,
     read_only: bool,
+    /// Changes are done once they are stable.
+    write_through: bool,
     on_error: OnErrors,
 }
 
@@ -157,14 +159,13 @@ impl Backends {
     pub(crate) fn drive(&mut self, config: &VmConfig, d: &control::config::Drive, id: &str) -> Result<()> {
         self.new_name(id)?;
         let on_error = (on_error("rerror", d.rerror.as_deref())?, on_error("werror", d.werror.as_deref())?);
-        if let Some(c @ ("none" | "directsync")) = d.cache.as_deref() {
-            tracing::warn!("drive '{id}': cache={c}: the host's page cache is used all the same");
-        }
         let temporary = d.snapshot.unwrap_or(config.snapshot);
         let readonly = d.readonly || d.media == control::config::Media::Cdrom;
         let d = control::config::Drive { readonly, ..d.clone() };
         let edge = self.graph.drive(&d, id, temporary)?;
-        self.drives.push(Untaken { id: id.to_owned(), edge, read_only: readonly, on_error });
+        let cache = d.cache.as_deref().and_then(CacheMode::find).unwrap_or_default();
+        let write_through = cache.write_through;
+        self.drives.push(Untaken { id: id.to_owned(), edge, read_only: readonly, write_through, on_error });
         Ok(())
     }
 
@@ -199,14 +200,14 @@ impl Backends {
         pools: Vec<IoPool>,
         on_error: OnErrors,
     ) -> Result<Disk> {
-        let (drive, edge, read_only, own) = match self.drives.iter().position(|d| d.id == id) {
+        let (drive, edge, read_only, write_through, own) = match self.drives.iter().position(|d| d.id == id) {
             Some(at) => {
                 let d = self.drives.remove(at);
-                (d.id, d.edge, d.read_only, d.on_error)
+                (d.id, d.edge, d.read_only, d.write_through, d.on_error)
             }
             None if self.graph.has(id) => {
                 let top = self.graph.take(id, &format!("device '{qdev}'"))?;
-                (String::new(), top, false, (None, None))
+                (String::new(), top, false, false, (None, None))
             }
             None if self.empty.iter().any(|i| i == id) => bail!("needs a medium, and drive '{id}' is empty"),
             None => {
@@ -226,6 +227,7 @@ impl Backends {
         let names = DiskNames { drive: drive.clone(), edge: edge.clone(), qdev: qdev.to_owned() };
         let disk = Disk::new(name, edge.clone(), read_only, &self.pool)
             .with_policy(policy, self.failures.sink(names))
+            .with_write_through(write_through)
             .with_pools(pools);
         let medium = Some(Medium { edge, disk: disk.clone() });
         self.disks.push(DriveOf { drive, qdev: qdev.to_owned(), medium, slot: None, on_error: own });
@@ -321,7 +323,8 @@ impl Backends {
             let DriveOf { drive, medium, on_error, .. } = self.disks.remove(at);
             match medium {
                 Some(Medium { edge, disk }) if !drive.is_empty() => {
-                    self.drives.push(Untaken { id: drive, edge, read_only: disk.read_only(), on_error });
+                    let (read_only, write_through) = (disk.read_only(), disk.write_through());
+                    self.drives.push(Untaken { id: drive, edge, read_only, write_through, on_error });
                 }
                 None if !drive.is_empty() => self.empty.push(drive),
                 _ => {}
@@ -374,7 +377,7 @@ impl Backends {
 
     /// Ends all exports and puts everything on stable storage: the machine is going.
     pub(crate) fn end(&mut self) {
-        let _ = self.exports.stop(&mut self.graph);
+        self.exports.end(&mut self.graph);
         self.graph.close();
     }
 

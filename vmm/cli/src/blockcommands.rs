@@ -22,6 +22,7 @@ pub(crate) fn run(vm: &Arc<RheaVm>, name: &str, a: &Arguments) -> Result<Value> 
         "block-stream" => blockjobs::stream(vm, a)?,
         "block-commit" => blockjobs::commit(vm, a)?,
         "blockdev-create" => blockjobs::create(vm, a)?,
+        "x-blockdev-amend" => blockjobs::amend(vm, a)?,
         "change-backing-file" => blockjobs::change_backing(vm, a)?,
         "transaction" => transaction::transaction(vm, a)?,
         "block_resize" => resize(vm, a)?,
@@ -39,6 +40,7 @@ pub(crate) fn run(vm: &Arc<RheaVm>, name: &str, a: &Arguments) -> Result<Value> 
             // The older form of block-export-add, where the name is the export's id as well.
             let mut a = a.clone();
             let device = needed(&a, "device")?.to_owned();
+            a.remove("device");
             let id = text(&a, "name").unwrap_or(&device).to_owned();
             a.insert("id".into(), id.into());
             a.insert("type".into(), "nbd".into());
@@ -100,11 +102,16 @@ fn resize(vm: &RheaVm, a: &Arguments) -> Result<()> {
     if node.info().read_only {
         bail!("node '{}' is read-only", node.name());
     }
-    if !node.dirty_bitmaps().is_empty() {
-        bail!("node '{}' has dirty bitmaps, which do not change their size", node.name());
+    if let Some(busy) = node.dirty_bitmaps().iter().find(|b| b.busy()) {
+        bail!("Bitmap '{}' is currently in use by another operation and cannot be used", busy.name());
     }
+    let size = size.next_multiple_of(block::SECTOR);
     b.resizing(|| {
-        drained(std::slice::from_ref(&node), || node.resize(size.next_multiple_of(block::SECTOR)))
+        drained(std::slice::from_ref(&node), || {
+            node.resize(size)?;
+            node.dirty_bitmaps().iter().for_each(|b| b.resize(size));
+            Ok::<(), block::BlockError>(())
+        })
     })?;
     Ok(())
 }

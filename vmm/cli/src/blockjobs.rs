@@ -509,6 +509,59 @@ pub(crate) fn create(vm: &Arc<RheaVm>, a: &Arguments) -> Result<()> {
     Ok(())
 }
 
+/// `x-blockdev-amend`: options of an image that is in use.
+pub(crate) fn amend(vm: &Arc<RheaVm>, a: &Arguments) -> Result<()> {
+    let Some(Value::Object(options)) = a.get("options") else {
+        bail!("argument 'options' expects an object")
+    };
+    let driver = needed(options, "driver")?;
+    let mut given = block_formats::Options::default();
+    for (key, value) in options.iter().filter(|(k, _)| *k != "driver") {
+        match value {
+            Value::Object(parts) => {
+                parts.iter().try_for_each(|(k, v)| amended(&mut given, &format!("{key}.{k}"), v))?;
+            }
+            // LUKS has QAPI's names.
+            _ if driver == "luks" => amended(&mut given, key, value)?,
+            _ => amended(&mut given, &as_option(key), value)?,
+        }
+    }
+    // Which kind of encryption it is, is the image's.
+    given.take("encrypt.format");
+    given.force = flag(a, "force").unwrap_or(false);
+    let name = needed(a, "node-name")?;
+    let node = {
+        let b = vm.backends.lock();
+        given.set_secrets(&b.graph.secrets);
+        b.graph.find(name)?
+    };
+    if node.format() != driver {
+        bail!("node '{name}' is {}, and options.driver says {driver}", node.format());
+    }
+    if node.info().read_only {
+        bail!("node '{name}' is read-only");
+    }
+    let mut o = JobOptions::new(needed(a, "job-id")?, "amend", None);
+    o.auto_dismiss = false;
+    let work = move |job: &Arc<block_jobs::Job>| -> Result<(), Stop> {
+        job.expect(1);
+        drained(std::slice::from_ref(&node), || node.amend(&given))?;
+        job.advance(1)
+    };
+    vm.block_jobs.start(o, work, |_| Ok(()))?;
+    Ok(())
+}
+
+fn amended(given: &mut block_formats::Options, key: &str, value: &Value) -> Result<()> {
+    match value {
+        Value::String(s) => given.set(key, s),
+        Value::Bool(on) => given.set(key, if *on { "on" } else { "off" }),
+        Value::Number(n) => given.set(key, n),
+        _ => bail!("argument '{key}' is not supported here"),
+    }
+    Ok(())
+}
+
 /// QAPI's names of options of formats as those of `create`.
 fn as_option(key: &str) -> String {
     match key {

@@ -4,7 +4,7 @@ use std::io::{IoSlice, IoSliceMut};
 use std::ops::Range;
 use std::path::PathBuf;
 
-use block::{BlockError, BlockNode, Extent, FileNode, FileOptions, NodeInfo, Sharing};
+use block::{Aio, BlockError, BlockNode, Extent, FileNode, FileOptions, NodeInfo, Sharing};
 use parking_lot::RwLock;
 
 /// A file that can be given up and taken back.
@@ -32,6 +32,11 @@ impl Handover {
             read_only: options.read_only || !ours,
             ..options.clone()
         }
+    }
+
+    /// The way requests go to the host.
+    pub(crate) fn aio(&self) -> Aio {
+        self.file.read().0.aio()
     }
 
     /// Gives it up: another process may write it from now on.

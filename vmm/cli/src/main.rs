@@ -46,6 +46,7 @@ mod programs;
 mod qom;
 mod run;
 mod rx_filter;
+mod storage_daemon;
 mod transaction;
 mod vm;
 
@@ -65,6 +66,8 @@ commands:
   img COMMAND [OPTIONS]         make, convert and look at disk images; OPTIONS are those of qemu-img
   io [OPTIONS] FILE             single requests on a disk image; OPTIONS are those of qemu-io
   nbd [OPTIONS] FILE            give a disk image to others over the network; OPTIONS are those of qemu-nbd
+  storage-daemon [OPTIONS]      block nodes and exports of them without a machine; OPTIONS are those of
+                                qemu-storage-daemon
   user [OPTIONS] PROGRAM [ARGUMENTS]
                                 run a Linux program of another architecture; OPTIONS are those of
                                 qemu-ARCH ('rhea user --help' lists them)
@@ -75,8 +78,8 @@ commands:
   version                       print the version
 
 'rhea run --help' lists all options. Started under the name qemu-system-ARCH or qemu-ARCH,
-this program takes that program's options directly; so it does as qemu-img, qemu-io
-and qemu-nbd.
+this program takes that program's options directly; so it does as qemu-img, qemu-io,
+qemu-nbd and qemu-storage-daemon.
 ";
 
 fn main() -> ExitCode {
@@ -93,6 +96,7 @@ fn main() -> ExitCode {
         "qemu-img" => return block_tool::img(&name, &args),
         "qemu-io" => return block_tool::qemu_io(&name, &args),
         "qemu-nbd" => return block_tool::qemu_nbd(&name, &args),
+        "qemu-storage-daemon" => return storage_daemon::run(&name, &args),
         _ => {}
     }
     let runs = |a: &&str| guests::programs().iter().any(|g| g.arch.name() == *a);
@@ -115,6 +119,7 @@ fn main() -> ExitCode {
         "img" => block_tool::img("rhea img", &args[1..]),
         "io" => block_tool::qemu_io("rhea io", &args[1..]),
         "nbd" => block_tool::qemu_nbd("rhea nbd", &args[1..]),
+        "storage-daemon" => storage_daemon::run("rhea storage-daemon", &args[1..]),
         "user" => ExitCode::from(user::run("rhea user", &args[1..], None, &guests::programs())),
         "binfmt" => ExitCode::from(user::binfmt(&args[1..], &guests::programs())),
         "archs" => {
@@ -130,7 +135,8 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         other => {
-            let known = ["run", "img", "io", "nbd", "user", "binfmt", "archs", "help", "version"];
+            let known =
+                ["run", "img", "io", "nbd", "storage-daemon", "user", "binfmt", "archs", "help", "version"];
             let hint = nearest(other, known).map_or(String::new(), |n| format!("; did you mean '{n}'?"));
             fail("rhea", &format!("unknown command '{other}'{hint} (see 'rhea help')"))
         }
@@ -202,7 +208,7 @@ fn run(name: &str, arch: &str, args: &[String]) -> ExitCode {
         },
         Ok(Invocation::Run(config)) => {
             let prefix = log::Prefix::of(&config);
-            match run::run(*config) {
+            match run::run(*config, &[]) {
                 Ok(code) => ExitCode::from(code),
                 Err(e) => {
                     control::chardev::restore_terminal();

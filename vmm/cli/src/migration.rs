@@ -141,8 +141,11 @@ pub(crate) fn start(vm: &Arc<RheaVm>, uri: &str) -> Answer<()> {
         }
         _ => {}
     }
-    if let Some(why) = vm.backends.lock().graph.bound() {
-        return Err(failed(why));
+    {
+        let backends = vm.backends.lock();
+        if let Some(why) = backends.graph.bound().or_else(|| backends.exports.bound()) {
+            return Err(failed(why));
+        }
     }
     let (uri, held) = uri.hold().map_err(failed)?;
     let progress = vm.migration.begin(false)?;

@@ -14,14 +14,18 @@ use control::monitor::Control;
 use control::vm::{Event, RunState, Vm};
 use device::SystemRequest;
 use machine::MachineEvent;
+use serde_json::{Map, Value};
 
 use crate::chardevs::Chars;
 use crate::curses::{self, Curses};
 use crate::vm::{Request, RheaVm};
-use crate::{host, launch, log};
+use crate::{blockcommands, host, launch, log};
+
+/// A command about disks that is done before anybody can say anything: its option, its name, its arguments.
+pub(crate) type First = (String, &'static str, Map<String, Value>);
 
 /// Builds and runs; the exit code of the process.
-pub(crate) fn run(config: VmConfig) -> Result<u8> {
+pub(crate) fn run(config: VmConfig, first: &[First]) -> Result<u8> {
     refuse_unsupported(&config)?;
     // Before there is any thread.
     let background = config.daemonize.then(host::to_background).transpose()?;
@@ -43,6 +47,9 @@ pub(crate) fn run(config: VmConfig) -> Result<u8> {
     // Before there is a monitor that could let it run.
     if let Some(name) = &config.loadvm {
         vm.load(name).map_err(anyhow::Error::new).with_context(|| format!("-loadvm {name}"))?;
+    }
+    for (option, command, arguments) in first {
+        blockcommands::run(&vm, command, arguments).with_context(|| option.clone())?;
     }
     let control = Control::new(vm.clone());
     let monitors = chars.monitors(&config, &control)?;

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use anyhow::{Result, anyhow, bail};
-use block::{BlockError, BlockNode, FileNode, FileOptions, NullNode, Sharing};
+use block::{Aio, BlockError, BlockNode, FileNode, FileOptions, NullNode, Sharing};
 use block_filters::{Children, ThrottleGroup};
 use block_formats::{Format, Image, Name, OpenOptions, Protocol, RawImage, resolve};
-use block_graph::{Bare, Edge};
+use block_graph::{Bare, Edge, Renewable};
 use serde_json::{Map, Value};
 
 use super::{Graph, Made, Options, names};
@@ -152,7 +152,7 @@ fn open_options(graph: &Graph, o: &Options) -> OpenOptions {
     OpenOptions {
         read_only: o.read_only,
         discard: o.discard,
-        unsafe_cache: o.unsafe_cache,
+        cache: o.cache,
         tls: graph.tls.clone(),
         secrets: graph.secrets.clone(),
         ..OpenOptions::default()
@@ -162,7 +162,8 @@ fn open_options(graph: &Graph, o: &Options) -> OpenOptions {
 fn file(graph: &mut Graph, o: &Options) -> Result<Made> {
     let path = o.text("filename")?.ok_or_else(|| anyhow!("{}: needs 'filename'", o.driver))?;
     let lock = o.word("locking", &["auto", "on", "off"])?.is_none_or(|w| w != "off");
-    o.word("aio", &["threads", "native", "io_uring"])?;
+    let aio = o.word("aio", &Aio::NAMES.map(|(name, _)| name))?;
+    let aio = aio.as_deref().and_then(Aio::find).unwrap_or_default();
     // A name of another protocol does as well.
     if let Ok(name) = Name::parse(&path)
         && let Some(p) = name.protocol
@@ -175,9 +176,14 @@ fn file(graph: &mut Graph, o: &Options) -> Result<Made> {
         read_only: o.read_only,
         sharing: if lock { Sharing::Readers } else { Sharing::Unlocked },
         discard: o.discard,
-        unsafe_cache: o.unsafe_cache,
+        unsafe_cache: o.cache.no_flush,
+        direct: o.cache.direct,
+        aio,
     };
     let node = Arc::new(Handover::open(&path, options, graph.ours)?);
+    if node.aio() != aio {
+        tracing::warn!("{path}: the host has no aio={}: requests are plain calls on threads", aio.name());
+    }
     graph.files.push(node.clone());
     Ok(Made::new(Arc::new(Bare::new(node, "file", path.clone())), path))
 }
@@ -225,9 +231,6 @@ fn image(graph: &mut Graph, o: &Options, format: &'static Format) -> Result<Made
     }
     let edge = graph.child(o, "file")?;
     let file = edge.filename().to_owned();
-    if !graph.ours {
-        bail!("{file}: only raw images can be taken over from another machine");
-    }
     // A format that cannot change what lies below opens it itself.
     let changes = format.name == "qcow2";
     if !changes && o.map.get("backing").is_some_and(|b| !b.is_null()) {
@@ -235,7 +238,15 @@ fn image(graph: &mut Graph, o: &Options, format: &'static Format) -> Result<Made
     }
     let no_backing = changes || o.map.contains_key("backing");
     let options = OpenOptions { no_backing, keys, ..open_options(graph, o) };
-    let image = block_formats::open_node(edge, &file, Some(format.name), &options)?;
+    let (read_only, name) = (o.read_only, file.clone());
+    let open = move |ours: bool| {
+        // What another process has is looked at only.
+        let sharing = if ours { options.sharing } else { Sharing::Unlocked };
+        let options = OpenOptions { read_only: read_only || !ours, sharing, ..options.clone() };
+        block_formats::open_node(edge.clone(), &name, Some(format.name), &options)
+    };
+    let image = Arc::new(Renewable::new(open, read_only, graph.ours)?);
+    graph.images.push(image.clone());
     if changes && let Some(below) = backing(graph, o, &*image)? {
         image.replace_backing(Some(below))?;
     }

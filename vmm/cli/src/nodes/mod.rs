@@ -5,20 +5,20 @@
 
 mod change;
 mod drivers;
-mod names;
+pub(crate) mod names;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 
 use anyhow::{Context, Result, anyhow, bail};
-use block::{BlockNode, Overlay};
+use block::{BlockError, BlockNode, CacheMode, Overlay};
 use block_filters::{CopyOnRead, Limits, Throttle, ThrottleGroup};
 use block_formats::{BitmapChange, Image, Secrets};
-use block_graph::{Bare, DetectZeroes, DirtyBitmap, Edge, Node};
+use block_graph::{Bare, DetectZeroes, DirtyBitmap, Edge, Node, Renewable};
 use control::config::{Blockdev, Drive, Props};
 use control::nearest;
 use control::vm::MediumInfo;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::handover::Handover;
 
@@ -61,7 +61,7 @@ struct Options {
     map: Map<String, Value>,
     read_only: bool,
     discard: bool,
-    unsafe_cache: bool,
+    cache: CacheMode,
     /// Steps down from what was asked for: a chain of backing files must end.
     depth: u32,
 }
@@ -116,6 +116,8 @@ pub(crate) struct Graph {
     nodes: BTreeMap<String, Entry>,
     links: Vec<Link>,
     files: Vec<Arc<Handover>>,
+    /// Images of formats, each after what it stands on.
+    images: Vec<Arc<Renewable>>,
     temporary: Vec<Temporary>,
     /// Credentials for TLS, by id.
     pub(crate) tls: Vec<(String, block_nbd::TlsClient)>,
@@ -135,6 +137,7 @@ impl Graph {
             nodes: BTreeMap::new(),
             links: Vec::new(),
             files: Vec::new(),
+            images: Vec::new(),
             temporary: Vec::new(),
             tls: Vec::new(),
             secrets: Secrets::default(),
@@ -167,7 +170,9 @@ impl Graph {
             bail!("Duplicate nodes with node-name='{name}'");
         }
         let (node, file) = made.node(name);
-        load_bitmaps(&node)?;
+        if self.ours {
+            load_bitmaps(&node)?;
+        }
         let entry = Entry { node: node.clone(), driver, file, of_drive, implicit: false, options: map };
         self.nodes.insert(name.to_owned(), entry);
         Ok(node)
@@ -210,6 +215,7 @@ impl Graph {
             }
         }
         self.links.retain(|l| l.edge.strong_count() != 0);
+        self.images.retain(|i| Arc::strong_count(i) > 1);
         self.files.retain(|f| Arc::strong_count(f) > 1);
     }
 
@@ -230,7 +236,7 @@ impl Graph {
             map,
             read_only: false,
             discard: true,
-            unsafe_cache: false,
+            cache: CacheMode::default(),
             depth,
         };
         let props = o.props();
@@ -253,10 +259,8 @@ impl Graph {
             Some(Value::Object(cache)) => {
                 let cache: Props = cache.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
                 cache.check_keys("cache", &["direct", "no-flush"])?;
-                if cache.bool("direct")? == Some(true) {
-                    tracing::warn!("{name}: cache.direct=on: the host's page cache is used all the same");
-                }
-                o.unsafe_cache = cache.bool("no-flush")?.unwrap_or(false);
+                o.cache.direct = cache.bool("direct")?.unwrap_or(false);
+                o.cache.no_flush = cache.bool("no-flush")?.unwrap_or(false);
             }
             Some(_) => bail!("{name}: 'cache' expects cache.direct and cache.no-flush"),
         }
@@ -282,8 +286,9 @@ impl Graph {
                 if !o.discard {
                     map.entry("discard").or_insert("ignore".into());
                 }
-                if o.unsafe_cache {
-                    map.entry("cache").or_insert(serde_json::json!({"no-flush": true}));
+                if o.cache != CacheMode::default() {
+                    let CacheMode { direct, no_flush, .. } = o.cache;
+                    map.entry("cache").or_insert(json!({"direct": direct, "no-flush": no_flush}));
                 }
                 let name = match map.get("node-name").and_then(Value::as_str) {
                     Some(name) => name.to_owned(),
@@ -294,7 +299,9 @@ impl Graph {
                 }
                 let (driver, made) = self.make(map.clone(), o.depth + 1)?;
                 let (node, file) = made.node(&name);
-                load_bitmaps(&node)?;
+                if self.ours {
+                    load_bitmaps(&node)?;
+                }
                 let entry = Entry { node, driver, file, of_drive: false, implicit: true, options: map };
                 self.nodes.insert(name.clone(), entry);
                 self.edge(&name, &user, writes)
@@ -393,8 +400,22 @@ impl Graph {
         if let Some(w) = &d.detect_zeroes {
             map.insert("detect-zeroes".into(), w.clone().into());
         }
-        if d.cache.as_deref() == Some("unsafe") {
-            map.insert("cache".into(), serde_json::json!({"no-flush": true}));
+        if let Some(CacheMode { direct, no_flush, .. }) = d.cache.as_deref().and_then(CacheMode::find) {
+            map.insert("cache".into(), json!({"direct": direct, "no-flush": no_flush}));
+        }
+        if let Some(aio) = &d.aio {
+            // A host file takes it, other protocols have none.
+            let is_file =
+                |m: &Map<String, Value>| m.get("driver").is_none_or(|d| d == "file" || d == "host_device");
+            if map.contains_key("filename") && is_file(&map) {
+                map.entry("aio").or_insert(aio.clone().into());
+            } else if let Some(Value::Object(file)) = map.get_mut("file")
+                && is_file(file)
+            {
+                file.entry("aio").or_insert(aio.clone().into());
+            } else {
+                bail!("aio={aio} is for files of the host");
+            }
         }
         let name = name.unwrap_or_else(|| self.unused_name());
         let raw = map.get("driver").and_then(Value::as_str) == Some("raw");
@@ -466,7 +487,13 @@ impl Graph {
     pub(crate) fn medium(&self, name: &str) -> Option<MediumInfo> {
         let n = self.nodes.get(name)?;
         let info = n.node.image().info();
+        let cache = |key: &str| match n.options.get("cache").and_then(|c| c.get(key)) {
+            Some(Value::String(word)) => word == "on" || word == "true",
+            other => other == Some(&Value::Bool(true)),
+        };
         Some(MediumInfo {
+            direct: cache("direct"),
+            no_flush: cache("no-flush"),
             file: n.file.clone(),
             node_name: Some(name.to_owned()),
             format: n.driver.clone(),
@@ -498,14 +525,19 @@ impl Graph {
                 t.id
             )
         });
-        let is_kept = |e: &&Entry| e.driver != "raw" && block_formats::find(&e.driver).is_ok();
-        let kept = self.nodes.values().find(is_kept).map(|e| e.file.clone());
-        temporary.or_else(|| kept.map(|f| format!("{f}: only raw images can be migrated")))
+        let is_folder = |e: &&Entry| e.driver == "vvfat";
+        let folder = self.nodes.values().find(is_folder).map(|e| e.file.clone());
+        temporary.or_else(|| folder.map(|f| format!("{f}: a folder as a disk (vvfat) cannot be migrated")))
     }
 
     /// Gives all images up to another process.
     pub(crate) fn release(&mut self) -> Result<()> {
         self.ours = false;
+        for node in self.nodes.values().map(|e| &e.node).filter(|n| !n.image().info().read_only) {
+            keep_bitmaps(node)?;
+        }
+        // From the top down, as closing an image writes to what it stands on.
+        self.images.iter().rev().try_for_each(|i| i.give())?;
         Ok(self.files.iter().try_for_each(|f| f.release())?)
     }
 
@@ -517,7 +549,16 @@ impl Graph {
                 return Err(e.into());
             }
         }
+        if let Err(e) = self.images.iter().try_for_each(|i| i.take()) {
+            // Nothing was written yet.
+            self.images.iter().rev().for_each(|i| drop(i.give()));
+            self.files.iter().for_each(|f| drop(f.release()));
+            return Err(e.into());
+        }
         self.ours = true;
+        for node in self.nodes.values().map(|e| &e.node) {
+            load_bitmaps(node)?;
+        }
         Ok(())
     }
 }
@@ -528,7 +569,8 @@ fn load_bitmaps(node: &Node) -> Result<()> {
     if image.info().read_only {
         return Ok(());
     }
-    for b in image.bitmaps()?.into_iter().filter(|b| !b.inconsistent) {
+    let there = |name: &str| node.dirty_bitmap(name).is_some();
+    for b in image.bitmaps()?.into_iter().filter(|b| !b.inconsistent && !there(&b.name)) {
         let bitmap = DirtyBitmap::new(&b.name, image.size(), b.granularity, true)?;
         bitmap.restore(&image.bitmap_ranges(&b.name)?);
         bitmap.enable(b.enabled);
@@ -543,6 +585,14 @@ fn close(node: &Node) {
     if image.info().read_only {
         return;
     }
+    if let Err(e) = keep_bitmaps(node).and_then(|()| image.close()) {
+        tracing::error!("{}: {e}", image.filename());
+    }
+}
+
+/// Puts the bitmaps of a node that are to be kept into its image.
+fn keep_bitmaps(node: &Node) -> Result<(), BlockError> {
+    let image = node.image();
     let keep = |b: &DirtyBitmap| {
         if image.bitmaps()?.iter().any(|i| i.name == b.name()) {
             image.change_bitmap(b.name(), &BitmapChange::Disable)?;
@@ -554,10 +604,7 @@ fn close(node: &Node) {
         image.change_bitmap(b.name(), &BitmapChange::Merge(b.ranges(0..b.size())))?;
         if b.enabled() { image.change_bitmap(b.name(), &BitmapChange::Enable) } else { Ok(()) }
     };
-    let kept = node.dirty_bitmaps().iter().filter(|b| b.persistent()).try_for_each(|b| keep(b));
-    if let Err(e) = kept.and_then(|()| image.close()) {
-        tracing::error!("{}: {e}", image.filename());
-    }
+    node.dirty_bitmaps().iter().filter(|b| b.persistent()).try_for_each(|b| keep(b))
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use super::{Graph, drivers};
 const MAX_DEPTH: usize = 32;
 
 /// Puts `a.b.c = value` into nested objects.
-pub(super) fn nest(map: &mut Map<String, Value>, path: &str, value: Value) -> Result<()> {
+pub(crate) fn nest(map: &mut Map<String, Value>, path: &str, value: Value) -> Result<()> {
     let parts: Vec<&str> = path.split('.').collect();
     let (Some((last, outer)), true) = (parts.split_last(), parts.len() <= MAX_DEPTH) else {
         bail!("key '{path}' is nested deeper than {MAX_DEPTH} levels")

@@ -13,7 +13,7 @@ fn medium(m: &MediumInfo) -> Value {
         "file": m.file, "drv": m.format, "ro": m.readonly, "encrypted": m.encrypted, "backing_file_depth": 0,
         "detect_zeroes": if m.detect_zeroes.is_empty() { "off" } else { &m.detect_zeroes }, "write_threshold": 0, "active": true,
         "bps": 0, "bps_rd": 0, "bps_wr": 0, "iops": 0, "iops_rd": 0, "iops_wr": 0,
-        "cache": {"writeback": true, "direct": false, "no-flush": false},
+        "cache": {"writeback": true, "direct": m.direct, "no-flush": m.no_flush},
         "image": {"filename": m.file, "format": m.format, "virtual-size": m.virtual_size},
     });
     if let Some(node) = &m.node_name {

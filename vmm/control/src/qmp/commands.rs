@@ -203,6 +203,7 @@ commands! {
         "auto-finalize" ? Bool, "auto-dismiss" ? Bool
     ) forward!("block-commit");
     "blockdev-create" ("job-id" ! Text, "options" ! Any) forward!("blockdev-create");
+    "x-blockdev-amend" ("job-id" ! Text, "node-name" ! Text, "options" ! Any, "force" ? Bool) forward!("x-blockdev-amend");
     "blockdev-reopen" ("options" ! List) forward!("blockdev-reopen");
     "blockdev-snapshot" ("node" ! Text, "overlay" ! Text) forward!("blockdev-snapshot");
     "blockdev-snapshot-sync" (

@@ -271,6 +271,10 @@ pub struct MediumInfo {
     pub detect_zeroes: String,
     /// It is encrypted.
     pub encrypted: bool,
+    /// Past the host's page cache.
+    pub direct: bool,
+    /// Flushes do nothing.
+    pub no_flush: bool,
 }
 
 /// What a block device has done so far.
