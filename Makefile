@@ -12,7 +12,7 @@ SCRIPTS := resources/scripts
 PROFILE ?= release
 RHEA := $(or $(CARGO_TARGET_DIR),target)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))/rhea
 
-.PHONY: build run test check cross-check bench fuzz boot-tests user-tests golden-bless install clean help deps guests
+.PHONY: build run test check cross-check bench fuzz boot-tests user-tests golden-bless install clean help deps guests block-tests
 
 build: deps ## build the binary (PROFILE=release)
 	cargo build --profile $(PROFILE) --package rhea
@@ -38,6 +38,10 @@ user-tests: build ## the long tests of user mode: Debian's programs of three arc
 	$(SCRIPTS)/deps.sh test
 	$(SCRIPTS)/guests.sh $(GUESTS) suites
 	cargo test --package rhea_tests --features long --test user_suites -- --test-threads=1
+
+block-tests: deps ## the long tests of disk images: models of millions of steps, the power cut everywhere
+	$(SCRIPTS)/deps.sh test
+	cargo test --release --package block_formats --package block_export --features block_formats/long,block_export/long
 
 bench: build guests ## tables of boot cost, start-up, idle and translation speed against QEMU 10
 	$(SCRIPTS)/deps.sh bench pc

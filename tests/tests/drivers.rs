@@ -129,6 +129,71 @@ fn the_standard_vga_has_a_frame_buffer() {
     painted("std", "bochs");
 }
 
+/// Copies the first half of the disk to the second by all vCPUs, each with a queue of its own, and gives a part up.
+const QUEUES: &str = "\
+d=/dev/vda
+n=0; while [ ! -b $d ] && [ $n -lt 300 ]; do sleep 0.1; n=$((n+1)); done
+echo QUEUES $(ls /sys/block/vda/mq | wc -l)
+echo BEFORE $(sha256sum <$d)
+for c in 0 1 2 3; do
+  taskset $((1 << c)) dd if=$d of=$d bs=16k count=128 skip=$((c * 128)) seek=$((c * 128 + 512)) conv=notrunc,fsync 2>/dev/null &
+done
+wait
+blkdiscard -o 1048576 -l 1048576 $d && echo DISCARDED
+sync
+echo 3 >/proc/sys/vm/drop_caches
+echo AFTER $(sha256sum <$d)
+";
+
+/// What `rhea` says to some words.
+fn rhea(words: &[&str]) -> String {
+    let out = Command::new(boot::rhea()).args(words).output().expect("the binary starts");
+    assert!(out.status.success(), "{words:?}: {}", String::from_utf8_lossy(&out.stderr));
+    String::from_utf8_lossy(&out.stdout).into_owned()
+}
+
+#[test]
+fn a_qcow2_disk_with_a_queue_for_each_vcpu() {
+    const HALF: usize = 8 << 20;
+    if !boot::has_board("x86_64", "q35") {
+        return;
+    }
+    let scratch = Scratch::new("disk-queues");
+    let Some((kernel, initrd)) = guest(&scratch, &["virtio_blk"], QUEUES) else { return };
+    let path = |name: &str| scratch.path(name).display().to_string();
+    let (raw, image, out) = (path("raw"), path("image"), path("out"));
+    let half: Vec<u8> = (0..HALF as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8 | 1).collect();
+    let mut model = half.clone();
+    model.resize(2 * HALF, 0);
+    std::fs::write(&raw, &model).expect("a file in the folder");
+    rhea(&["img", "convert", "-f", "raw", "-O", "qcow2", &raw, &image]);
+    let sum = |data: &[u8]| {
+        std::fs::write(&raw, data).expect("a file in the folder");
+        let sum = Command::new("sha256sum").arg(&raw).output().expect("sha256sum is installed");
+        String::from_utf8_lossy(&sum.stdout).split(' ').next().unwrap_or_default().to_owned()
+    };
+    let before = sum(&model);
+    model[HALF..].copy_from_slice(&half);
+    model[1 << 20..2 << 20].fill(0);
+    let after = sum(&model);
+    let node = format!(
+        "driver=qcow2,node-name=d,discard=unmap,cache.direct=on,file.driver=file,file.aio=io_uring,file.filename={image}"
+    );
+    let device = r#"{"driver":"virtio-blk-pci","drive":"d","num-queues":4,"iothread-vq-mapping":[{"iothread":"a"},{"iothread":"b"}]}"#;
+    let options = ["-smp", "4", "-object", "iothread,id=a", "-object", "iothread,id=b", "-blockdev", &node];
+    let mut guest = start("q35", &kernel, &initrd, &[&options[..], &["-device", device]].concat());
+    for line in ["QUEUES 4", &format!("BEFORE {before}"), "DISCARDED", &format!("AFTER {after}")] {
+        guest.console.expect(line, STEP).unwrap_or_else(|e| panic!("{e}"));
+    }
+    powers_off(&mut guest).expect("it ends");
+    assert!(rhea(&["img", "check", &image]).contains("No errors"));
+    rhea(&["img", "convert", "-f", "qcow2", "-O", "raw", &image, &out]);
+    assert!(std::fs::read(&out).expect("the file") == model);
+    let map: Value = serde_json::from_str(&rhea(&["img", "map", "--output=json", &image])).expect("JSON");
+    let given_up = |e: &Value| e["start"].as_u64() <= Some(1 << 20) && e["data"] == json!(false);
+    assert!(map.as_array().expect("a list").iter().any(given_up), "{map}");
+}
+
 /// Says what disks and cards there are whenever that changes.
 const WATCH: &str = "\
 last=; n=0

@@ -185,6 +185,95 @@ fn a_machine_waits_in_a_file() {
     assert!(said.contains("ends too early") && said.trim_end().lines().count() == 1, "{said}");
 }
 
+/// What a tool of Rhea's says.
+#[track_caller]
+fn tool(words: &[&str]) -> String {
+    let out = std::process::Command::new(boot::rhea()).args(words).output().unwrap();
+    let text = String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr);
+    assert!(out.status.success() && !text.contains("failed"), "{words:?}: {text}");
+    text
+}
+
+impl Machine {
+    /// Does requests of `rhea io` on node `d` through an export.
+    #[track_caller]
+    fn io(&mut self, scratch: &Scratch, commands: &[&str]) {
+        let socket = scratch.path("nbd").display().to_string();
+        let add = json!({"type": "nbd", "id": "e", "node-name": "d", "writable": true});
+        self.qmp
+            .execute("nbd-server-start", json!({"addr": {"type": "unix", "data": {"path": socket}}}))
+            .unwrap();
+        self.qmp.execute("block-export-add", add).unwrap();
+        let uri = format!("nbd+unix:///d?socket={socket}");
+        let mut words = vec!["io", "-f", "raw", &uri];
+        commands.iter().for_each(|c| words.extend(["-c", c]));
+        tool(&words);
+        self.qmp.execute("nbd-server-stop", json!(null)).unwrap();
+    }
+}
+
+#[test]
+fn qcow2_disks_change_hands() {
+    if !boot::has_board("riscv64", "virt") {
+        return;
+    }
+    let scratch = Scratch::new("migrate-qcow2");
+    let (base, top, other) = (scratch.path("base"), scratch.path("top"), scratch.path("other"));
+    let names = [&base, &top, &other].map(|p| p.display().to_string());
+    tool(&["img", "create", "-q", "-f", "qcow2", &names[0], "8M"]);
+    tool(&["io", "-f", "qcow2", "-c", "write -P 1 0 8M", &names[0]]);
+    tool(&["img", "create", "-q", "-f", "qcow2", "-b", &names[0], "-F", "qcow2", &names[1]]);
+    tool(&["img", "create", "-q", "-f", "qcow2", &names[2], "8M"]);
+    let disk = format!("qcow2,node-name=d,file.driver=file,file.filename={}", names[1]);
+    let used = format!("qcow2,node-name=u,file.driver=file,file.filename={}", names[2]);
+    let extra = ["-blockdev", &disk, "-blockdev", &used, "-device", "virtio-blk-device,drive=u"];
+    let way = format!("unix:{}", scratch.path("way").display());
+    let mut source = Machine::start(&scratch, "a", &extra);
+    let add = json!({"node": "d", "name": "b", "persistent": true});
+    source.qmp.execute("block-dirty-bitmap-add", add).unwrap();
+    let mut target = Machine::start(&scratch, "b", &[&extra[..], &["-incoming", "defer"]].concat());
+    // All of this the target cannot know from what it has seen of the image.
+    source.io(&scratch, &["write -P 2 64k 1M", "write -P 3 5M 100k"]);
+    let add = json!({"type": "nbd", "id": "e", "node-name": "d"});
+    let socket = scratch.path("nbd").display().to_string();
+    source
+        .qmp
+        .execute("nbd-server-start", json!({"addr": {"type": "unix", "data": {"path": socket}}}))
+        .unwrap();
+    source.qmp.execute("block-export-add", add).unwrap();
+    let e = source.qmp.execute("migrate", json!({ "uri": way })).unwrap_err();
+    assert!(e.contains("block export 'e' gives a disk to others"), "{e}");
+    source.qmp.execute("nbd-server-stop", json!(null)).unwrap();
+    target.qmp.execute("migrate-incoming", json!({ "uri": way })).unwrap();
+    source.migrate(&way);
+    let info = source.end();
+    assert_eq!(info["status"], "completed", "{info}");
+    target.counts();
+    let bitmaps = target.qmp.execute("query-dirty-bitmaps", json!({"node": "d"})).unwrap();
+    assert_eq!((&bitmaps[0]["name"], &bitmaps[0]["count"]), (&json!("b"), &json!(19 * 65536)), "{bitmaps}");
+    target.io(&scratch, &["read -P 2 64k 1M", "read -P 3 5M 100k", "read -P 1 2M 1M", "write -P 4 7M 64k"]);
+    // Away and back again: what it was known by here is not what it is now.
+    let e = source.qmp.execute("cont", json!(null)).unwrap_err();
+    assert!(e.contains("in use by another process"), "{e}");
+    target.quit();
+    source.qmp.execute("cont", json!(null)).unwrap();
+    source.counts();
+    source.io(&scratch, &["read -P 4 7M 64k", "read -P 2 64k 1M", "write -P 5 0 64k"]);
+    // To a file, as programs that save a machine do.
+    let file = scratch.path("file");
+    source.migrate(&format!("exec:cat > {}", file.display()));
+    assert_eq!(source.end()["status"], "completed");
+    source.quit();
+    let uri = format!("file:{}", file.display());
+    let mut back = Machine::start(&scratch, "c", &[&extra[..], &["-incoming", &uri]].concat());
+    back.end();
+    back.counts();
+    back.io(&scratch, &["read -P 5 0 64k", "read -P 4 7M 64k"]);
+    back.quit();
+    assert!(tool(&["img", "check", &names[1]]).contains("No errors"));
+    tool(&["io", "-r", "-f", "qcow2", "-c", "read -P 5 0 64k", "-c", "read -P 3 5M 100k", &names[1]]);
+}
+
 impl Machine {
     /// Starts one that ends by itself.
     fn start_quietly(scratch: &Scratch, uri: &str) -> (Option<i32>, String) {
