@@ -109,6 +109,57 @@ fn fuse(it: &mut Controlled, scratch: &Scratch) {
     assert_eq!(std::fs::read(&path).unwrap(), b"covered");
 }
 
+/// A boot sector that writes itself to the second sector, says on the serial port how that went (`K` or `E`), and ends QEMU.
+const BOOT: &[u8] = &[
+    0x31, 0xc0, 0x8e, 0xd8, 0x8e, 0xc0, // segments
+    0xb8, 0x01, 0x03, 0xb9, 0x02, 0x00, 0xb6, 0x00, 0xbb, 0x00, 0x7c, 0xcd, 0x13, // write one sector
+    0xb0, b'K', 0x73, 0x02, 0xb0, b'E', 0xba, 0xf8, 0x03, 0xee, // say
+    0xba, 0xf4, 0x00, 0xb0, 0x10, 0xee, 0xf4, 0xeb, 0xfd, // end
+];
+
+#[test]
+fn qemu_boots_from_our_vhost_user_disk() {
+    if Command::new("qemu-system-x86_64").arg("--version").output().is_err() {
+        println!("SKIPPED: qemu-system-x86_64 is not installed");
+        return;
+    }
+    let scratch = Scratch::new("vhost-user-blk");
+    let path = |name: &str| scratch.path(name).display().to_string();
+    let (raw, disk, blk, serial) = (path("raw"), path("disk"), path("blk"), path("serial"));
+    let mut sector = BOOT.to_vec();
+    sector.resize(510, 0);
+    sector.extend([0x55, 0xaa]);
+    let mut data = sector.clone();
+    data.resize(8 << 20, 0);
+    std::fs::write(&raw, &data).unwrap();
+    tool(&["img", "convert", "-f", "raw", "-O", "qcow2", &raw, &disk]);
+    let mut process = daemon(&[
+        "--blockdev",
+        &format!("driver=qcow2,node-name=q,file.driver=file,file.filename={disk}"),
+        "--export",
+        &format!("vhost-user-blk,id=v,node-name=q,writable=on,num-queues=2,addr.type=unix,addr.path={blk}"),
+    ])
+    .spawn()
+    .unwrap();
+    appears(&scratch.path("blk"));
+    let status = Command::new("timeout")
+        .args(["120", "qemu-system-x86_64", "-M", "q35", "-m", "64M", "-nodefaults", "-display", "none"])
+        .args(["-object", "memory-backend-memfd,id=mem,size=64M,share=on", "-numa", "node,memdev=mem"])
+        .args(["-chardev", &format!("socket,id=c,path={blk}"), "-serial", &format!("file:{serial}")])
+        .args(["-device", "vhost-user-blk-pci,chardev=c,num-queues=2,bootindex=0"])
+        .args(["-device", "isa-debug-exit,iobase=0xf4,iosize=4"])
+        .status()
+        .unwrap();
+    let said = std::fs::read_to_string(&serial).unwrap_or_default();
+    let _ = Command::new("kill").arg(process.id().to_string()).status();
+    assert!(process.wait().unwrap().success());
+    assert_eq!((said.as_str(), status.code()), ("K", Some(0x21)));
+    assert!(tool(&["img", "check", &disk]).contains("No errors"));
+    tool(&["img", "convert", "-f", "qcow2", "-O", "raw", &disk, &raw]);
+    data[512..1024].copy_from_slice(&sector);
+    assert!(std::fs::read(&raw).unwrap() == data);
+}
+
 #[test]
 fn what_a_daemon_is_given_wrong_is_named() {
     for (words, text) in [

@@ -95,6 +95,12 @@ pub(crate) trait Layout: Send + fmt::Debug {
         Ok(false)
     }
 
+    /// Puts in order what taking blocks out of the tables has left.
+    fn settle(&mut self, file: &dyn BlockNode) -> Result<(), BlockError> {
+        let _ = file;
+        Ok(())
+    }
+
     /// Changes the size of the disk.
     fn resize(&mut self, file: &dyn BlockNode, size: u64) -> Result<(), BlockError> {
         let _ = (file, size);
@@ -636,6 +642,9 @@ impl<L: Layout> Image for Mapped<L> {
         for pair in places.windows(2).filter(|p| p[0].0 + self.unit > p[1].0) {
             let what = format!("blocks {} and {} overlap at {:#x}", pair[0].1, pair[1].1, pair[1].0);
             report.found(what, repair == Repair::All && self.split(&mut layout, pair[1])?);
+        }
+        if report.corruptions_fixed > 0 {
+            layout.settle(&*self.file)?;
         }
         report.image_end_offset = places.last().map_or(0, |p| p.0 + self.unit);
         Ok(report)

@@ -1,6 +1,6 @@
 //! VDI (VirtualBox; its source, `VDICore.h`): a header, a table of 32-bit block numbers, blocks of 1 MiB.
 
-use std::io::IoSlice;
+use std::io::{IoSlice, IoSliceMut};
 use std::sync::Arc;
 
 use block::{BlockError, BlockNode};
@@ -142,6 +142,32 @@ impl Layout for Vdi {
     fn unlink(&mut self, file: &dyn BlockNode, block: u64) -> Result<bool, BlockError> {
         self.set(file, block, NOWHERE)?;
         Ok(true)
+    }
+
+    /// Blocks lie one after the other, as many as the header counts: the last ones go where none is.
+    fn settle(&mut self, file: &dyn BlockNode) -> Result<(), BlockError> {
+        let of = |(block, n): (usize, &u32)| (*n < ZERO).then_some((*n, block as u64));
+        let mut used: Vec<(u32, u64)> = self.map.iter().enumerate().filter_map(of).collect();
+        used.sort_unstable();
+        let count = used.len() as u32;
+        let taken = |n: &u32| used.binary_search_by_key(n, |(place, _)| *place).is_ok();
+        let free: Vec<u32> = (0..count).filter(|n| !taken(n)).collect();
+        let place = |n: u32| self.data_offset + u64::from(n) * BLOCK;
+        let mut data = vec![0; BLOCK as usize];
+        let last = used.iter().rev().take_while(|(n, _)| *n >= count);
+        let moves: Vec<(u32, u64, u32)> =
+            last.zip(free).map(|((from, block), to)| (*from, *block, to)).collect();
+        for (from, _, to) in &moves {
+            file.read(place(*from), &mut [IoSliceMut::new(&mut data)])?;
+            file.write(place(*to), &[IoSlice::new(&data)], false)?;
+        }
+        file.flush()?;
+        for (_, block, to) in moves {
+            self.set(file, block, to)?;
+        }
+        self.allocated = count;
+        file.write(0x184, &[IoSlice::new(&count.to_le_bytes())], false)?;
+        file.flush()
     }
 
     fn checks(&self) -> bool {

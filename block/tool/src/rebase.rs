@@ -9,7 +9,7 @@ use block_formats::{BackingName, Image, OpenOptions, resolve};
 use crate::Outcome;
 use crate::args::{Args, Opt, o};
 use crate::error::{ToolError, usage};
-use crate::open::{self, CACHE, FORMAT, IMAGE_OPTS, OBJECT, PROGRESS, QUIET, SHARE, SRC_CACHE};
+use crate::open::{self, CACHE, FORMAT, IMAGE_OPTS, OBJECT, PROGRESS, QUIET, SHARE};
 use crate::progress::Progress;
 
 const OPTIONS: &[Opt] = &[
@@ -19,7 +19,7 @@ const OPTIONS: &[Opt] = &[
     IMAGE_OPTS,
     OBJECT,
     CACHE,
-    SRC_CACHE,
+    o('T', "backing-cache", "CACHE", "Cache mode of the new backing file"),
     SHARE,
     o('b', "backing", "FILE", "The new backing file, or \"\" for none"),
     o('F', "backing-format", "FMT", "Format of that"),
@@ -38,7 +38,7 @@ pub(crate) fn run(args: &[String]) -> Outcome {
     let new_name = args.get("backing").filter(|b| !b.is_empty());
     let mut options = open::options(&args, false)?;
     options.no_backing = unsafely;
-    let source_cache = open::cache(args.get("source-cache"))?;
+    let source_cache = open::cache(args.get("backing-cache"))?;
     let image = open::image(&args, name, &options)?;
     let new = new_name
         .map(|file| BackingName { file: file.into(), format: args.get("backing-format").map(str::to_owned) });

@@ -21,8 +21,10 @@ const HEADER: usize = 24;
 const FEATURE: usize = 24;
 const FIXED: usize = 32;
 /// Most bitmaps, and most bytes of all bits.
-const MOST: usize = 256;
-const MAX_BITS: u64 = 512 << 20;
+const MOST: usize = 64;
+const MAX_BITS: u64 = 8 << 20;
+/// Most bytes of the cluster that has the extension.
+const MAX_CLUSTER: u64 = 64 << 20;
 
 /// A dirty bitmap.
 #[derive(Debug)]
@@ -56,6 +58,11 @@ pub(super) fn read(
     path: &str,
 ) -> Result<Vec<Bitmap>, BlockError> {
     let bad = |what: String| BlockError::Format { path: path.into(), what };
+    if cluster > MAX_CLUSTER {
+        return Err(bad(format!(
+            "parallels format extension of {cluster} bytes, expected at most {MAX_CLUSTER}"
+        )));
+    }
     if at.checked_add(cluster).is_none_or(|end| end > file.size()) {
         return Err(bad(format!("parallels format extension at {at:#x} ends beyond the end of the file")));
     }
@@ -70,7 +77,7 @@ pub(super) fn read(
     if raw[8..HEADER] != md5(&raw[HEADER..]) {
         return Err(bad("parallels format extension with a wrong checksum".into()));
     }
-    let mut out = Vec::new();
+    let (mut out, mut left) = (Vec::new(), MAX_BITS);
     let mut rest = &raw[HEADER..];
     while rest.len() >= FEATURE && le64(rest, 0) != 0 {
         let (magic, flags, len) = (le64(rest, 0), le64(rest, 8), le32(rest, 16) as usize);
@@ -78,7 +85,7 @@ pub(super) fn read(
             return Err(bad(format!("parallels extension feature of {len} bytes is not within its cluster")));
         };
         match magic {
-            BITMAP if out.len() < MOST => out.push(bitmap(file, data, cluster, size, path)?),
+            BITMAP if out.len() < MOST => out.push(bitmap(file, data, (cluster, size), &mut left, path)?),
             BITMAP => return Err(bad(format!("parallels: more than {MOST} bitmaps"))),
             _ if flags & NECESSARY != 0 => {
                 return Err(bad(format!("parallels: the unknown feature {magic:#x} is required")));
@@ -93,8 +100,8 @@ pub(super) fn read(
 fn bitmap(
     file: &dyn BlockNode,
     data: &[u8],
-    cluster: u64,
-    size: u64,
+    (cluster, size): (u64, u64),
+    left: &mut u64,
     path: &str,
 ) -> Result<Bitmap, BlockError> {
     let bad = |what: String| Err(BlockError::Format { path: path.into(), what });
@@ -121,7 +128,6 @@ fn bitmap(
         _ => ranges.push(range),
     };
     let mut bits = Vec::new();
-    let mut taken = 0;
     for (i, entry) in table.chunks_exact(8).take(expected as usize).map(|e| le64(e, 0)).enumerate() {
         let start = i as u64 * covers;
         match entry {
@@ -129,10 +135,11 @@ fn bitmap(
             1 => add(start..(start + covers).min(size)),
             _ => {
                 let at = entry.saturating_mul(SECTOR);
-                taken += cluster;
-                if at.checked_add(cluster).is_none_or(|end| end > file.size()) || taken > MAX_BITS {
+                let room = left.checked_sub(cluster);
+                if at.checked_add(cluster).is_none_or(|end| end > file.size()) || room.is_none() {
                     return bad(format!("parallels bitmap data at {at:#x} is not in the file, or too long"));
                 }
+                *left = room.unwrap_or(0);
                 bits.resize(cluster as usize, 0);
                 file.read(at, &mut [IoSliceMut::new(&mut bits)])?;
                 let in_use = (size - start).min(covers).div_ceil(granularity);

@@ -13,6 +13,7 @@ use zstd::stream::raw::{Decoder, InBuffer, Operation, OutBuffer};
 
 use super::header::Compression;
 use super::l2::{COMPRESSED, Entry};
+use super::noise::is_noise;
 use super::{Qcow2, bitmap};
 
 /// Window of the deflate streams, as a shift: what every reader of this format is ready for.
@@ -127,6 +128,10 @@ impl Compressors {
 
     /// Compresses a cluster; `None` if it does not get smaller.
     fn compress(&self, data: &[u8]) -> Result<Option<Vec<u8>>, BlockError> {
+        // Deflate takes as long to find out as it does for words; zstd notices by itself.
+        if self.kind == Compression::Zlib && is_noise(data) {
+            return Ok(None);
+        }
         let state = self.pack.lock().pop();
         let mut state =
             state.unwrap_or_else(|| Pack { zlib: None, zstd: None, output: vec![0; self.cluster] });

@@ -23,6 +23,7 @@ mod crypt;
 mod header;
 mod image;
 mod l2;
+mod noise;
 mod open;
 mod read;
 mod refcount;

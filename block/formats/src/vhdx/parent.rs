@@ -150,7 +150,10 @@ impl Vhdx {
         let chunk = block / self.chunk;
         let entry = self.table.get(((chunk + 1) * (self.chunk + 1) - 1) as usize).copied().unwrap_or(0);
         let bitmap = entry >> 20 << 20;
-        if entry & 7 != state::PRESENT || bitmap < BITMAP || bitmap + BITMAP > file.size() {
+        if entry & 7 != state::PRESENT
+            || bitmap < BITMAP
+            || bitmap.checked_add(BITMAP).is_none_or(|end| end > file.size())
+        {
             return Err(failed(format!("vhdx block {block} is partly present, and its bitmap is not there")));
         }
         let own = self.table.get(self.index(block) as usize).copied().unwrap_or(0) >> 20 << 20;

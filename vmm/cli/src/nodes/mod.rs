@@ -202,6 +202,8 @@ impl Graph {
     /// Drops nodes that were described within others which are gone.
     pub(crate) fn collect(&mut self) {
         loop {
+            // They hold what they stand on.
+            self.images.retain(|i| Arc::strong_count(i) > 1);
             let unused = |e: &Entry| e.implicit && e.node.edges().is_empty();
             let gone: Vec<String> =
                 self.nodes.iter().filter(|(_, e)| unused(e)).map(|(n, _)| n.clone()).collect();
@@ -215,7 +217,6 @@ impl Graph {
             }
         }
         self.links.retain(|l| l.edge.strong_count() != 0);
-        self.images.retain(|i| Arc::strong_count(i) > 1);
         self.files.retain(|f| Arc::strong_count(f) > 1);
     }
 
