@@ -249,8 +249,10 @@ fn qcow2_disks_change_hands() {
     let info = source.end();
     assert_eq!(info["status"], "completed", "{info}");
     target.counts();
-    let bitmaps = target.qmp.execute("query-dirty-bitmaps", json!({"node": "d"})).unwrap();
-    assert_eq!((&bitmaps[0]["name"], &bitmaps[0]["count"]), (&json!("b"), &json!(19 * 65536)), "{bitmaps}");
+    let nodes = target.qmp.execute("query-named-block-nodes", json!(null)).unwrap();
+    let node = nodes.as_array().unwrap().iter().find(|n| n["node-name"] == "d").unwrap();
+    let bitmap = &node["dirty-bitmaps"][0];
+    assert_eq!((&bitmap["name"], &bitmap["count"]), (&json!("b"), &json!(18 * 65536)), "{node}");
     target.io(&scratch, &["read -P 2 64k 1M", "read -P 3 5M 100k", "read -P 1 2M 1M", "write -P 4 7M 64k"]);
     // Away and back again: what it was known by here is not what it is now.
     let e = source.qmp.execute("cont", json!(null)).unwrap_err();

@@ -176,6 +176,7 @@ impl FileNode {
     }
 
     /// Held while something is changed other than by [`Direct::write`].
+    #[cfg(target_os = "linux")]
     fn shared(&self) -> Option<parking_lot::RwLockReadGuard<'_, ()>> {
         self.direct.as_ref().map(|d| d.order.read())
     }

@@ -245,7 +245,9 @@ commands! {
     "nbd-server-stop" () forward!("nbd-server-stop");
     "block-export-add" (
         "type" ! Text, "id" ! Text, "node-name" ! Text, "writable" ? Bool, "writethrough" ? Bool, "name" ? Text,
-        "description" ? Text, "bitmaps" ? List, "allocation-depth" ? Bool
+        "description" ? Text, "bitmaps" ? List, "allocation-depth" ? Bool, "mountpoint" ? Text, "growable" ? Bool,
+        "allow-other" ? Text, "addr" ? Any, "logical-block-size" ? Number, "num-queues" ? Number,
+        "iothread" ? Any, "fixed-iothread" ? Bool
     ) forward!("block-export-add");
     "block-export-del" ("id" ! Text, "mode" ? Text) forward!("block-export-del");
     "query-memdev" () |c, _| Ok(c.vm.memdevs().into_iter().map(|m| json!({
