@@ -293,10 +293,11 @@ impl BlockNode for FileNode {
     }
 
     fn read(&self, offset: u64, bufs: &mut [IoSliceMut<'_>]) -> Result<(), BlockError> {
-        Ok(match &self.direct {
+        match &self.direct {
             None => transfer::read_vectored(&self.file, self.aio, bufs, offset)?,
             Some(direct) => direct.read(&self.file, self.aio, bufs, offset)?,
-        })
+        }
+        Ok(())
     }
 
     fn write(&self, offset: u64, bufs: &[IoSlice<'_>], fua: bool) -> Result<(), BlockError> {

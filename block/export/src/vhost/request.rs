@@ -163,7 +163,7 @@ fn one(
 /// The bytes that sectors are, if the disk has them.
 fn range(target: &Target<'_>, sector: u64, len: u64) -> Result<u64, BlockError> {
     let size = target.node.size();
-    let offset = sector.checked_mul(SECTOR).unwrap_or(u64::MAX);
+    let offset = sector.saturating_mul(SECTOR);
     match offset.checked_add(len) {
         Some(end) if end <= size => Ok(offset),
         _ => Err(BlockError::OutOfRange { offset, len, size }),
