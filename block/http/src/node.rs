@@ -392,6 +392,7 @@ mod tests {
                 "30",
             ])
             .args(["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"])
+            .args(["-addext", "basicConstraints=critical,CA:FALSE"])
             .args([std::ffi::OsStr::new("-keyout"), key.as_ref(), "-out".as_ref(), cert.as_ref()])
             .output();
         match made {
@@ -415,13 +416,15 @@ mod tests {
             .with_no_client_auth()
             .with_single_cert(vec![cert], key)
             .unwrap();
-        let config = Arc::new(config);
+        let (config, data) = (Arc::new(config), Arc::new(data));
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         std::thread::spawn(move || {
             for client in listener.incoming() {
                 let tls = rustls::ServerConnection::new(config.clone()).unwrap();
-                answer(rustls::StreamOwned::new(tls, client.unwrap()), &data, &|_, head| head);
+                let (stream, data) = (rustls::StreamOwned::new(tls, client.unwrap()), data.clone());
+                // A connection that is kept does not hold up the next.
+                std::thread::spawn(move || answer(stream, &data, &|_, head| head));
             }
         });
         port
