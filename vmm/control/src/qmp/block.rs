@@ -72,7 +72,18 @@ pub(super) fn query_stats(c: &Control, _: &Arguments) -> Answer {
 }
 
 pub(super) fn query_nodes(c: &Control, _: &Arguments) -> Answer {
-    Ok(c.vm.block_nodes().iter().map(medium).collect())
+    let node = |m: &MediumInfo| {
+        let mut v = medium(m);
+        let name = m.node_name.iter().map(|n| ("node".to_owned(), Value::from(n.as_str()))).collect();
+        // Filters and protocols have none, and some machines no block layer.
+        if let Ok(Value::Array(bitmaps)) = c.vm.block_command("query-dirty-bitmaps", &name)
+            && !bitmaps.is_empty()
+        {
+            v["dirty-bitmaps"] = bitmaps.into();
+        }
+        v
+    };
+    Ok(c.vm.block_nodes().iter().map(node).collect())
 }
 
 pub(super) fn query_iothreads(c: &Control, _: &Arguments) -> Answer {
