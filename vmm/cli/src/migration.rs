@@ -53,7 +53,6 @@ impl Migration {
     }
 
     /// Whether the machine is on its way, here or from here.
-    #[cfg_attr(not(unix), expect(dead_code, reason = "devices come and go on Unix hosts"))]
     pub(crate) fn is_active(&self) -> bool {
         matches!(self.state.lock().status, Some("setup" | "active" | "cancelling"))
     }

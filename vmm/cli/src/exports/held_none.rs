@@ -8,7 +8,6 @@ use serde_json::{Map, Value};
 pub(super) const TYPES: &[&str] = &[];
 
 /// What keeps an export up: there is none.
-#[expect(dead_code, reason = "this host has no such exports")]
 pub(super) struct Held(());
 
 impl Held {

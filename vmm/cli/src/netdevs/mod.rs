@@ -193,6 +193,7 @@ impl Nets {
     }
 
     /// The address of a card to which none is given: the first that no other card has, as on QEMU.
+    #[cfg_attr(not(unix), expect(dead_code, reason = "cards have back ends on Unix hosts alone"))]
     pub(crate) fn mac(&mut self, card: &str, given: Option<&str>) -> Option<String> {
         let free = |mac: &MacAddr| !self.macs.values().any(|other| other == mac);
         let mac = match given {
