@@ -5,22 +5,46 @@ use iced_x86::{Mnemonic, OpKind};
 use tcg_ir::{Lane, Op, Type, Value, VecFn};
 
 use super::{
-    super::{Translator, operand::int},
+    super::{Translator, names::ByName, operand::int},
     int_lane, log2,
 };
 
-/// VPMOVZX and VPMOVSX, or VPMOV to narrower lanes, from the manual's name: bytes of the source's and the destination's lanes.
-fn sizes(name: &str) -> Option<(usize, usize)> {
-    let size = |c: u8| match c {
-        b'b' => Some(1),
-        b'w' => Some(2),
-        b'd' => Some(4),
-        b'q' => Some(8),
-        _ => None,
-    };
-    let [.., from, to] = name.as_bytes() else { return None };
-    Some((size(*from)?, size(*to)?))
+/// A change of the lanes' size, in bytes.
+#[derive(Debug, Clone, Copy)]
+enum Resize {
+    /// VPMOVZX and VPMOVSX.
+    Wider { from: usize, to: usize, signed: bool },
+    /// VPMOV; `how`: 0 cuts, 1 and 2 saturate with and without a sign.
+    Narrower { from: usize, to: usize, how: u64 },
 }
+
+impl Resize {
+    /// From the manual's name: its last letters are the lanes of the source and of the destination.
+    fn named(name: &str) -> Option<Self> {
+        let rest = name.strip_prefix("vpmov")?;
+        let size = |c: u8| match c {
+            b'b' => Some(1),
+            b'w' => Some(2),
+            b'd' => Some(4),
+            b'q' => Some(8),
+            _ => None,
+        };
+        let [.., from, to] = name.as_bytes() else { return None };
+        let (from, to) = (size(*from)?, size(*to)?);
+        if from < to && (rest.starts_with("zx") || rest.starts_with("sx")) {
+            return Some(Self::Wider { from, to, signed: rest.starts_with('s') });
+        }
+        let how = match rest.len() {
+            2 => 0,
+            3 if rest.starts_with('s') => 1,
+            4 if rest.starts_with("us") => 2,
+            _ => return None,
+        };
+        (from > to).then_some(Self::Narrower { from, to, how })
+    }
+}
+
+static RESIZES: ByName<Option<Resize>> = ByName::new(Resize::named);
 
 impl Translator<'_, '_> {
     /// Instructions of this family.
@@ -135,23 +159,11 @@ impl Translator<'_, '_> {
     }
 
     fn evex_resize(&mut self, m: Mnemonic) -> bool {
-        let name = format!("{m:?}").to_lowercase();
-        let Some(rest) = name.strip_prefix("vpmov") else { return false };
-        let Some((from, to)) = sizes(&name) else { return false };
-        if from < to && (rest.starts_with("zx") || rest.starts_with("sx")) {
-            self.widen_lanes(from, to, rest.starts_with('s'));
-            return true;
+        match RESIZES.get(m) {
+            Some(Resize::Wider { from, to, signed }) => self.widen_lanes(from, to, signed),
+            Some(Resize::Narrower { from, to, how }) => self.narrow_lanes(from, to, how),
+            None => return false,
         }
-        let how = match rest.len() {
-            2 => 0,
-            3 if rest.starts_with('s') => 1,
-            4 if rest.starts_with("us") => 2,
-            _ => return false,
-        };
-        if from <= to {
-            return false;
-        }
-        self.narrow_lanes(from, to, how);
         true
     }
 
