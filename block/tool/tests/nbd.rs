@@ -2,17 +2,13 @@
 #![cfg(unix)]
 #![expect(clippy::unwrap_used, reason = "a panic in a test is its report")]
 
+mod common;
+
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-/// The example binary, which cargo builds beside the tests.
-fn tool() -> PathBuf {
-    let mut path = std::env::current_exe().unwrap();
-    path.pop();
-    path.pop();
-    path.join("examples").join("img")
-}
+use common::tool;
 
 fn have(program: &str) -> bool {
     let there = Command::new(program).arg("--version").output().is_ok();

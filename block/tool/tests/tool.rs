@@ -1,16 +1,12 @@
 //! The tool beside qemu-img: the same commands, output held against QEMU's where both print the same.
 #![expect(clippy::unwrap_used, reason = "a panic in a test is its report")]
 
+mod common;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-/// The example binary, which cargo builds beside the tests.
-fn tool() -> PathBuf {
-    let mut path = std::env::current_exe().unwrap();
-    path.pop();
-    path.pop();
-    path.join("examples").join("img")
-}
+use common::tool;
 
 struct Bench {
     dir: tempfile::TempDir,

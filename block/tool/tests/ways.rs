@@ -1,18 +1,13 @@
 //! How the tool's images reach the host (`-t`, `-T`, `-i`, `-n`, keys of names), and `qemu-io`'s commands that open and close.
 #![expect(clippy::unwrap_used, reason = "a panic in a test is its report")]
 
+mod common;
+
 use std::io::Write as _;
-use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// The example binary, which cargo builds beside the tests.
-fn tool() -> PathBuf {
-    let mut path = std::env::current_exe().unwrap();
-    path.pop();
-    path.pop();
-    path.join("examples").join("img")
-}
+use common::tool;
 
 struct Bench {
     dir: tempfile::TempDir,
