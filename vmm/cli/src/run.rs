@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail};
 use control::VmConfig;
 use control::chardev::{Keys, PortKind};
 use control::config::{ChardevKind, OnPanic, OnReboot, OnShutdown, OnWatchdog, TERMINAL};
+use control::gdb::DebugStop;
 use control::monitor::Control;
 use control::vm::{Event, RunState, Vm};
 use device::SystemRequest;
@@ -202,11 +203,11 @@ fn main_loop(config: &VmConfig, vm: &Arc<RheaVm>, rx: &mpsc::Receiver<Request>) 
         };
         let done = match event {
             MachineEvent::Request(r) => system_request(config, vm, r)?,
-            MachineEvent::Exit { cpu, exit } => match exit {
+            MachineEvent::Exit { cpu, exit, run } => match exit {
                 Exit::Reset => system_request(config, vm, SystemRequest::Reset)?,
                 Exit::Shutdown => system_request(config, vm, SystemRequest::Shutdown { code: None })?,
                 Exit::Debug(e) => {
-                    vm.debug_stop(cpu, e);
+                    vm.debug_stop(DebugStop { cpu, event: e, run });
                     None
                 }
                 Exit::Fatal(e) => {

@@ -5,10 +5,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak, mpsc};
 use std::time::Duration;
 
+use accel::DebugConfig;
 use accel::arch::{CpuState, GuestArch};
-use accel::{DebugConfig, DebugEvent};
 use control::config::{Blockdev, Chardev, DeviceConfig, Netdev, ObjectConfig, OnWatchdog};
-use control::gdb::{DebugTarget, StopListener};
+use control::gdb::{DebugStop, DebugTarget, StopListener};
 use control::vm::{
     Announcement, BlockInfo, BlockStats, ChardevInfo, CpuInfo, CpuModelInfo, CpuSlot, Event, EventBus,
     InputEvent, IothreadInfo, KeyId, MachineInfo, MediumInfo, MemdevInfo, MemorySpace, MigrationInfo,
@@ -258,14 +258,16 @@ impl RheaVm {
         *self.state.lock() = state;
     }
 
-    /// A vCPU met what the debugger asked for: everything stops, then the debugger is told.
-    pub(crate) fn debug_stop(&self, cpu: u32, event: DebugEvent) {
-        self.machine.stop();
-        self.set_state(RunState::Debug);
-        if let Some(listener) = &*self.stop_listener.lock() {
-            listener(cpu, event);
+    /// A vCPU met what the debugger asked for: everything stops, then the debugger is told. Of several that met something
+    /// in one run the first stops the machine; by the time the others are heard of, it may be running again.
+    pub(crate) fn debug_stop(&self, stop: DebugStop) {
+        if self.machine.stop_run(stop.run) {
+            self.set_state(RunState::Debug);
+            self.events.emit(&Event::stop());
         }
-        self.events.emit(&Event::stop());
+        if let Some(listener) = &*self.stop_listener.lock() {
+            listener(stop);
+        }
     }
 
     /// The host has failed a request of a disk. Called on the request's thread, which the machine waits for when it stops.
@@ -795,6 +797,10 @@ impl DebugTarget for RheaVm {
 
     fn hold(&self, cpus: &[u32]) {
         self.machine.hold(cpus);
+    }
+
+    fn run_number(&self) -> u64 {
+        self.machine.run_number()
     }
 
     fn set_stop_listener(&self, listener: Option<StopListener>) {

@@ -3,12 +3,15 @@
 use crate::vm::*;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 pub(crate) struct FakeVm {
     pub(crate) events: EventBus,
     pub(crate) state: Mutex<RunState>,
     pub(crate) calls: Mutex<Vec<String>>,
     pub(crate) memory: Mutex<Vec<u8>>,
+    /// How often it was let run.
+    pub(crate) runs: AtomicU64,
 }
 
 impl Default for FakeVm {
@@ -19,6 +22,7 @@ impl Default for FakeVm {
             state: Mutex::new(RunState::Running),
             calls: Mutex::default(),
             memory,
+            runs: AtomicU64::new(0),
         }
     }
 }
@@ -65,6 +69,7 @@ impl Vm for FakeVm {
     }
 
     fn cont(&self) -> Result<(), VmError> {
+        self.runs.fetch_add(1, Ordering::AcqRel);
         self.set(RunState::Running, Event::resume())
     }
 

@@ -1,5 +1,6 @@
 //! A machine that stands: run, stop, reset, inspect, save.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use accel::arch::{CpuState, GuestArch};
@@ -28,6 +29,8 @@ pub enum MachineEvent {
         cpu: u32,
         /// Why.
         exit: Exit,
+        /// In which run of the machine ([`Machine::run_number`]).
+        run: u64,
     },
 }
 
@@ -54,6 +57,8 @@ pub struct Machine {
     fresh_chips: OnceLock<Vec<u8>>,
     /// One lifecycle operation at a time.
     pub(crate) lifecycle: Mutex<Lifecycle>,
+    /// How often the guest has been let run.
+    runs: Arc<AtomicU64>,
     vcpus: Vcpus,
     partition: Arc<dyn Partition>,
     _timers: TimerThread,
@@ -88,7 +93,12 @@ impl Machine {
         let io = Arc::new(MachineIo { memory: memory.clone(), ports: ports.clone(), local, controllers });
         let io = move |cpu| -> Arc<dyn VcpuIo> { Arc::new(CpuIo { machine: io.clone(), cpu }) };
         let events = options.events.clone();
-        let on_exit: ExitHandler = Arc::new(move |cpu, exit| events(MachineEvent::Exit { cpu, exit }));
+        let runs = Arc::new(AtomicU64::new(0));
+        let current = runs.clone();
+        // A vCPU that leaves does not stand yet, so this is still the run it was in.
+        let on_exit: ExitHandler = Arc::new(move |cpu, exit| {
+            events(MachineEvent::Exit { cpu, exit, run: current.load(Ordering::Acquire) });
+        });
         let vcpus = Vcpus::new(board.arch, board.present.clone(), partition.take_vcpus(), &io, &on_exit)?;
         let thread = workshop
             .timers
@@ -116,6 +126,7 @@ impl Machine {
             fresh: OnceLock::new(),
             fresh_chips: OnceLock::new(),
             lifecycle: Mutex::default(),
+            runs,
             vcpus,
             partition,
             _timers: thread,
@@ -291,6 +302,7 @@ impl Machine {
             return false;
         }
         l.running = true;
+        self.runs.fetch_add(1, Ordering::AcqRel);
         self.clock.resume();
         // The accelerator's own clock stood still as well, as far as the guest can tell.
         if let Some(clock) = self.partition.clock()
@@ -305,9 +317,24 @@ impl Machine {
         true
     }
 
+    /// The number of the run the guest is in, or was in last: each [`Machine::start`] begins another.
+    #[must_use]
+    pub fn run_number(&self) -> u64 {
+        self.runs.load(Ordering::Acquire)
+    }
+
     /// Stops the guest; returns when nothing of it moves. True if it ran.
     pub fn stop(&self) -> bool {
+        self.halt(&mut self.lifecycle.lock())
+    }
+
+    /// As [`Machine::stop`], unless the guest has been let run again since that run. True if it was running in it.
+    pub fn stop_run(&self, run: u64) -> bool {
         let mut l = self.lifecycle.lock();
+        self.run_number() == run && self.halt(&mut l)
+    }
+
+    fn halt(&self, l: &mut Lifecycle) -> bool {
         self.vcpus.stop();
         if !l.running {
             return false;

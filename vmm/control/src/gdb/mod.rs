@@ -20,8 +20,19 @@ use crate::vm::{Vm, VmError};
 use accel::arch::{CpuState, GuestArch};
 use accel::{DebugConfig, DebugEvent};
 
-/// Called when a vCPU met a debug request and all vCPUs stand.
-pub type StopListener = Box<dyn Fn(u32, DebugEvent) + Send + Sync>;
+/// A vCPU met a debug request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DebugStop {
+    /// Which vCPU.
+    pub cpu: u32,
+    /// What it met.
+    pub event: DebugEvent,
+    /// The run of the machine in which it did ([`DebugTarget::run_number`]).
+    pub run: u64,
+}
+
+/// Called when a vCPU met a debug request, after all vCPUs of that run have come to stand.
+pub type StopListener = Box<dyn Fn(DebugStop) + Send + Sync>;
 
 /// What a debugger needs of a machine beyond [`Vm`].
 pub trait DebugTarget: Send + Sync {
@@ -37,6 +48,8 @@ pub trait DebugTarget: Send + Sync {
     fn set_debug(&self, cpu: u32, debug: DebugConfig) -> Result<(), VmError>;
     /// These vCPUs stand even while the guest runs, and no others; called while it stands.
     fn hold(&self, cpus: &[u32]);
+    /// The number of the run the guest is in, or was in last; each time it is let run begins another.
+    fn run_number(&self) -> u64;
     /// Sets who is told of debug stops; `None` for nobody. The machine stops all vCPUs first, then tells.
     fn set_stop_listener(&self, listener: Option<StopListener>);
 }

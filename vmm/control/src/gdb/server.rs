@@ -1,10 +1,9 @@
 //! The thread of the GDB server: one client after the other.
 
-use super::DebugTarget;
 use super::target::Guest;
+use super::{DebugStop, DebugTarget};
 use crate::monitor::Control;
-use crate::vm::VmError;
-use accel::DebugEvent;
+use crate::vm::{RunState, VmError};
 use device::{CharBackend, CharEvent, CharReceiver};
 use gdbstub::conn::Connection;
 use gdbstub::stub::state_machine::GdbStubStateMachine;
@@ -26,7 +25,7 @@ enum Message {
     Opened,
     Closed,
     /// A vCPU met a debug request.
-    Stop(u32, DebugEvent),
+    Stop(DebugStop),
     /// Something else stopped the machine.
     Paused,
     /// The machine ends.
@@ -53,7 +52,7 @@ pub fn serve(
 ) -> io::Result<GdbServer> {
     let (queue, messages) = channel();
     let stops = queue.clone();
-    target.set_stop_listener(Some(Box::new(move |cpu, event| drop(stops.send(Message::Stop(cpu, event))))));
+    target.set_stop_listener(Some(Box::new(move |stop| drop(stops.send(Message::Stop(stop))))));
     let events = queue.clone();
     target.vm().events().subscribe(move |event| match event.name {
         "STOP" => events.send(Message::Paused).is_ok(),
@@ -245,21 +244,36 @@ impl Server {
                     Next::Byte(b) => idle.incoming_data(guest, b)?,
                     Next::Left(left) => return Ok(left),
                     // The client knows already that the guest stands.
-                    Next::Stop(_) | Next::Paused => idle.into(),
+                    Next::Paused => idle.into(),
+                    Next::Stop(stop) => {
+                        guest.postpone(stop);
+                        idle.into()
+                    }
                     Next::Exit => return Ok(Left::Gone),
                 },
-                GdbStubStateMachine::Running(running) => match self.next() {
-                    Next::Byte(b) => running.incoming_data(guest, b)?,
-                    Next::Left(left) => return Ok(left),
-                    // A message from before the guest was resumed is out of date.
-                    Next::Stop(_) | Next::Paused if self.target.vm().status().is_running() => running.into(),
-                    Next::Stop((cpu, event)) => {
-                        let reason = guest.reason(cpu, event);
-                        running.report_stop(guest, reason)?
+                GdbStubStateMachine::Running(running) => {
+                    match guest.due().map_or_else(|| self.next(), Next::Stop) {
+                        Next::Byte(b) => running.incoming_data(guest, b)?,
+                        Next::Left(left) => return Ok(left),
+                        // From before the guest was resumed.
+                        Next::Stop(stop) if stop.run != self.target.run_number() => {
+                            guest.postpone(stop);
+                            running.into()
+                        }
+                        Next::Stop(stop) => {
+                            let reason = guest.reason(stop);
+                            running.report_stop(guest, reason)?
+                        }
+                        // The machine runs on, or a vCPU that met something is heard of next.
+                        Next::Paused
+                            if matches!(self.target.vm().status(), RunState::Running | RunState::Debug) =>
+                        {
+                            running.into()
+                        }
+                        Next::Paused => running.report_stop(guest, Guest::interrupted())?,
+                        Next::Exit => running.report_stop(guest, MultiThreadStopReason::Exited(0))?,
                     }
-                    Next::Paused => running.report_stop(guest, Guest::interrupted())?,
-                    Next::Exit => running.report_stop(guest, MultiThreadStopReason::Exited(0))?,
-                },
+                }
                 GdbStubStateMachine::CtrlCInterrupt(interrupt) => {
                     if let Err(e) = self.target.vm().stop() {
                         tracing::warn!(error = %e, "the guest cannot be interrupted");
@@ -295,7 +309,7 @@ impl Server {
                     self.closes_seen += 1;
                     return Next::Left(Left::Gone);
                 }
-                Ok(Message::Stop(cpu, event)) => return Next::Stop((cpu, event)),
+                Ok(Message::Stop(stop)) => return Next::Stop(stop),
                 Ok(Message::Paused) => return Next::Paused,
                 Ok(Message::Exit) => return Next::Exit,
                 Ok(Message::Opened) => {}
@@ -307,7 +321,7 @@ impl Server {
 
 enum Next {
     Byte(u8),
-    Stop((u32, DebugEvent)),
+    Stop(DebugStop),
     Paused,
     Exit,
     Left(Left),

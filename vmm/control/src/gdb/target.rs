@@ -1,8 +1,8 @@
 //! The machine as `gdbstub` wants to see it.
 
-use super::DebugTarget;
 use super::arch::{Bytes, GuestRegisters, Number};
 use super::registers::Description;
+use super::{DebugStop, DebugTarget};
 use crate::hmp;
 use crate::monitor::Control;
 use crate::vm::{MemorySpace, VmError};
@@ -50,6 +50,10 @@ pub(super) struct Guest {
     locked: bool,
     /// What each vCPU was told last.
     told: Vec<DebugConfig>,
+    /// What vCPUs met beside the one whose stop was reported. Each is for a resume that lets its vCPU run.
+    postponed: Vec<DebugStop>,
+    /// The one that took the place of this resume.
+    due: Option<DebugStop>,
 }
 
 fn tid(cpu: u32) -> Tid {
@@ -83,6 +87,8 @@ impl Guest {
             named: Vec::new(),
             locked: false,
             told,
+            postponed: Vec::new(),
+            due: None,
         })
     }
 
@@ -119,10 +125,46 @@ impl Guest {
         }
     }
 
+    /// Keeps a stop for later, since the client knows of another one.
+    pub(super) fn postpone(&mut self, stop: DebugStop) {
+        // A step that has ended is nothing that the client waits for any more, and a vCPU meets one thing a run.
+        if stop.event != DebugEvent::SingleStep && self.postponed.iter().all(|p| p.cpu != stop.cpu) {
+            self.postponed.push(stop);
+        }
+    }
+
+    /// The stop that the last resume ended with at once.
+    pub(super) fn due(&mut self) -> Option<DebugStop> {
+        self.due.take()
+    }
+
+    /// Takes the first postponed stop of a vCPU that is not held, without those that hold no longer: their breakpoint is
+    /// gone, or their vCPU is elsewhere.
+    fn take_postponed(&mut self, held: &[u32]) -> Option<DebugStop> {
+        let mut waiting = std::mem::take(&mut self.postponed).into_iter();
+        let mut found = None;
+        for stop in waiting.by_ref() {
+            if held.contains(&stop.cpu) {
+                self.postponed.push(stop);
+            } else if self.holds(stop) {
+                found = Some(DebugStop { run: self.target.run_number(), ..stop });
+                break;
+            }
+        }
+        self.postponed.extend(waiting);
+        found
+    }
+
+    fn holds(&self, stop: DebugStop) -> bool {
+        let DebugEvent::Breakpoint { pc } = stop.event else { return true };
+        let there = || self.target.cpu_state(stop.cpu).is_ok_and(|mut s| self.description.pc(&mut s) == pc);
+        (self.software.contains(&pc) || self.hardware.contains(&pc)) && there()
+    }
+
     /// A stop as GDB is told of it.
-    pub(super) fn reason(&self, cpu: u32, event: DebugEvent) -> MultiThreadStopReason<u64> {
-        let tid = tid(cpu);
-        match event {
+    pub(super) fn reason(&self, stop: DebugStop) -> MultiThreadStopReason<u64> {
+        let tid = tid(stop.cpu);
+        match stop.event {
             DebugEvent::Breakpoint { pc } if self.software.contains(&pc) => {
                 MultiThreadStopReason::SwBreak(tid)
             }
@@ -253,6 +295,10 @@ impl MultiThreadResume for Guest {
         self.tell()?;
         let all = 0..self.told.len() as u32;
         let held: Vec<u32> = all.filter(|c| self.locked && !self.named.contains(c)).collect();
+        self.due = self.take_postponed(&held);
+        if self.due.is_some() {
+            return Ok(());
+        }
         self.target.hold(&held);
         self.target.vm().cont()
     }

@@ -14,6 +14,7 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// Two harts. The test stands in for their execution.
 struct Fake {
@@ -28,8 +29,13 @@ impl Fake {
     /// A vCPU meets what the debugger wanted.
     fn hit(&self, cpu: u32, event: DebugEvent) {
         *self.vm.state.lock() = RunState::Debug;
-        (self.listener.lock().as_ref().unwrap())(cpu, event);
         self.vm.events.emit(&Event::stop());
+        self.met(DebugStop { cpu, event, run: self.run_number() });
+    }
+
+    /// The same is heard of when the machine stands already, or runs again.
+    fn met(&self, stop: DebugStop) {
+        (self.listener.lock().as_ref().unwrap())(stop);
     }
 
     fn wait_running(&self) {
@@ -64,6 +70,10 @@ impl DebugTarget for Fake {
 
     fn hold(&self, cpus: &[u32]) {
         *self.held.lock() = cpus.to_vec();
+    }
+
+    fn run_number(&self) -> u64 {
+        self.vm.runs.load(Ordering::Acquire)
     }
 
     fn set_stop_listener(&self, listener: Option<StopListener>) {
@@ -243,6 +253,57 @@ fn breakpoints_steps_and_interrupts() {
     c.send("vCont;c");
     b.fake.wait_running();
     b.fake.vm.stop().unwrap();
+    assert!(c.answer().starts_with("T02"));
+}
+
+#[test]
+fn of_two_that_stop_together_each_is_told_of() {
+    let b = Bench::new();
+    let mut c = b.connect();
+    let at = |cpu: usize, pc| {
+        let CpuState::Riscv(s) = &mut b.fake.states.lock()[cpu] else { panic!() };
+        s.pc = pc;
+    };
+    let hit = DebugEvent::Breakpoint { pc: 0x1000 };
+    assert_eq!(c.ask("Z1,1000,4"), "OK");
+    for late in [false, true] {
+        c.send("vCont;c");
+        b.fake.wait_running();
+        let other = DebugStop { cpu: 1, event: hit, run: b.fake.run_number() };
+        at(0, 0x1000);
+        at(1, 0x1000);
+        b.fake.hit(0, hit);
+        assert!(c.answer().contains("thread:p01.01"));
+        if !late {
+            b.fake.met(other);
+        }
+        // The first steps over the breakpoint, alone; the other's stop is none of this.
+        c.send("vCont;s:p1.1");
+        b.fake.wait_running();
+        if late {
+            b.fake.met(other);
+        }
+        b.fake.hit(0, DebugEvent::SingleStep);
+        let stop = c.answer();
+        assert!(stop.starts_with("T05thread:p01.01"), "{stop}");
+        // With the next that lets it run it is the first thing to be seen, and nothing has run.
+        let runs = b.fake.run_number();
+        c.send("vCont;c");
+        let stop = c.answer();
+        assert!(stop.contains("hwbreak") && stop.contains("thread:p01.02"), "{stop}");
+        assert_eq!(b.fake.run_number(), runs);
+    }
+    // A stop at a breakpoint that is there no more is forgotten.
+    c.send("vCont;c");
+    b.fake.wait_running();
+    let run = b.fake.run_number();
+    b.fake.hit(0, hit);
+    b.fake.met(DebugStop { cpu: 1, event: hit, run });
+    c.answer();
+    assert_eq!(c.ask("z1,1000,4"), "OK");
+    c.send("vCont;c");
+    b.fake.wait_running();
+    c.socket.write_all(&[3]).unwrap();
     assert!(c.answer().starts_with("T02"));
 }
 
