@@ -33,13 +33,23 @@ fetch_guests() {
     echo "SKIPPED: fetching guests: Debian's archive could not be reached"
 }
 
+fetched_guests() {
+    cat build/guests.log
+    return "$fetched"
+}
+
 resources/scripts/deps.sh build test pc || exit 1
-stage guests fetch_guests
+# Beside the compiler: the one waits for the network, the other for the processor.
+fetch_guests >build/guests.log 2>&1 &
+guests=$!
 stage check resources/scripts/check.sh
 # The binary of the boots is built with the tests, so that both share all they are made of: a release build would take as long as
 # all tests together, and would not check for overflow.
 export PROFILE=dev RHEA_BIN=${CARGO_TARGET_DIR:-$PWD/target}/debug/rhea
 stage build cargo build --quiet --locked --workspace --bins --tests
+wait "$guests"
+fetched=$?
+stage guests fetched_guests
 stage tests cargo test --locked --workspace --no-fail-fast
 stage cross-check resources/scripts/cross-check.sh
 
