@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use ::device::{BuildError, StateBlob, StateError, Wires, device_config};
 use parking_lot::{Condvar, Mutex, RwLock};
-use storage::scsi::{ScsiBus, ScsiUnit, ScsiUnitState, Sense};
+use storage::scsi::{ScsiBus, ScsiUnit, ScsiUnitState, Sense, lun_bytes};
 use storage::{ScsiDrive, Slot, Slots};
 
 use crate::chain::Chain;
@@ -135,9 +135,9 @@ impl Unit {
         Some(Arc::new(Unit { target: d.target, lun: d.lun, unit: Mutex::new(ScsiUnit::new(d)?) }))
     }
 
-    /// Its address in the first format.
+    /// Its address in events. Linux takes the number of the unit for what REPORT LUNS says, so it is encoded as there.
     fn address(&self) -> [u8; 8] {
-        let [high, low] = (0x4000 | self.lun).to_be_bytes();
+        let [high, low] = lun_bytes(self.lun);
         [1, self.target, high, low, 0, 0, 0, 0]
     }
 }

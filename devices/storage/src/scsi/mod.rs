@@ -14,7 +14,7 @@ pub use bus::{ScsiBus, ScsiBusError, ScsiDrive};
 pub(crate) use cd::Cd;
 pub(crate) use medium::Medium;
 pub use medium::TrayListener;
-pub use unit::{ScsiUnit, ScsiUnitState, absent, report_luns};
+pub use unit::{ScsiUnit, ScsiUnitState, absent, lun_bytes, report_luns};
 
 /// Length of sense data in its fixed format.
 pub const SENSE_LEN: usize = 18;

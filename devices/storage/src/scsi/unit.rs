@@ -141,14 +141,17 @@ impl Slots for ScsiUnit {
     }
 }
 
+/// The first level of a unit's number: small ones by peripheral device addressing, others by flat space addressing (SAM-4, 4.6.4).
+pub fn lun_bytes(lun: u16) -> [u8; 2] {
+    if lun < 256 { lun.to_be_bytes() } else { (0x4000 | lun).to_be_bytes() }
+}
+
 /// REPORT LUNS of a target with these units (SPC-3, 6.21).
 pub fn report_luns(cdb: &[u8; 16], luns: &[u16]) -> Reply {
     let mut data = ((luns.len() * 8) as u32).to_be_bytes().to_vec();
     data.extend([0; 4]);
     for lun in luns {
-        // Small numbers by peripheral device addressing, others by flat space addressing.
-        let number = if *lun < 256 { *lun } else { 0x4000 | *lun };
-        data.extend(number.to_be_bytes());
+        data.extend(lun_bytes(*lun));
         data.extend([0; 6]);
     }
     cut(data, be(&cdb[6..10]))

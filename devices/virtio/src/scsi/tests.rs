@@ -220,7 +220,7 @@ fn changed_media_are_told_of() {
     let first = driver.add(1, &[Piece::In(16)]);
     driver.kick(1);
     change(Some(disc.clone()));
-    assert_eq!(driver.written(&first), [3, 0, 0, 0, 1, 3, 0x40, 0, 0, 0, 0, 0, 0x28, 0, 0, 0]);
+    assert_eq!(driver.written(&first), [3, 0, 0, 0, 1, 3, 0, 0, 0, 0, 0, 0, 0x28, 0, 0, 0]);
     // No buffer: that some were missed is told with the next.
     change(None);
     let second = driver.add(1, &[Piece::In(16)]);
@@ -242,10 +242,10 @@ fn drives_come_and_go_with_events() {
     driver.kick(1);
     assert_eq!(ready(&mut driver, 7, 2).response, 3);
     with(&mut |scsi| scsi.plugged(&storage::ScsiDrive::disk(7, 2, disk.clone())));
-    assert_eq!(driver.written(&buffers[0]), [1, 0, 0, 0, 1, 7, 0x40, 2, 0, 0, 0, 0, 1, 0, 0, 0]);
+    assert_eq!(driver.written(&buffers[0]), [1, 0, 0, 0, 1, 7, 0, 2, 0, 0, 0, 0, 1, 0, 0, 0]);
     assert_eq!(ready(&mut driver, 7, 2).sense, Some([6, 0x29]));
     with(&mut |scsi| assert!(scsi.unplug(7, 2) && !scsi.unplug(7, 2)));
-    assert_eq!(driver.written(&buffers[1]), [1, 0, 0, 0, 1, 7, 0x40, 2, 0, 0, 0, 0, 2, 0, 0, 0]);
+    assert_eq!(driver.written(&buffers[1]), [1, 0, 0, 0, 1, 7, 0, 2, 0, 0, 0, 0, 2, 0, 0, 0]);
     assert_eq!(ready(&mut driver, 7, 2).response, 3);
     assert!(!driver.needs_reset());
 }
