@@ -179,13 +179,16 @@ impl Server {
                 Message::Char(CharEvent::Opened) => self.session.opened(&mut out),
                 Message::Char(CharEvent::Closed) => self.closes_seen += 1,
                 Message::Char(_) => {}
-                Message::Event(event) => {
-                    self.events.fetch_sub(1, Ordering::Relaxed);
-                    self.session.event(&event, &mut out);
-                }
+                Message::Event(event) => self.tell(&event, &mut out),
                 Message::Input(data) => {
                     self.control.handed.receive(self.chardev.take_files());
-                    self.session.input(&data, &mut out);
+                    // A command at a time: what one announces comes before its own answer, not before that of another.
+                    for piece in data.split_inclusive(|byte| matches!(byte, b'}' | b'\n')) {
+                        let mut answer = Vec::new();
+                        self.session.input(piece, &mut answer);
+                        self.announce(&mut out);
+                        out.append(&mut answer);
+                    }
                     let before = self.waiting.fetch_sub(data.len(), Ordering::AcqRel);
                     if before >= INPUT_LIMIT {
                         self.chardev.accept_input();
@@ -201,6 +204,23 @@ impl Server {
                 self.control.vm.quit();
             }
         }
+    }
+
+    /// Tells of what has happened so far, before anything else that waits: clients of QEMU find what a command has done at once
+    /// ahead of its answer.
+    fn announce(&mut self, out: &mut Vec<u8>) {
+        self.later.extend(self.messages.try_iter());
+        for message in std::mem::take(&mut self.later) {
+            match message {
+                Message::Event(event) => self.tell(&event, out),
+                other => self.later.push_back(other),
+            }
+        }
+    }
+
+    fn tell(&mut self, event: &Event, out: &mut Vec<u8>) {
+        self.events.fetch_sub(1, Ordering::Relaxed);
+        self.session.event(event, out);
     }
 
     /// Writes all of it, waiting for room; false when the monitor ends. What belongs to a client that has gone
