@@ -3,8 +3,8 @@
 # initramfs, groups user and i386 the roots of small systems for user mode (riscv64, i386), group firmware what PCs start with:
 # boot loaders, firmware, hypervisor, kernels in other forms, into DIR/pc; group userland, on demand, more programs for the long
 # tests, into DIR/userland; group drivers, on demand, Debian's amd64 kernel with the modules that drive emulated PC hardware, into
-# DIR/drivers; group system, on demand, a disk with an installed Debian, into DIR/system; group net, on demand, kernels with modules
-# and programs for networks, into DIR/net; group suites, on demand, what user mode's long tests run, into DIR/suites. Nothing of
+# DIR/drivers; group system, on demand, a disk with an installed Debian and Debian's installer, into DIR/system; group net, on demand,
+# kernels with modules and programs for networks, into DIR/net; group suites, on demand, what user mode's long tests run, into DIR/suites. Nothing of
 # them is ever committed. apt checks each package against Debian's signatures; MANIFEST
 # keeps package, architecture, version and SHA-256 of the packages, FILES the SHA-256 of the files taken out, which every later
 # run checks again (MANIFEST.user and FILES.user for group user, and so on).
@@ -193,6 +193,7 @@ fetch_system() {
             # A guest under a loaded translator takes its time.
             mkdir -p "$1/etc/systemd/system.conf.d"
             printf "[Manager]\nDefaultTimeoutStartSec=1800\nDefaultDeviceTimeoutSec=1800\n" >"$1/etc/systemd/system.conf.d/slow.conf"
+            find "$1/usr/lib/systemd/system" -type f -name "*.service" -exec sed -i "s/^\(Timeout[A-Za-z]*Sec\)=[0-9].*/\1=1800/" {} +
             for d in doc man locale info; do rm -rf "$1/usr/share/$d"; done' \
         $suite "$work/root" "$(mirror)"
     sha256sum <"$work/root/usr/bin/perl" | cut -c1-64 >"$tree.new/SUM"
@@ -201,6 +202,21 @@ fetch_system() {
     mv "$work/disk.img" "$tree.new/disk.img"
     as_root rm -rf "$work"
     mv "$tree.new" "$tree"
+}
+
+# Debian's installer for PCs: its own kernel and initramfs.
+fetch_installer() {
+    local work=$out/.work-installer name=debian-installer-13-netboot-amd64 images file
+    images=./usr/lib/debian-installer/images/13/amd64/text/debian-installer/amd64
+    rm -rf "$work" && mkdir -p "$work/x" "$out/system"
+    private_apt "$work/apt" $suite amd64
+    say "fetching $name"
+    (cd "$work" && APT_CONFIG=$work/apt/apt.conf retry apt-get download -qq $name)
+    dpkg-deb --fsys-tarfile "$work/$name"_*.deb | tar -x -C "$work/x" "$images/linux" "$images/initrd.gz"
+    for file in initrd.gz linux; do
+        install -m 644 "$work/x/$images/$file" "$out/system/installer-$file"
+    done
+    rm -rf "$work"
 }
 
 # What the guests of the network's tests have: Debian's kernels with the modules they load, iperf3 and socat with their
@@ -341,6 +357,9 @@ if [[ $groups == *" drivers "* ]] && [ ! -e "$out/drivers/ext4.ko" ]; then
 fi
 if [[ $groups == *" system "* ]] && [ ! -e "$out/system/disk.img" ]; then
     fetch_system
+fi
+if [[ $groups == *" system "* ]] && [ ! -e "$out/system/installer-linux" ]; then
+    fetch_installer
 fi
 if [[ $groups == *" boot "* ]] && ! checked FILES; then
     fetch_all

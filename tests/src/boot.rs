@@ -5,6 +5,7 @@
 
 use std::{
     env,
+    ffi::OsString,
     io::{self, Write as _},
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -146,17 +147,79 @@ pub fn start(arch: &str, board: &str, arguments: &[&str]) -> io::Result<Process>
     Process::piped(&mut command(arch, board, arguments))
 }
 
+/// A kernel and its initramfs, for any board.
+#[derive(Clone, Debug)]
+pub struct Linux {
+    /// Its architecture.
+    pub arch: &'static str,
+    /// What runs before it on riscv64.
+    pub firmware: Option<PathBuf>,
+    /// The kernel.
+    pub kernel: PathBuf,
+    /// Its initramfs.
+    pub initrd: PathBuf,
+}
+
+impl Linux {
+    /// Debian's for `arch` with the initramfs of our own; `None`, said aloud, if they are not fetched.
+    pub fn debian(arch: &'static str) -> Option<Self> {
+        Self::with(arch, guest(&format!("{arch}/initrd.gz"))?)
+    }
+
+    /// Debian's for `arch` with this initramfs; `None`, said aloud, if it is not fetched.
+    pub fn with(arch: &'static str, initrd: PathBuf) -> Option<Self> {
+        let firmware = if arch == "riscv64" { Some(guest("riscv64/fw_dynamic.bin")?) } else { None };
+        Some(Self { arch, firmware, kernel: guest(&format!("{arch}/linux"))?, initrd })
+    }
+
+    /// Debian's for x86_64, that runs `script`; `mkinitrd` is the program of this crate. `None`, said aloud, if it is not fetched.
+    ///
+    /// # Panics
+    /// When the initramfs cannot be written.
+    pub fn running(mkinitrd: &str, scratch: &Scratch, script: &str) -> Option<Self> {
+        let (programs, initrd) = (scratch.path("programs"), scratch.path("initrd"));
+        let (linux, busybox) = (Self::with("x86_64", initrd)?, guest("x86_64/busybox")?);
+        std::fs::write(&programs, script).expect("a file in the folder");
+        let mut make = Command::new(mkinitrd);
+        make.arg(&linux.initrd).arg(workspace::root().join("resources/guest/init")).arg(busybox);
+        let made = make.arg(format!("programs={}", programs.display())).status();
+        assert!(made.is_ok_and(|status| status.success()), "mkinitrd failed");
+        Some(linux)
+    }
+
+    /// The options that start it, with `words` added to its command line.
+    pub fn options(&self, words: &str) -> Vec<OsString> {
+        let firmware = self.firmware.iter().flat_map(|file| ["-bios".into(), file.into()]);
+        let rest: [OsString; 6] = [
+            "-kernel".into(),
+            (&self.kernel).into(),
+            "-initrd".into(),
+            (&self.initrd).into(),
+            "-append".into(),
+            format!("{APPEND} {words}").into(),
+        ];
+        firmware.chain(rest).collect()
+    }
+
+    /// Starts it on `board` on pipes, with more arguments.
+    ///
+    /// # Panics
+    /// When the binary does not start.
+    pub fn start(&self, board: &str, words: &str, arguments: &[&str]) -> Process {
+        let mut command = command(self.arch, board, arguments);
+        Process::piped(command.args(self.options(words))).expect("the binary starts")
+    }
+}
+
 /// The command that starts Debian's kernel with our initramfs on the riscv64 `virt` board, with `words` added to its
 /// command line; `None`, said aloud, when the board or a file is missing.
 pub fn linux_command(words: &str) -> Option<Command> {
     if !has_board("riscv64", "virt") {
         return None;
     }
-    let (firmware, kernel) = (guest("riscv64/fw_dynamic.bin")?, guest("riscv64/linux")?);
-    let initrd = guest("riscv64/initrd.gz")?;
+    let linux = Linux::debian("riscv64")?;
     let mut command = command("riscv64", "virt", &["-m", "512"]);
-    command.arg("-bios").arg(firmware).arg("-kernel").arg(kernel).arg("-initrd").arg(initrd);
-    command.arg("-append").arg(format!("{APPEND} {words}"));
+    command.args(linux.options(words));
     Some(command)
 }
 

@@ -1,10 +1,10 @@
 //! Initramfs of Debian's kernel with modules of it (group `drivers` of the guests), for tests of what its drivers drive.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
-use crate::boot::{self, Scratch};
+use crate::boot::{self, Linux, Scratch};
 use crate::workspace;
 
 /// Loads all modules, in the order in which they need one another.
@@ -25,17 +25,12 @@ fn with_needs(folder: &Path, name: &str, all: &mut BTreeSet<String>) {
     }
 }
 
-/// Writes an initramfs with the modules named, and what they need, that loads them and runs `script`; the kernel beside it. `mkinitrd`
+/// Writes an initramfs with the modules named, and what they need, that loads them and runs `script`, for the kernel beside them. `mkinitrd`
 /// is the program of this crate. `None`, said aloud, if the guests are not there.
 ///
 /// # Panics
 /// When a module is not among the guests, or the initramfs cannot be written.
-pub fn guest(
-    mkinitrd: &str,
-    scratch: &Scratch,
-    modules: &[&str],
-    script: &str,
-) -> Option<(PathBuf, PathBuf)> {
+pub fn guest(mkinitrd: &str, scratch: &Scratch, modules: &[&str], script: &str) -> Option<Linux> {
     let (kernel, busybox) = (boot::guest("drivers/linux")?, boot::guest("x86_64/busybox")?);
     let folder = kernel.parent().expect("it is in a folder");
     let order = std::fs::read_to_string(folder.join("ORDER")).expect("the guests are whole");
@@ -55,5 +50,5 @@ pub fn guest(
         make.arg(format!("tmp/{name}.ko={}", folder.join(format!("{name}.ko")).display()));
     }
     assert!(make.status().expect("it starts").success());
-    Some((kernel, initrd))
+    Some(Linux { arch: "x86_64", firmware: None, kernel, initrd })
 }

@@ -14,6 +14,8 @@ pub mod boot;
 #[cfg(target_os = "linux")]
 pub mod console;
 #[cfg(target_os = "linux")]
+pub mod cpus;
+#[cfg(target_os = "linux")]
 pub mod drivers;
 #[cfg(target_os = "linux")]
 pub mod namespace;

@@ -5,7 +5,7 @@
 use std::{path::Path, process::Command, time::Duration};
 
 use rhea_tests::{
-    boot::{self, STEP, Scratch, linux, powers_off},
+    boot::{self, Linux, STEP, Scratch, linux, powers_off},
     process::Process,
     qmp::Qmp,
     workspace,
@@ -60,25 +60,9 @@ fn x86_64_linux_on_microvm_in_the_translator_resets() {
     if !boot::has_board("x86_64", "microvm") {
         return;
     }
-    let (Some(kernel), Some(initrd)) = (boot::guest("x86_64/linux"), boot::guest("x86_64/initrd.gz")) else {
-        return;
-    };
-    let append = format!("{} guest.reboot reboot=t", boot::APPEND);
-    let arguments = [
-        "-accel",
-        "tcg",
-        "-smp",
-        "2",
-        "-m",
-        "512",
-        "-kernel",
-        text(&kernel),
-        "-initrd",
-        text(&initrd),
-        "-append",
-        &append,
-    ];
-    let mut guest = boot::start("x86_64", "microvm", &arguments).unwrap();
+    let Some(linux) = Linux::debian("x86_64") else { return };
+    let mut guest =
+        linux.start("microvm", "guest.reboot reboot=t", &["-accel", "tcg", "-smp", "2", "-m", "512"]);
     self_checks(&mut guest, "x86_64", 2).unwrap();
     let (status, _) = guest.wait(STEP).unwrap();
     assert_eq!(status.code(), Some(0));
@@ -138,13 +122,10 @@ fn x86_64_linux_on_q35_in_the_translator_powers_off() {
     if !boot::has_board("x86_64", "q35") || !seabios() {
         return;
     }
-    let (Some(kernel), Some(initrd)) = (boot::guest("x86_64/linux"), boot::guest("x86_64/initrd.gz")) else {
-        return;
-    };
-    let arguments = ["-accel", "tcg", "-m", "512", "-kernel", text(&kernel), "-initrd", text(&initrd)];
-    let more =
-        ["-append", boot::APPEND, "-device", "pcie-root-port,id=port", "-device", "virtio-rng-pci,bus=port"];
-    let mut guest = boot::start("x86_64", "q35", &[&arguments[..], &more].concat()).unwrap();
+    let Some(linux) = Linux::debian("x86_64") else { return };
+    let arguments = ["-accel", "tcg", "-m", "512"];
+    let port = ["-device", "pcie-root-port,id=port", "-device", "virtio-rng-pci,bus=port"];
+    let mut guest = linux.start("q35", "", &[&arguments[..], &port].concat());
     guest.console.expect("ECAM [mem 0xb0000000-0xbfffffff]", STEP).unwrap();
     guest.console.expect("pci 0000:01:00.0: [1af4:1044]", STEP).unwrap();
     self_checks(&mut guest, "x86_64", 1).and_then(|()| powers_off(&mut guest)).unwrap();

@@ -2,14 +2,15 @@
 #![cfg(target_os = "linux")]
 #![expect(clippy::unwrap_used, reason = "a panic in a test is its report")]
 
-use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
-use rhea_tests::boot::{self, APPEND, STEP, Scratch};
+use rhea_tests::boot::{self, Linux, STEP, Scratch};
+use rhea_tests::cpus::{comes_and_goes, cpu, monitor, place};
 use rhea_tests::process::Process;
-use rhea_tests::qmp::{Controlled, Qmp};
-use rhea_tests::workspace;
+use rhea_tests::qmp::Controlled;
 use serde_json::{Value, json};
+
+const MKINITRD: &str = env!("CARGO_BIN_EXE_mkinitrd");
 
 /// Says where the kernel sees each processor.
 const PLACES: &str = "\
@@ -23,47 +24,12 @@ grep '^apicid' /proc/cpuinfo | tr '\\t\\n' '  '
 echo PLACES-END
 ";
 
-/// Switches on what comes, has each processor that is on do something, and says which are on whenever that changes.
-const WATCH: &str = "\
-cd /sys/devices/system/cpu
-last=; n=0
-echo WATCHING possible $(cat possible) end
-while [ $n -lt 3000 ]; do
-  for c in cpu[0-9]*/online; do
-    [ \"$(cat $c 2>/dev/null)\" = 0 ] && echo 1 >$c 2>/dev/null
-  done
-  now=$(cat online)
-  if [ \"$now\" != \"$last\" ]; then
-    worked=
-    for c in $(ls -d cpu[0-9]*); do
-      worked=\"$worked$(taskset -c ${c#cpu} echo ${c#cpu} 2>/dev/null),\"
-    done
-    echo \"ON [$now] worked [$worked]\"
-  fi
-  last=$now; n=$((n+1)); sleep 0.1
-done
-";
-
-fn debian(board: &str, script: &str, scratch: &Scratch, more: &[&str]) -> Option<Process> {
+fn debian(board: &str, scratch: &Scratch, more: &[&str]) -> Option<Process> {
     if !boot::has_board("x86_64", board) {
         return None;
     }
-    let (kernel, busybox) = (boot::guest("x86_64/linux")?, boot::guest("x86_64/busybox")?);
-    let (programs, initrd) = (scratch.path("programs"), scratch.path("initrd"));
-    std::fs::write(&programs, script).unwrap();
-    let made = Command::new(env!("CARGO_BIN_EXE_mkinitrd"))
-        .arg(&initrd)
-        .arg(workspace::root().join("resources/guest/init"))
-        .arg(busybox)
-        .arg(format!("programs={}", programs.display()))
-        .status()
-        .unwrap();
-    assert!(made.success());
-    let append = format!("{APPEND} quiet");
-    let mut arguments = vec!["-m", "256", "-append", &append];
-    arguments.extend(["-kernel", kernel.to_str().unwrap(), "-initrd", initrd.to_str().unwrap()]);
-    arguments.extend(more);
-    Some(boot::start("x86_64", board, &arguments).unwrap())
+    let linux = Linux::running(MKINITRD, scratch, PLACES)?;
+    Some(linux.start(board, "quiet", &[&["-m", "256"][..], more].concat()))
 }
 
 /// Two packages of two cores of two threads, and two of three cores, whose numbers have a gap. What is expected is what QEMU 10
@@ -72,7 +38,7 @@ fn debian(board: &str, script: &str, scratch: &Scratch, more: &[&str]) -> Option
 fn x86_64_linux_sees_the_topology() {
     let scratch = Scratch::new("topology");
     let smp = ["-accel", "tcg", "-cpu", "Haswell", "-smp", "8,sockets=2,cores=2,threads=2"];
-    let Some(mut guest) = debian("q35", PLACES, &scratch, &smp) else { return };
+    let Some(mut guest) = debian("q35", &scratch, &smp) else { return };
     guest.console.expect("PLACES-END", STEP).unwrap();
     let text = guest.console.text().to_owned();
     for line in [
@@ -85,7 +51,7 @@ fn x86_64_linux_sees_the_topology() {
     }
     boot::powers_off(&mut guest).unwrap();
     let smp = ["-accel", "tcg", "-smp", "6,sockets=2,cores=3"];
-    let Some(mut guest) = debian("pc", PLACES, &scratch, &smp) else { return };
+    let Some(mut guest) = debian("pc", &scratch, &smp) else { return };
     guest.console.expect("PLACES-END", STEP).unwrap();
     let text = guest.console.text().to_owned();
     let ids: Vec<&str> = text.split("apicid").skip(1).filter_map(|t| t.split_whitespace().nth(1)).collect();
@@ -94,61 +60,14 @@ fn x86_64_linux_sees_the_topology() {
     boot::powers_off(&mut guest).unwrap();
 }
 
-fn monitor(scratch: &Scratch) -> (PathBuf, String) {
-    let socket = scratch.path("socket");
-    let option = format!("unix:{},server=on,wait=off", socket.display());
-    (socket, option)
-}
-
-fn place(socket: u32, core: u32, thread: u32) -> Value {
-    json!({"socket-id": socket, "core-id": core, "thread-id": thread})
-}
-
-fn cpu(id: &str, socket: u32, core: u32, thread: u32) -> Value {
-    let mut device = place(socket, core, thread);
-    device["driver"] = json!("qemu64-x86_64-cpu");
-    device["id"] = json!(id);
-    device
-}
-
-/// A processor comes and goes under Debian's kernel.
-fn comes_and_goes(board: &str, accel: &str) {
-    let scratch = Scratch::new(&format!("cpus-{board}"));
-    let (socket, option) = monitor(&scratch);
-    let smp = "2,maxcpus=6,sockets=2,cores=3,threads=1";
-    let more = ["-accel", accel, "-cpu", "qemu64", "-qmp", &option, "-smp", smp];
-    let Some(mut guest) = debian(board, WATCH, &scratch, &more) else { return };
-    let mut qmp = Qmp::connect(&socket, STEP).unwrap();
-    guest.console.expect("WATCHING possible 0-5 end", STEP).unwrap();
-    guest.console.expect("ON [0-1] worked [0,1,]", STEP).unwrap();
-    qmp.execute("device_add", cpu("new", 1, 1, 0)).unwrap();
-    // The kernel counts processors in the order in which they come.
-    guest.console.expect("ON [0-1,4] worked [0,1,4,]", STEP).unwrap();
-    let event = qmp.event("ACPI_DEVICE_OST").unwrap();
-    let info = json!({"device": "new", "slot": "4", "slot-type": "CPU", "source": 1, "status": 0});
-    assert_eq!(event["data"]["info"], info);
-    let cpus = qmp.execute("query-cpus-fast", Value::Null).unwrap();
-    assert_eq!(cpus[2]["qom-path"], "/machine/peripheral/new");
-    assert_eq!((&cpus[2]["cpu-index"], &cpus[2]["props"]), (&json!(4), &place(1, 1, 0)));
-    qmp.execute("device_del", json!({"id": "new"})).unwrap();
-    let event = qmp.event("DEVICE_DELETED").unwrap();
-    assert_eq!(event["data"], json!({"device": "new", "path": "/machine/peripheral/new"}));
-    guest.console.expect("ON [0-1] worked [0,1,]", STEP).unwrap();
-    // Again, to the same place.
-    qmp.execute("device_add", cpu("again", 1, 1, 0)).unwrap();
-    guest.console.expect("ON [0-1,4] worked [0,1,4,]", STEP).unwrap();
-    qmp.execute("quit", Value::Null).unwrap();
-    boot::powers_off(&mut guest).unwrap();
-}
-
 #[test]
 fn x86_64_linux_takes_and_gives_back_a_processor_on_pc() {
-    comes_and_goes("pc", "tcg");
+    comes_and_goes(MKINITRD, "pc", &[]).unwrap();
 }
 
 #[test]
 fn x86_64_linux_takes_and_gives_back_a_processor_on_q35() {
-    comes_and_goes("q35", "tcg");
+    comes_and_goes(MKINITRD, "q35", &[]).unwrap();
 }
 
 /// A machine that stands.

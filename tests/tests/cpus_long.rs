@@ -1,10 +1,12 @@
-//! Many processors: Debian's kernel on 8 and 64 of them, with x2APIC, and processors that come under KVM where it runs kernels.
+//! Many processors: Debian's kernel on 8 and 64 of them, with x2APIC, also under KVM where it runs kernels; and processors that
+//! come and go where OVMF was the firmware.
 #![cfg(target_os = "linux")]
 #![expect(clippy::unwrap_used, reason = "a panic in a test is its report")]
 
 use std::time::Duration;
 
-use rhea_tests::boot::{self, APPEND};
+use rhea_tests::boot::{self, Linux, Scratch};
+use rhea_tests::cpus::comes_and_goes;
 
 /// A boot of 64 processors on a machine with few.
 const LONG: Duration = Duration::from_secs(1800);
@@ -13,13 +15,9 @@ fn boots(board: &str, accel: &str, cpu: &str, smp: &str, words: &str, count: u32
     if !boot::has_board("x86_64", board) {
         return;
     }
-    let (Some(kernel), Some(initrd)) = (boot::guest("x86_64/linux"), boot::guest("x86_64/initrd.gz")) else {
-        return;
-    };
-    let append = format!("{APPEND} {words}");
-    let mut arguments = vec!["-accel", accel, "-cpu", cpu, "-smp", smp, "-m", "1024", "-append", &append];
-    arguments.extend(["-kernel", kernel.to_str().unwrap(), "-initrd", initrd.to_str().unwrap()]);
-    let mut guest = boot::start("x86_64", board, &arguments).unwrap();
+    let Some(linux) = Linux::debian("x86_64") else { return };
+    let arguments = ["-accel", accel, "-cpu", cpu, "-smp", smp, "-m", "1024"];
+    let mut guest = linux.start(board, words, &arguments);
     guest.console.expect(&format!("cpus={count}"), LONG).unwrap();
     let (status, _) = guest.wait(LONG).unwrap();
     assert!(status.success(), "{status}: {}", guest.console.tail());
@@ -46,5 +44,15 @@ fn x86_64_linux_has_64_processors() {
 fn x86_64_linux_has_8_processors_under_kvm() {
     if boot::has_native_kvm() {
         boots("q35", "kvm", "host", "8,sockets=2,cores=2,threads=2", "quiet", 8);
+    }
+}
+
+#[test]
+fn x86_64_linux_takes_and_gives_back_a_processor_under_ovmf() {
+    for board in ["pc", "q35"] {
+        let scratch = Scratch::new(&format!("cpus-ovmf-{board}"));
+        let Some(flash) = boot::ovmf("OVMF_CODE_4M.fd", "OVMF_VARS_4M.fd", &scratch) else { return };
+        let flash: Vec<&str> = flash.iter().map(String::as_str).collect();
+        comes_and_goes(env!("CARGO_BIN_EXE_mkinitrd"), board, &flash).unwrap();
     }
 }

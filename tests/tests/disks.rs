@@ -1,10 +1,7 @@
 //! A guest's driver on one of our disk controllers: Debian's amd64 kernel has the one for NVMe built in.
 #![cfg(target_os = "linux")]
 
-use std::process::Command;
-
-use rhea_tests::boot::{self, APPEND, STEP, Scratch, powers_off};
-use rhea_tests::workspace;
+use rhea_tests::boot::{self, Linux, STEP, Scratch, powers_off};
 
 /// Bytes of the disk: the guest copies its first half to the second.
 const SIZE: usize = 8 << 20;
@@ -24,44 +21,14 @@ fn x86_64_linux_copies_on_an_nvme_disk() {
     if !boot::has_board("x86_64", "pc") {
         return;
     }
-    let (Some(kernel), Some(busybox)) = (boot::guest("x86_64/linux"), boot::guest("x86_64/busybox")) else {
-        return;
-    };
     let scratch = Scratch::new("disks");
-    let (programs, initrd, image) = (scratch.path("programs"), scratch.path("initrd"), scratch.path("disk"));
-    std::fs::write(&programs, SCRIPT).unwrap();
+    let Some(linux) = Linux::running(env!("CARGO_BIN_EXE_mkinitrd"), &scratch, SCRIPT) else { return };
+    let image = scratch.path("disk");
     let data: Vec<u8> = (0..SIZE as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     std::fs::write(&image, &data).unwrap();
-    let made = Command::new(env!("CARGO_BIN_EXE_mkinitrd"))
-        .arg(&initrd)
-        .arg(workspace::root().join("resources/guest/init"))
-        .arg(busybox)
-        .arg(format!("programs={}", programs.display()))
-        .status()
-        .unwrap();
-    assert!(made.success());
     let drive = format!("if=none,id=d0,format=raw,file={}", image.display());
-    let mut guest = boot::start(
-        "x86_64",
-        "pc",
-        &[
-            "-accel",
-            "tcg",
-            "-m",
-            "256",
-            "-drive",
-            &drive,
-            "-device",
-            "nvme,drive=d0,serial=rhea-1",
-            "-kernel",
-            kernel.to_str().unwrap(),
-            "-initrd",
-            initrd.to_str().unwrap(),
-            "-append",
-            &format!("{APPEND} quiet"),
-        ],
-    )
-    .unwrap();
+    let disk = ["-drive", &drive, "-device", "nvme,drive=d0,serial=rhea-1"];
+    let mut guest = linux.start("pc", "quiet", &[&["-accel", "tcg", "-m", "256"][..], &disk].concat());
     guest.console.expect(&format!("DISK-SECTORS {}", SIZE / 512), STEP).unwrap();
     guest.console.expect("DISK-SAME", STEP).unwrap();
     powers_off(&mut guest).unwrap();

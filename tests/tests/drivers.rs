@@ -3,11 +3,10 @@
 //! Its kernel and the modules are the group `drivers` of the guests.
 #![cfg(target_os = "linux")]
 
-use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use rhea_tests::boot::{self, APPEND, Scratch, powers_off};
+use rhea_tests::boot::{self, Linux, Scratch, powers_off};
 use rhea_tests::drivers;
 use rhea_tests::process::Process;
 use rhea_tests::qmp::Qmp;
@@ -15,16 +14,12 @@ use serde_json::{Value, json};
 
 const STEP: Duration = Duration::from_secs(600);
 
-fn guest(scratch: &Scratch, modules: &[&str], script: &str) -> Option<(PathBuf, PathBuf)> {
+fn guest(scratch: &Scratch, modules: &[&str], script: &str) -> Option<Linux> {
     drivers::guest(env!("CARGO_BIN_EXE_mkinitrd"), scratch, modules, script)
 }
 
-fn start(board: &str, kernel: &Path, initrd: &Path, more: &[&str]) -> Process {
-    let append = format!("{APPEND} quiet");
-    let mut arguments = vec!["-accel", "tcg", "-m", "512", "-append", &append];
-    arguments.extend(["-kernel", kernel.to_str().expect("text"), "-initrd", initrd.to_str().expect("text")]);
-    arguments.extend(more);
-    boot::start("x86_64", board, &arguments).expect("the binary starts")
+fn start(board: &str, linux: &Linux, more: &[&str]) -> Process {
+    linux.start(board, "quiet", &[&["-accel", "tcg", "-m", "512"][..], more].concat())
 }
 
 /// A lease, an answer, and a file of which every byte counts.
@@ -49,14 +44,14 @@ fn card(board: &str, modules: &[&str], option: &str, driver: &str) {
         return;
     }
     let scratch = Scratch::new(&format!("card-{driver}"));
-    let Some((kernel, initrd)) = guest(&scratch, modules, NET) else { return };
+    let Some(linux) = guest(&scratch, modules, NET) else { return };
     let data: Vec<u8> = (0..300_000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 11) as u8).collect();
     std::fs::write(scratch.path("data"), &data).expect("a file in the folder");
     let folder = scratch.path("data").parent().expect("a folder").display().to_string();
     let sum = Command::new("sha256sum").arg(scratch.path("data")).output().expect("sha256sum is installed");
     let sum = String::from_utf8_lossy(&sum.stdout).split(' ').next().unwrap_or_default().to_owned();
     let netdev = format!("user,id=net0,tftp={folder}");
-    let mut guest = start(board, &kernel, &initrd, &["-netdev", &netdev, "-device", option]);
+    let mut guest = start(board, &linux, &["-netdev", &netdev, "-device", option]);
     for line in ["LEASE 10.0.2.15", "PING-OK", &format!("SUM {sum}"), &format!("/{driver}")] {
         guest.console.expect(line, STEP).unwrap_or_else(|e| panic!("{option}: {e}"));
     }
@@ -102,10 +97,10 @@ sleep 2
 echo PAINTED
 sleep 600
 ";
-    let Some((kernel, initrd)) = guest(&scratch, &[module], script) else { return };
+    let Some(linux) = guest(&scratch, &[module], script) else { return };
     let (socket, picture) = (scratch.path("socket"), scratch.path("picture.ppm"));
     let option = format!("unix:{},server=on,wait=off", socket.display());
-    let mut guest = start("pc", &kernel, &initrd, &["-vga", card, "-qmp", &option]);
+    let mut guest = start("pc", &linux, &["-vga", card, "-qmp", &option]);
     let mut qmp = Qmp::connect(&socket, STEP).expect("the socket");
     guest.console.expect("FB ", STEP).unwrap_or_else(|e| panic!("{card}: {e}"));
     let size = guest.console.rest_of_line(STEP).unwrap_or_else(|e| panic!("{card}: {e}"));
@@ -159,7 +154,7 @@ fn a_qcow2_disk_with_a_queue_for_each_vcpu() {
         return;
     }
     let scratch = Scratch::new("disk-queues");
-    let Some((kernel, initrd)) = guest(&scratch, &["virtio_blk"], QUEUES) else { return };
+    let Some(linux) = guest(&scratch, &["virtio_blk"], QUEUES) else { return };
     let path = |name: &str| scratch.path(name).display().to_string();
     let (raw, image, out) = (path("raw"), path("image"), path("out"));
     let half: Vec<u8> = (0..HALF as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8 | 1).collect();
@@ -181,7 +176,7 @@ fn a_qcow2_disk_with_a_queue_for_each_vcpu() {
     );
     let device = r#"{"driver":"virtio-blk-pci","drive":"d","num-queues":4,"iothread-vq-mapping":[{"iothread":"a"},{"iothread":"b"}]}"#;
     let options = ["-smp", "4", "-object", "iothread,id=a", "-object", "iothread,id=b", "-blockdev", &node];
-    let mut guest = start("q35", &kernel, &initrd, &[&options[..], &["-device", device]].concat());
+    let mut guest = start("q35", &linux, &[&options[..], &["-device", device]].concat());
     for line in ["QUEUES 4", &format!("BEFORE {before}"), "DISCARDED", &format!("AFTER {after}")] {
         guest.console.expect(line, STEP).unwrap_or_else(|e| panic!("{e}"));
     }
@@ -221,13 +216,13 @@ fn come_and_go(board: &str, port: &[&str], bus: Option<&str>) {
         "virtio_scsi",
         "sd_mod",
     ];
-    let Some((kernel, initrd)) = guest(&scratch, &modules, WATCH) else { return };
+    let Some(linux) = guest(&scratch, &modules, WATCH) else { return };
     let (image, socket) = (scratch.path("disk"), scratch.path("socket"));
     std::fs::write(&image, vec![0; 4 << 20]).expect("a file in the folder");
     let option = format!("unix:{},server=on,wait=off", socket.display());
     let mut arguments = vec!["-qmp", &option];
     arguments.extend(port);
-    let mut guest = start(board, &kernel, &initrd, &arguments);
+    let mut guest = start(board, &linux, &arguments);
     let mut qmp = Qmp::connect(&socket, STEP).expect("the socket");
     guest.console.expect("WATCHING", STEP).expect("the guest starts");
     let file = image.display().to_string();
@@ -285,15 +280,13 @@ fn watchdog(module: &str, option: &str) {
     }
     let scratch = Scratch::new(&format!("watchdog-{module}"));
     let script = "\
-readlink /sys/class/watchdog/watchdog0/device/driver
-echo IDENTITY $(cat /sys/class/watchdog/watchdog0/identity)
-watchdog -T 4 -t 600 /dev/watchdog0
-echo ARMED
+n=0; while [ ! -c /dev/watchdog ] && [ $n -lt 300 ]; do sleep 0.1; n=$((n+1)); done
+watchdog -T 4 -t 600 /dev/watchdog && echo ARMED
 sleep 600
 echo STILL-HERE
 ";
-    let Some((kernel, initrd)) = guest(&scratch, &["watchdog", module], script) else { return };
-    let mut guest = start("pc", &kernel, &initrd, &["-device", option]);
+    let Some(linux) = guest(&scratch, &["watchdog", module], script) else { return };
+    let mut guest = start("pc", &linux, &["-device", option]);
     guest.console.expect("ARMED", STEP).unwrap_or_else(|e| panic!("{option}: {e}"));
     powers_off(&mut guest).unwrap_or_else(|e| panic!("{option}: {e}"));
     assert!(!guest.console.text().contains("STILL-HERE"), "{option}");

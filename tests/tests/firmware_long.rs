@@ -5,7 +5,7 @@
 use std::{path::Path, time::Duration};
 
 use rhea_tests::{
-    boot::{self, APPEND, Scratch, powers_off},
+    boot::{self, Linux, Scratch, powers_off},
     process::Process,
     screen::Screen,
 };
@@ -141,29 +141,27 @@ fn i386_linux_powers_off_on_each_board() {
     let (Some(kernel), Some(initrd)) = (boot::guest("pc/linux-686"), boot::guest("pc/initrd-i386.gz")) else {
         return;
     };
-    linux(&kernel, &initrd, "i686", &[("pc", "pentium3"), ("q35", "qemu32"), ("microvm", "max")]).unwrap();
+    let linux = Linux { arch: "x86_64", firmware: None, kernel, initrd };
+    powers_off_on(&linux, "i686", &[("pc", "pentium3"), ("q35", "qemu32"), ("microvm", "max")]).unwrap();
 }
 
 /// Debian's kernel as the ELF file inside its bzImage, by PVH.
 #[test]
 fn an_elf_linux_powers_off_on_each_board() {
-    let (Some(kernel), Some(initrd)) = (boot::guest("x86_64/vmlinux"), boot::guest("x86_64/initrd.gz"))
-    else {
+    let (Some(kernel), Some(linux)) = (boot::guest("x86_64/vmlinux"), Linux::debian("x86_64")) else {
         return;
     };
-    linux(&kernel, &initrd, "x86_64", &[("pc", "max"), ("q35", "qemu64"), ("microvm", "max")]).unwrap();
+    let linux = Linux { kernel, ..linux };
+    powers_off_on(&linux, "x86_64", &[("pc", "max"), ("q35", "qemu64"), ("microvm", "max")]).unwrap();
 }
 
-fn linux(kernel: &Path, initrd: &Path, arch: &str, boards: &[(&str, &str)]) -> Result<(), String> {
+fn powers_off_on(linux: &Linux, machine: &str, boards: &[(&str, &str)]) -> Result<(), String> {
     for (board, cpu) in boards.iter().filter(|(board, _)| boot::has_board("x86_64", board)) {
-        let arguments = ["-accel", "tcg", "-cpu", cpu, "-m", "512", "-kernel", text(kernel)];
-        let more = ["-append", APPEND, "-initrd", text(initrd)];
-        let guest = boot::start("x86_64", board, &[&arguments[..], &more].concat());
-        let mut guest = guest.map_err(|error| error.to_string())?;
-        guest.console.expect(&format!("GUEST-INIT-OK {arch}"), LONG)?;
+        let mut guest = linux.start(board, "", &["-accel", "tcg", "-cpu", cpu, "-m", "512"]);
+        guest.console.expect(&format!("GUEST-INIT-OK {machine}"), LONG)?;
         guest.console.expect("GUEST-FLOAT 7464.534242052", LONG)?;
         guest.console.expect("GUEST-DONE", LONG)?;
-        powers_off(&mut guest)?;
+        powers_off(&mut guest).map_err(|e| format!("{board}: {e}"))?;
     }
     Ok(())
 }

@@ -4,11 +4,10 @@
 #![expect(clippy::unwrap_used, reason = "a panic in a test is its report")]
 
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
-use rhea_tests::boot::{self, APPEND, STEP, Scratch};
+use rhea_tests::boot::{self, Linux, STEP, Scratch};
 use rhea_tests::qmp::{Controlled, Qmp};
-use rhea_tests::workspace;
 use serde_json::{Value, json};
 
 /// What the guest does: says what disks there are whenever that changes.
@@ -38,26 +37,12 @@ fn comes_and_goes(board: &str, slot: &[&str], bus: Option<&str>) {
     if !boot::has_board("x86_64", board) {
         return;
     }
-    let (Some(kernel), Some(busybox)) = (boot::guest("x86_64/linux"), boot::guest("x86_64/busybox")) else {
-        return;
-    };
     let scratch = Scratch::new(&format!("hotplug-{board}"));
-    let (programs, initrd, socket) =
-        (scratch.path("programs"), scratch.path("initrd"), scratch.path("socket"));
-    std::fs::write(&programs, SCRIPT).unwrap();
-    let made = Command::new(env!("CARGO_BIN_EXE_mkinitrd"))
-        .arg(&initrd)
-        .arg(workspace::root().join("resources/guest/init"))
-        .arg(busybox)
-        .arg(format!("programs={}", programs.display()))
-        .status()
-        .unwrap();
-    assert!(made.success());
-    let (qmp, append) = (format!("unix:{},server=on,wait=off", socket.display()), format!("{APPEND} quiet"));
-    let mut arguments = vec!["-accel", "tcg", "-m", "256", "-qmp", &qmp, "-append", &append];
-    arguments.extend(["-kernel", kernel.to_str().unwrap(), "-initrd", initrd.to_str().unwrap()]);
-    arguments.extend(slot);
-    let mut guest = boot::start("x86_64", board, &arguments).unwrap();
+    let Some(linux) = Linux::running(env!("CARGO_BIN_EXE_mkinitrd"), &scratch, SCRIPT) else { return };
+    let socket = scratch.path("socket");
+    let option = format!("unix:{},server=on,wait=off", socket.display());
+    let arguments = ["-accel", "tcg", "-m", "256", "-qmp", &option];
+    let mut guest = linux.start(board, "quiet", &[&arguments[..], slot].concat());
     let mut qmp = Qmp::connect(&socket, STEP).unwrap();
     guest.console.expect("WATCHING", STEP).unwrap();
     add_node(&mut qmp, &disk(&scratch));

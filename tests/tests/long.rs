@@ -9,44 +9,22 @@ use std::{
 };
 
 use rhea_tests::{
-    boot::{self, APPEND, STEP, Scratch},
+    boot::{self, Linux, STEP, Scratch, powers_off},
+    process::Process,
     skip, workspace,
 };
 
 /// A boot that is slow by nature.
 const LONG: Duration = Duration::from_secs(1800);
 
-fn text(path: &Path) -> &str {
-    path.to_str().expect("paths of guests are UTF-8")
-}
-
 #[test]
 fn debian_installer_reaches_its_first_dialog() {
     if !boot::has_board("riscv64", "virt") {
         return;
     }
-    let (Some(firmware), Some(kernel), Some(initrd)) = (
-        boot::guest("riscv64/fw_dynamic.bin"),
-        boot::guest("riscv64/linux"),
-        boot::guest("riscv64/installer-initrd.gz"),
-    ) else {
-        return;
-    };
-    let arguments = [
-        "-m",
-        "1024",
-        "-smp",
-        "2",
-        "-bios",
-        text(&firmware),
-        "-kernel",
-        text(&kernel),
-        "-initrd",
-        text(&initrd),
-        "-append",
-        APPEND,
-    ];
-    let mut guest = boot::start("riscv64", "virt", &arguments).unwrap();
+    let installer = boot::guest("riscv64/installer-initrd.gz").and_then(|file| Linux::with("riscv64", file));
+    let Some(installer) = installer else { return };
+    let mut guest = installer.start("virt", "", &["-m", "1024", "-smp", "2"]);
     guest.console.expect("[!!] Select a language", LONG).unwrap();
 }
 
@@ -55,29 +33,11 @@ fn riscv64_linux_resets_and_boots_again() {
     if !boot::has_board("riscv64", "virt") {
         return;
     }
-    let (Some(firmware), Some(kernel), Some(initrd)) = (
-        boot::guest("riscv64/fw_dynamic.bin"),
-        boot::guest("riscv64/linux"),
-        boot::guest("riscv64/initrd.gz"),
-    ) else {
-        return;
-    };
-    let append = format!("{APPEND} guest.reboot");
-    let mut command = std::process::Command::new(boot::rhea());
-    command.args([
-        "run",
-        "--arch",
-        "riscv64",
-        "-M",
-        "virt",
-        "-nographic",
-        "-m",
-        "512",
-        "-bios",
-        text(&firmware),
-    ]);
-    command.args(["-kernel", text(&kernel), "-initrd", text(&initrd), "-append", &append]);
-    let mut guest = rhea_tests::process::Process::piped(&mut command).unwrap();
+    let Some(linux) = Linux::debian("riscv64") else { return };
+    // Not as elsewhere: a reset does not end it.
+    let mut command = Command::new(boot::rhea());
+    command.args(["run", "--arch", "riscv64", "-M", "virt", "-nographic", "-m", "512"]);
+    let mut guest = Process::piped(command.args(linux.options("guest.reboot"))).unwrap();
     for _ in 0..3 {
         guest.console.expect("GUEST-DONE", LONG).unwrap();
     }
@@ -88,32 +48,11 @@ fn riscv64_linux_on_the_interpreter_powers_off() {
     if !boot::has_board("riscv64", "virt") {
         return;
     }
-    let (Some(firmware), Some(kernel), Some(initrd)) = (
-        boot::guest("riscv64/fw_dynamic.bin"),
-        boot::guest("riscv64/linux"),
-        boot::guest("riscv64/initrd.gz"),
-    ) else {
-        return;
-    };
-    let arguments = [
-        "-accel",
-        "tcg,backend=interp",
-        "-m",
-        "256",
-        "-bios",
-        text(&firmware),
-        "-kernel",
-        text(&kernel),
-        "-initrd",
-        text(&initrd),
-        "-append",
-        APPEND,
-    ];
-    let mut guest = boot::start("riscv64", "virt", &arguments).unwrap();
+    let Some(linux) = Linux::debian("riscv64") else { return };
+    let mut guest = linux.start("virt", "", &["-accel", "tcg,backend=interp", "-m", "256"]);
     guest.console.expect("GUEST-FLOAT 7464.534242052", LONG).unwrap();
     guest.console.expect("GUEST-DONE", LONG).unwrap();
-    let (status, _) = guest.wait(STEP).unwrap();
-    assert_eq!(status.code(), Some(0));
+    powers_off(&mut guest).unwrap();
 }
 
 /// Debian's amd64 kernel on one processor of the multiprocessor table, and on more that ACPI names, to its power-off.
@@ -122,27 +61,10 @@ fn x86_64_linux_on_microvm_with_few_and_many_processors() {
     if !boot::has_board("x86_64", "microvm") {
         return;
     }
-    let (Some(kernel), Some(initrd)) = (boot::guest("x86_64/linux"), boot::guest("x86_64/initrd.gz")) else {
-        return;
-    };
-    for (acpi, vcpus, append) in [("off", 1, "guest.reboot reboot=t"), ("on", 4, ""), ("on", 8, "")] {
-        let (board, vcpus_text) = (format!("microvm,acpi={acpi}"), vcpus.to_string());
-        let append = format!("{APPEND} {append}");
-        let arguments = [
-            "-accel",
-            "tcg",
-            "-smp",
-            &vcpus_text,
-            "-m",
-            "512",
-            "-kernel",
-            text(&kernel),
-            "-initrd",
-            text(&initrd),
-            "-append",
-            &append,
-        ];
-        let mut guest = boot::start("x86_64", &board, &arguments).unwrap();
+    let Some(linux) = Linux::debian("x86_64") else { return };
+    for (acpi, vcpus, words) in [("off", 1, "guest.reboot reboot=t"), ("on", 4, ""), ("on", 8, "")] {
+        let (board, count) = (format!("microvm,acpi={acpi}"), vcpus.to_string());
+        let mut guest = linux.start(&board, words, &["-accel", "tcg", "-m", "512", "-smp", &count]);
         guest.console.expect("GUEST-INIT-OK x86_64", LONG).unwrap();
         guest.console.expect(&format!("cpus={vcpus}"), LONG).unwrap();
         guest.console.expect("GUEST-DONE", LONG).unwrap();
@@ -156,28 +78,12 @@ fn x86_64_linux_on_microvm_under_kvm_ends() {
     if !boot::has_board("x86_64", "microvm") || !boot::has_native_kvm() {
         return;
     }
-    let (Some(kernel), Some(initrd)) = (boot::guest("x86_64/linux"), boot::guest("x86_64/initrd.gz")) else {
-        return;
-    };
-    let append = format!("{APPEND} guest.reboot");
-    let arguments = [
-        "-accel",
-        "kvm",
-        "-m",
-        "512",
-        "-kernel",
-        text(&kernel),
-        "-initrd",
-        text(&initrd),
-        "-append",
-        &append,
-    ];
-    let mut guest = boot::start("x86_64", "microvm", &arguments).unwrap();
+    let Some(linux) = Linux::debian("x86_64") else { return };
+    let mut guest = linux.start("microvm", "guest.reboot", &["-accel", "kvm", "-m", "512"]);
     guest.console.expect("GUEST-INIT-OK x86_64", LONG).unwrap();
     guest.console.expect("GUEST-FLOAT 7464.534242052", LONG).unwrap();
     guest.console.expect("GUEST-DONE", LONG).unwrap();
-    let (status, _) = guest.wait(STEP).unwrap();
-    assert_eq!(status.code(), Some(0));
+    powers_off(&mut guest).unwrap();
 }
 
 /// OVMF to its shell: on both PCs in flash, and as a plain ROM.
@@ -191,7 +97,7 @@ fn ovmf_gives_its_shell() {
     let rom = vec!["-bios".to_owned(), "/usr/share/ovmf/OVMF.fd".to_owned()];
     for (board, firmware) in [("pc", &flash), ("q35,hpet=on", &flash), ("q35", &rom)] {
         let mut command = boot::command("x86_64", board, &["-accel", "tcg", "-m", "256"]);
-        let mut guest = rhea_tests::process::Process::piped(command.args(firmware)).unwrap();
+        let mut guest = Process::piped(command.args(firmware)).unwrap();
         guest.console.expect("Shell> ", LONG).unwrap();
         guest.console.send("reset -s\r").unwrap();
         let (status, _) = guest.wait(STEP).unwrap();
@@ -208,11 +114,8 @@ fn riscv64_programs_say_what_they_say_elsewhere() {
     let Some(wanted) = programs_elsewhere(tree, &programs) else { return };
     let scratch = Scratch::new("programs");
     let initrd = scratch.path("initrd");
-    let (Some(firmware), Some(kernel), Some(busybox)) =
-        (boot::guest("riscv64/fw_dynamic.bin"), boot::guest("riscv64/linux"), boot::guest("riscv64/busybox"))
-    else {
-        return;
-    };
+    let linux = Linux::with("riscv64", initrd.clone());
+    let (Some(linux), Some(busybox)) = (linux, boot::guest("riscv64/busybox")) else { return };
     let made = Command::new(env!("CARGO_BIN_EXE_mkinitrd"))
         .arg(&initrd)
         .arg(workspace::root().join("resources/guest/init"))
@@ -222,23 +125,7 @@ fn riscv64_programs_say_what_they_say_elsewhere() {
         .status();
     assert!(made.is_ok_and(|status| status.success()), "mkinitrd failed");
     for cpu in ["rv64", "rv64,v=true,vlen=256", "rva22s64"] {
-        let arguments = [
-            "-cpu",
-            cpu,
-            "-m",
-            "1024",
-            "-smp",
-            "2",
-            "-bios",
-            text(&firmware),
-            "-kernel",
-            text(&kernel),
-            "-initrd",
-            text(&initrd),
-            "-append",
-            "console=ttyS0 panic=-1 quiet",
-        ];
-        let mut guest = boot::start("riscv64", "virt", &arguments).unwrap();
+        let mut guest = linux.start("virt", "quiet", &["-cpu", cpu, "-m", "1024", "-smp", "2"]);
         guest.console.expect("GUEST-IRQS", LONG).unwrap();
         let said = guest.console.expect("PROGRAMS-END", LONG).unwrap().replace('\r', "");
         let said = said.split_once("PROGRAM").expect("a program has run").1;

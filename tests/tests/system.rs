@@ -1,12 +1,13 @@
-//! An installed Debian boots from a disk to its login, on every kind of disk; and goes on from where it was saved on the way.
-//! The disk is group `system` of the guests, kernel and modules are group `drivers`.
+//! An installed Debian boots from a disk to its login, on every kind of disk, and goes on from where it was saved on the way; its
+//! installer comes to its first dialog.
+//! Disk and installer are group `system` of the guests, kernel and modules are group `drivers`.
 #![cfg(target_os = "linux")]
 
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use rhea_tests::boot::{self, Scratch, powers_off};
+use rhea_tests::boot::{self, Linux, Scratch, powers_off};
 use rhea_tests::console::Console;
 use rhea_tests::drivers;
 use rhea_tests::process::Process;
@@ -81,17 +82,16 @@ impl Place {
     /// The command line, with `image` as the disk and more options. Nothing without the guests.
     fn command(&self, scratch: &Scratch, image: &str, more: &[&str]) -> Option<Command> {
         let mkinitrd = env!("CARGO_BIN_EXE_mkinitrd");
-        let (kernel, initrd) = drivers::guest(mkinitrd, scratch, self.modules, SWITCH)?;
+        let linux = drivers::guest(mkinitrd, scratch, self.modules, SWITCH)?;
         let mut command = boot::command("x86_64", self.board, &["-accel", "tcg", "-m", "512"]);
-        command.arg("-kernel").arg(kernel).arg("-initrd").arg(initrd);
-        command.args(["-append", "console=ttyS0 panic=-1 quiet net.ifnames=0"]);
+        command.args(linux.options("quiet net.ifnames=0"));
         command.args(self.options.iter().map(|option| option.replace("IMAGE", image)));
         command.args(more);
         Some(command)
     }
 
-    /// From the login to power-off: the root is the disk, and its files are what they were.
-    fn log_in(&self, guest: &mut Process, sum: &str) -> Result<(), String> {
+    /// From the login to power-off: the root is the disk, its files are what they were, and `first` is done before.
+    fn log_in(&self, guest: &mut Process, sum: &str, first: &str) -> Result<(), String> {
         let type_in = |console: &mut Console, line: &str| console.send(line).map_err(|e| e.to_string());
         guest.console.expect("login: ", STEP)?;
         type_in(&mut guest.console, "root\n")?;
@@ -100,7 +100,10 @@ impl Place {
         guest.console.expect("# ", STEP)?;
         type_in(
             &mut guest.console,
-            "echo FROM $(findmnt -no SOURCE /) FAILED $(systemctl --failed --no-legend | wc -l); sha256sum /usr/bin/perl; poweroff\n",
+            &format!(
+                "{first}echo FROM $(findmnt -no SOURCE /) FAILED $(systemctl --failed --no-legend | wc -l); \
+                sha256sum /usr/bin/perl; poweroff\n"
+            ),
         )?;
         guest.console.expect(&format!("FROM {} FAILED 0", self.device), STEP)?;
         guest.console.expect(sum, STEP)?;
@@ -115,13 +118,19 @@ fn disk() -> Option<(std::path::PathBuf, String)> {
 }
 
 fn boots(name: &str) {
+    boots_with(name, &[], "");
+}
+
+/// False if the guests are not there.
+fn boots_with(name: &str, more: &[&str], first: &str) -> bool {
     let place = PLACES.iter().find(|place| place.name == name).expect("it is in the table");
-    let Some((image, sum)) = disk().filter(|_| boot::has_board("x86_64", place.board)) else { return };
+    let Some((image, sum)) = disk().filter(|_| boot::has_board("x86_64", place.board)) else { return false };
     let scratch = Scratch::new(&format!("system-{name}"));
     let image = format!("format=raw,snapshot=on,file={}", image.display());
-    let Some(mut command) = place.command(&scratch, &image, &[]) else { return };
+    let Some(mut command) = place.command(&scratch, &image, more) else { return false };
     let mut guest = Process::piped(&mut command).expect("the binary starts");
-    place.log_in(&mut guest, &sum).unwrap_or_else(|e| panic!("{name}: {e}"));
+    place.log_in(&mut guest, &sum, first).unwrap_or_else(|e| panic!("{name}: {e}"));
+    true
 }
 
 #[test]
@@ -142,6 +151,26 @@ fn debian_boots_from_nvme() {
 #[test]
 fn debian_boots_from_virtio_blk() {
     boots("virtio-blk");
+}
+
+/// A second disk, on which the kernel zeroes a part and gives another up.
+#[test]
+fn debian_zeroes_and_discards_by_virtio_blk() {
+    const MIB: usize = 1 << 20;
+    let scratch = Scratch::new("system-zeroes");
+    let file = scratch.path("disk");
+    let mut model = vec![0xa5; 4 * MIB];
+    std::fs::write(&file, &model).expect("a file in the folder");
+    let drive = format!("if=none,id=e,format=raw,discard=unmap,detect-zeroes=off,file={}", file.display());
+    let script = "\
+[ $(cat /sys/block/vdb/queue/write_zeroes_max_bytes) -gt 0 ] && blkdiscard -z -o 1048576 -l 1048576 /dev/vdb; \
+[ $(cat /sys/block/vdb/queue/discard_max_bytes) -gt 0 ] && blkdiscard -o 3145728 -l 524288 /dev/vdb; ";
+    if !boots_with("virtio-blk", &["-drive", &drive, "-device", "virtio-blk-pci,drive=e"], script) {
+        return;
+    }
+    model[MIB..2 * MIB].fill(0);
+    model[3 * MIB..3 * MIB + MIB / 2].fill(0);
+    assert!(std::fs::read(&file).expect("the file") == model);
 }
 
 #[test]
@@ -179,6 +208,18 @@ fn a_boot_goes_on_from_where_it_was_saved() {
         powers_off(&mut guest).unwrap_or_else(|e| panic!("{name}: {e}"));
         let Some(mut command) = place.command(&scratch, &image, &["-loadvm", "middle"]) else { return };
         let mut guest = Process::piped(&mut command).expect("the binary starts");
-        place.log_in(&mut guest, &sum).unwrap_or_else(|e| panic!("{name}, loaded: {e}"));
+        place.log_in(&mut guest, &sum, "").unwrap_or_else(|e| panic!("{name}, loaded: {e}"));
     }
+}
+
+#[test]
+fn debian_installer_reaches_its_first_dialog() {
+    if !boot::has_board("x86_64", "q35") {
+        return;
+    }
+    let (kernel, initrd) = (boot::guest("system/installer-linux"), boot::guest("system/installer-initrd.gz"));
+    let (Some(kernel), Some(initrd)) = (kernel, initrd) else { return };
+    let installer = Linux { arch: "x86_64", firmware: None, kernel, initrd };
+    let mut guest = installer.start("q35", "", &["-accel", "tcg", "-m", "1024", "-smp", "2"]);
+    guest.console.expect("[!!] Select a language", STEP).expect("the first dialog");
 }
