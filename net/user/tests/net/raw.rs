@@ -221,9 +221,14 @@ impl Raw {
 
     /// Waits until there is no connection any more.
     pub(crate) fn gone(&self) {
+        self.connections(0);
+    }
+
+    /// Waits until there are so many connections: their number is told after a round of the network, not within it.
+    pub(crate) fn connections(&self, count: usize) {
         let end = Instant::now() + STEP;
-        while self.net.connections() > 0 {
-            assert!(Instant::now() < end, "connections stay");
+        while self.net.connections() != count {
+            assert!(Instant::now() < end, "{} connections, expected {count}", self.net.connections());
             std::thread::sleep(Duration::from_millis(1));
         }
     }

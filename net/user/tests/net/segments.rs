@@ -203,7 +203,7 @@ fn both_end_at_once() {
     // Our end, sent before theirs was seen.
     conn.send(FIN, &[]);
     conn.acknowledged(1);
-    assert_eq!(raw.net.connections(), 1);
+    raw.connections(1);
     conn.seq = conn.seq.wrapping_add(1);
     conn.ack = end.seq.wrapping_add(1);
     conn.send(0, &[]);
@@ -231,7 +231,7 @@ fn a_reset_in_every_state() {
     let mut stream = accept(&listener);
     conn.send_at(5, RST, &[]);
     assert_eq!(raw.segment().flags, ACK);
-    assert_eq!(raw.net.connections(), 1);
+    raw.connections(1);
     conn.send(RST, &[]);
     raw.gone();
     assert!(stream.read(&mut [0]).is_err());
@@ -279,7 +279,7 @@ fn an_acknowledgement_of_another_connection_is_reset() {
     raw.tcp(&stale);
     let reset = raw.segment_with(|s| s.flags & RST != 0);
     assert_eq!(reset.seq, stale.ack);
-    assert_eq!(raw.net.connections(), 1);
+    raw.connections(1);
 }
 
 #[test]
