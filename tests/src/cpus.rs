@@ -1,11 +1,15 @@
 //! Processors that come and go under Debian's kernel, whatever the firmware.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::boot::{self, Linux, STEP, Scratch};
+use crate::boot::{self, Linux, Scratch};
 use crate::qmp::Qmp;
+
+/// Time for one step: firmware takes its own before the kernel.
+const STEP: Duration = Duration::from_secs(900);
 
 /// Switches on what comes, has each processor that is on do something, and says which are on whenever that changes.
 const WATCH: &str = "\
