@@ -302,6 +302,35 @@ pub trait Image: BlockNode {
         Err(BlockError::Unsupported("a snapshot inside it"))
     }
 
+    /// Whether there can be snapshots inside it.
+    fn can_snapshot(&self) -> bool {
+        false
+    }
+
+    /// Writes a part of the state of a machine. The next snapshot keeps as much of it as its `vm_state_size` says, and the
+    /// image forgets it.
+    fn write_state(&self, at: u64, data: &[u8]) -> Result<(), BlockError> {
+        let _ = (at, data);
+        Err(BlockError::Unsupported("the state of a machine"))
+    }
+
+    /// Reads a part of the state of a machine that no snapshot has yet.
+    fn read_state(&self, at: u64, buf: &mut [u8]) -> Result<(), BlockError> {
+        let _ = (at, buf);
+        Err(BlockError::Unsupported("the state of a machine"))
+    }
+
+    /// Forgets the state of a machine that no snapshot has.
+    fn discard_state(&self) -> Result<(), BlockError> {
+        Err(BlockError::Unsupported("the state of a machine"))
+    }
+
+    /// The state of a machine that a snapshot keeps, by id or name, as a disk of its length.
+    fn open_state(&self, id: &str) -> Result<Arc<dyn BlockNode>, BlockError> {
+        let _ = id;
+        Err(BlockError::Unsupported("the state of a machine"))
+    }
+
     /// Dirty bitmaps kept in the image.
     fn bitmaps(&self) -> Result<Vec<BitmapInfo>, BlockError> {
         Ok(Vec::new())

@@ -50,6 +50,11 @@ const RENAME: Operation = op("another name of the backing file", |i| {
 
 const QCOW2: &[Operation] = &[
     op("snapshot", |i| i.create_snapshot(&Snapshot { name: "two".into(), ..Snapshot::default() })),
+    op("snapshot with a state", |i| {
+        i.write_state(0, &[7; 100])?;
+        i.write_state(100, &[8; 20_000])?;
+        i.create_snapshot(&Snapshot { name: "two".into(), vm_state_size: 20_100, ..Snapshot::default() })
+    }),
     op("apply", |i| i.apply_snapshot("one")),
     op("delete", |i| i.delete_snapshot("one")),
     GROW,
@@ -85,8 +90,11 @@ struct Shown {
 fn shown(image: &dyn Image, with_bitmaps: bool) -> Shown {
     let view = |s: Snapshot| {
         let node = image.open_snapshot(&s.id).unwrap();
-        let mut data = vec![0; node.size() as usize];
-        node.read(0, &mut [std::io::IoSliceMut::new(&mut data)]).unwrap();
+        let state = image.open_state(&s.id).unwrap();
+        let mut data = vec![0; (node.size() + state.size()) as usize];
+        let (disk, rest) = data.split_at_mut(node.size() as usize);
+        node.read(0, &mut [std::io::IoSliceMut::new(disk)]).unwrap();
+        state.read(0, &mut [std::io::IoSliceMut::new(rest)]).unwrap();
         (s.name, data)
     };
     let bitmaps = if with_bitmaps { image.bitmaps().unwrap() } else { Vec::new() };

@@ -46,7 +46,8 @@ struct Model<'a> {
     options: &'a str,
     data: Vec<u8>,
     base: Option<Vec<u8>>,
-    snapshots: Vec<(String, Vec<u8>)>,
+    /// Name, disk, and state of a machine.
+    snapshots: Vec<(String, Vec<u8>, Vec<u8>)>,
     next: u32,
 }
 
@@ -136,15 +137,25 @@ impl Model<'_> {
             33 if !self.external() && self.snapshots.len() < 3 => {
                 self.next += 1;
                 let name = format!("s{}", self.next);
-                let made =
-                    self.image().create_snapshot(&Snapshot { name: name.clone(), ..Snapshot::default() });
+                let len = random.below(90_000) * random.below(2);
+                let mut state = random.data(len as usize);
+                for (i, part) in state.chunks(33_333).enumerate() {
+                    self.image().write_state(i as u64 * 33_333, part).unwrap();
+                }
+                if random.below(4) == 0 {
+                    // What nobody takes is no part of the disk.
+                    state.clear();
+                }
+                let snapshot =
+                    Snapshot { name: name.clone(), vm_state_size: state.len() as u64, ..Snapshot::default() };
+                let made = self.image().create_snapshot(&snapshot);
                 if self.allowed(made) {
-                    self.snapshots.push((name, self.data.clone()));
+                    self.snapshots.push((name, self.data.clone(), state));
                 }
             }
             34 if !self.snapshots.is_empty() => {
                 let i = random.below(self.snapshots.len() as u64) as usize;
-                let (name, data) = &self.snapshots[i];
+                let (name, data, _) = &self.snapshots[i];
                 let done = self.image().apply_snapshot(name);
                 if self.allowed(done) {
                     self.data = data.clone();
@@ -152,11 +163,14 @@ impl Model<'_> {
             }
             35 if !self.snapshots.is_empty() => {
                 let i = random.below(self.snapshots.len() as u64) as usize;
-                let (name, data) = self.snapshots.remove(i);
+                let (name, data, state) = self.snapshots.remove(i);
                 let view = self.image().open_snapshot(&name).unwrap();
-                let mut back = vec![0; data.len()];
-                view.read(0, &mut [std::io::IoSliceMut::new(&mut back)]).unwrap();
-                same(&back, &data, "snapshot");
+                let kept = self.image().open_state(&name).unwrap();
+                for (node, data, what) in [(view, data, "snapshot"), (kept, state, "state")] {
+                    let mut back = vec![0; node.size() as usize];
+                    node.read(0, &mut [std::io::IoSliceMut::new(&mut back)]).unwrap();
+                    same(&back, &data, what);
+                }
                 self.image().delete_snapshot(&name).unwrap();
             }
             36 if !self.v2() || self.snapshots.is_empty() => {
@@ -224,7 +238,7 @@ fn run_model(index: usize, seed: u64, steps: u32) {
     let name = named(&path, "qcow2", options);
     qemu_img_with_secret(&["check", &name]);
     qemu_img_with_secret(&["compare", &named(&plain, "raw", ""), &name]);
-    for (name, data) in &model.snapshots {
+    for (name, data, _) in &model.snapshots {
         std::fs::write(&plain, data).unwrap();
         let copy = dir.path().join("copy");
         qemu_img_with_secret(&[
@@ -370,5 +384,60 @@ fn damage_is_found_and_repaired() {
         if have_qemu() {
             qemu_img(&["check", "-f", "qcow2", text(&path)]);
         }
+    }
+}
+
+#[test]
+fn the_state_of_a_machine_is_where_qemu_has_it() {
+    if !have_qemu() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("d");
+    for options in [
+        "",
+        "cluster_size=4k",
+        "cluster_size=16k,extended_l2=on",
+        "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10",
+    ] {
+        create(&path, "qcow2", 5 << 20, options);
+        let image = open(&path, "qcow2");
+        write(&*image, 0, &[1; 70_000]);
+        image.write_state(0, &[2; 70_000]).unwrap();
+        image.write_state(70_000, &[3; 3 << 20]).unwrap();
+        let one = Snapshot { name: "one".into(), vm_state_size: 70_000 + (3 << 20), ..Snapshot::default() };
+        image.create_snapshot(&one).unwrap();
+        // What is left behind is not the disk's when that grows.
+        image.write_state(0, &[4; 70_000]).unwrap();
+        image.resize(5 << 30).unwrap();
+        assert_eq!(read(&*image, 5 << 20, 70_000), [0; 70_000]);
+        let span = if options.contains("4k") { 2 << 20 } else { 512 << 20 };
+        assert!(read(&*image, span, 70_000).iter().all(|b| *b == 0));
+        image.resize(5 << 20).unwrap();
+        image.close().unwrap();
+        drop(image);
+        let name = named(&path, "qcow2", options);
+        let qemu_io = |commands: &[&str]| {
+            let mut args = vec![OBJECT];
+            commands.iter().for_each(|c| args.extend(["-c", c]));
+            args.push(&name);
+            let said = run("qemu-io", &args).unwrap();
+            assert!(!said.contains("verification failed"), "{options}: {said}");
+        };
+        qemu_img_with_secret(&["check", &name]);
+        qemu_img_with_secret(&["snapshot", "-a", "one", &name]);
+        qemu_io(&["read -b -P 2 0 70000", "read -b -P 3 70000 3M", "read -P 1 0 70000"]);
+        qemu_io(&["write -b -P 5 0 80000"]);
+        let image = open(&path, "qcow2");
+        let mut back = vec![0; 80_000];
+        image.read_state(0, &mut back).unwrap();
+        same(&back, &[5; 80_000], "what QEMU wrote");
+        let two = Snapshot { name: "two".into(), vm_state_size: 80_000, ..Snapshot::default() };
+        image.create_snapshot(&two).unwrap();
+        image.apply_snapshot("one").unwrap();
+        image.close().unwrap();
+        drop(image);
+        qemu_img_with_secret(&["check", &name]);
+        std::fs::remove_file(&path).unwrap();
     }
 }

@@ -62,6 +62,26 @@ macro_rules! image {
             $get(self).open_snapshot(id)
         }
 
+        fn can_snapshot(&self) -> bool {
+            $get(self).can_snapshot()
+        }
+
+        fn write_state(&self, at: u64, data: &[u8]) -> Result<(), block::BlockError> {
+            $get(self).write_state(at, data)
+        }
+
+        fn read_state(&self, at: u64, buf: &mut [u8]) -> Result<(), block::BlockError> {
+            $get(self).read_state(at, buf)
+        }
+
+        fn discard_state(&self) -> Result<(), block::BlockError> {
+            $get(self).discard_state()
+        }
+
+        fn open_state(&self, id: &str) -> Result<std::sync::Arc<dyn block::BlockNode>, block::BlockError> {
+            $get(self).open_state(id)
+        }
+
         fn bitmaps(&self) -> Result<Vec<block_formats::BitmapInfo>, block::BlockError> {
             $get(self).bitmaps()
         }

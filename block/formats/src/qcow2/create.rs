@@ -221,7 +221,7 @@ pub(crate) fn create(context: &CreateContext<'_>) -> Result<(), BlockError> {
     {
         Luks::create(Area::new(file.clone(), &path, offset, len), luks, password)?;
     }
-    let raw = header.encode(&path)?;
+    let raw = header.encode(&path)?.raw;
     file.write(0, &[IoSlice::new(&raw)], false)?;
     if preallocation != Preallocation::Off {
         drop(file);

@@ -2,6 +2,8 @@
 //!
 //! Nothing here is trusted: every field has its bound, and a bound that is broken is named with both values.
 
+use std::ops::Range;
+
 use block::BlockError;
 
 use crate::bytes::{be32, be64, put};
@@ -130,6 +132,8 @@ pub(super) struct Header {
     pub(super) compression: Compression,
     pub(super) encryption: Encryption,
     pub(super) backing: Option<BackingName>,
+    /// Where the backing file's name lies if there is room; else it follows the extensions.
+    pub(super) name_at: u64,
     pub(super) data_file: Option<String>,
     pub(super) bitmaps: Option<BitmapDirectory>,
     /// Fixed fields beyond those known here.
@@ -254,6 +258,7 @@ impl Header {
                 return bad(format!("qcow2 backing_file_offset {at:#x} is beyond the first cluster"));
             };
             let format = h.backing.take().and_then(|b| b.format);
+            h.name_at = at;
             // A name of no length is none.
             h.backing =
                 (len != 0).then(|| BackingName { file: String::from_utf8_lossy(name).into_owned(), format });
@@ -425,7 +430,7 @@ impl Header {
     }
 
     /// The first cluster, or why the names do not fit into it.
-    pub(super) fn encode(&self, path: &str) -> Result<Vec<u8>, BlockError> {
+    pub(super) fn encode(&self, path: &str) -> Result<Encoded, BlockError> {
         let cluster = self.cluster() as usize;
         let mut out = vec![0; LENGTH_V2];
         put(&mut out, 0, &MAGIC.to_be_bytes());
@@ -491,16 +496,20 @@ impl Header {
             extension(&mut out, *kind, body);
         }
         extension(&mut out, extension::END, &[]);
+        let end = out.len();
         if let Some(backing) = self.backing.as_ref().filter(|b| !b.file.is_empty()) {
-            let at = out.len() as u64;
-            put(&mut out, 8, &at.to_be_bytes());
-            put(&mut out, 16, &(backing.file.len() as u32).to_be_bytes());
-            out.extend_from_slice(backing.file.as_bytes());
-            if backing.file.len() > MAX_NAME {
-                let what =
-                    format!("backing file name of {} bytes, expected at most {MAX_NAME}", backing.file.len());
+            let len = backing.file.len();
+            if len > MAX_NAME {
+                let what = format!("backing file name of {len} bytes, expected at most {MAX_NAME}");
                 return Err(BlockError::Format { path: path.into(), what });
             }
+            let own = usize::try_from(self.name_at).ok();
+            let own = own.filter(|at| *at > end && at.checked_add(len).is_some_and(|end| end <= cluster));
+            let at = own.unwrap_or(end);
+            put(&mut out, 8, &(at as u64).to_be_bytes());
+            put(&mut out, 16, &(len as u32).to_be_bytes());
+            out.resize(at, 0);
+            out.extend_from_slice(backing.file.as_bytes());
         }
         if out.len() > cluster {
             let what = format!(
@@ -509,7 +518,23 @@ impl Header {
             );
             return Err(BlockError::Format { path: path.into(), what });
         }
-        Ok(out)
+        Ok(Encoded { raw: out, end })
+    }
+}
+
+/// A header as it lies in its cluster.
+pub(super) struct Encoded {
+    /// Header, extensions and the backing file's name.
+    pub(super) raw: Vec<u8>,
+    /// Where the extensions end.
+    pub(super) end: usize,
+}
+
+impl Encoded {
+    /// Where the backing file's name lies.
+    pub(super) fn name(&self) -> Range<usize> {
+        let at = be64(&self.raw, 8) as usize;
+        at..at + be32(&self.raw, 16) as usize
     }
 }
 
@@ -530,15 +555,16 @@ mod tests {
             refcount_order: 4,
             autoclear: autoclear::BITMAPS,
             backing: Some(BackingName { file: "base.img".into(), format: Some("raw".into()) }),
+            name_at: 2048,
             bitmaps: Some(BitmapDirectory { count: 1, size: 32, offset: 0x70000 }),
             unknown: vec![(0x1234_5678, vec![1, 2, 3])],
             ..Header::default()
         };
-        let back = Header::decode(&h.encode("x").unwrap(), "x").unwrap();
+        let back = Header::decode(&h.encode("x").unwrap().raw, "x").unwrap();
         assert_eq!(back, h);
         h.cluster_bits = 9;
         h.backing.as_mut().unwrap().file = "b".repeat(600);
-        assert!(h.encode("x").unwrap_err().to_string().contains("more than a cluster"));
+        assert!(h.encode("x").err().unwrap().to_string().contains("more than a cluster"));
     }
 
     #[test]
@@ -551,7 +577,7 @@ mod tests {
             refcount_order: 4,
             ..Header::default()
         };
-        let mut data = h.encode("x").unwrap();
+        let mut data = h.encode("x").unwrap().raw;
         for (method, expected) in [(2, "crypt_method 2 (LUKS) without"), (3, "crypt_method 3")] {
             data[35] = method;
             let text = Header::decode(&data, "x").unwrap_err().to_string();
@@ -560,8 +586,8 @@ mod tests {
         data[35] = 1;
         assert_eq!(Header::decode(&data, "x").unwrap().encryption, Encryption::Aes);
         let luks = Header { encryption: Encryption::Luks { offset: 0x50000, len: 0x1000 }, ..h };
-        assert_eq!(Header::decode(&luks.encode("x").unwrap(), "x").unwrap(), luks);
-        let mut plain = luks.encode("x").unwrap();
+        assert_eq!(Header::decode(&luks.encode("x").unwrap().raw, "x").unwrap(), luks);
+        let mut plain = luks.encode("x").unwrap().raw;
         plain[35] = 0;
         let text = Header::decode(&plain, "x").unwrap_err().to_string();
         assert!(text.contains("LUKS header in an image whose crypt_method is another"), "{text}");

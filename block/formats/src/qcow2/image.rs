@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::header::incompatible;
 use super::l2::Kind;
-use super::{Qcow2, bitmap, snapshot};
+use super::{Qcow2, bitmap, snapshot, state};
 use crate::image::{
     BackingName, BitmapChange, BitmapInfo, CheckReport, Details, Image, Preallocation, Repair, Snapshot,
 };
@@ -197,9 +197,7 @@ impl Image for Qcow2 {
         if backing.is_some() && meta.header.data_raw() {
             return Err(self.bad("an image whose data file is raw cannot have a backing file"));
         }
-        let before = meta.header.clone();
-        meta.header.backing = backing.cloned();
-        self.commit_header(&mut meta, before).map_err(|(e, _)| e)
+        self.commit_name(&mut meta, backing.cloned())
     }
 
     fn make_empty(&self) -> Result<(), BlockError> {
@@ -240,7 +238,27 @@ impl Image for Qcow2 {
     }
 
     fn open_snapshot(&self, id: &str) -> Result<Arc<dyn BlockNode>, BlockError> {
-        snapshot::view(self, id)
+        Ok(Arc::new(snapshot::view(self, id)?))
+    }
+
+    fn can_snapshot(&self) -> bool {
+        !self.geo.external
+    }
+
+    fn write_state(&self, at: u64, data: &[u8]) -> Result<(), BlockError> {
+        self.write_state_at(at, data)
+    }
+
+    fn read_state(&self, at: u64, buf: &mut [u8]) -> Result<(), BlockError> {
+        self.read_state_at(at, buf)
+    }
+
+    fn discard_state(&self) -> Result<(), BlockError> {
+        self.discard_state_now()
+    }
+
+    fn open_state(&self, id: &str) -> Result<Arc<dyn BlockNode>, BlockError> {
+        state::open(self, id)
     }
 
     fn bitmaps(&self) -> Result<Vec<BitmapInfo>, BlockError> {

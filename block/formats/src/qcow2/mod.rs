@@ -29,6 +29,7 @@ mod read;
 mod refcount;
 mod resize;
 mod snapshot;
+mod state;
 #[cfg(test)]
 mod tests;
 mod write;
@@ -43,7 +44,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use block::{BlockError, BlockNode};
 use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
 
-use crate::image::Image;
+use crate::image::{BackingName, Image};
 use cache::TableCache;
 use compress::Compressors;
 use crypt::Crypt;
@@ -57,6 +58,8 @@ pub(crate) use open::open;
 /// Options that [`Image::amend`] takes.
 pub(crate) use amend::OPTIONS as AMEND_OPTIONS;
 
+/// Bytes at the start of the header that are written whole or not at all.
+const FIRST: usize = 512;
 /// Memory for L2 tables in bytes.
 const L2_MEMORY: u64 = 32 << 20;
 
@@ -159,12 +162,17 @@ impl Qcow2 {
         if self.read_only { Err(BlockError::ReadOnly) } else { bitmap::begin(self) }
     }
 
-    /// Writes the header's cluster in one piece.
-    fn write_header(&self, meta: &mut Meta) -> Result<(), BlockError> {
+    /// The header with what is known elsewhere.
+    fn encode_header(&self, meta: &mut Meta) -> Result<header::Encoded, BlockError> {
         meta.header.reftable_offset = meta.refs.table_offset;
         meta.header.reftable_clusters = meta.refs.table_clusters();
         meta.header.refcount_order = meta.refs.order;
-        let mut raw = meta.header.encode(&self.filename)?;
+        meta.header.encode(&self.filename)
+    }
+
+    /// Writes the header's cluster in one piece.
+    fn write_header(&self, meta: &mut Meta) -> Result<(), BlockError> {
+        let mut raw = self.encode_header(meta)?.raw;
         // What an older, longer header left behind goes as well.
         raw.resize(raw.len().next_multiple_of(512).max(raw.len().min(4096)), 0);
         self.file.write(0, &[IoSlice::new(&raw)], false)
@@ -177,6 +185,46 @@ impl Qcow2 {
         done.map_err(|e| {
             meta.header = before;
             (e, self.write_header(meta).and_then(|()| self.file.flush()).is_ok())
+        })
+    }
+
+    /// Changes the backing file's name for good. Where only that changes it is put beside the old one before the first sector,
+    /// which a power cut leaves whole, names it.
+    fn commit_name(&self, meta: &mut Meta, name: Option<BackingName>) -> Result<(), BlockError> {
+        let before = meta.header.clone();
+        let old = self.encode_header(meta)?;
+        meta.header.backing = name;
+        let new = self.encode_header(meta);
+        let Ok(new) = new else {
+            meta.header = before;
+            return new.map(drop);
+        };
+        let extensions = |e: &header::Encoded| e.raw.get(FIRST..e.end.max(FIRST)).map(<[u8]>::to_vec);
+        let (was, len) = (old.name(), new.name().len());
+        let alike = old.end == new.end && extensions(&old) == extensions(&new);
+        let at = if new.end + len <= was.start { new.end } else { was.end };
+        if len == 0 || was.is_empty() || !alike || at + len > self.geo.cluster() as usize {
+            return self.commit_header(meta, before).map_err(|(e, _)| e);
+        }
+        meta.header.name_at = at as u64;
+        let put = |raw: &[u8], at: usize| {
+            self.file.write(at as u64, &[IoSlice::new(raw)], false)?;
+            self.file.flush()
+        };
+        let first = |e: &header::Encoded| {
+            let mut raw = e.raw.clone();
+            raw.resize(FIRST, 0);
+            put(&raw, 0)
+        };
+        let done = self.encode_header(meta).and_then(|new| {
+            let name = new.name();
+            put(&new.raw[name.clone()], name.start)?;
+            first(&new)
+        });
+        done.inspect_err(|_| {
+            meta.header = before;
+            // The error that led here is the one that is told.
+            let _ = first(&old);
         })
     }
 

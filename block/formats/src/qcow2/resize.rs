@@ -38,6 +38,7 @@ impl Qcow2 {
             {
                 let _gate = self.gate.write();
                 let mut guard = self.meta.lock();
+                self.drop_state(&mut guard, old)?;
                 self.grow_l1(&mut guard, size)?;
                 self.set_size(&mut guard, old, size)?;
                 drop(guard);
@@ -89,6 +90,7 @@ impl Qcow2 {
         let _gate = self.gate.write();
         let mut guard = self.meta.lock();
         let meta = &mut *guard;
+        self.drop_state(meta, old)?;
         // Tables that map nothing any more go too.
         let keep = meta.header.l1_needed(size) as usize;
         for i in keep..meta.l1.len() {
@@ -111,7 +113,7 @@ impl Qcow2 {
     }
 
     /// Makes the L1 table long enough for a size.
-    fn grow_l1(&self, meta: &mut Meta, size: u64) -> Result<(), BlockError> {
+    pub(super) fn grow_l1(&self, meta: &mut Meta, size: u64) -> Result<(), BlockError> {
         let needed = meta.header.l1_needed(size);
         if needed * 8 > MAX_L1 {
             return Err(self.bad(format!(

@@ -5,7 +5,6 @@
 
 use std::io::{IoSlice, IoSliceMut};
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use block::{BlockError, BlockNode};
@@ -155,7 +154,7 @@ impl Qcow2 {
     }
 
     /// Calls `change` for every run of clusters that an L1 table reaches: L2 tables and what they name.
-    fn each_reached(
+    pub(super) fn each_reached(
         &self,
         meta: &mut Meta,
         l1: &[u64],
@@ -277,7 +276,7 @@ impl Qcow2 {
         Ok(offset)
     }
 
-    fn find_snapshot(&self, meta: &Meta, id: &str) -> Result<usize, BlockError> {
+    pub(super) fn find_snapshot(&self, meta: &Meta, id: &str) -> Result<usize, BlockError> {
         let by = |f: fn(&Snapshot) -> &str| meta.snapshots.iter().position(|s| f(&s.info) == id);
         by(|s| &s.id).or_else(|| by(|s| &s.name)).ok_or_else(|| {
             let names: Vec<_> = meta.snapshots.iter().map(|s| printable(&s.info.name)).collect();
@@ -309,7 +308,11 @@ pub(super) fn create(image: &Qcow2, snapshot: &Snapshot) -> Result<(), BlockErro
     image.mark_dirty(meta)?;
     image.settle(meta)?;
     let id = meta.snapshots.iter().filter_map(|s| s.info.id.parse::<u64>().ok()).max().unwrap_or(0) + 1;
-    let l1 = meta.l1.clone();
+    // Beyond the disk's end lies what the snapshot keeps of a machine, or what a crash has left of one.
+    let mut l1 = meta.l1.clone();
+    if snapshot.vm_state_size == 0 {
+        l1.truncate(meta.header.l1_needed(image.virtual_size()) as usize);
+    }
     let l1_clusters = (l1.len() as u64 * 8).div_ceil(image.geo.cluster());
     let added = image.add_reached(meta, &l1)?;
     let prepared = (|| {
@@ -337,7 +340,8 @@ pub(super) fn create(image: &Qcow2, snapshot: &Snapshot) -> Result<(), BlockErro
         }
         return Err(e);
     }
-    image.settle(meta)
+    image.settle(meta)?;
+    image.drop_state(meta, image.virtual_size())
 }
 
 /// Sets the disk to a snapshot.
@@ -359,7 +363,8 @@ pub(super) fn apply(image: &Qcow2, id: &str) -> Result<(), BlockError> {
         return Err(image
             .bad(format!("qcow2 snapshot '{id}': disk size {size:#x} is beyond what the image can have")));
     }
-    l1.resize(l1.len().max(needed as usize), 0);
+    // The state of a machine stays the snapshot's alone.
+    l1.resize(needed as usize, 0);
     image.add_reached(meta, &l1)?;
     let new_clusters = (l1.len() as u64 * 8).div_ceil(cluster);
     let first = if new_clusters == 0 { 0 } else { meta.refs.alloc_exact(&*image.file, new_clusters)? };
@@ -421,7 +426,7 @@ pub(super) fn delete(image: &Qcow2, id: &str) -> Result<(), BlockError> {
 }
 
 /// A read-only node with a snapshot's contents.
-pub(super) fn view(image: &Qcow2, id: &str) -> Result<Arc<dyn BlockNode>, BlockError> {
+pub(super) fn view(image: &Qcow2, id: &str) -> Result<Qcow2, BlockError> {
     image.do_flush()?;
     let meta = image.meta.lock();
     let entry = meta.snapshots[image.find_snapshot(&meta, id)?].clone();
@@ -430,7 +435,7 @@ pub(super) fn view(image: &Qcow2, id: &str) -> Result<Arc<dyn BlockNode>, BlockE
     header.size = entry.info.disk_size;
     header.l1_size = entry.l1_size;
     header.l1_offset = entry.l1_offset;
-    Ok(Arc::new(Qcow2 {
+    Ok(Qcow2 {
         crypt: image.crypt.clone(),
         filename: image.filename.clone(),
         file: image.file.clone(),
@@ -457,5 +462,5 @@ pub(super) fn view(image: &Qcow2, id: &str) -> Result<Arc<dyn BlockNode>, BlockE
             trusted: true,
             header,
         }),
-    }))
+    })
 }
