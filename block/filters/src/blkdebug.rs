@@ -12,6 +12,7 @@ use block::{BlockError, BlockNode, Extent, NodeInfo};
 use parking_lot::Mutex;
 use serde_json::{Map, Value};
 
+use crate::breakpoints::Breakpoints;
 use crate::driver::{Children, items, scalars, wrong};
 use crate::pass::{named, pass, total, total_mut};
 
@@ -92,6 +93,7 @@ struct Rules {
 pub struct BlkDebug {
     child: Arc<dyn BlockNode>,
     rules: Mutex<Rules>,
+    breakpoints: Arc<Breakpoints>,
     align: u64,
     max_transfer: u64,
 }
@@ -100,7 +102,13 @@ impl BlkDebug {
     /// Over `child`, with these rules.
     pub fn new(child: Arc<dyn BlockNode>, faults: Vec<Fault>) -> Self {
         let rules = Rules { state: 1, faults, changes: Vec::new(), failed: 0 };
-        BlkDebug { child, rules: Mutex::new(rules), align: 1, max_transfer: u64::MAX }
+        BlkDebug {
+            child,
+            rules: Mutex::new(rules),
+            breakpoints: Arc::default(),
+            align: 1,
+            max_transfer: u64::MAX,
+        }
     }
 
     /// Other rules from now on.
@@ -114,6 +122,7 @@ impl BlkDebug {
     }
 
     fn request(&self, kind: Kind, range: Range<u64>) -> Result<(), BlockError> {
+        self.breakpoints.meet(kind);
         let mut rules = self.rules.lock();
         let state = rules.state;
         let raises = |kinds: &[Kind]| kinds.is_empty() || kinds.contains(&kind);
@@ -145,17 +154,29 @@ impl BlkDebug {
     }
 }
 
+impl Breakpoints {
+    /// Has the next request that raises an event stop, with a tag.
+    pub fn set(&self, event: &str, tag: &str) -> Result<(), BlockError> {
+        self.set_kinds(of_event(event)?.unwrap_or_default().to_vec(), tag);
+        Ok(())
+    }
+}
+
+/// The requests that raise an event; nothing for all.
+fn of_event(event: &str) -> Result<Option<&'static [Kind]>, BlockError> {
+    EVENTS.iter().find(|(n, _)| *n == event).map(|(_, kinds)| *kinds).ok_or_else(|| {
+        let known: Vec<_> = EVENTS.iter().map(|(n, _)| *n).collect();
+        wrong("blkdebug", format!("event={event}: expected one of {}", known.join(", ")))
+    })
+}
+
 /// The error of a number.
 fn error(errno: u32) -> BlockError {
     BlockError::Io(std::io::Error::from_raw_os_error(errno as i32))
 }
 
 fn kinds(options: &block_formats::Options) -> Result<Vec<Kind>, BlockError> {
-    let event = options.text("event").unwrap_or("none");
-    let Some((_, of_event)) = EVENTS.iter().find(|(n, _)| *n == event) else {
-        let known: Vec<_> = EVENTS.iter().map(|(n, _)| *n).collect();
-        return Err(wrong("blkdebug", format!("event={event}: expected one of {}", known.join(", "))));
-    };
+    let of_event = of_event(options.text("event").unwrap_or("none"))?;
     let words: Vec<(&str, Kind)> = KINDS.to_vec();
     Ok(match (options.choice("iotype", &words)?, of_event) {
         (Some(kind), _) => vec![kind],
@@ -251,6 +272,7 @@ pub(crate) fn make(
     }
     let mut node = BlkDebug::new(children.child(map, "image")?, faults);
     node.rules.get_mut().changes = changes;
+    children.breakpoints(&node.breakpoints);
     let align = options.size("align")?.unwrap_or(0).max(1);
     if !align.is_power_of_two() {
         return Err(wrong("blkdebug", format!("align={align}: expected a power of two")));
@@ -302,6 +324,34 @@ impl BlockNode for BlkDebug {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_request_stops_until_it_is_let_go() {
+        let node = BlkDebug::new(Arc::new(block::MemoryNode::new("m", 4096)), Vec::new());
+        let points = node.breakpoints.clone();
+        assert!(points.set("l1_update", "x").is_err());
+        points.set("write_aio", "a").unwrap();
+        points.set("write_aio", "b").unwrap();
+        std::thread::scope(|s| {
+            let write = || node.write(0, &[IoSlice::new(&[1; 512])], false).unwrap();
+            let first = s.spawn(write);
+            while !points.is_stopped("a") {
+                std::thread::yield_now();
+            }
+            let second = s.spawn(write);
+            while points.stopped() != 2 {
+                std::thread::yield_now();
+            }
+            let mut data = [9];
+            node.read(0, &mut [IoSliceMut::new(&mut data)]).unwrap();
+            assert_eq!(data, [0], "neither is written");
+            assert!(points.resume("b") && !points.resume("b"));
+            second.join().unwrap();
+            assert!(!first.is_finished());
+            assert!(points.remove("a") && !points.remove("a"));
+        });
+        assert_eq!(points.stopped(), 0);
+    }
 
     #[test]
     fn rules() {

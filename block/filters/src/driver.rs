@@ -6,6 +6,7 @@ use block::{BlockError, BlockNode};
 use block_formats::{Image, Options};
 use serde_json::{Map, Value};
 
+use crate::breakpoints::Breakpoints;
 use crate::throttle::ThrottleGroup;
 use crate::{blkdebug, blkverify, compress, copy_on_read, log_writes, preallocate, quorum, throttle};
 
@@ -19,6 +20,11 @@ pub trait Children {
 
     /// A group of limits.
     fn group(&mut self, id: &str) -> Result<Arc<ThrottleGroup>, BlockError>;
+
+    /// A node has breakpoints.
+    fn breakpoints(&mut self, points: &Arc<Breakpoints>) {
+        let _ = points;
+    }
 }
 
 type Make = fn(&mut dyn Children, &Map<String, Value>) -> Result<Arc<dyn BlockNode>, BlockError>;

@@ -5,6 +5,7 @@
 
 mod blkdebug;
 mod blkverify;
+mod breakpoints;
 mod compress;
 mod copy_on_read;
 mod driver;
@@ -16,6 +17,7 @@ mod throttle;
 
 pub use blkdebug::{BlkDebug, Fault, Kind};
 pub use blkverify::BlkVerify;
+pub use breakpoints::Breakpoints;
 pub use compress::Compress;
 pub use copy_on_read::CopyOnRead;
 pub use driver::{Children, Driver, drivers, find};

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use block::BlockNode;
-use block_formats::Image;
+use block::{BlockError, BlockNode};
+use block_formats::{Image, Snapshot};
 
 use crate::delegate::{change, look};
 
@@ -13,12 +13,23 @@ pub struct Bare {
     node: Arc<dyn BlockNode>,
     driver: &'static str,
     filename: String,
+    below: Option<Arc<dyn Image>>,
 }
 
 impl Bare {
     /// `node`, which `driver` has made.
     pub fn new(node: Arc<dyn BlockNode>, driver: &'static str, filename: impl Into<String>) -> Self {
-        Bare { node, driver, filename: filename.into() }
+        Bare { node, driver, filename: filename.into(), below: None }
+    }
+
+    /// Has the snapshots of `below`, which it stands on.
+    #[must_use]
+    pub fn over(self, below: Arc<dyn Image>) -> Self {
+        Bare { below: Some(below), ..self }
+    }
+
+    fn below(&self) -> Result<&dyn Image, BlockError> {
+        self.below.as_deref().ok_or(BlockError::Unsupported("a snapshot inside it"))
     }
 
     fn inner(&self) -> &Arc<dyn BlockNode> {
@@ -42,5 +53,45 @@ impl Image for Bare {
 
     fn filename(&self) -> &str {
         &self.filename
+    }
+
+    fn snapshots(&self) -> Vec<Snapshot> {
+        self.below.as_ref().map_or_else(Vec::new, |b| b.snapshots())
+    }
+
+    fn create_snapshot(&self, snapshot: &Snapshot) -> Result<(), BlockError> {
+        self.below()?.create_snapshot(snapshot)
+    }
+
+    fn apply_snapshot(&self, id: &str) -> Result<(), BlockError> {
+        self.below()?.apply_snapshot(id)
+    }
+
+    fn delete_snapshot(&self, id: &str) -> Result<(), BlockError> {
+        self.below()?.delete_snapshot(id)
+    }
+
+    fn open_snapshot(&self, id: &str) -> Result<Arc<dyn BlockNode>, BlockError> {
+        self.below()?.open_snapshot(id)
+    }
+
+    fn can_snapshot(&self) -> bool {
+        self.below.as_ref().is_some_and(|b| b.can_snapshot())
+    }
+
+    fn write_state(&self, at: u64, data: &[u8]) -> Result<(), BlockError> {
+        self.below()?.write_state(at, data)
+    }
+
+    fn read_state(&self, at: u64, buf: &mut [u8]) -> Result<(), BlockError> {
+        self.below()?.read_state(at, buf)
+    }
+
+    fn discard_state(&self) -> Result<(), BlockError> {
+        self.below()?.discard_state()
+    }
+
+    fn open_state(&self, id: &str) -> Result<Arc<dyn BlockNode>, BlockError> {
+        self.below()?.open_state(id)
     }
 }
