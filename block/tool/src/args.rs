@@ -20,6 +20,21 @@ pub(crate) const fn o(short: char, long: &'static str, value: &'static str, help
     Opt { short, long, value, help }
 }
 
+/// Two tables as one.
+pub(crate) const fn joined<const A: usize, const B: usize, const N: usize>(
+    a: [Opt; A],
+    b: [Opt; B],
+) -> [Opt; N] {
+    assert!(A + B == N, "as many as both have");
+    let mut out = [o(' ', "", "", ""); N];
+    let mut i = 0;
+    while i < N {
+        out[i] = if i < A { a[i] } else { b[i - A] };
+        i += 1;
+    }
+    out
+}
+
 /// What was given.
 #[derive(Debug, Default)]
 pub(crate) struct Args {

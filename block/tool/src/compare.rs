@@ -44,8 +44,9 @@ pub(crate) fn run(args: &[String]) -> Outcome {
     let [a, b] = &args.operands[..] else { return usage("compare needs FILE1 and FILE2") };
     let options = open::options(&args, true)?;
     let keys = args.has("image-opts");
-    let a = open::open(a, args.get("a-format"), keys, &options)?;
-    let b = open::open(b, args.get("b-format"), keys, &options)?;
+    let context = crate::tree::Context::of(&args)?;
+    let a = open::open(a, args.get("a-format"), keys, &options, &context)?;
+    let b = open::open(b, args.get("b-format"), keys, &options, &context)?;
     let quiet = args.has("quiet");
     let tell = |text: String| {
         if !quiet {

@@ -61,9 +61,10 @@ pub(crate) fn run(args: &[String]) -> Outcome {
     let mut target_cache = open::cache(Some(args.get("target-cache").unwrap_or("unsafe")))?;
     let src_format = args.get("source-format").or(args.get("format"));
     let keys = args.has("image-opts") || args.has("source-image-opts");
+    let context = crate::tree::Context::of(&args)?;
     let mut images = Vec::new();
     for name in sources {
-        images.push(open::open(name, src_format, keys, &options)?);
+        images.push(open::open(name, src_format, keys, &options, &context)?);
     }
     let mut target_options = Options::default();
     for list in args.all("target-options") {
@@ -136,7 +137,10 @@ pub(crate) fn run(args: &[String]) -> Outcome {
     };
     let target = match &place {
         Some(place) => block_formats::open(&place.open_name(), Some(format.name), &write)?,
-        None => open::open(target_name, args.get("target-format"), args.has("target-image-opts"), &write)?,
+        None => {
+            let (format, keys) = (args.get("target-format"), args.has("target-image-opts"));
+            open::open(target_name, format, keys, &write, &context)?
+        }
     };
     let compress = compress || target.details().compressed_only;
     if target.size() < source.size {

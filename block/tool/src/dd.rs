@@ -39,7 +39,7 @@ pub(crate) fn run(args: &[String]) -> Outcome {
         return usage(format!("bs={bs}: expected 1 to {}", i32::MAX));
     }
     let format = find(args.get("output-format").unwrap_or("raw"))?;
-    let image = open::open(&input, args.get("format"), args.has("image-opts"), &open::options(&args, true)?)?;
+    let image = open::image(&args, &input, &open::options(&args, true)?)?;
     let total = image.size();
     let start = skip.saturating_mul(bs).min(total);
     let end = count.map_or(total, |c| start.saturating_add(c.saturating_mul(bs))).min(total);

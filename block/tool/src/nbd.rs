@@ -10,13 +10,15 @@ use block_nbd::proto::export_flag;
 use block_nbd::{Address, Listener, NbdOptions, TlsRole, TlsServer};
 
 use crate::Outcome;
-use crate::args::{Args, Opt, o};
+use crate::args::{Args, Opt, joined, o};
 use crate::error::{ToolError, usage};
 use crate::objects;
 use crate::open::{self, FORMAT, IMAGE_OPTS, OBJECT};
 use crate::text::say;
 
-const OPTIONS: &[Opt] = &[
+const OPTIONS: &[Opt] = &joined::<6, 28, 34>(open::host(' ', ' ', ' '), OWN);
+
+const OWN: [Opt; 28] = [
     o('V', "version", "", "Print the version"),
     o('p', "port", "PORT", "Port to listen at (default 10809)"),
     o('b', "bind", "ADDRESS", "Address to listen at (default 0.0.0.0)"),
@@ -42,13 +44,7 @@ const OPTIONS: &[Opt] = &[
     o('c', "connect", "DEVICE", "Not supported"),
     o('d', "disconnect", "", "Not supported"),
     FORMAT,
-    o('r', "read-only", "", "Refuse writes"),
-    o('s', "snapshot", "", "Keep writes in a temporary file"),
     o('l', "load-snapshot", "SNAPSHOT", "Export a snapshot inside the image"),
-    o('n', "nocache", "", "The same as --cache none"),
-    o(' ', "cache", "CACHE", "Cache mode"),
-    o(' ', "aio", "MODE", "How requests reach the host: threads, native or io_uring"),
-    o(' ', "discard", "MODE", "unmap gives discarded space back"),
     o(' ', "detect-zeroes", "MODE", "What becomes of written zeroes: off, on or unmap"),
     IMAGE_OPTS,
 ];
@@ -185,11 +181,7 @@ fn open_export(args: &Args) -> Result<Served, ToolError> {
     let view = args.get("load-snapshot");
     let read_only = args.has("read-only") || view.is_some();
     let mut options = open::options(args, read_only || temporary)?;
-    options.discard = match args.get("discard") {
-        None | Some("ignore" | "off") => false,
-        Some("unmap" | "on") => true,
-        Some(other) => return usage(format!("--discard {other}: expected ignore or unmap")),
-    };
+    options.discard = open::discards(args)?;
     let detect = args.get("detect-zeroes").unwrap_or("off");
     let Some((_, detect)) = DetectZeroes::NAMES.iter().find(|(n, _)| *n == detect) else {
         return usage(format!("--detect-zeroes {detect}: expected off, on or unmap"));

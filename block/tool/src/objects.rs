@@ -1,7 +1,9 @@
-//! `--object`: credentials for TLS.
+//! `--object`: credentials for TLS, and limits that nodes share.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use block_filters::{Limits, ThrottleGroup};
 use block_formats::Options;
 use block_nbd::{TlsClient, TlsServer};
 
@@ -12,8 +14,7 @@ use crate::error::{ToolError, usage};
 fn credentials(args: &Args, end: &str) -> Result<Vec<(String, PathBuf, bool)>, ToolError> {
     let mut out = Vec::new();
     for text in args.all("object") {
-        let (kind, rest) = text.split_once(',').unwrap_or((text, ""));
-        let kind = kind.strip_prefix("qom-type=").unwrap_or(kind);
+        let (kind, rest) = kind(text);
         match kind {
             "tls-creds-x509" => {}
             "tls-creds-anon" | "tls-creds-psk" => {
@@ -39,9 +40,29 @@ fn credentials(args: &Args, end: &str) -> Result<Vec<(String, PathBuf, bool)>, T
     Ok(out)
 }
 
+/// The kind of an object, and its properties.
+fn kind(text: &str) -> (&str, &str) {
+    let (kind, rest) = text.split_once(',').unwrap_or((text, ""));
+    (kind.strip_prefix("qom-type=").unwrap_or(kind), rest)
+}
+
 /// Whether an object is one that is looked at here.
 pub(crate) fn is_ours(text: &str) -> bool {
-    text.split(',').next().is_some_and(|k| k.strip_prefix("qom-type=").unwrap_or(k).starts_with("tls-creds-"))
+    kind(text).0.starts_with("tls-creds-") || kind(text).0 == "throttle-group"
+}
+
+/// The groups of limits.
+pub(crate) fn throttle_groups(args: &Args) -> Result<Vec<(String, Arc<ThrottleGroup>)>, ToolError> {
+    let mut out = Vec::new();
+    for text in args.all("object") {
+        let ("throttle-group", rest) = kind(text) else { continue };
+        let mut keys = Options::parse(rest)?;
+        let Some(id) = keys.take("id") else { return usage("--object throttle-group: needs id=") };
+        let limits = |(k, v): (&str, &str)| (k.strip_prefix("limits.").unwrap_or(k).to_owned(), v.into());
+        let limits = Limits::parse(&keys.iter().map(limits).collect())?;
+        out.push((id.clone(), ThrottleGroup::new(id, limits)));
+    }
+    Ok(out)
 }
 
 /// A client's credentials by id.

@@ -8,6 +8,7 @@ use block_graph::WriteThrough;
 
 use crate::args::{Args, Opt, o};
 use crate::error::{ToolError, usage};
+use crate::tree::Context;
 use crate::{objects, tree};
 
 pub(crate) const FORMAT: Opt = o('f', "format", "FMT", "Format of the image; found out if not given");
@@ -23,8 +24,22 @@ pub(crate) const OBJECT: Opt = o(
     ' ',
     "object",
     "OBJDEF",
-    "secret,id=ID,data=TEXT|file=FILE or tls-creds-x509,id=ID,dir=FOLDER,endpoint=client",
+    "secret,id=ID,data=TEXT|file=FILE, tls-creds-x509,id=ID,dir=FOLDER,endpoint=client or \
+     throttle-group,id=ID,limits.bps-total=RATE",
 );
+
+/// How a program that keeps an image open reaches it: what `qemu-io`, its command `open`, and `qemu-nbd` have in common but
+/// for the letters of the modes.
+pub(crate) const fn host(cache: char, discard: char, aio: char) -> [Opt; 6] {
+    [
+        o('r', "read-only", "", "Refuse writes"),
+        o('s', "snapshot", "", "Keep writes in a temporary file"),
+        o('n', "nocache", "", "The same as --cache none"),
+        o(cache, "cache", "CACHE", "Cache mode"),
+        o(discard, "discard", "MODE", "unmap gives discarded space back"),
+        o(aio, "aio", "MODE", "How requests reach the host: threads, native or io_uring"),
+    ]
+}
 
 /// What a cache mode means.
 pub(crate) fn cache(mode: Option<&str>) -> Result<CacheMode, ToolError> {
@@ -102,14 +117,24 @@ pub(crate) fn cached(image: Arc<dyn Image>, options: &OpenOptions) -> Arc<dyn Im
     if options.cache.write_through && !options.read_only { Arc::new(WriteThrough::new(image)) } else { image }
 }
 
+/// What `--discard` says: whether discarded space is given back.
+pub(crate) fn discards(args: &Args) -> Result<bool, ToolError> {
+    match args.get("discard") {
+        None | Some("ignore" | "off") => Ok(false),
+        Some("unmap" | "on") => Ok(true),
+        Some(other) => usage(format!("--discard {other}: expected ignore or unmap")),
+    }
+}
+
 /// Opens an image.
 pub(crate) fn open(
     name: &str,
     format: Option<&str>,
     keys: bool,
     options: &OpenOptions,
+    context: &Context,
 ) -> Result<Arc<dyn Image>, ToolError> {
-    Ok(cached(open_plain(name, format, keys, options)?, options))
+    Ok(cached(open_plain(name, format, keys, options, context)?, options))
 }
 
 fn open_plain(
@@ -117,16 +142,16 @@ fn open_plain(
     format: Option<&str>,
     keys: bool,
     options: &OpenOptions,
+    context: &Context,
 ) -> Result<Arc<dyn Image>, ToolError> {
     if let Some(tree) = tree::parse(name, keys)? {
-        return match format {
-            None => Ok(tree::open(&tree, options)?),
-            Some(format) => {
-                let below = tree::open(&tree, options)?;
-                let name = below.filename().to_owned();
-                Ok(block_formats::open_node(below, &name, Some(format), options)?)
-            }
-        };
+        let top = tree::open(&tree, options, context)?;
+        // `blkdebug:` stands for a file, whose format is found out like that of any other.
+        if format.is_none() && !name.starts_with("blkdebug:") {
+            return Ok(top);
+        }
+        let name = top.filename().to_owned();
+        return Ok(block_formats::open_node(top, &name, format, options)?);
     }
     if !keys {
         return Ok(block_formats::open(name, format, options)?);
@@ -145,7 +170,8 @@ fn open_plain(
 
 /// Opens the image that the first operand, or `name`, is.
 pub(crate) fn image(args: &Args, name: &str, options: &OpenOptions) -> Result<Arc<dyn Image>, ToolError> {
-    let image = open(name, args.get("format"), args.has("image-opts"), options)?;
+    let context = Context::of(args)?;
+    let image = open(name, args.get("format"), args.has("image-opts"), options, &context)?;
     warn_probed(args, &*image, options);
     Ok(image)
 }

@@ -1,15 +1,36 @@
 //! Names that describe more than a format on a protocol: trees with filters in them, as `--image-opts` and `json:` give them.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 
 use block::{BlockError, FileNode};
-use block_filters::{Children, ThrottleGroup};
+use block_filters::{Breakpoints, Children, ThrottleGroup};
 use block_formats::{Image, OpenOptions, Options};
 use block_graph::Bare;
 use serde_json::{Map, Value};
 
+use crate::args::Args;
+use crate::error::ToolError;
+use crate::objects;
+
 /// Deepest tree that is opened.
 const MAX_DEPTH: u32 = 32;
+
+/// What nodes share, and what the command that opens them wants to know of them.
+#[derive(Default)]
+pub(crate) struct Context {
+    /// Groups of limits, by id.
+    pub(crate) groups: Vec<(String, Arc<ThrottleGroup>)>,
+    /// Breakpoints of the nodes that have been opened.
+    pub(crate) breakpoints: RefCell<Vec<Arc<Breakpoints>>>,
+}
+
+impl Context {
+    /// What a command line gives.
+    pub(crate) fn of(args: &Args) -> Result<Self, ToolError> {
+        Ok(Context { groups: objects::throttle_groups(args)?, ..Context::default() })
+    }
+}
 
 fn bad(what: impl Into<String>) -> BlockError {
     BlockError::Format { path: "node".into(), what: what.into() }
@@ -17,7 +38,19 @@ fn bad(what: impl Into<String>) -> BlockError {
 
 /// The description that a name is, if it has a filter in it.
 pub(crate) fn parse(name: &str, keys: bool) -> Result<Option<Map<String, Value>>, BlockError> {
-    let map = if keys {
+    let map = if let (false, Some(rest)) = (keys, name.strip_prefix("blkdebug:")) {
+        // A file of rules, which may be left out, and the image.
+        let Some((config, file)) = rest.split_once(':') else {
+            return Err(bad(format!("{name}: expected blkdebug:[RULES]:FILE")));
+        };
+        let mut map = Map::new();
+        map.insert("driver".into(), "blkdebug".into());
+        if !config.is_empty() {
+            map.insert("config".into(), config.into());
+        }
+        map.insert("image".into(), serde_json::json!({"driver": "file", "filename": file}));
+        map
+    } else if keys {
         let mut out = Map::new();
         for (key, value) in Options::parse(name)?.iter() {
             insert(&mut out, key, value.into())?;
@@ -53,37 +86,52 @@ fn has_filter(map: &Map<String, Value>) -> bool {
 }
 
 struct Resolver<'a> {
+    context: &'a Context,
     options: &'a OpenOptions,
     depth: u32,
+    /// The first child that has a key of its own.
+    first: Option<Arc<dyn Image>>,
 }
 
 impl Children for Resolver<'_> {
     fn child(&mut self, map: &Map<String, Value>, key: &str) -> Result<Arc<dyn Image>, BlockError> {
         let value = map.get(key).ok_or_else(|| bad(format!("needs '{key}'")))?;
-        self.item(map, value)
+        let child = self.item(map, value)?;
+        self.first.get_or_insert_with(|| child.clone());
+        Ok(child)
     }
 
     fn item(&mut self, _: &Map<String, Value>, value: &Value) -> Result<Arc<dyn Image>, BlockError> {
         match value {
-            Value::Object(map) => open_at(map, self.options, self.depth + 1),
+            Value::Object(map) => open_at(map, self.options, self.context, self.depth + 1),
             Value::String(name) => block_formats::open(name, None, self.options),
             other => Err(bad(format!("{other}: expected a file name or options"))),
         }
     }
 
     fn group(&mut self, id: &str) -> Result<Arc<ThrottleGroup>, BlockError> {
-        Err(bad(format!("throttle-group={id}: there is no such object")))
+        let found = self.context.groups.iter().find(|(name, _)| name == id).map(|(_, group)| group.clone());
+        found.ok_or_else(|| bad(format!("throttle-group={id}: there is no such object")))
+    }
+
+    fn breakpoints(&mut self, points: &Arc<Breakpoints>) {
+        self.context.breakpoints.borrow_mut().push(points.clone());
     }
 }
 
 /// Opens a tree.
-pub(crate) fn open(map: &Map<String, Value>, options: &OpenOptions) -> Result<Arc<dyn Image>, BlockError> {
-    open_at(map, options, 0)
+pub(crate) fn open(
+    map: &Map<String, Value>,
+    options: &OpenOptions,
+    context: &Context,
+) -> Result<Arc<dyn Image>, BlockError> {
+    open_at(map, options, context, 0)
 }
 
 fn open_at(
     map: &Map<String, Value>,
     options: &OpenOptions,
+    context: &Context,
     depth: u32,
 ) -> Result<Arc<dyn Image>, BlockError> {
     if depth > MAX_DEPTH {
@@ -99,9 +147,13 @@ fn open_at(
                 filter.options.join(", ")
             )));
         }
-        let node = (filter.make)(&mut Resolver { options, depth }, map)?;
-        let name = node.info().name;
-        return Ok(Arc::new(Bare::new(node, filter.name, name)));
+        let mut children = Resolver { context, options, depth, first: None };
+        let node = (filter.make)(&mut children, map)?;
+        let bare = Bare::new(node.clone(), filter.name, node.info().name);
+        return Ok(match children.first {
+            Some(below) => Arc::new(bare.over(below)),
+            None => Arc::new(bare),
+        });
     }
     // A file is its bytes here: what they are is said by the driver above.
     if depth > 0
@@ -118,7 +170,7 @@ fn open_at(
             {
                 return Err(bad(format!("key '{key}' does not go with a filter below")));
             }
-            let child = open_at(file, options, depth + 1)?;
+            let child = open_at(file, options, context, depth + 1)?;
             let name = child.filename().to_owned();
             block_formats::open_node(child, &name, Some(driver), options)
         }

@@ -134,3 +134,62 @@ fn io_opens_and_closes() {
     b.ok("io -s -f qcow2 -c write|-P|1|0|512 -c read|-P|1|0|512 d");
     b.ok("io -r -f qcow2 -c read|-P|6|0|512 -c aio_read|-q|0|512|512 d");
 }
+
+#[test]
+fn requests_stop_at_breakpoints() {
+    let b = Bench::new();
+    b.ok("create -q -f qcow2 d 1M");
+    let lines = "break write_aio A\naio_write -P 1 0 64k\nwait_break A\nread -P 0 0 64k\nbreak write_aio B\n\
+                 aio_write -P 2 64k 64k\nwait_break B\nremove_break B\nresume A\naio_flush\nread -P 1 0 64k\n\
+                 read -P 2 64k 64k\n";
+    let (good, said) = b.run("io blkdebug::d -f qcow2", lines);
+    assert!(good && !said.contains("failed"), "{said}");
+    // Each is told once it is done, in whatever order that is.
+    assert_eq!(said.matches("wrote 65536/65536 bytes").count(), 2, "{said}");
+    let (good, said) = b.run("io blkdebug::d", "break write_aio A\naio_write -P 3 0 64k\n");
+    assert!(good && said.contains("wrote"), "the end lets it go on: {said}");
+    for (lines, words) in [
+        ("break nothing A\n", "event=nothing"),
+        ("resume A\n", "Could not resume request: No such file"),
+        ("remove_break A\n", "Could not remove breakpoint A"),
+        ("wait_break A\n", "nothing is under way"),
+        ("write -z -P 1 0 512\n", "-z and -P"),
+        ("write -u 0 512\n", "-u needs -z"),
+        ("zone_report 0 1\n", "zone report failed: Operation not supported"),
+        ("help nothing\n", "command nothing not found"),
+        ("reopen -o nothing=1\n", "nothing"),
+    ] {
+        let (good, said) = b.run("io blkdebug::d", lines);
+        assert!(!good && said.contains(words), "{lines}: {said}");
+    }
+    b.fails("io -c break|write_aio|A -f qcow2 d", "Could not set a breakpoint: Operation not supported");
+    let said =
+        b.ok("io -f qcow2 -c help|resume -c reopen|-o|read-only=on,cache.no-flush=on -c read|-P|3|0|64k d");
+    assert!(said.starts_with("resume TAG -- ") && !said.contains("failed"), "{said}");
+}
+
+#[test]
+fn the_state_of_a_machine_can_be_written_and_read() {
+    let b = Bench::new();
+    b.ok("create -q -f qcow2 d 1M");
+    b.ok("io -f qcow2 -c write|-b|-P|5|4k|100k -c read|-b|-P|5|4k|100k d");
+    let said = b.ok("io -f qcow2 -c read|-b|-P|5|4k|100k -c read|-b|-P|0|0|4k -c read|-P|0|0|1M d");
+    assert!(!said.contains("failed"), "{said}");
+    b.fails("io -f raw -c read|-b|0|4k d", "state of a machine");
+}
+
+#[test]
+fn nodes_share_limits() {
+    let b = Bench::new();
+    b.ok("create -q -f qcow2 d 1M");
+    let name = "driver=throttle,throttle-group=g,file.driver=qcow2,file.file.filename=d";
+    let started = Instant::now();
+    b.ok(&format!(
+        "io --object throttle-group,id=g,x-bps-total=1M --image-opts -c write|0|512k -c read|0|512k {name}"
+    ));
+    assert!(started.elapsed() >= Duration::from_millis(300), "{:?}", started.elapsed());
+    b.ok(&format!("convert --object throttle-group,id=g,limits.iops-total=100000 --image-opts {name} e"));
+    b.fails(&format!("io --image-opts -c flush {name}"), "throttle-group=g");
+    b.fails(&format!("info --object throttle-group,id=g,x-bps=1 --image-opts {name}"), "x-bps");
+    b.fails("info --object throttle-group,x-bps-total=1 d", "id=");
+}

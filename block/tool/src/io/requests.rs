@@ -14,6 +14,7 @@ use crate::text::{io_size, say};
 const MAX: u64 = 2 << 30;
 
 const READ: &[Opt] = &[
+    o('b', "state", "", ""),
     o('P', "pattern", "BYTE", ""),
     o('l', "length", "LEN", ""),
     o('s', "start", "OFFSET", ""),
@@ -26,6 +27,7 @@ const READ: &[Opt] = &[
 ];
 
 const WRITE: &[Opt] = &[
+    o('b', "state", "", ""),
     o('P', "pattern", "BYTE", ""),
     o('q', "quiet", "", ""),
     o('z', "zeroes", "", ""),
@@ -101,6 +103,26 @@ fn report(args: &Args, what: &str, offset: u64, len: u64, took: Duration) {
     ));
 }
 
+/// Refuses switches of a write that exclude each other.
+fn exclude(args: &Args) -> Result<(), ToolError> {
+    for (letter, name, others) in [
+        ("b", "state", &[("c", "compress"), ("f", "fua"), ("z", "zeroes")][..]),
+        ("c", "compress", &[("f", "fua"), ("z", "zeroes")]),
+        ("z", "zeroes", &[("P", "pattern"), ("s", "source")]),
+        ("s", "source", &[("P", "pattern")]),
+    ] {
+        if let Some((other, _)) = others.iter().find(|(_, o)| args.has(name) && args.has(o)) {
+            return usage(format!("-{letter} and -{other} do not go together"));
+        }
+    }
+    for (letter, name) in [("u", "unmap"), ("n", "no-fallback")] {
+        if args.has(name) && !args.has("zeroes") {
+            return usage(format!("-{letter} needs -z"));
+        }
+    }
+    Ok(())
+}
+
 /// Runs one command; false if what was read is not what was expected.
 pub(super) fn command_on(image: &Arc<dyn Image>, command: &str, rest: &[String]) -> Result<bool, ToolError> {
     let started = Instant::now();
@@ -109,7 +131,13 @@ pub(super) fn command_on(image: &Arc<dyn Image>, command: &str, rest: &[String])
             let args = Args::parse(rest, READ, "")?;
             let (offset, lens) = places(&args)?;
             let len = lens.iter().sum::<usize>() as u64;
-            check(image, offset, len)?;
+            if args.has("invalid") {
+                return Ok(true);
+            }
+            let state = args.has("state");
+            if !state {
+                check(image, offset, len)?;
+            }
             let mut data = vec![0xcd; len as usize];
             let mut rest = &mut data[..];
             let mut bufs = Vec::new();
@@ -118,7 +146,11 @@ pub(super) fn command_on(image: &Arc<dyn Image>, command: &str, rest: &[String])
                 bufs.push(IoSliceMut::new(part));
                 rest = left;
             }
-            image.read(offset, &mut bufs)?;
+            if state {
+                image.read_state(offset, &mut data)?;
+            } else {
+                image.read(offset, &mut bufs)?;
+            }
             let took = started.elapsed();
             let mut good = true;
             if let Some(pattern) = args.size("pattern")? {
@@ -137,9 +169,16 @@ pub(super) fn command_on(image: &Arc<dyn Image>, command: &str, rest: &[String])
         }
         "write" | "writev" | "aio_write" | "w" => {
             let args = Args::parse(rest, WRITE, "")?;
+            exclude(&args)?;
             let (offset, lens) = places(&args)?;
             let len = lens.iter().sum::<usize>() as u64;
-            check(image, offset, len)?;
+            if args.has("invalid") {
+                return Ok(true);
+            }
+            let state = args.has("state");
+            if !state {
+                check(image, offset, len)?;
+            }
             let info = image.info();
             if info.read_only {
                 return Err(block::BlockError::ReadOnly.into());
@@ -155,7 +194,9 @@ pub(super) fn command_on(image: &Arc<dyn Image>, command: &str, rest: &[String])
                     }
                     data.iter_mut().enumerate().for_each(|(i, b)| *b = source[i % source.len()]);
                 }
-                if args.has("compress") {
+                if state {
+                    image.write_state(offset, &data)?;
+                } else if args.has("compress") {
                     image.write_compressed(offset, &data)?;
                 } else {
                     image.write(offset, &parts(&data, &lens), args.has("fua"))?;
