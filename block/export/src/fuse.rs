@@ -1,12 +1,16 @@
 //! A disk as a regular file of the host, through FUSE (Linux's `include/uapi/linux/fuse.h`, protocol 7.31): the file that is
-//! there is covered by one whose contents are the disk's. Mounting needs the right to mount.
+//! there is covered by one whose contents are the disk's. Mounting needs the right to mount, or libfuse's set-uid helper
+//! `fusermount3`, which does it for the owner of the file (its manual, and `_FUSE_COMMFD` in libfuse's `mount.c`).
 //!
 //! The kernel is the only client; what it hands on from programs is checked like any other request.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
-use std::os::fd::AsRawFd;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -14,6 +18,7 @@ use std::thread::JoinHandle;
 use block::BlockError;
 use parking_lot::Mutex;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
 use crate::Export;
 
@@ -84,12 +89,60 @@ struct Shared {
 /// A file that is a disk. It is uncovered when this is dropped.
 pub struct FuseExport {
     mountpoint: PathBuf,
+    /// The helper has mounted it, and has to take it away.
+    helped: bool,
     shared: Arc<Shared>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 fn failed(path: &Path, source: io::Error) -> BlockError {
     BlockError::Open { path: path.display().to_string(), source }
+}
+
+/// Mounts with our own rights.
+fn by_ourselves(path: &Path, mode: u32, others: &str) -> io::Result<File> {
+    let device = OpenOptions::new().read(true).write(true).open("/dev/fuse")?;
+    let (user, group) = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
+    let data = format!("fd={},rootmode={mode:o},user_id={user},group_id={group}{others}", device.as_raw_fd());
+    let data = std::ffi::CString::new(data).map_err(io::Error::other)?;
+    let flags = MountFlags::NOSUID | MountFlags::NODEV;
+    mount("rhea", path, "fuse.rhea", flags, Some(data.as_c_str()))?;
+    Ok(device)
+}
+
+/// Runs the helper. It finds the socket for what it has to say as its standard input.
+fn helper(options: &[&str], path: &Path, socket: Option<OwnedFd>) -> io::Result<()> {
+    let mut command = Command::new("fusermount3");
+    command.args(options).arg("--").arg(path).stdout(Stdio::null());
+    match socket {
+        Some(socket) => command.env("_FUSE_COMMFD", "0").stdin(socket),
+        None => command.stdin(Stdio::null()),
+    };
+    let out = command.output()?;
+    if out.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&out.stderr);
+    let line = said.lines().next().unwrap_or("fusermount3 has failed").trim().to_owned();
+    Err(io::Error::other(line))
+}
+
+/// Mounts by the helper, which sends the device it has opened. No error if there is no helper.
+fn by_helper(path: &Path, others: &str) -> Result<File, Option<io::Error>> {
+    let (ours, theirs) = UnixStream::pair().map_err(Some)?;
+    let options = format!("fsname=rhea,subtype=rhea,nosuid,nodev{others}");
+    helper(&["-o", &options], path, Some(theirs.into()))
+        .map_err(|e| Some(e).filter(|e| e.kind() != io::ErrorKind::NotFound))?;
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut byte = [0];
+    let parts = &mut [IoSliceMut::new(&mut byte)];
+    recvmsg(&ours, parts, &mut control, RecvFlags::CMSG_CLOEXEC).map_err(|e| Some(e.into()))?;
+    let device = control.drain().find_map(|m| match m {
+        RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
+        _ => None,
+    });
+    device.map(File::from).ok_or_else(|| Some(io::Error::other("fusermount3 has sent no descriptor")))
 }
 
 impl FuseExport {
@@ -101,21 +154,25 @@ impl FuseExport {
             return Err(BlockError::Format { path: mountpoint.display().to_string(), what });
         }
         let path = std::fs::canonicalize(mountpoint).map_err(|e| failed(mountpoint, e))?;
-        let device = OpenOptions::new().read(true).write(true).open("/dev/fuse");
-        let device = device.map_err(|e| failed(Path::new("/dev/fuse"), e))?;
-        let mode = if export.read_only { 0o100_400 } else { 0o100_600 };
-        let (user, group) = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
         let allow = options.allow_other.unwrap_or_else(|| rustix::process::geteuid().is_root());
         let others = if allow { ",allow_other,default_permissions" } else { "" };
-        let data =
-            format!("fd={},rootmode={mode:o},user_id={user},group_id={group}{others}", device.as_raw_fd());
-        let data = std::ffi::CString::new(data).map_err(io::Error::other)?;
-        let flags = MountFlags::NOSUID | MountFlags::NODEV;
-        mount("rhea", &path, "fuse.rhea", flags, Some(data.as_c_str()))
-            .map_err(|e| failed(mountpoint, e.into()))?;
+        let mode = if export.read_only { 0o100_400 } else { 0o100_600 };
+        let (device, helped) = match by_ourselves(&path, mode, others) {
+            Ok(device) => (device, false),
+            Err(own) if own.kind() == io::ErrorKind::PermissionDenied => {
+                let device = by_helper(&path, others).map_err(|e| match e {
+                    Some(e) => failed(mountpoint, e),
+                    // There is none: what kept us from doing it is what there is to say.
+                    None => failed(mountpoint, own),
+                })?;
+                (device, true)
+            }
+            Err(e) => return Err(failed(mountpoint, e)),
+        };
         let growable = options.growable;
         let shared = Arc::new(Shared { export, growable, device, ended: AtomicBool::new(false) });
-        let out = FuseExport { mountpoint: path, shared: shared.clone(), threads: Mutex::default() };
+        let threads = Mutex::default();
+        let out = FuseExport { mountpoint: path, helped, shared: shared.clone(), threads };
         for _ in 0..THREADS {
             let shared = shared.clone();
             let thread = std::thread::Builder::new().name("fuse".into()).spawn(move || shared.work())?;
@@ -133,7 +190,11 @@ impl FuseExport {
 impl Drop for FuseExport {
     fn drop(&mut self) {
         self.shared.ended.store(true, Ordering::Release);
-        if let Err(e) = unmount(&self.mountpoint, UnmountFlags::DETACH) {
+        let uncovered = match self.helped {
+            true => helper(&["-u", "-q", "-z"], &self.mountpoint, None).map(drop),
+            false => unmount(&self.mountpoint, UnmountFlags::DETACH).map_err(io::Error::from),
+        };
+        if let Err(e) = uncovered {
             tracing::warn!("{}: {e}", self.mountpoint.display());
             // Whoever waits for requests cannot be woken then.
             return;

@@ -5,11 +5,15 @@
 
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::time::Duration;
 
-use crate::message::{flag, request};
+use crate::message::{backend, flag, request};
 use crate::{
     Channel, DeviceRing, Error, Event, MOST_REGIONS, Memory, Message, VringAddress, feature, protocol,
 };
+
+/// How long a front end may take to take a request.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// A ring in use.
 pub struct Ring {
@@ -71,6 +75,8 @@ struct Queue {
 /// A session with a front end.
 pub struct Back<D> {
     channel: Channel,
+    /// Where requests to the front end go.
+    reverse: Option<Channel>,
     /// The device.
     pub device: D,
     features: u64,
@@ -85,6 +91,7 @@ impl<D: Device> Back<D> {
         let queues = (0..device.queues()).map(|_| Queue::default()).collect();
         Back {
             channel: Channel::new(socket),
+            reverse: None,
             device,
             features: 0,
             protocol: 0,
@@ -104,6 +111,17 @@ impl<D: Device> Back<D> {
     /// The host's.
     pub fn channel_ready(&self) -> Result<bool, Error> {
         self.channel.is_ready()
+    }
+
+    /// Tells the front end that the device's configuration has changed, if it listens for that.
+    ///
+    /// # Errors
+    /// The front end is gone, or takes nothing.
+    pub fn config_changed(&self) -> Result<(), Error> {
+        match &self.reverse {
+            Some(reverse) => reverse.send(&Message::words(backend::CONFIG_CHANGE, &[]), &[]),
+            None => Ok(()),
+        }
     }
 
     /// Receives one request and carries it out.
@@ -211,6 +229,13 @@ impl<D: Device> Back<D> {
                 }
                 self.memory = Arc::new(memory);
                 return self.start_all();
+            }
+            request::SET_BACKEND_REQ_FD if self.protocol & protocol::BACKEND_REQ != 0 => {
+                let fd = message.fds.pop();
+                let fd = fd.ok_or_else(|| Error::protocol(id, "expected a descriptor"))?;
+                let reverse = Channel::new(fd.into());
+                reverse.set_patience(Some(PATIENCE))?;
+                self.reverse = Some(reverse);
             }
             request::SET_CONFIG => {
                 let (offset, bytes) = message.as_config()?;

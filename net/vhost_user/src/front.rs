@@ -163,6 +163,22 @@ impl Front {
         }
     }
 
+    /// Gives the back end a channel for requests of its own (`message::backend`), and returns our end of it.
+    ///
+    /// # Errors
+    /// Those of the session; the back end has no requests.
+    pub fn listen(&self) -> Result<Channel, Error> {
+        if self.protocol & protocol::BACKEND_REQ == 0 {
+            return Err(Error::Refused(request::name(request::SET_BACKEND_REQ_FD)));
+        }
+        let (ours, theirs) = UnixStream::pair().map_err(|e| Error::host("vhost-user socket", e))?;
+        let message = Message { request: request::SET_BACKEND_REQ_FD, ..Message::default() };
+        self.tell(message, &[theirs.as_fd()])?;
+        let channel = Channel::new(ours);
+        channel.set_patience(Some(PATIENCE))?;
+        Ok(channel)
+    }
+
     /// Writes part of it.
     ///
     /// # Errors

@@ -9,6 +9,7 @@ mod request;
 mod tests;
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::io;
 use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -114,7 +115,7 @@ impl Device for Blk {
     }
 
     fn protocol_features(&self) -> u64 {
-        protocol::CONFIG
+        protocol::CONFIG | protocol::BACKEND_REQ
     }
 
     fn queues(&self) -> u16 {
@@ -167,6 +168,7 @@ pub enum VhostSocket {
 /// A disk given to front ends. It is taken away when this is dropped.
 pub struct VhostExport {
     stop: Arc<Event>,
+    resized: Arc<Event>,
     session: Arc<Mutex<Option<UnixStream>>>,
     thread: Option<JoinHandle<()>>,
     path: Option<PathBuf>,
@@ -202,12 +204,20 @@ impl VhostExport {
             flushes: AtomicBool::new(false),
             writeback: AtomicBool::new(true),
         });
-        let (stop, session) = (Arc::new(Event::new()?), Arc::new(Mutex::new(None)));
-        let (stopped, current) = (stop.clone(), session.clone());
+        let (stop, resized) = (Arc::new(Event::new()?), Arc::new(Event::new()?));
+        let session = Arc::new(Mutex::new(None));
+        let (stopped, changed, current) = (stop.clone(), resized.clone(), session.clone());
         let thread = std::thread::Builder::new()
             .name("vhost-user-blk".into())
-            .spawn(move || accept(&listener, &disk, &stopped, &current))?;
-        Ok(VhostExport { stop, session, thread: Some(thread), path })
+            .spawn(move || accept(&listener, &disk, &stopped, &changed, &current))?;
+        Ok(VhostExport { stop, resized, session, thread: Some(thread), path })
+    }
+}
+
+impl VhostExport {
+    /// The disk has another size: its driver is told.
+    pub fn resized(&self) {
+        self.resized.signal();
     }
 }
 
@@ -235,7 +245,40 @@ fn remove_stale(path: &Path) {
     }
 }
 
-fn accept(listener: &UnixListener, disk: &Arc<Disk>, stop: &Event, current: &Mutex<Option<UnixStream>>) {
+fn host(source: io::Error) -> Error {
+    Error::Host { what: "vhost-user socket", source }
+}
+
+/// Serves a front end until it is gone.
+fn session(socket: UnixStream, disk: &Arc<Disk>, resized: &Event) -> Result<Infallible, Error> {
+    let ready = socket.try_clone().map_err(host)?;
+    let mut back = Back::new(socket, Blk { disk: disk.clone(), running: BTreeMap::new() });
+    loop {
+        let mut fds = [PollFd::new(&ready, PollFlags::IN), PollFd::new(resized, PollFlags::IN)];
+        match poll(&mut fds, None) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(host(e.into())),
+        }
+        let (asked, changed) = (!fds[0].revents().is_empty(), !fds[1].revents().is_empty());
+        if changed && resized.take() {
+            // A front end that does not take it has the size all the same when it asks.
+            if let Err(e) = back.config_changed() {
+                tracing::debug!("vhost-user-blk '{}': {e}", disk.export.name);
+            }
+        }
+        if asked {
+            back.step()?;
+        }
+    }
+}
+
+fn accept(
+    listener: &UnixListener,
+    disk: &Arc<Disk>,
+    stop: &Event,
+    resized: &Event,
+    current: &Mutex<Option<UnixStream>>,
+) {
     loop {
         let mut fds = [PollFd::new(listener, PollFlags::IN), PollFd::new(stop, PollFlags::IN)];
         match poll(&mut fds, None) {
@@ -255,12 +298,7 @@ fn accept(listener: &UnixListener, disk: &Arc<Disk>, stop: &Event, current: &Mut
             return;
         }
         disk.writeback.store(true, Ordering::Release);
-        let mut back = Back::new(socket, Blk { disk: disk.clone(), running: BTreeMap::new() });
-        let end = loop {
-            if let Err(e) = back.step() {
-                break e;
-            }
-        };
+        let Err(end) = session(socket, disk, resized);
         *current.lock() = None;
         if !matches!(end, Error::Gone) {
             tracing::warn!("vhost-user-blk '{}': {end}", disk.export.name);

@@ -30,7 +30,7 @@ impl Driver {
     fn connect(path: &Path, features: u64) -> Self {
         let front = Front::new(
             UnixStream::connect(path).unwrap(),
-            protocol::MQ | protocol::REPLY_ACK | protocol::CONFIG,
+            protocol::MQ | protocol::REPLY_ACK | protocol::CONFIG | protocol::BACKEND_REQ,
         );
         let front = front.unwrap();
         let config = RamConfig { backing: Backing::Memfd { huge: None }, ..RamConfig::default() };
@@ -157,6 +157,24 @@ fn a_driver_reads_and_writes() {
     let _d = Driver::connect(&path, 0);
     drop(served);
     assert!(!path.exists());
+}
+
+#[test]
+fn a_driver_is_told_of_another_size() {
+    let node = Arc::new(MemoryNode::new("m", 64 << 10));
+    let (_dir, path, served) = served(node.clone(), false, 1);
+    let mut d = Driver::connect(&path, 0);
+    // Nobody listens yet.
+    served.resized();
+    let reverse = d.front.listen().unwrap();
+    for size in [128u64 << 10, 32 << 10] {
+        block::BlockNode::resize(&*node, size).unwrap();
+        served.resized();
+        assert_eq!(reverse.receive().unwrap().request, vhost_user::backend::CONFIG_CHANGE);
+        assert_eq!(d.front.config(0, 8).unwrap(), (size / 512).to_le_bytes());
+        assert_eq!(d.request(0, size / 512 - 1, &[], 512).0, 0);
+        assert_eq!(d.request(0, size / 512, &[], 512).0, 1);
+    }
 }
 
 #[test]

@@ -12,18 +12,25 @@ use super::{number, switch, text};
 pub(super) const TYPES: &[&str] = &["fuse", "vhost-user-blk"];
 
 /// What keeps an export up.
-pub(super) struct Held {
-    _export: Box<dyn Send + Sync>,
+pub(super) enum Held {
+    Fuse { _export: FuseExport },
+    Vhost(VhostExport),
 }
 
 impl Held {
     /// Gives a disk to others in the way of a type.
     pub(super) fn start(kind: &str, export: Export, a: &Map<String, Value>) -> Result<Self> {
-        let export: Box<dyn Send + Sync> = match kind {
-            "fuse" => Box::new(fuse(export, a)?),
-            _ => Box::new(vhost(export, a)?),
-        };
-        Ok(Held { _export: export })
+        Ok(match kind {
+            "fuse" => Held::Fuse { _export: fuse(export, a)? },
+            _ => Held::Vhost(vhost(export, a)?),
+        })
+    }
+
+    /// The disk may have another size. Who uses a file asks for it.
+    pub(super) fn resized(&self) {
+        if let Held::Vhost(export) = self {
+            export.resized();
+        }
     }
 }
 

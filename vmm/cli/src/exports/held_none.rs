@@ -15,4 +15,7 @@ impl Held {
     pub(super) fn start(kind: &str, _: Export, _: &Map<String, Value>) -> Result<Self> {
         bail!("block export type '{kind}' is for Linux hosts")
     }
+
+    /// There is nobody to be told.
+    pub(super) fn resized(&self) {}
 }

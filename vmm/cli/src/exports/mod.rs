@@ -265,6 +265,11 @@ impl Exports {
         Ok(())
     }
 
+    /// Disks may have other sizes: who uses them is told.
+    pub(crate) fn resized(&self) {
+        self.given.values().filter_map(|g| g.held.as_ref()).for_each(Held::resized);
+    }
+
     /// Why the disks cannot go to another machine, if they cannot.
     pub(crate) fn bound(&self) -> Option<String> {
         let id = self.given.keys().next()?;
