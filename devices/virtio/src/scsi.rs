@@ -303,9 +303,20 @@ impl Scsi {
         queue.signal();
     }
 
+    /// Disks may have other sizes: the guest is told of those that have.
+    pub fn resized(&self) {
+        let units = self.shared.units();
+        let resized = units.iter().filter(|u| u.unit.lock().is_resized());
+        resized.for_each(|u| self.changed(u, Sense::CAPACITY_CHANGED));
+    }
+
     fn medium_changed(&self, unit: &Unit) {
+        self.changed(unit, Sense::MEDIUM_CHANGED);
+    }
+
+    fn changed(&self, unit: &Unit, how: Sense) {
         if self.features & feature::CHANGE != 0 {
-            let Sense { code, qualifier, .. } = Sense::MEDIUM_CHANGED;
+            let Sense { code, qualifier, .. } = how;
             let reason = u32::from(code) | u32::from(qualifier) << 8;
             self.tell(event::PARAM_CHANGE, unit.address(), reason);
         }

@@ -40,6 +40,8 @@ pub(crate) struct ScsiDisk {
     pub(crate) write_cache: bool,
     pub(crate) sense: Sense,
     pub(crate) was_reset: bool,
+    /// The size that the initiator knows, in bytes.
+    pub(crate) known_size: u64,
 }
 
 impl ScsiDisk {
@@ -55,7 +57,11 @@ impl ScsiDisk {
         }
         let reply = if self.was_reset && !matches!(cdb[0], op::INQUIRY | op::REPORT_LUNS) {
             self.was_reset = false;
+            self.known_size = self.disk.len();
             Reply::Check(Sense::RESET)
+        } else if self.known_size != self.disk.len() && !matches!(cdb[0], op::INQUIRY | op::REPORT_LUNS) {
+            self.known_size = self.disk.len();
+            Reply::Check(Sense::CAPACITY_CHANGED)
         } else {
             self.run(cdb)
         };

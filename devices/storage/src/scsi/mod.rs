@@ -50,6 +50,8 @@ impl Sense {
     pub(crate) const LOCKED: Sense = Sense::new(5, 0x53, 2);
     /// Another medium is in the drive.
     pub const MEDIUM_CHANGED: Sense = Sense::new(6, 0x28, 0);
+    /// The disk has another size.
+    pub const CAPACITY_CHANGED: Sense = Sense::new(6, 0x2a, 9);
     pub(crate) const RESET: Sense = Sense::new(6, 0x29, 0);
     pub(crate) const WRITE_PROTECTED: Sense = Sense::new(7, 0x27, 0);
 

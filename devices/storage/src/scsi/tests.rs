@@ -194,3 +194,15 @@ fn random_commands_stay_within() {
         }
     }
 }
+
+#[test]
+fn another_size_is_told_once() {
+    let disk = disk(false);
+    let mut u = unit(&ScsiDrive::disk(0, 0, disk.clone()));
+    disk.node().resize(2 << 20).unwrap();
+    assert!(u.is_resized());
+    assert!(matches!(u.execute(&cdb(&[0x12, 0, 0, 0, 36])), Reply::Data(_)), "INQUIRY does not tell");
+    assert_eq!(u.execute(&cdb(&[0x25])), Reply::Check(Sense::CAPACITY_CHANGED));
+    assert!(!u.is_resized());
+    assert_eq!(data(u.execute(&cdb(&[0x25])))[..4], (4095u32).to_be_bytes());
+}

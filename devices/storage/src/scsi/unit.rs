@@ -47,6 +47,7 @@ impl ScsiUnit {
                 was_reset: true,
             }),
             Some(disk) => Kind::Disk(ScsiDisk {
+                known_size: disk.len(),
                 disk: disk.clone(),
                 block: drive.block,
                 product: text(&drive.product, "Rhea HARDDISK"),
@@ -70,6 +71,11 @@ impl ScsiUnit {
             Kind::Disk(disk) => Some(&disk.disk),
             Kind::Cd(cd) => cd.medium.disk.as_ref().filter(|_| cd.medium.is_there()),
         }
+    }
+
+    /// Whether the disk has a size that the initiator has not been told of.
+    pub fn is_resized(&self) -> bool {
+        matches!(&self.kind, Kind::Disk(d) if d.known_size != d.disk.len())
     }
 
     /// Executes a command.

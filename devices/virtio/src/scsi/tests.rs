@@ -230,6 +230,25 @@ fn changed_media_are_told_of() {
 }
 
 #[test]
+fn another_size_is_an_event() {
+    let pool = IoPool::immediate();
+    let disk = disk(&pool);
+    let bench = Bench::new(config(&disk, &pool));
+    let mut driver = Driver::start(&bench, ALL, &[16, 16, 16]);
+    let told = || bench.cell().with(|d| d.as_any().unwrap().downcast_mut::<Scsi>().unwrap().resized());
+    let event = driver.add(1, &[Piece::In(16)]);
+    driver.kick(1);
+    ready(&mut driver, 1, 0);
+    told();
+    assert_eq!(driver.written(&event), [0; 16], "nothing has changed");
+    disk.node().resize(2 * SIZE as u64).unwrap();
+    told();
+    assert_eq!(driver.written(&event), [3, 0, 0, 0, 1, 1, 0x40, 0, 0, 0, 0, 0, 0x2a, 9, 0, 0]);
+    assert_eq!(ready(&mut driver, 1, 0).sense, Some([6, 0x2a]));
+    assert_eq!(ready(&mut driver, 1, 0).sense, None);
+}
+
+#[test]
 fn drives_come_and_go_with_events() {
     let pool = IoPool::immediate();
     let disk = disk(&pool);
