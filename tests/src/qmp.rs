@@ -148,4 +148,12 @@ impl Controlled {
         let e = self.qmp.execute(command, arguments).expect_err(command);
         assert!(e.contains(words), "{command}: {e}");
     }
+    /// Tells it to end, and waits until it has.
+    ///
+    /// # Panics
+    /// When it cannot be waited for.
+    pub fn end(&mut self) {
+        let _ = self.qmp.execute("quit", Value::Null);
+        self.process.wait().expect("a process of ours");
+    }
 }

@@ -4,24 +4,31 @@
 #![cfg(target_os = "linux")]
 #![expect(clippy::unwrap_used, reason = "a panic in a test is its report")]
 
+use std::ops::{Deref, DerefMut};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rhea_tests::boot::{self, STEP, Scratch};
-use rhea_tests::qmp::Qmp;
+use rhea_tests::qmp::Controlled;
 use serde_json::{Value, json};
 
 struct Machine {
-    process: Child,
-    qmp: Qmp,
+    controlled: Controlled,
     scratch: Scratch,
 }
 
-impl Drop for Machine {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
+impl Deref for Machine {
+    type Target = Controlled;
+
+    fn deref(&self) -> &Controlled {
+        &self.controlled
+    }
+}
+
+impl DerefMut for Machine {
+    fn deref_mut(&mut self) -> &mut Controlled {
+        &mut self.controlled
     }
 }
 
@@ -39,19 +46,7 @@ impl Machine {
             .stdin(Stdio::null())
             .spawn()
             .unwrap();
-        let qmp = Qmp::connect(&socket, STEP).unwrap();
-        Machine { process, qmp, scratch }
-    }
-
-    #[track_caller]
-    fn ok(&mut self, command: &str, arguments: Value) -> Value {
-        self.qmp.execute(command, arguments).unwrap_or_else(|e| panic!("{command}: {e}"))
-    }
-
-    #[track_caller]
-    fn refused(&mut self, command: &str, arguments: Value, words: &str) {
-        let e = self.qmp.execute(command, arguments).unwrap_err();
-        assert!(e.contains(words), "{command}: {e}");
+        Machine { controlled: Controlled::new(process, &socket), scratch }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -125,9 +120,8 @@ impl Machine {
     }
 
     fn end(mut self) -> Scratch {
-        let _ = self.qmp.execute("quit", json!({}));
-        self.process.wait().unwrap();
-        std::mem::replace(&mut self.scratch, Scratch::new("empty"))
+        self.controlled.end();
+        self.scratch
     }
 }
 
@@ -437,10 +431,11 @@ fn encrypted_disks_have_their_keys_from_secrets() {
     m.ok("nbd-server-stop", json!({}));
     m.ok("blockdev-del", json!({"node-name": "top"}));
     m.ok("object-del", json!({"id": "s"}));
+    let base = m.path("base");
     m.refused(
         "blockdev-add",
         json!({"driver": "qcow2", "node-name": "base", "encrypt": {"key-secret": "s"},
-            "file": {"driver": "file", "filename": m.path("base")}}),
+            "file": {"driver": "file", "filename": base}}),
         "secret 's'",
     );
     m.end();
@@ -531,4 +526,155 @@ fn drives_by_name_and_zeroes_that_are_found() {
         );
     }
     m.end();
+}
+
+#[test]
+fn options_of_an_image_in_use_are_amended() {
+    let mut m = Machine::new("amend");
+    let secrets = ["secret,id=s,data=first", "secret,id=t,data=second"];
+    m.ok("object-add", json!({"qom-type": "secret", "id": "s", "data": "first"}));
+    m.ok("object-add", json!({"qom-type": "secret", "id": "t", "data": "second"}));
+    m.image("disk");
+    m.tool(
+        "img",
+        &[
+            "create",
+            "-q",
+            "--object",
+            secrets[0],
+            "-f",
+            "luks",
+            "-o",
+            "key-secret=s,iter-time=10",
+            "luks",
+            "1M",
+        ],
+    );
+    let luks = m.path("luks");
+    m.ok(
+        "blockdev-add",
+        json!({"driver": "luks", "node-name": "luks", "key-secret": "s", "file": {"driver": "file", "filename": luks}}),
+    );
+    let amend = |m: &mut Machine, node: &str, options: Value| {
+        m.ok("x-blockdev-amend", json!({"job-id": "a", "node-name": node, "options": options}));
+        let until = Instant::now() + STEP;
+        loop {
+            let jobs = m.ok("query-jobs", json!({}));
+            if jobs[0]["status"] == "concluded" {
+                m.ok("job-dismiss", json!({"id": "a"}));
+                return jobs[0]["error"].as_str().unwrap_or_default().to_owned();
+            }
+            assert!(Instant::now() < until, "the job does not end: {jobs}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    };
+    let new = json!({"driver": "luks", "state": "active", "new-secret": "t", "iter-time": 10});
+    assert_eq!(amend(&mut m, "luks", new), "");
+    assert_eq!(amend(&mut m, "disk", json!({"driver": "qcow2", "lazy-refcounts": true})), "");
+    let e = amend(&mut m, "disk", json!({"driver": "qcow2", "cluster-size": 512}));
+    assert!(e.contains("cluster_size"), "{e}");
+    let wrong = json!({"job-id": "a", "node-name": "disk", "options": {"driver": "luks"}});
+    m.refused("x-blockdev-amend", wrong, "node 'disk' is qcow2");
+    let info = m.tool("img", &["info", "-U", "disk"]);
+    assert!(info.contains("lazy refcounts: true"), "{info}");
+    m.ok("blockdev-del", json!({"node-name": "luks"}));
+    let opts = "driver=luks,key-secret=t,file.filename=luks";
+    m.tool("io", &["--object", secrets[1], "--image-opts", "-c", "read 0 512", opts]);
+    m.end();
+}
+
+#[test]
+fn a_machine_is_saved_with_its_disks() {
+    let mut m = Machine::new("savevm");
+    m.image("one");
+    m.image("two");
+    m.tool("img", &["create", "-q", "-f", "qcow2", "-u", "-b", "two", "-F", "qcow2", "top", "4M"]);
+    let (raw, top) = (m.path("raw").display().to_string(), m.path("top").display().to_string());
+    m.ok("object-add", json!({"qom-type": "throttle-group", "id": "g"}));
+    m.ok("blockdev-del", json!({"node-name": "two"}));
+    m.ok(
+        "blockdev-add",
+        json!({"driver": "throttle", "node-name": "slow", "throttle-group": "g", "file": {
+            "driver": "qcow2", "node-name": "top", "file": {"driver": "file", "filename": top}}}),
+    );
+    m.export("one");
+    let monitor = |m: &mut Machine, line: &str| {
+        let said = m.ok("human-monitor-command", json!({ "command-line": line }));
+        said.as_str().unwrap().to_owned()
+    };
+    m.io(&["write -P 1 0 1M"]);
+    assert_eq!(monitor(&mut m, "savevm first"), "");
+    m.io(&["write -P 2 0 1M", "write -P 3 2M 1M"]);
+    m.ok(
+        "snapshot-save",
+        json!({"job-id": "j", "tag": "second", "vmstate": "slow", "devices": ["one", "slow"]}),
+    );
+    m.ok(
+        "snapshot-save",
+        json!({"job-id": "k", "tag": "second", "vmstate": "slow", "devices": ["one", "slow"]}),
+    );
+    m.ok("snapshot-save", json!({"job-id": "l", "tag": "third", "vmstate": "two", "devices": ["one"]}));
+    let jobs = m.ok("query-jobs", json!({}));
+    let error = |i: usize| jobs[i]["error"].as_str().unwrap_or_default().to_owned();
+    assert_eq!(error(0), "");
+    assert!(error(1).contains("already exists") && error(2).contains("'two'"), "{jobs}");
+    for tag in ["first", "second"] {
+        assert!(monitor(&mut m, "info snapshots").contains(tag));
+    }
+    m.io(&["write -P 4 0 4M"]);
+    assert_eq!(monitor(&mut m, "loadvm first"), "");
+    m.io(&["read -P 1 0 1M", "read -P 0 1M 3M"]);
+    m.ok(
+        "snapshot-load",
+        json!({"job-id": "n", "tag": "second", "vmstate": "slow", "devices": ["one", "slow"]}),
+    );
+    m.io(&["read -P 2 0 1M", "read -P 3 2M 1M", "read -P 0 1M 1M"]);
+    // The state of the first is in the first disk, that of the second in the other.
+    let nodes = m.ok("query-named-block-nodes", json!({}));
+    let sizes = |name: &str| {
+        let node = nodes.as_array().unwrap().iter().find(|n| n["node-name"] == name).unwrap();
+        let list = node["image"]["snapshots"].as_array().unwrap();
+        list.iter().map(|s| s["vm-state-size"].as_u64().unwrap() != 0).collect::<Vec<_>>()
+    };
+    assert_eq!((sizes("one"), sizes("top")), (vec![true, false], vec![false, true]));
+    // Saving again under a name takes its place.
+    assert_eq!(monitor(&mut m, "savevm first"), "");
+    assert!(monitor(&mut m, "delvm third").contains("does not exist"));
+    assert_eq!(monitor(&mut m, "delvm second"), "");
+    assert!(monitor(&mut m, "loadvm second").contains("does not exist"));
+    // Snapshots of one disk.
+    m.ok("blockdev-snapshot-internal-sync", json!({"device": "one", "name": "disk"}));
+    m.refused("blockdev-snapshot-internal-sync", json!({"device": "one", "name": "disk"}), "already exists");
+    let actions = json!([
+        {"type": "blockdev-snapshot-internal-sync", "data": {"device": "one", "name": "none"}},
+        {"type": "abort", "data": {}},
+    ]);
+    m.refused("transaction", json!({ "actions": actions }), "Abort");
+    let delete = "blockdev-snapshot-delete-internal-sync";
+    m.refused(delete, json!({"device": "one", "name": "none"}), "does not exist");
+    m.refused(delete, json!({"device": "one"}), "must be provided");
+    assert_eq!(m.ok(delete, json!({"device": "one", "name": "disk"}))["name"], "disk");
+    // A disk that cannot is in the way; one that is read is not.
+    m.tool("img", &["create", "-q", "-f", "raw", "raw", "1M"]);
+    let node = |read_only: bool| {
+        json!({"driver": "raw", "node-name": "raw", "read-only": read_only,
+            "file": {"driver": "file", "filename": raw}})
+    };
+    m.ok("blockdev-add", node(true));
+    assert_eq!(monitor(&mut m, "savevm first"), "");
+    m.ok("blockdev-del", json!({"node-name": "raw"}));
+    m.ok("blockdev-add", node(false));
+    assert!(monitor(&mut m, "savevm first").contains("'raw' is writable but does not support snapshots"));
+    m.refused("blockdev-snapshot-internal-sync", json!({"device": "raw", "name": "x"}), "'raw'");
+    m.ok("blockdev-del", json!({"node-name": "raw"}));
+    // A bitmap would not know what changes.
+    m.ok("block-dirty-bitmap-add", json!({"node": "one", "name": "b"}));
+    assert!(monitor(&mut m, "loadvm first").contains("active dirty bitmaps"));
+    let scratch = m.end();
+    for name in ["one", "top"] {
+        let check =
+            Command::new(boot::rhea()).args(["img", "check", name]).current_dir(scratch.path(".")).output();
+        let said = String::from_utf8_lossy(&check.unwrap().stdout).into_owned();
+        assert!(said.contains("No errors"), "{name}: {said}");
+    }
 }

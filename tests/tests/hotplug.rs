@@ -4,7 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a panic in a test is its report")]
 
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use rhea_tests::boot::{self, Linux, STEP, Scratch};
 use rhea_tests::qmp::{Controlled, Qmp};
@@ -27,8 +27,8 @@ fn disk(scratch: &Scratch) -> String {
     path.display().to_string()
 }
 
-fn add_node(qmp: &mut Qmp, file: &str) {
-    let node = json!({"driver": "raw", "node-name": "n0", "file": {"driver": "file", "filename": file}});
+fn add_node(qmp: &mut Qmp, format: &str, file: &str) {
+    let node = json!({"driver": format, "node-name": "n0", "file": {"driver": "file", "filename": file}});
     qmp.execute("blockdev-add", node).unwrap();
 }
 
@@ -45,7 +45,7 @@ fn comes_and_goes(board: &str, slot: &[&str], bus: Option<&str>) {
     let mut guest = linux.start(board, "quiet", &[&arguments[..], slot].concat());
     let mut qmp = Qmp::connect(&socket, STEP).unwrap();
     guest.console.expect("WATCHING", STEP).unwrap();
-    add_node(&mut qmp, &disk(&scratch));
+    add_node(&mut qmp, "raw", &disk(&scratch));
     for id in ["first", "second"] {
         let mut device = json!({"driver": "nvme", "id": id, "drive": "n0", "serial": "rhea"});
         if let Some(bus) = bus {
@@ -93,9 +93,11 @@ fn what_was_plugged_is_saved_and_what_cannot_be_is_refused() {
     }
     let scratch = Scratch::new("hotplug");
     let (state, socket) = (scratch.path("state"), scratch.path("socket"));
-    let file = disk(&scratch);
+    let file = scratch.path("disk.qcow2").display().to_string();
+    let mut make = Command::new(boot::rhea());
+    assert!(make.args(["img", "create", "-q", "-f", "qcow2", &file, "4M"]).status().unwrap().success());
     let mut m = standing(&state, &socket, "pc", &["-device", "virtio-scsi-pci,id=scsi0"]);
-    add_node(&mut m.qmp, &file);
+    add_node(&mut m.qmp, "qcow2", &file);
     m.refused("device_add", json!({"driver": "floppy", "id": "f"}), "does not support hotplugging");
     m.refused("device_add", json!({"driver": "nothing"}), "'nothing' is not a valid device model name");
     m.refused("device_add", json!({"driver": "nvme", "drive": "n0", "bus": "no"}), "Bus 'no' not found");
@@ -127,7 +129,7 @@ fn what_was_plugged_is_saved_and_what_cannot_be_is_refused() {
     assert!(said.as_str().unwrap().contains("board"), "{said}");
     drop(m);
     // The same machine from the start.
-    let node = format!("driver=raw,node-name=n0,file.driver=file,file.filename={file}");
+    let node = format!("driver=qcow2,node-name=n0,file.driver=file,file.filename={file}");
     let mut m = standing(
         &state,
         &socket,

@@ -402,17 +402,17 @@ fn the_state_of_a_machine_is_where_qemu_has_it() {
     ] {
         create(&path, "qcow2", 5 << 20, options);
         let image = open(&path, "qcow2");
-        write(&*image, 0, &[1; 70_000]);
-        image.write_state(0, &[2; 70_000]).unwrap();
-        image.write_state(70_000, &[3; 3 << 20]).unwrap();
-        let one = Snapshot { name: "one".into(), vm_state_size: 70_000 + (3 << 20), ..Snapshot::default() };
+        write(&*image, 0, &[1; 69_632]);
+        image.write_state(0, &[2; 69_632]).unwrap();
+        image.write_state(69_632, &[3; 3 << 20]).unwrap();
+        let one = Snapshot { name: "one".into(), vm_state_size: 69_632 + (3 << 20), ..Snapshot::default() };
         image.create_snapshot(&one).unwrap();
         // What is left behind is not the disk's when that grows.
-        image.write_state(0, &[4; 70_000]).unwrap();
+        image.write_state(0, &[4; 69_632]).unwrap();
         image.resize(5 << 30).unwrap();
-        assert_eq!(read(&*image, 5 << 20, 70_000), [0; 70_000]);
+        assert_eq!(read(&*image, 5 << 20, 69_632), [0; 69_632]);
         let span = if options.contains("4k") { 2 << 20 } else { 512 << 20 };
-        assert!(read(&*image, span, 70_000).iter().all(|b| *b == 0));
+        assert!(read(&*image, span, 69_632).iter().all(|b| *b == 0));
         image.resize(5 << 20).unwrap();
         image.close().unwrap();
         drop(image);
@@ -426,13 +426,13 @@ fn the_state_of_a_machine_is_where_qemu_has_it() {
         };
         qemu_img_with_secret(&["check", &name]);
         qemu_img_with_secret(&["snapshot", "-a", "one", &name]);
-        qemu_io(&["read -b -P 2 0 70000", "read -b -P 3 70000 3M", "read -P 1 0 70000"]);
-        qemu_io(&["write -b -P 5 0 80000"]);
+        qemu_io(&["read -b -P 2 0 69632", "read -b -P 3 69632 3M", "read -P 1 0 69632"]);
+        qemu_io(&["write -b -P 5 0 79872"]);
         let image = open(&path, "qcow2");
-        let mut back = vec![0; 80_000];
+        let mut back = vec![0; 79_872];
         image.read_state(0, &mut back).unwrap();
-        same(&back, &[5; 80_000], "what QEMU wrote");
-        let two = Snapshot { name: "two".into(), vm_state_size: 80_000, ..Snapshot::default() };
+        same(&back, &[5; 79_872], "what QEMU wrote");
+        let two = Snapshot { name: "two".into(), vm_state_size: 79_872, ..Snapshot::default() };
         image.create_snapshot(&two).unwrap();
         image.apply_snapshot("one").unwrap();
         image.close().unwrap();

@@ -338,13 +338,14 @@ impl Backends {
         self.disks.iter().any(|d| d.qdev == qdev && d.medium.is_some())
     }
 
-    /// Does something that may change sizes; the devices whose disks it concerns are told.
+    /// Does something that may change sizes; the devices whose disks it concerns and exports are told.
     pub(crate) fn resizing<R>(&self, f: impl FnOnce() -> R) -> R {
         let disks: Vec<&Disk> = self.disks.iter().filter_map(|d| Some(&d.medium.as_ref()?.disk)).collect();
         let before: Vec<u64> = disks.iter().map(|d| d.len()).collect();
         let result = f();
         let changed = disks.iter().zip(before).filter(|(d, before)| d.len() != *before);
         changed.for_each(|(d, _)| d.resized());
+        self.exports.resized();
         result
     }
 
@@ -367,6 +368,16 @@ impl Backends {
             return Ok(d.edge.node());
         }
         self.graph.find(name)
+    }
+
+    /// The name of a node for people: that of the drive or the device it is in, or its own.
+    pub(crate) fn name_of(&self, node: &Arc<Node>) -> String {
+        let of_device = self.disks.iter().find_map(|d| {
+            let found = d.medium.as_ref().is_some_and(|m| Arc::ptr_eq(&m.edge.node(), node));
+            found.then(|| d.drive.clone()).filter(|name| !name.is_empty())
+        });
+        let alone = || self.drives.iter().find(|d| Arc::ptr_eq(&d.edge.node(), node)).map(|d| d.id.clone());
+        of_device.or_else(alone).unwrap_or_else(|| node.name().to_owned())
     }
 
     /// Tells those who name objects that there are others.

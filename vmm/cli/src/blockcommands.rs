@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 
 use crate::blockjobs::{self, Arguments, needed, number, text};
 use crate::media;
+use crate::savevm;
 use crate::transaction;
 use crate::vm::RheaVm;
 
@@ -55,7 +56,7 @@ pub(crate) fn run(vm: &Arc<RheaVm>, name: &str, a: &Arguments) -> Result<Value> 
         "block-export-add" => export(vm, a)?,
         "block-export-del" => unexport(vm, needed(a, "id")?, text(a, "mode"))?,
         "query-block-exports" => return Ok(vm.backends.lock().exports.query()),
-        "query-dirty-bitmaps" => return bitmaps(vm, needed(a, "node")?),
+        "blockdev-snapshot-delete-internal-sync" => return savevm::delete_internal(vm, a),
         _ if name.starts_with("block-dirty-bitmap-") || name.starts_with("blockdev-snapshot") => {
             transaction::alone(vm, name, a)?;
         }
@@ -113,6 +114,7 @@ fn resize(vm: &RheaVm, a: &Arguments) -> Result<()> {
             Ok::<(), block::BlockError>(())
         })
     })?;
+    media::resized(&vm.machine);
     Ok(())
 }
 
@@ -127,16 +129,4 @@ fn reopen(vm: &RheaVm, a: &Arguments) -> Result<()> {
         b.graph.reopen(name, &changes)?;
     }
     Ok(())
-}
-
-/// The dirty bitmaps of a node, as `query-named-block-nodes` shows them.
-fn bitmaps(vm: &RheaVm, name: &str) -> Result<Value> {
-    let node = vm.backends.lock().node_of(name)?;
-    let one = |b: Arc<block_graph::DirtyBitmap>| {
-        json!({
-            "name": b.name(), "count": b.dirty_bytes(), "granularity": b.granularity(), "recording": b.enabled(),
-            "busy": b.busy(), "persistent": b.persistent(),
-        })
-    };
-    Ok(node.dirty_bitmaps().into_iter().map(one).collect())
 }

@@ -46,6 +46,7 @@ mod programs;
 mod qom;
 mod run;
 mod rx_filter;
+mod savevm;
 mod storage_daemon;
 mod transaction;
 mod vm;

@@ -52,6 +52,22 @@ fn with_slot<R>(machine: &Machine, at: &SlotAt, f: impl FnOnce(&mut dyn Slot) ->
     result.ok_or_else(|| anyhow!("its drive is not there"))
 }
 
+/// Disks may have other sizes: host adapters whose guests wait for an event tell them.
+#[cfg(unix)]
+pub(crate) fn resized(machine: &Machine) {
+    for (_, cell) in machine.devices().iter() {
+        cell.with(|device| {
+            if let Some(adapter) = device.as_any().and_then(|any| any.downcast_mut::<virtio::Scsi>()) {
+                adapter.resized();
+            }
+        });
+    }
+}
+
+/// No host adapter of this host's has events.
+#[cfg(not(unix))]
+pub(crate) fn resized(_: &Machine) {}
+
 #[cfg(unix)]
 fn with_scsi(any: &mut dyn std::any::Any, target: u8, lun: u16, f: &mut dyn FnMut(&mut dyn Slot)) {
     if let Some(adapter) = any.downcast_mut::<virtio::Scsi>()

@@ -47,7 +47,7 @@ pub(crate) fn run(config: VmConfig, first: &[First]) -> Result<u8> {
     let _ = late.set(Arc::downgrade(&vm));
     // Before there is a monitor that could let it run.
     if let Some(name) = &config.loadvm {
-        vm.load(name).map_err(anyhow::Error::new).with_context(|| format!("-loadvm {name}"))?;
+        vm.load_any(name).map_err(anyhow::Error::new).with_context(|| format!("-loadvm {name}"))?;
     }
     for (option, command, arguments) in first {
         blockcommands::run(&vm, command, arguments).with_context(|| option.clone())?;

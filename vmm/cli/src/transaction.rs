@@ -13,11 +13,13 @@ use crate::blockjobs::{
     Arguments, Prepared, bitmap, choice, flag, needed, number, prepare_backup, start_backup, text,
 };
 use crate::nodes::Snapshot;
+use crate::savevm;
 use crate::vm::RheaVm;
 
 /// One action, prepared so far that it can hardly fail.
 enum Action {
     Snapshot(Snapshot),
+    Internal(Arc<Node>, block_formats::Snapshot),
     Backup(Box<Prepared>),
     Add(Arc<Node>, Arc<DirtyBitmap>),
     Remove(Arc<Node>, Arc<DirtyBitmap>),
@@ -33,7 +35,7 @@ impl Action {
         match self {
             Action::Snapshot(s) => Some(s.old.clone()),
             Action::Backup(p) => Some(p.source.clone()),
-            Action::Add(node, _) | Action::Remove(node, _) => Some(node.clone()),
+            Action::Internal(node, _) | Action::Add(node, _) | Action::Remove(node, _) => Some(node.clone()),
             _ => None,
         }
     }
@@ -41,6 +43,7 @@ impl Action {
     fn apply(&mut self) -> Result<()> {
         match self {
             Action::Snapshot(s) => s.apply()?,
+            Action::Internal(node, snapshot) => node.image().create_snapshot(snapshot)?,
             Action::Backup(p) => p.backup.begin()?,
             Action::Add(node, bitmap) => node.add_bitmap(bitmap.clone()),
             Action::Remove(node, bitmap) => drop(node.remove_bitmap(bitmap.name())),
@@ -61,6 +64,7 @@ impl Action {
     fn undo(&mut self) {
         match self {
             Action::Snapshot(s) => s.undo(),
+            Action::Internal(node, snapshot) => drop(node.image().delete_snapshot(&snapshot.name)),
             Action::Backup(p) => p.backup.abort(),
             Action::Add(node, bitmap) => drop(node.remove_bitmap(bitmap.name())),
             Action::Remove(node, bitmap) => node.add_bitmap(bitmap.clone()),
@@ -86,13 +90,18 @@ fn snapshot_sync(b: &mut Backends, a: &Arguments) -> Result<Snapshot> {
     b.graph.create_overlay(node.name(), needed(a, "snapshot-file")?, format, name, existing)
 }
 
-fn prepare(b: &mut Backends, kind: &str, a: &Arguments) -> Result<Action> {
+/// Prepares an action; `clock` is the machine's.
+fn prepare(b: &mut Backends, clock: u64, kind: &str, a: &Arguments) -> Result<Action> {
     Ok(match kind {
         "blockdev-snapshot" => {
             let node = b.node_of(needed(a, "node")?)?;
             Action::Snapshot(b.graph.snapshot(node.name(), needed(a, "overlay")?)?)
         }
         "blockdev-snapshot-sync" => Action::Snapshot(snapshot_sync(b, a)?),
+        "blockdev-snapshot-internal-sync" => {
+            let (node, snapshot) = savevm::internal(b, clock, a)?;
+            Action::Internal(node, snapshot)
+        }
         "blockdev-backup" => Action::Backup(Box::new(prepare_backup(b, a, false)?)),
         "drive-backup" => Action::Backup(Box::new(prepare_backup(b, a, true)?)),
         "block-dirty-bitmap-add" => {
@@ -156,7 +165,7 @@ fn run(vm: &Arc<RheaVm>, list: &[(String, Arguments)]) -> Result<()> {
     let mut b = vm.backends.lock();
     let mut actions: Vec<Action> = Vec::new();
     for (kind, data) in list {
-        match prepare(&mut b, kind, data) {
+        match prepare(&mut b, vm.machine.clock().now(), kind, data) {
             Ok(action) => actions.push(action),
             Err(e) => {
                 give_back(&mut b, actions);

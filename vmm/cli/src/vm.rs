@@ -12,8 +12,8 @@ use control::gdb::{DebugStop, DebugTarget, StopListener};
 use control::vm::{
     Announcement, BlockInfo, BlockStats, ChardevInfo, CpuInfo, CpuModelInfo, CpuSlot, Event, EventBus,
     InputEvent, IothreadInfo, KeyId, MachineInfo, MediumInfo, MemdevInfo, MemorySpace, MigrationInfo,
-    MigrationLimits, OspmInfo, QomProperty, QomType, RunState, RxFilterInfo, SnapshotInfo, Vm, VmError,
-    VmInfo,
+    MigrationLimits, OspmInfo, QomProperty, QomType, RunState, RxFilterInfo, SnapshotInfo, SnapshotScope, Vm,
+    VmError, VmInfo,
 };
 use guest_memory::PAGE_SIZE;
 use machine::{Machine, snapshot};
@@ -27,7 +27,7 @@ use crate::launch::Launched;
 use crate::media;
 use crate::migration::{self, Migration};
 use crate::rx_filter;
-use crate::{balloon, blockcommands, console, cpus, host, list, plug, qom};
+use crate::{balloon, blockcommands, console, cpus, host, list, plug, qom, savevm};
 
 type Answer<T> = Result<T, VmError>;
 
@@ -317,19 +317,46 @@ impl RheaVm {
     }
 
     /// Loads a snapshot by tag, or a file by its path.
-    pub(crate) fn load(&self, name: &str) -> Answer<()> {
-        let path = if name.contains('/') { PathBuf::from(name) } else { self.file(name)? };
+    pub(crate) fn load_any(&self, name: &str) -> Answer<()> {
+        if name.contains('/') {
+            self.load_file(Path::new(name))
+        } else {
+            self.load_snapshot(name, &SnapshotScope::default())
+        }
+    }
+
+    fn load_file(&self, path: &Path) -> Answer<()> {
         let _standing = self.standing.lock();
         let ran = self.machine.stop();
-        let result = snapshot::load(&self.machine, &path).map_err(failed);
+        let result = snapshot::load(&self.machine, path).map_err(failed);
         if ran {
             self.machine.start();
         }
         result
     }
+
+    /// Saved machines in files.
+    fn files(&self) -> Vec<SnapshotInfo> {
+        let Ok(dir) = std::fs::read_dir(&self.snapshots) else { return Vec::new() };
+        let mut all = Vec::new();
+        for e in dir.flatten() {
+            let name = e.file_name().to_string_lossy().into_owned();
+            let (Some(tag), Ok(meta)) = (name.strip_suffix(".rhea"), e.metadata()) else { continue };
+            let date = meta.modified().ok().and_then(|t| t.duration_since(std::time::UNIX_EPOCH).ok());
+            all.push(SnapshotInfo {
+                id: tag.into(),
+                tag: tag.into(),
+                size: meta.len(),
+                date: date.map_or(0, |d| d.as_secs() as i64),
+                ..SnapshotInfo::default()
+            });
+        }
+        all.sort_by(|a, b| a.tag.cmp(&b.tag));
+        all
+    }
 }
 
-/// Where `savevm TAG` keeps its files: beside the user's other state, one folder a machine name.
+/// Where `savevm TAG` keeps the file of a machine without disks that could keep it: beside the user's other state, one folder a machine name.
 fn snapshot_folder(config: &control::VmConfig) -> PathBuf {
     let base = std::env::var_os("XDG_STATE_HOME")
         .map(PathBuf::from)
@@ -470,41 +497,41 @@ impl Vm for RheaVm {
             .collect()
     }
 
-    fn save_snapshot(&self, tag: &str) -> Answer<()> {
-        let path = self.file(tag)?;
-        std::fs::create_dir_all(&self.snapshots)
-            .map_err(|e| failed(format!("{}: {e}", self.snapshots.display())))?;
+    fn save_snapshot(&self, tag: &str, scope: &SnapshotScope, replace: bool) -> Answer<()> {
         let _standing = self.standing.lock();
         self.savable()?;
+        if savevm::save(self, tag, scope, replace).map_err(|e| failed(format!("{e:#}")))? {
+            return Ok(());
+        }
+        let path = self.file(tag)?;
+        if !replace && path.exists() {
+            return Err(failed(format!("Snapshot '{tag}' already exists")));
+        }
+        std::fs::create_dir_all(&self.snapshots)
+            .map_err(|e| failed(format!("{}: {e}", self.snapshots.display())))?;
         snapshot::save(&self.machine, &path).map_err(failed)
     }
 
-    fn load_snapshot(&self, tag: &str) -> Answer<()> {
-        self.load(tag)
+    fn load_snapshot(&self, tag: &str, scope: &SnapshotScope) -> Answer<()> {
+        let standing = self.standing.lock();
+        if savevm::load(self, tag, scope).map_err(|e| failed(format!("{e:#}")))? {
+            return Ok(());
+        }
+        drop(standing);
+        self.load_file(&self.file(tag)?)
     }
 
-    fn delete_snapshot(&self, tag: &str) -> Answer<()> {
+    fn delete_snapshot(&self, tag: &str, scope: &SnapshotScope) -> Answer<()> {
+        if savevm::delete(self, tag, scope).map_err(|e| failed(format!("{e:#}")))? {
+            return Ok(());
+        }
         let path = self.file(tag)?;
         std::fs::remove_file(&path).map_err(|e| failed(format!("snapshot '{tag}': {e}")))
     }
 
     fn snapshots(&self) -> Answer<Vec<SnapshotInfo>> {
-        let Ok(dir) = std::fs::read_dir(&self.snapshots) else { return Ok(Vec::new()) };
-        let mut all = Vec::new();
-        for e in dir.flatten() {
-            let name = e.file_name().to_string_lossy().into_owned();
-            let (Some(tag), Ok(meta)) = (name.strip_suffix(".rhea"), e.metadata()) else { continue };
-            let date = meta.modified().ok().and_then(|t| t.duration_since(std::time::UNIX_EPOCH).ok());
-            all.push(SnapshotInfo {
-                id: tag.into(),
-                tag: tag.into(),
-                size: meta.len(),
-                date: date.map_or(0, |d| d.as_secs() as i64),
-                clock: 0,
-            });
-        }
-        all.sort_by(|a, b| a.tag.cmp(&b.tag));
-        Ok(all)
+        let kept = savevm::list(self).map_err(|e| failed(format!("{e:#}")))?;
+        Ok(kept.unwrap_or_else(|| self.files()))
     }
 
     fn read_memory(&self, space: MemorySpace, address: u64, data: &mut [u8]) -> Answer<()> {

@@ -135,12 +135,14 @@ impl Vm for FakeVm {
         ]
     }
 
-    fn save_snapshot(&self, tag: &str) -> Result<(), VmError> {
-        self.called(format!("save {tag}"));
+    fn save_snapshot(&self, tag: &str, scope: &SnapshotScope, replace: bool) -> Result<(), VmError> {
+        let devices = scope.devices.as_ref().map_or("all".to_owned(), |d| d.join(" "));
+        let vmstate = scope.vmstate.as_deref().unwrap_or("first");
+        self.called(format!("save {tag} of {devices}, state in {vmstate}, replace {replace}"));
         Ok(())
     }
 
-    fn load_snapshot(&self, tag: &str) -> Result<(), VmError> {
+    fn load_snapshot(&self, tag: &str, _: &SnapshotScope) -> Result<(), VmError> {
         Err(VmError::Failed(format!("snapshot '{tag}' not found")))
     }
 

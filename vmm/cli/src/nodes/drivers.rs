@@ -109,11 +109,18 @@ impl Driver {
             Driver::Format(format) => image(graph, o, format),
             Driver::Filter(filter) => {
                 let first = ["file", "image", "test"].into_iter().find(|k| o.map.contains_key(*k));
-                let node = (filter.make)(&mut Resolver { graph, o }, &o.map)?;
+                let mut children = Resolver { graph, o, first: None };
+                let node = (filter.make)(&mut children, &o.map)?;
+                let over = children.first;
                 let below = first.and_then(|_| node.children().first().map(|c| c.info().name));
                 let file = below.unwrap_or_else(|| filter.name.into());
                 let file = file.split_once(':').map_or(file.clone(), |(_, f)| f.to_owned());
-                Ok(Made::new(Arc::new(Bare::new(node, filter.name, file.clone())), file))
+                let bare = Bare::new(node, filter.name, file.clone());
+                let bare = match over {
+                    Some(edge) => bare.over(edge),
+                    None => bare,
+                };
+                Ok(Made::new(Arc::new(bare), file))
             }
         }
     }
@@ -123,6 +130,8 @@ impl Driver {
 struct Resolver<'a> {
     graph: &'a mut Graph,
     o: &'a Options,
+    /// The first child that has a key of its own.
+    first: Option<Arc<Edge>>,
 }
 
 fn said(e: anyhow::Error) -> BlockError {
@@ -132,6 +141,7 @@ fn said(e: anyhow::Error) -> BlockError {
 impl Children for Resolver<'_> {
     fn child(&mut self, _: &Map<String, Value>, key: &str) -> Result<Arc<dyn Image>, BlockError> {
         let edge = self.graph.child(self.o, key).map_err(said)?;
+        self.first.get_or_insert_with(|| edge.clone());
         Ok(edge)
     }
 

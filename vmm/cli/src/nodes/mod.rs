@@ -17,7 +17,7 @@ use block_formats::{BitmapChange, Image, Secrets};
 use block_graph::{Bare, DetectZeroes, DirtyBitmap, Edge, Node, Renewable};
 use control::config::{Blockdev, Drive, Props};
 use control::nearest;
-use control::vm::MediumInfo;
+use control::vm::{DirtyBitmapInfo, MediumInfo, SnapshotInfo};
 use serde_json::{Map, Value, json};
 
 use crate::handover::Handover;
@@ -420,11 +420,17 @@ impl Graph {
         }
         let name = name.unwrap_or_else(|| self.unused_name());
         let raw = map.get("driver").and_then(Value::as_str) == Some("raw");
-        let user = format!("drive '{id}'");
+        // Who stands on the node, and on each layer above it, of which each is a node of its own.
+        let mut layers =
+            usize::from(!limits.is_empty()) + usize::from(d.copy_on_read) + usize::from(temporary);
+        let mut user = || {
+            let under = if layers == 0 { "" } else { "a node of " };
+            layers = layers.saturating_sub(1);
+            format!("{under}drive '{id}'")
+        };
         let files = self.files.len();
         self.describe(&name, map, true)?;
-        let mut edge = self.take(&name, &user)?;
-        // Layers above it, of which each is a node of its own.
+        let mut edge = self.take(&name, &user())?;
         if !limits.is_empty() {
             let group = match limits.remove("group") {
                 Some(Value::String(group)) => group,
@@ -433,14 +439,14 @@ impl Graph {
             let limits = Limits::parse(&limits)?;
             let group = self.groups.entry(group.clone()).or_insert_with(|| ThrottleGroup::new(group, limits));
             let filter = Arc::new(Throttle::new(edge.clone(), group.clone()));
-            edge = self.layer(filter, "throttle", &edge, &user)?;
+            edge = self.layer(filter, "throttle", &edge, &user())?;
         }
         if d.copy_on_read {
             if d.readonly || temporary {
                 bail!("copy-on-read=on does not go with a read-only disk");
             }
             let filter = Arc::new(CopyOnRead::new(edge.clone(), edge.details().cluster_size));
-            edge = self.layer(filter, "copy-on-read", &edge, &user)?;
+            edge = self.layer(filter, "copy-on-read", &edge, &user())?;
         }
         if temporary {
             let layer = Arc::new(Overlay::new(edge.clone())?);
@@ -451,7 +457,7 @@ impl Graph {
                     file: file.clone(),
                 });
             }
-            edge = self.layer(layer, "snapshot", &edge, &user)?;
+            edge = self.layer(layer, "snapshot", &edge, &user())?;
         }
         Ok(edge)
     }
@@ -465,7 +471,11 @@ impl Graph {
         user: &str,
     ) -> Result<Arc<Edge>> {
         let file = self.nodes.get(below.node().name()).map(|e| e.file.clone()).unwrap_or_default();
-        let image = Arc::new(Bare::new(node, driver, file.clone()));
+        let mut image = Bare::new(node, driver, file.clone());
+        if driver != "snapshot" {
+            image = image.over(below.clone());
+        }
+        let image = Arc::new(image);
         let name = self.insert(image, driver, file, true).name().to_owned();
         self.take(&name, user)
     }
@@ -473,9 +483,7 @@ impl Graph {
     /// Puts everything that nodes keep on stable storage; nobody uses them any more. From the top down.
     pub(crate) fn close(&mut self) {
         let mut left: Vec<Arc<Node>> = self.nodes.values().map(|e| e.node.clone()).collect();
-        left.retain(|n| {
-            self.ours && n.users().iter().all(|u| !u.starts_with("a node of") && !u.ends_with("above it"))
-        });
+        left.retain(|n| self.ours && is_top(n));
         left.iter().for_each(|n| close(n));
     }
 
@@ -502,7 +510,15 @@ impl Graph {
             virtual_size: info.size,
             detect_zeroes: n.node.detect_zeroes().name().into(),
             encrypted: n.driver == "luks" || n.options.contains_key("encrypt"),
+            snapshots: n.node.image().snapshots().iter().map(snapshot_info).collect(),
+            dirty_bitmaps: n.node.dirty_bitmaps().iter().map(|b| bitmap_info(b)).collect(),
         })
+    }
+
+    /// The nodes that no other node stands on, and that can be written.
+    pub(crate) fn tops(&self) -> Vec<Arc<Node>> {
+        let top = |n: &&Arc<Node>| is_top(n) && !n.image().info().read_only;
+        self.nodes.values().map(|e| &e.node).filter(top).cloned().collect()
     }
 
     /// Writes what is kept beside disks into them; all of them, or one.
@@ -578,6 +594,34 @@ fn load_bitmaps(node: &Node) -> Result<()> {
         node.add_bitmap(Arc::new(bitmap));
     }
     Ok(())
+}
+
+/// Whether no other node stands on one.
+fn is_top(node: &Node) -> bool {
+    node.users().iter().all(|u| !u.starts_with("a node of") && !u.ends_with("above it"))
+}
+
+/// A snapshot inside an image, as clients see it.
+pub(crate) fn snapshot_info(s: &block_formats::Snapshot) -> SnapshotInfo {
+    SnapshotInfo {
+        id: s.id.clone(),
+        tag: s.name.clone(),
+        size: s.vm_state_size,
+        date: s.date_sec.into(),
+        date_nsec: s.date_nsec,
+        clock: s.vm_clock_nsec,
+    }
+}
+
+fn bitmap_info(b: &DirtyBitmap) -> DirtyBitmapInfo {
+    DirtyBitmapInfo {
+        name: b.name().to_owned(),
+        count: b.dirty_bytes(),
+        granularity: b.granularity(),
+        recording: b.enabled(),
+        busy: b.busy(),
+        persistent: b.persistent(),
+    }
 }
 
 /// Puts what a node keeps into its image and on stable storage, as nobody uses it any more.

@@ -95,6 +95,35 @@ pub(super) fn change(c: &Context<'_>) -> Answer {
     block_command(c, "blockdev-change-medium", &arguments)
 }
 
+pub(super) fn block_resize(c: &Context<'_>) -> Answer {
+    let words: Vec<&str> = c.args.split_whitespace().collect();
+    let [device, size] = words[..] else { return failed("expected two arguments: device size") };
+    let Some(bytes) = parse_size(size, 1 << 20) else {
+        return failed("size expects a number of mebibytes or a size with a suffix");
+    };
+    block_command(c, "block_resize", &json!({"device": device, "size": bytes}))
+}
+
+pub(super) fn snapshot_internal(c: &Context<'_>) -> Answer {
+    let words: Vec<&str> = c.args.split_whitespace().collect();
+    let [device, name] = words[..] else { return failed("expected two arguments: device name") };
+    block_command(c, "blockdev-snapshot-internal-sync", &json!({"device": device, "name": name}))
+}
+
+pub(super) fn snapshot_delete_internal(c: &Context<'_>) -> Answer {
+    let words: Vec<&str> = c.args.split_whitespace().collect();
+    let (device, name, id) = match words[..] {
+        [device, name] => (device, name, None),
+        [device, name, id] => (device, name, Some(id)),
+        _ => return failed("expected two arguments: device name"),
+    };
+    let mut arguments = json!({"device": device, "name": name});
+    if let Some(id) = id {
+        arguments["id"] = id.into();
+    }
+    block_command(c, "blockdev-snapshot-delete-internal-sync", &arguments)
+}
+
 fn block_command(c: &Context<'_>, name: &str, arguments: &Value) -> Answer {
     let empty = serde_json::Map::new();
     done(c.control.vm.block_command(name, arguments.as_object().unwrap_or(&empty)).map(drop))

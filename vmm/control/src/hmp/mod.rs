@@ -19,7 +19,7 @@ use crate::config::{DeviceConfig, Props};
 use crate::monitor::Control;
 use crate::options::LOG_ITEMS;
 use crate::suggest::nearest;
-use crate::vm::VmError;
+use crate::vm::{SnapshotScope, VmError};
 
 /// Longest line taken, in bytes.
 pub(crate) const MAX_LINE: usize = 4096;
@@ -69,9 +69,15 @@ commands! {
     "memsave" "address size file" "save virtual memory to a file" |c| memory::save(c, false);
     "pmemsave" "address size file" "save physical memory to a file" |c| memory::save(c, true);
     "nmi" "" "inject a non-maskable interrupt" |c| done(c.control.vm.inject_nmi(c.cpu));
-    "savevm" "[tag]" "save the machine under a tag" |c| done(c.control.vm.save_snapshot(tag(c.args)?));
-    "loadvm" "tag" "load a saved machine" |c| done(c.control.vm.load_snapshot(one(c.args, "tag")?));
-    "delvm" "tag" "delete a saved machine" |c| done(c.control.vm.delete_snapshot(one(c.args, "tag")?));
+    "savevm" "[tag]" "save the machine and its disks under a tag" |c| {
+        done(c.control.vm.save_snapshot(tag(c.args)?, &SnapshotScope::default(), true))
+    };
+    "loadvm" "tag" "load a saved machine and its disks" |c| {
+        done(c.control.vm.load_snapshot(one(c.args, "tag")?, &SnapshotScope::default()))
+    };
+    "delvm" "tag" "delete a saved machine" |c| {
+        done(c.control.vm.delete_snapshot(one(c.args, "tag")?, &SnapshotScope::default()))
+    };
     "device_add" "driver[,property=value...]" "plug a device" device_add;
     "device_del" "id" "ask the guest to give a device up" |c| done(c.control.vm.device_del(one(c.args, "id")?));
     "netdev_add" "type,id=ID[,key=value...]" "add a network back end" backends::netdev_add;
@@ -89,6 +95,9 @@ commands! {
     };
     "eject" "[-f] device" "open the tray of a drive and take out what is in it; -f even if the guest holds it" backends::eject;
     "change" "device [-f] file [format [read-only-mode]]" "put another medium into a drive" backends::change;
+    "block_resize" "device size" "change the size of a disk (a bare number is mebibytes)" backends::block_resize;
+    "snapshot_blkdev_internal" "device name" "make a snapshot inside the image of a disk" backends::snapshot_internal;
+    "snapshot_delete_blkdev_internal" "device name [id]" "delete one" backends::snapshot_delete_internal;
     "balloon" "size" "ask the guest to live with so much RAM (a bare number is mebibytes)" backends::balloon;
     "migrate" "[-d] uri" "send the machine to another Rhea; -d does not wait for the end" backends::migrate;
     "migrate_cancel" "" "end a migration under way" |c| done(c.control.vm.migrate_cancel());

@@ -65,7 +65,7 @@ fn lines_and_answers() {
         let got = run(&c, 0, line);
         assert_eq!(got, want, "{line}");
     }
-    assert_eq!(vm.calls(), ["save a", "nmi 0"]);
+    assert_eq!(vm.calls(), ["save a of all, state in first, replace true", "nmi 0"]);
 }
 
 #[test]

@@ -4,7 +4,7 @@ use super::QmpError;
 use super::commands::{Answer, Arguments, done, text};
 use crate::monitor::Control;
 use crate::options::fragment;
-use crate::vm::{BlockInfo, BlockStats, MediumInfo};
+use crate::vm::{BlockInfo, BlockStats, DirtyBitmapInfo, MediumInfo, SnapshotInfo};
 use serde_json::{Map, Value, json};
 
 /// A medium with all that clients take for granted.
@@ -18,6 +18,12 @@ fn medium(m: &MediumInfo) -> Value {
     });
     if let Some(node) = &m.node_name {
         v["node-name"] = node.clone().into();
+    }
+    if !m.snapshots.is_empty() {
+        v["image"]["snapshots"] = m.snapshots.iter().map(SnapshotInfo::to_json).collect();
+    }
+    if !m.dirty_bitmaps.is_empty() {
+        v["dirty-bitmaps"] = m.dirty_bitmaps.iter().map(bitmap).collect();
     }
     v
 }
@@ -71,19 +77,15 @@ pub(super) fn query_stats(c: &Control, _: &Arguments) -> Answer {
     Ok(c.vm.block_stats().iter().map(stats).collect())
 }
 
+fn bitmap(b: &DirtyBitmapInfo) -> Value {
+    json!({
+        "name": b.name, "count": b.count, "granularity": b.granularity, "recording": b.recording, "busy": b.busy,
+        "persistent": b.persistent,
+    })
+}
+
 pub(super) fn query_nodes(c: &Control, _: &Arguments) -> Answer {
-    let node = |m: &MediumInfo| {
-        let mut v = medium(m);
-        let name = m.node_name.iter().map(|n| ("node".to_owned(), Value::from(n.as_str()))).collect();
-        // Filters and protocols have none, and some machines no block layer.
-        if let Ok(Value::Array(bitmaps)) = c.vm.block_command("query-dirty-bitmaps", &name)
-            && !bitmaps.is_empty()
-        {
-            v["dirty-bitmaps"] = bitmaps.into();
-        }
-        v
-    };
-    Ok(c.vm.block_nodes().iter().map(node).collect())
+    Ok(c.vm.block_nodes().iter().map(medium).collect())
 }
 
 pub(super) fn query_iothreads(c: &Control, _: &Arguments) -> Answer {

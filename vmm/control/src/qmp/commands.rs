@@ -7,7 +7,7 @@ use crate::hmp;
 use crate::monitor::Control;
 use crate::options;
 use crate::suggest::nearest;
-use crate::vm::{CpuInfo, CpuPlace, CpuSlot, EVENT_NAMES, MemorySpace, OspmInfo, QomProperty};
+use crate::vm::{CpuInfo, CpuPlace, CpuSlot, EVENT_NAMES, MemorySpace, OspmInfo, QomProperty, SnapshotScope};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -205,6 +205,10 @@ commands! {
     "blockdev-create" ("job-id" ! Text, "options" ! Any) forward!("blockdev-create");
     "x-blockdev-amend" ("job-id" ! Text, "node-name" ! Text, "options" ! Any, "force" ? Bool) forward!("x-blockdev-amend");
     "blockdev-reopen" ("options" ! List) forward!("blockdev-reopen");
+    "blockdev-snapshot-internal-sync" ("device" ! Text, "name" ! Text) forward!("blockdev-snapshot-internal-sync");
+    "blockdev-snapshot-delete-internal-sync" (
+        "device" ! Text, "id" ? Text, "name" ? Text
+    ) forward!("blockdev-snapshot-delete-internal-sync");
     "blockdev-snapshot" ("node" ! Text, "overlay" ! Text) forward!("blockdev-snapshot");
     "blockdev-snapshot-sync" (
         "device" ? Text, "node-name" ? Text, "snapshot-file" ! Text, "snapshot-node-name" ? Text, "format" ? Text,
@@ -321,7 +325,8 @@ commands! {
     "qom-list-properties" ("typename" ! Text) list_properties;
     "device-list-properties" ("typename" ! Text) list_properties;
     "human-monitor-command" ("command-line" ! Text, "cpu-index" ? Number) |c, a| {
-        let cpu = cpu_index(c, a)?;
+        // A machine of nothing has a monitor as well.
+        let cpu = if a.contains_key("cpu-index") { cpu_index(c, a)? } else { 0 };
         Ok(hmp::run(c, cpu, text(a, "command-line")).into())
     };
     "memsave" ("val" ! Number, "size" ! Number, "filename" ! Text, "cpu-index" ? Number) |c, a| {
@@ -340,16 +345,16 @@ commands! {
     "device_add" ("driver" ! Text, "id" ? Text, "bus" ? Text, "" ? Rest) device_add;
     "device_del" ("id" ! Text) |c, a| done(c.vm.device_del(text(a, "id"))?);
     "snapshot-save" ("job-id" ! Text, "tag" ! Text, "vmstate" ? Text, "devices" ? List) |c, a| {
-        let tag = text(a, "tag");
-        job(c, a, "snapshot-save", || c.vm.save_snapshot(tag))
+        let (tag, scope) = (text(a, "tag"), snapshot_scope(a)?);
+        job(c, a, "snapshot-save", || c.vm.save_snapshot(tag, &scope, false))
     };
     "snapshot-load" ("job-id" ! Text, "tag" ! Text, "vmstate" ? Text, "devices" ? List) |c, a| {
-        let tag = text(a, "tag");
-        job(c, a, "snapshot-load", || c.vm.load_snapshot(tag))
+        let (tag, scope) = (text(a, "tag"), snapshot_scope(a)?);
+        job(c, a, "snapshot-load", || c.vm.load_snapshot(tag, &scope))
     };
     "snapshot-delete" ("job-id" ! Text, "tag" ! Text, "devices" ? List) |c, a| {
-        let tag = text(a, "tag");
-        job(c, a, "snapshot-delete", || c.vm.delete_snapshot(tag))
+        let (tag, scope) = (text(a, "tag"), snapshot_scope(a)?);
+        job(c, a, "snapshot-delete", || c.vm.delete_snapshot(tag, &scope))
     };
     "query-jobs" () |c, a| {
         let mut all = c.jobs.query();
@@ -512,6 +517,19 @@ fn job(
 ) -> Answer {
     let work = || work().map_err(|e| e.to_string());
     done(c.jobs.run(c.vm.events(), text(a, "job-id"), kind, work).map_err(QmpError::Generic)?)
+}
+
+/// Which disks a snapshot is of.
+fn snapshot_scope(a: &Arguments) -> Result<SnapshotScope, QmpError> {
+    let word = |v: &Value| v.as_str().map(str::to_owned);
+    let names = |list: &Vec<Value>| list.iter().map(word).collect::<Option<Vec<_>>>();
+    let devices = match a.get("devices").and_then(Value::as_array) {
+        None => None,
+        Some(list) => Some(names(list).ok_or_else(|| {
+            QmpError::Generic("argument 'devices' expects a list of names of nodes".into())
+        })?),
+    };
+    Ok(SnapshotScope { devices, vmstate: a.get("vmstate").and_then(word) })
 }
 
 /// `memsave` and `pmemsave`: guest memory into a file, piece by piece.

@@ -239,7 +239,7 @@ fn snapshots_are_jobs() {
         true
     });
     t.ok("{'execute':'snapshot-save','arguments':{'job-id':'j','tag':'t','vmstate':'d','devices':['d']}}");
-    assert_eq!(t.vm.calls(), ["save t"]);
+    assert_eq!(t.vm.calls(), ["save t of d, state in d, replace false"]);
     assert_eq!(*seen.lock(), ["created", "running", "waiting", "pending", "concluded"]);
     assert_eq!(
         t.err("{'execute':'snapshot-save','arguments':{'job-id':'j','tag':'t'}}").1,

@@ -220,7 +220,16 @@ pub struct QomType {
     pub is_abstract: bool,
 }
 
-/// One saved machine.
+/// What a snapshot of a machine is about.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SnapshotScope {
+    /// Names of the nodes whose disks take part; all that can be written if it is not given.
+    pub devices: Option<Vec<String>>,
+    /// Name of the node that keeps the state of the machine; the first of them if it is not given.
+    pub vmstate: Option<String>,
+}
+
+/// One saved machine, or a snapshot of a disk.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SnapshotInfo {
     /// Number.
@@ -231,8 +240,21 @@ pub struct SnapshotInfo {
     pub size: u64,
     /// When, in seconds since 1970 UTC.
     pub date: i64,
+    /// Nanoseconds of that.
+    pub date_nsec: u32,
     /// Virtual time of the machine in nanoseconds.
     pub clock: u64,
+}
+
+impl SnapshotInfo {
+    /// As QMP shows it.
+    pub fn to_json(&self) -> Value {
+        json!({
+            "id": self.id, "name": self.tag, "vm-state-size": self.size, "date-sec": self.date,
+            "date-nsec": self.date_nsec, "vm-clock-sec": self.clock / 1_000_000_000,
+            "vm-clock-nsec": self.clock % 1_000_000_000,
+        })
+    }
 }
 
 /// One block device.
@@ -275,6 +297,27 @@ pub struct MediumInfo {
     pub direct: bool,
     /// Flushes do nothing.
     pub no_flush: bool,
+    /// Snapshots inside it.
+    pub snapshots: Vec<SnapshotInfo>,
+    /// Its dirty bitmaps.
+    pub dirty_bitmaps: Vec<DirtyBitmapInfo>,
+}
+
+/// A dirty bitmap of a node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DirtyBitmapInfo {
+    /// Name.
+    pub name: String,
+    /// Bytes that are dirty.
+    pub count: u64,
+    /// Bytes that a bit stands for.
+    pub granularity: u64,
+    /// It sees what is written.
+    pub recording: bool,
+    /// A job has it.
+    pub busy: bool,
+    /// The image keeps it.
+    pub persistent: bool,
 }
 
 /// What a block device has done so far.

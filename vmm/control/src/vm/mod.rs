@@ -11,9 +11,10 @@ mod input;
 pub(crate) use event::EVENT_NAMES;
 pub use event::{Event, EventBus};
 pub use info::{
-    Announcement, BlockInfo, BlockStats, ChardevInfo, CpuInfo, CpuModelInfo, CpuPlace, CpuSlot, IothreadInfo,
-    MachineInfo, MediumInfo, MemdevInfo, MemorySpace, MigrationInfo, MigrationLimits, OspmInfo, QomProperty,
-    QomType, RunState, RxFilterInfo, RxState, SnapshotInfo, VmInfo,
+    Announcement, BlockInfo, BlockStats, ChardevInfo, CpuInfo, CpuModelInfo, CpuPlace, CpuSlot,
+    DirtyBitmapInfo, IothreadInfo, MachineInfo, MediumInfo, MemdevInfo, MemorySpace, MigrationInfo,
+    MigrationLimits, OspmInfo, QomProperty, QomType, RunState, RxFilterInfo, RxState, SnapshotInfo,
+    SnapshotScope, VmInfo,
 };
 
 pub use input::{InputEvent, KeyId};
@@ -113,19 +114,19 @@ pub trait Vm: Send + Sync {
         Err(VmError::Unsupported(format!("hot unplug of '{id}'")))
     }
 
-    /// Saves the whole machine under a tag.
-    fn save_snapshot(&self, tag: &str) -> Answer<()> {
-        let _ = tag;
+    /// Saves the whole machine with its disks under a tag; `replace` takes the place of one that is there.
+    fn save_snapshot(&self, tag: &str, scope: &SnapshotScope, replace: bool) -> Answer<()> {
+        let _ = (tag, scope, replace);
         unsupported("savevm")
     }
-    /// Loads a saved machine. On error nothing has changed.
-    fn load_snapshot(&self, tag: &str) -> Answer<()> {
-        let _ = tag;
+    /// Loads a saved machine with its disks. On error nothing has changed, or the machine stands and says so.
+    fn load_snapshot(&self, tag: &str, scope: &SnapshotScope) -> Answer<()> {
+        let _ = (tag, scope);
         unsupported("loadvm")
     }
     /// Deletes a saved machine.
-    fn delete_snapshot(&self, tag: &str) -> Answer<()> {
-        let _ = tag;
+    fn delete_snapshot(&self, tag: &str, scope: &SnapshotScope) -> Answer<()> {
+        let _ = (tag, scope);
         unsupported("delvm")
     }
     /// All saved machines.

@@ -19,7 +19,7 @@ mod state;
 mod tests;
 
 use std::fs::File;
-use std::io::{BufReader, BufWriter, Seek, SeekFrom, Write};
+use std::io::{BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
 use crate::{Machine, MachineError};
@@ -46,22 +46,31 @@ fn save_stopped(machine: &Machine, path: &Path) -> Result<(), MachineError> {
     let mut part = path.as_os_str().to_owned();
     part.push(".part");
     let part = std::path::PathBuf::from(part);
-    let write = || -> Result<(), MachineError> {
-        let mut w = Writer::new(BufWriter::new(File::create(&part).map_err(fail)?)).map_err(fail)?;
-        write_board(machine, &mut w).map_err(fail)?;
-        state::write(machine, &mut w, fail)?;
-        for b in &machine.blocks {
-            w.section(&format!("ram:{}", b.name()), |p| ram::write_all(b, p)).map_err(fail)?;
-        }
-        let out = w.end().map_err(fail)?;
+    let written = || -> Result<(), MachineError> {
+        let out = write(machine, BufWriter::new(File::create(&part).map_err(fail)?), fail)?;
         let file = out.into_inner().map_err(|e| fail(e.into_error()))?;
         file.sync_all().and_then(|()| std::fs::rename(&part, path)).map_err(fail)
     };
-    let done = write();
+    let done = written();
     if done.is_err() {
         let _ = std::fs::remove_file(&part);
     }
     done
+}
+
+/// Writes all of a machine that is stopped. `fail` makes an error of what the output says.
+pub fn write<W: Write>(
+    machine: &Machine,
+    out: W,
+    fail: impl Fn(std::io::Error) -> MachineError,
+) -> Result<W, MachineError> {
+    let mut w = Writer::new(out).map_err(&fail)?;
+    write_board(machine, &mut w).map_err(&fail)?;
+    state::write(machine, &mut w, &fail)?;
+    for b in &machine.blocks {
+        w.section(&format!("ram:{}", b.name()), |p| ram::write_all(b, p)).map_err(&fail)?;
+    }
+    w.end().map_err(fail)
 }
 
 fn write_board<W: Write>(machine: &Machine, w: &mut Writer<W>) -> std::io::Result<()> {
@@ -76,8 +85,32 @@ pub fn load(machine: &Machine, path: &Path) -> Result<(), MachineError> {
         return Err(fail(std::io::ErrorKind::IsADirectory.into()));
     }
     let mut file = BufReader::new(file);
+    let state = check(machine, &mut file)?;
+    state.apply(machine)?;
+    file.seek(SeekFrom::Start(0)).map_err(fail)?;
+    fill_ram(machine, &mut file)
+}
+
+/// A saved machine that has been read and found whole.
+pub struct Checked(state::Whole);
+
+impl Checked {
+    /// Puts the machine it was checked for into this state. `input` is what was checked, from its start. If it fails the
+    /// machine must not run.
+    pub fn apply<R: Read>(&self, machine: &Machine, input: R) -> Result<(), MachineError> {
+        self.0.apply(machine)?;
+        fill_ram(machine, input)
+    }
+}
+
+/// Reads all of a saved machine, and checks it for this one, which does not change.
+pub fn checked<R: Read>(machine: &Machine, input: R) -> Result<Checked, MachineError> {
+    check(machine, input).map(Checked)
+}
+
+fn check<R: Read>(machine: &Machine, input: R) -> Result<state::Whole, MachineError> {
     let mut all = Collected::new(machine);
-    let mut reader = Reader::new(&mut file)?;
+    let mut reader = Reader::new(input)?;
     while reader.section(|name, body| match name.strip_prefix("ram:") {
         Some(block) => {
             let block = all.ram(machine, name, block)?;
@@ -85,10 +118,11 @@ pub fn load(machine: &Machine, path: &Path) -> Result<(), MachineError> {
         }
         None => all.take(machine, name, body),
     })? {}
-    let state = all.finish(machine)?;
-    state.apply(machine)?;
-    file.seek(SeekFrom::Start(0)).map_err(fail)?;
-    let mut reader = Reader::new(&mut file)?;
+    all.finish(machine)
+}
+
+fn fill_ram<R: Read>(machine: &Machine, input: R) -> Result<(), MachineError> {
+    let mut reader = Reader::new(input)?;
     while reader.section(|name, body| {
         let block = name.strip_prefix("ram:").and_then(|n| machine.blocks.iter().find(|b| b.name() == n));
         let Some(b) = block else { return Ok(()) };
