@@ -219,7 +219,7 @@ fetch_installer() {
     rm -rf "$work"
 }
 
-# What the guests of the network's tests have: Debian's kernels with the modules they load, iperf3 and socat with their
+# What the guests of the network's tests have: Debian's kernels with the modules they load, iperf3, socat and dropbear with their
 # libraries, iPXE, and the host's passt of the same suite.
 fetch_net() {
     work=$out/.work-net
@@ -233,7 +233,7 @@ fetch_net() {
         kernel=$(apt-cache depends linux-image-$arch:$arch | awk '/Depends: linux-image-[0-9]/ { print $2; exit }')
         say "fetching ${kernel%:*} and programs for networks"
         rm -f "$work"/debs/*.deb
-        (cd "$work/debs" && retry apt-get download -qq "${kernel%:*}:$arch" {iperf3,libiperf0,socat,libc6,libgcc-s1,libssl3t64,libsctp1,libwrap0,zlib1g,libzstd1}:$arch)
+        (cd "$work/debs" && retry apt-get download -qq "${kernel%:*}:$arch" {iperf3,libiperf0,socat,dropbear-bin,libtomcrypt1,libtommath1,libgmp10,libcrypt1,libc6,libgcc-s1,libssl3t64,libsctp1,libwrap0,zlib1g,libzstd1}:$arch)
         mkdir -p "$work/x/$arch" "$tree.new/$name/modules" "$tree.new/$name"/root/usr/{bin,sbin,lib}
         for package in bin sbin lib; do ln -s usr/$package "$tree.new/$name/root/$package"; done
         ! [ $arch = amd64 ] || { mkdir "$tree.new/$name/root/usr/lib64" && ln -s usr/lib64 "$tree.new/$name/root/lib64"; }

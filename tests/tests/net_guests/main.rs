@@ -5,6 +5,7 @@
 #![cfg(target_os = "linux")]
 
 mod boot_from_net;
+mod control;
 mod pairs;
 mod user;
 mod vhost;

@@ -4,9 +4,10 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use rhea_tests::boot::{Scratch, powers_off};
+use rhea_tests::boot::{self, Scratch, powers_off};
 use rhea_tests::namespace::in_namespace;
 
 use super::{E1000, Machine, STEP, VIRTIO_MMIO, VIRTIO_PCI, follow, program, text};
@@ -37,14 +38,45 @@ $SHARE
 echo served-by-the-guest > /root/page
 httpd -p 80 -h /root
 echo HTTPD-UP
+$SSH
 read line
 "#;
+
+const SSH: &str = "\
+mkdir -p /root/.ssh /etc/dropbear
+echo '$KEY' > /root/.ssh/authorized_keys
+chmod -R go= /root
+echo root:x:0:0::/root:/bin/sh > /etc/passwd
+/usr/sbin/dropbear -R -p 22 && echo SSHD-UP";
 
 const SHARE: &str = "mkdir /mnt
 mount -t cifs -o ip=10.0.2.4,guest,vers=3.1.1 //10.0.2.4/qemu /mnt
 cat /mnt/from-host
 echo written-by-the-guest > /mnt/from-guest
 umount /mnt && echo SHARE-OK";
+
+/// A shell in the guest for who has the key, if guest and host have the programs: its script, and the key.
+fn shell(machine: &Machine, scratch: &Scratch) -> Option<(String, PathBuf)> {
+    boot::guest(&format!("net/{}/root/usr/sbin/dropbear", machine.arch))?;
+    program("ssh")?;
+    let (keygen, key) = (program("ssh-keygen")?, scratch.path("key"));
+    let made =
+        Command::new(keygen).args(["-q", "-t", "ed25519", "-N", "", "-C", "", "-f"]).arg(&key).status();
+    assert!(made.is_ok_and(|s| s.success()), "ssh-keygen makes a key");
+    let public = fs::read_to_string(scratch.path("key.pub")).expect("a key has two halves");
+    Some((SSH.replace("$KEY", public.trim()), key))
+}
+
+/// What a command in the guest says to somebody at a port of the host.
+fn over_ssh(key: &Path, port: u16, command: &str) -> Result<String, String> {
+    let mut ssh = Command::new("ssh");
+    ssh.args(["-F", "none", "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=no"]);
+    ssh.args(["-o", "UserKnownHostsFile=/dev/null", "-o", "ConnectTimeout=120", "-i"]).arg(key);
+    let output = ssh.args(["-p", &port.to_string(), "root@127.0.0.1", command]).output();
+    let output = output.map_err(|e| format!("ssh: {e}"))?;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    if output.status.success() { Ok(said) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
+}
 
 /// The same with every card; `options` are added to the machine's, and `capture` is a file of frames.
 fn session(machine: &Machine, name: &str, options: &[&str], share: bool) {
@@ -56,6 +88,7 @@ fn session(machine: &Machine, name: &str, options: &[&str], share: bool) {
     let sent = data(mib);
     let expected = sha256(&sent);
     let (down, (up, taken), forwarded) = (web(sent), sink(), free_port());
+    let (ssh, ssh_port) = (shell(machine, &scratch), free_port());
     let ports = [free_port(), free_port()];
     let _servers = [("127.0.0.1", ports[0]), ("::1", ports[1])].map(|(address, port)| {
         Running::start(Command::new(&iperf3).args(["-s", "-B", address, "-p", &port.to_string()]))
@@ -65,11 +98,13 @@ fn session(machine: &Machine, name: &str, options: &[&str], share: bool) {
         .replace("$UP", &up.to_string())
         .replace("$IPERF6", &ports[1].to_string())
         .replace("$IPERF", &ports[0].to_string())
-        .replace("$SHARE", if share { SHARE } else { "" });
+        .replace("$SHARE", if share { SHARE } else { "" })
+        .replace("$SSH", ssh.as_ref().map_or("", |(script, _)| script));
     let folder = scratch.path("share");
     fs::create_dir(&folder).expect("a folder to share");
     fs::write(folder.join("from-host"), "written-by-the-host\n").expect("a folder to share");
-    let mut netdev = format!("user,id=net0,hostfwd=tcp:127.0.0.1:{forwarded}-:80");
+    let mut netdev =
+        format!("user,id=net0,hostfwd=tcp:127.0.0.1:{forwarded}-:80,hostfwd=tcp:127.0.0.1:{ssh_port}-:22");
     if share {
         netdev.push_str(&format!(",smb={}", text(&folder)));
     }
@@ -93,6 +128,13 @@ fn session(machine: &Machine, name: &str, options: &[&str], share: bool) {
         client.read_to_string(&mut page).map_err(|e| e.to_string())?;
         if !page.contains("served-by-the-guest") {
             return Err(format!("the guest's server said: {page}"));
+        }
+        if let Some((_, key)) = &ssh {
+            guest.console.expect("SSHD-UP", STEP)?;
+            let said = over_ssh(key, ssh_port, "cat /root/page; uname -m")?;
+            if said != format!("served-by-the-guest\n{}\n", machine.arch) {
+                return Err(format!("the guest's shell said: {said}"));
+            }
         }
         guest.console.send("\n").map_err(|e| e.to_string())?;
         powers_off(&mut guest)
