@@ -23,6 +23,8 @@ pub mod feature {
     pub const EVENT_IDX: u64 = 1 << 29;
     /// Not a device of before version 1.0.
     pub const VERSION_1: u64 = 1 << 32;
+    /// Addresses are those of the platform's bus masters.
+    pub const ACCESS_PLATFORM: u64 = 1 << 33;
     /// Packed rings.
     pub const RING_PACKED: u64 = 1 << 34;
     /// Single queues can be reset.

@@ -12,7 +12,7 @@ use std::any::Any;
 use std::fmt;
 use std::sync::{Arc, Weak};
 
-use ::device::{BuildError, Bytes, GuestLog, StateBlob, StateError, Wires, device_config};
+use ::device::{BuildError, Bytes, GuestLog, PropertyValue, StateBlob, StateError, Wires, device_config};
 use ::net::{Endpoint, MAX_FRAME, MacAddr, NetReceiver, flow_hash};
 use parking_lot::Mutex;
 
@@ -35,6 +35,8 @@ const MIN_FRAME: usize = 14;
 const LINK_UP: u16 = 1;
 /// The driver is to tell the network where it is, in the same field.
 const ANNOUNCE: u16 = 2;
+/// The link may or may not take both ways at once, in the config space.
+const UNKNOWN_DUPLEX: u8 = 0xff;
 
 device_config! {
     /// Network card.
@@ -96,6 +98,37 @@ device_config! {
         pub rss: bool = false,
         /// Report that hash.
         pub hash: bool = false,
+        /// Speed of the link in Mbit/s that the driver is told; -1 for none.
+        pub speed: Speed = Speed(None),
+        /// Whether the link takes both ways at once: half or full.
+        pub duplex: Option<String> = None,
+        /// Taken as QEMU takes it: sending has one way here (QEMU: timer or bh).
+        pub tx: Option<String> = None,
+        /// The bit of drivers of before version 1 for long segments of any kind, which is never offered.
+        pub gso: bool = true,
+        /// Fragments of UDP by the host, which no back end has.
+        pub host_ufo: bool = true,
+        /// The same by the guest.
+        pub guest_ufo: bool = true,
+    }
+}
+
+/// Mbit/s, if they are known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Speed(Option<u32>);
+
+impl PropertyValue for Speed {
+    const TYPE: &'static str = "Mbit/s up to 2147483647, or -1";
+
+    fn parse(text: &str) -> Option<Self> {
+        match text {
+            "-1" => Some(Speed(None)),
+            _ => u32::parse(text).filter(|n| *n <= i32::MAX as u32).map(|n| Speed(Some(n))),
+        }
+    }
+
+    fn show(&self) -> String {
+        self.0.map_or_else(|| "-1".to_owned(), |n| n.to_string())
     }
 }
 
@@ -145,6 +178,13 @@ impl VirtioConfig for NetConfig {
         }
         if self.host_mtu != 0 && self.host_mtu < 68 {
             return Err(wires.bad_property("host_mtu", "expected 0 or at least 68"));
+        }
+        for (name, value, words) in
+            [("duplex", &self.duplex, ["half", "full"]), ("tx", &self.tx, ["timer", "bh"])]
+        {
+            if value.as_ref().is_some_and(|v| !words.contains(&v.as_str())) {
+                return Err(wires.bad_property(name, format!("expected {} or {}", words[0], words[1])));
+            }
         }
         let endpoint = backend.0.unwrap_or_else(|| wires.nic("netdev"));
         let shared = Arc::new(Shared {
@@ -491,6 +531,7 @@ impl VirtioDevice for NetCard {
             (c.guest_uso4, feature::GUEST_USO4),
             (c.guest_uso6, feature::GUEST_USO6),
             (c.ctrl_guest_offloads, feature::CTRL_GUEST_OFFLOADS),
+            (c.speed.0.is_some() || c.duplex.is_some(), feature::SPEED_DUPLEX),
         ];
         let mut all = optional.iter().filter(|(on, _)| *on).fold(feature::MAC, |all, (_, bits)| all | bits);
         if !self.offload {
@@ -528,8 +569,15 @@ impl VirtioDevice for NetCard {
         space[6..8].copy_from_slice(&status.to_le_bytes());
         space[8..10].copy_from_slice(&self.config.queue_pairs.to_le_bytes());
         space[10..12].copy_from_slice(&self.config.host_mtu.to_le_bytes());
+        if self.features() & feature::SPEED_DUPLEX != 0 {
+            space[12..16].copy_from_slice(&self.config.speed.0.unwrap_or(u32::MAX).to_le_bytes());
+            space[16] = match self.config.duplex.as_deref() {
+                Some("half") => 0,
+                Some(_) => 1,
+                None => UNKNOWN_DUPLEX,
+            };
+        }
         if self.config.rss || self.config.hash {
-            // Speed and duplex (12 to 16) are not offered.
             space[17] = rss::KEY as u8;
             space[18..20].copy_from_slice(&(rss::TABLE as u16).to_le_bytes());
             space[20..].copy_from_slice(&rss::TYPES.to_le_bytes());

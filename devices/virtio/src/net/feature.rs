@@ -25,6 +25,7 @@ pub(super) const GUEST_USO6: u64 = 1 << 55;
 pub(super) const HOST_USO: u64 = 1 << 56;
 pub(super) const HASH_REPORT: u64 = 1 << 57;
 pub(super) const RSS: u64 = 1 << 60;
+pub(super) const SPEED_DUPLEX: u64 = 1 << 63;
 /// What the guest takes from the host.
 pub(super) const GUEST: u64 = GUEST_CSUM | GUEST_TSO4 | GUEST_TSO6 | GUEST_ECN | GUEST_USO4 | GUEST_USO6;
 /// What the host takes from the guest.

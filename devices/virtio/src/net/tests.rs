@@ -106,6 +106,35 @@ fn config_space() {
     }
 }
 
+/// What a link is said to be: speed, and whether it goes both ways at once.
+#[test]
+fn speed_and_duplex() {
+    let said = |settings: &[(&str, &str)]| {
+        let mut config = NetConfig::default();
+        settings
+            .iter()
+            .for_each(|(name, value)| ::device::Properties::set(&mut config, name, value).unwrap());
+        let bench = Bench::new(card(config).1);
+        let driver = start(&bench, 0, 3);
+        let offered = driver.offered() & feature::SPEED_DUPLEX != 0;
+        (offered, bench.read(0, 0x10c, 4) as u32, bench.read(0, 0x110, 1))
+    };
+    assert_eq!(said(&[]), (false, 0, 0));
+    assert_eq!(said(&[("speed", "-1")]), (false, 0, 0));
+    assert_eq!(said(&[("speed", "2500")]), (true, 2500, 0xff));
+    assert_eq!(said(&[("speed", "10"), ("duplex", "half")]), (true, 10, 0));
+    assert_eq!(said(&[("duplex", "full")]), (true, u32::MAX, 1));
+    for (name, bad) in [("duplex", "both"), ("tx", "never")] {
+        let mut config = NetConfig::default();
+        ::device::Properties::set(&mut config, name, bad).unwrap();
+        let timers = ::device::TimerQueue::new(::device::Clock::new(::device::ClockSource::Counted));
+        let mut wires = ::device::WiresBuilder::new("machine/n", &timers).build();
+        let error = config.make(NetBackend::default(), &mut wires).err().unwrap().to_string();
+        assert!(error.contains("expected"), "{error}");
+    }
+    assert!(::device::Properties::set(&mut NetConfig::default(), "speed", "-2").is_err());
+}
+
 /// The same with packed rings on offer.
 fn packed(config: Mmio<NetConfig>) -> Mmio<NetConfig> {
     let options = crate::RingOptions { packed: true, ..config.options };

@@ -32,6 +32,10 @@ device_config! {
         pub event_idx: bool = true,
         /// Offer packed rings.
         pub packed: bool = false,
+        /// Offer that single queues are reset.
+        pub queue_reset: bool = true,
+        /// Offer that addresses are those of the platform's bus masters, as they always are here.
+        pub iommu_platform: bool = false,
     }
 }
 
@@ -107,10 +111,12 @@ impl Core {
         wires: &Wires,
     ) -> Result<Self, ::device::BuildError> {
         device.attach(notifier.clone());
-        let mut offered = device.features() | feature::VERSION_1 | feature::RING_RESET;
+        let mut offered = device.features() | feature::VERSION_1;
         offered |= if options.indirect_desc { feature::INDIRECT_DESC } else { 0 };
         offered |= if options.event_idx { feature::EVENT_IDX } else { 0 };
         offered |= if options.packed { feature::RING_PACKED } else { 0 };
+        offered |= if options.queue_reset { feature::RING_RESET } else { 0 };
+        offered |= if options.iommu_platform { feature::ACCESS_PLATFORM } else { 0 };
         let sizes = device.queue_sizes();
         Ok(Core {
             device,

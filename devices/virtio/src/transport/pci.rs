@@ -104,6 +104,10 @@ device_config! {
         pub disable_legacy: Switch = Switch::Auto,
         /// Leave out the interface of version 1.
         pub disable_modern: bool = false,
+        /// Message interrupts, 0 for none; without it as many as the device can use.
+        pub vectors: Option<u16> = None,
+        /// Taken as QEMU takes it: notifications need no descriptors here.
+        pub ioeventfd: bool = true,
     }
 }
 
@@ -170,9 +174,12 @@ impl<C: VirtioConfig> PciConfig for VirtioPci<C> {
             // Drivers of before version 1 go by these two.
             .revision(legacy.is_none().into())
             .subsystem(QUMRANET, if legacy.is_some() { C::TYPE } else { SUBSYSTEM })
-            .msix_bar(self.config.vectors().clamp(2, 2048), MSIX_BAR)
             .power()
             .express(Express::Endpoint);
+        let vectors = self.options.vectors.unwrap_or_else(|| self.config.vectors().max(2)).min(2048);
+        if vectors != 0 {
+            spec = spec.msix_bar(vectors, MSIX_BAR);
+        }
         if legacy.is_some() {
             let ports = AccessRule { min: 1, max: 4, unaligned: true };
             spec = spec.bar(legacy::BAR, legacy::SIZE, BarKind::Ports(ports));

@@ -181,7 +181,10 @@ fn empty_slots_and_properties() {
     config.set("event_idx", "off").unwrap();
     assert_eq!((config.config.max_bytes, config.options.event_idx), (Some(1024), false));
     let text = config.set("nonsense", "1").unwrap_err().to_string();
-    assert!(text.ends_with("max_bytes, period, indirect_desc, event_idx, packed"), "{text}");
+    assert!(
+        text.ends_with("max_bytes, period, indirect_desc, event_idx, packed, queue_reset, iommu_platform"),
+        "{text}"
+    );
 }
 
 #[test]
