@@ -77,7 +77,7 @@ impl Dgram {
         let to = remote.resolve(false)?.swap_remove(0);
         let socket = local.bind(Type::DGRAM)?;
         let path = match local {
-            Address::Unix { path, abstract_name: false } => Some(path.clone()),
+            Address::Unix { path, abstract_name: false, .. } => Some(path.clone()),
             _ => None,
         };
         let here = socket.local_addr().map_err(|e| NetError::host("datagram socket", e))?;

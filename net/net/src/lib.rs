@@ -41,7 +41,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 #[cfg(unix)]
-pub use address::{Address, is_socket};
+pub use address::{Address, InetRules, IpVersion, is_socket};
 pub use cable::{Cable, Position, Reentry};
 #[cfg(unix)]
 pub use dgram::Dgram;

@@ -40,6 +40,8 @@ pub struct VdeOptions {
     pub sock: Option<PathBuf>,
     /// Number of the port; 0 is any.
     pub port: u32,
+    /// The group that our socket belongs to, by name or number.
+    pub group: Option<String>,
     /// Permissions of our socket.
     pub mode: Option<u32>,
 }
@@ -102,6 +104,18 @@ fn answered(answer: &[u8; ADDRESS]) -> Option<PathBuf> {
     known.then(|| PathBuf::from(std::ffi::OsStr::from_bytes(&path[..end])))
 }
 
+/// The number of a group.
+fn group(name: &str) -> Option<u32> {
+    if let Ok(number) = name.parse() {
+        return Some(number);
+    }
+    let all = std::fs::read_to_string("/etc/group").ok()?;
+    all.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        (fields.next() == Some(name)).then(|| fields.nth(1)?.parse().ok()).flatten()
+    })
+}
+
 impl Vde {
     /// Plugs into the switch.
     pub fn new(options: &VdeOptions) -> Result<Self, NetError> {
@@ -128,6 +142,12 @@ impl Vde {
             _control: control,
             path,
         };
+        if let Some(name) = &options.group {
+            let group = group(name).ok_or_else(|| {
+                NetError::Option(format!("group={name}: expected a group of /etc/group, or its number"))
+            })?;
+            std::os::unix::fs::chown(&plug.path, None, Some(group)).map_err(failed)?;
+        }
         if let Some(mode) = options.mode {
             std::fs::set_permissions(&plug.path, PermissionsExt::from_mode(mode)).map_err(failed)?;
         }
@@ -181,7 +201,7 @@ mod tests {
     #[test]
     fn plugs_in() {
         let dir = tempfile::tempdir().unwrap();
-        let options = VdeOptions { sock: Some(dir.path().into()), port: 5, mode: Some(0o600) };
+        let options = VdeOptions { sock: Some(dir.path().into()), port: 5, group: None, mode: Some(0o600) };
         let missing = Vde::new(&options).err().unwrap().to_string();
         assert!(missing.contains("start vde_switch"), "{missing}");
         let switch = switch(dir.path());
@@ -204,5 +224,10 @@ mod tests {
         let mut full = [b'a'; ADDRESS];
         full[..2].copy_from_slice(&(libc::AF_UNIX as u16).to_ne_bytes());
         assert_eq!(answered(&full).unwrap().as_os_str().len(), ADDRESS - 2);
+    }
+
+    #[test]
+    fn groups_have_numbers() {
+        assert_eq!((group("root"), group("77"), group("no such group")), (Some(0), Some(77), None));
     }
 }

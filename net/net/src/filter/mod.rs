@@ -4,6 +4,7 @@ mod buffer;
 mod dump;
 mod impair;
 mod mirror;
+mod replay;
 mod rewriter;
 
 use crate::cable::Reentry;
@@ -12,6 +13,7 @@ pub use buffer::BufferFilter;
 pub use dump::DumpFilter;
 pub use impair::{ImpairFilter, Impairment};
 pub use mirror::{FrameCodec, FrameSink, MirrorFilter, RedirectFilter};
+pub use replay::ReplayFilter;
 pub use rewriter::RewriterFilter;
 
 /// Which way a frame goes.

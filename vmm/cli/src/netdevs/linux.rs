@@ -205,6 +205,7 @@ pub(super) fn vde(props: &Props) -> Result<Arc<dyn Endpoint>> {
     let options = VdeOptions {
         sock: props.text("sock")?.map(|s| PathBuf::from(s.as_ref())),
         port: word(props, "port")?.unwrap_or(0),
+        group: props.text("group")?.map(std::borrow::Cow::into_owned),
         mode,
     };
     Ok(Arc::new(Vde::new(&options)?))

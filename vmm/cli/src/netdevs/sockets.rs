@@ -10,7 +10,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use control::chardev::inherited;
 use control::config::Props;
 use control::vm::Event;
-use net::{Address, Dgram, Endpoint, Stream, StreamEvent, StreamPeer, is_socket};
+use net::{Address, Dgram, Endpoint, InetRules, IpVersion, Stream, StreamEvent, StreamPeer, is_socket};
 use serde_json::json;
 
 use super::Announcer;
@@ -42,16 +42,38 @@ fn place(props: &Props, prefix: &str) -> Result<Option<Place>> {
             let host = props.text(&key("host"))?.unwrap_or_default().into_owned();
             let port = needed(props, &key("port"))?;
             let port = port.parse().map_err(|_| anyhow!("{}={port}: expected a port", key("port")))?;
-            Place::Address(Address::Inet { host, port })
+            Place::Address(Address::Inet { host, port, rules: rules(props, prefix)? })
         }
         "unix" => {
             let path = PathBuf::from(needed(props, &key("path"))?);
             let abstract_name = props.bool(&key("abstract"))?.unwrap_or(false);
-            Place::Address(Address::Unix { path, abstract_name })
+            let padded = !props.bool(&key("tight"))?.unwrap_or(true);
+            Place::Address(Address::Unix { path, abstract_name, padded })
         }
         "fd" => Place::Fd(descriptor(&needed(props, &key("str"))?)?),
         other => bail!("{}={other}: expected inet, unix or fd", key("type")),
     }))
+}
+
+/// What else is said of an address of the internet.
+fn rules(props: &Props, prefix: &str) -> Result<InetRules> {
+    let on = |name: &str| props.bool(&format!("{prefix}.{name}"));
+    let version = match (on("ipv4")?, on("ipv6")?) {
+        (Some(false), Some(false)) => bail!("{prefix}.ipv6=off: expected on, as {prefix}.ipv4 is off"),
+        (Some(true), Some(true)) | (None, None) => None,
+        (Some(true), _) | (None, Some(false)) => Some(IpVersion::V4),
+        (_, Some(true)) | (Some(false), None) => Some(IpVersion::V6),
+    };
+    let to = props.u64(&format!("{prefix}.to"))?;
+    let to =
+        to.map(|n| u16::try_from(n).map_err(|_| anyhow!("{prefix}.to={n}: expected a port"))).transpose()?;
+    Ok(InetRules {
+        to,
+        numeric: on("numeric")?.unwrap_or(false),
+        version,
+        keep_alive: on("keep-alive")?.unwrap_or(false),
+        multipath: on("mptcp")?.unwrap_or(false),
+    })
 }
 
 pub(super) fn events(id: &str, announcer: &Announcer) -> Box<dyn Fn(StreamEvent) + Send + Sync> {
@@ -100,7 +122,7 @@ pub(super) fn stream(id: &str, props: &Props, announcer: &Announcer) -> Result<A
 
 /// A group's address, or none if the address is no group's.
 fn group(address: &Address) -> Result<Option<SocketAddrV4>> {
-    let Address::Inet { host, port } = address else { return Ok(None) };
+    let Address::Inet { host, port, .. } = address else { return Ok(None) };
     Ok(host.parse::<Ipv4Addr>().ok().filter(Ipv4Addr::is_multicast).map(|ip| SocketAddrV4::new(ip, *port)))
 }
 

@@ -30,7 +30,7 @@ pub(super) fn vhost_user(
         return Err(expected());
     };
     let SocketAddress::Unix { path, is_abstract } = addr else { return Err(expected()) };
-    let address = Address::Unix { path: PathBuf::from(path), abstract_name: *is_abstract };
+    let address = Address::Unix { path: PathBuf::from(path), abstract_name: *is_abstract, padded: false };
     let peer = if *server {
         VhostPeer::Listen { address, wait: *wait }
     } else {
