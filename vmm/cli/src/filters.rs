@@ -11,7 +11,7 @@ use control::config::{ObjectConfig, Props};
 use device::{CharBackend, CharEvent, CharReceiver};
 use net::filter::{
     BufferFilter, DumpFilter, Filter, FrameCodec, FrameSink, ImpairFilter, Impairment, MirrorFilter, Queue,
-    RedirectFilter, RewriterFilter,
+    RedirectFilter, ReplayFilter, RewriterFilter,
 };
 use net::{Cable, Position};
 use parking_lot::Mutex;
@@ -144,7 +144,8 @@ fn place(o: &ObjectConfig, nets: &Nets, chars: &Chars) -> Result<Placed> {
         }
         "filter-rewriter" => Arc::new(RewriterFilter::new()),
         "filter-impair" => Arc::new(ImpairFilter::new(impairment(props)?)?),
-        other => bail!("{other} is not supported (filter-replay needs -icount record or replay)"),
+        "filter-replay" => Arc::new(ReplayFilter),
+        other => bail!("{other} is not supported"),
     };
     cable.attach(&o.id, queue, filter, &position, on)?;
     Ok(Placed { config: o.clone(), cable: Arc::downgrade(&cable), input })

@@ -148,7 +148,7 @@ fn apply_alone(group: &'static group::Group, values: &mut group::Values) -> Resu
 }
 
 /// Types of `-object`.
-pub const OBJECT_TYPES: [&str; 14] = [
+pub const OBJECT_TYPES: [&str; 15] = [
     "memory-backend-ram",
     "memory-backend-memfd",
     "memory-backend-file",
@@ -160,6 +160,7 @@ pub const OBJECT_TYPES: [&str; 14] = [
     "filter-mirror",
     "filter-redirector",
     "filter-rewriter",
+    "filter-replay",
     "filter-impair",
     "throttle-group",
     "tls-creds-x509",

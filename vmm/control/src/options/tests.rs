@@ -440,6 +440,8 @@ fn questions() {
         ("-device virtio-blk-device,help", ListOf::DeviceProps("virtio-blk-device".into())),
         ("-accel help", ListOf::Accels),
         ("-nic user,model=help", ListOf::NicModels),
+        ("-nic model=help", ListOf::NicModels),
+        ("-net nic,model=help", ListOf::NicModels),
     ] {
         match parse(&words(line), "riscv64") {
             Ok(Invocation::List { what, .. }) => assert_eq!(what, want),

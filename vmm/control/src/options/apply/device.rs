@@ -160,6 +160,7 @@ pub(crate) static OBJECTS: Family = Family {
         ("filter-mirror", filter_keys!(text("outdev"), switch("vnet_hdr_support"))),
         ("filter-redirector", filter_keys!(text("indev"), text("outdev"), switch("vnet_hdr_support"))),
         ("filter-rewriter", filter_keys!(switch("vnet_hdr_support"))),
+        ("filter-replay", filter_keys!()),
         (
             "filter-impair",
             filter_keys!(

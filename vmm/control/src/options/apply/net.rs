@@ -73,6 +73,13 @@ pub(crate) static NETDEVS: Family = Family {
                 text("addr.path"),
                 text("addr.str"),
                 switch("addr.abstract"),
+                switch("addr.tight"),
+                switch("addr.numeric"),
+                number("addr.to"),
+                switch("addr.ipv4"),
+                switch("addr.ipv6"),
+                switch("addr.keep-alive"),
+                switch("addr.mptcp"),
                 switch("server"),
                 number("reconnect"),
                 number("reconnect-ms"),
@@ -91,7 +98,21 @@ pub(crate) static NETDEVS: Family = Family {
                 text("remote.port"),
                 text("remote.path"),
                 switch("local.abstract"),
+                switch("local.tight"),
+                switch("local.numeric"),
+                number("local.to"),
+                switch("local.ipv4"),
+                switch("local.ipv6"),
+                switch("local.keep-alive"),
+                switch("local.mptcp"),
                 switch("remote.abstract"),
+                switch("remote.tight"),
+                switch("remote.numeric"),
+                number("remote.to"),
+                switch("remote.ipv4"),
+                switch("remote.ipv6"),
+                switch("remote.keep-alive"),
+                switch("remote.mptcp"),
             ],
         ),
         (
@@ -141,7 +162,7 @@ pub(crate) static NETDEVS: Family = Family {
                 switch("ipv6"),
             ],
         ),
-        ("vde", &[text("sock"), number("port"), text("mode")]),
+        ("vde", &[text("sock"), number("port"), text("group"), text("mode")]),
         ("vhost-user", &[text("chardev"), number("queues"), switch("vhostforce")]),
         (
             "af-xdp",
@@ -260,20 +281,29 @@ fn generated_id(b: &mut Builder) -> String {
 pub(crate) static NIC: Group =
     Group { name: "nic", implied: Some("type"), keys: COMMON, open: true, json: false, apply: nic };
 
-fn nic(b: &mut Builder, v: &mut Values) -> Done {
-    let kind = v.needed("type")?;
-    b.net_given = true;
-    if kind == "none" {
-        return Ok(());
-    }
-    NETDEVS.answer_help(&kind, v)?;
-    NETDEVS.keys(&kind)?;
-    let mut nic = card(v)?;
-    if nic.model.as_deref() == Some("help") {
+/// Asks for the list of cards if the card's model is `help`, which needs nothing beside it.
+fn asks_for_models(nic: &Nic, b: &mut Builder, v: &mut Values) -> bool {
+    let asks = nic.model.as_deref() == Some("help");
+    if asks {
         b.ask(ListOf::NicModels);
         v.rest();
+    }
+    asks
+}
+
+fn nic(b: &mut Builder, v: &mut Values) -> Done {
+    let kind = v.text("type")?;
+    b.net_given = true;
+    if kind.as_deref() == Some("none") {
         return Ok(());
     }
+    let mut nic = card(v)?;
+    if asks_for_models(&nic, b, v) {
+        return Ok(());
+    }
+    let kind = kind.map_or_else(|| v.needed("type"), Ok)?;
+    NETDEVS.answer_help(&kind, v)?;
+    NETDEVS.keys(&kind)?;
     let id = match v.text("id")? {
         Some(id) => {
             check_id(&id)?;
@@ -298,6 +328,9 @@ fn net(b: &mut Builder, v: &mut Values) -> Done {
         "none" => Ok(()),
         "nic" => {
             let mut nic = card(v)?;
+            if asks_for_models(&nic, b, v) {
+                return Ok(());
+            }
             nic.netdev = match v.text("netdev")? {
                 Some(id) => Some(id),
                 None => Some(hub_port(b, None)),
