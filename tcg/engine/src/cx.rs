@@ -195,6 +195,22 @@ impl<'a, G: Guest> Cx<'a, G> {
         Ok(())
     }
 
+    /// Loads bytes, not as one access; plain memory at the speed of host memory.
+    pub fn load_run(&mut self, gva: u64, mmu: usize, out: &mut [u8]) -> Result<(), Trap> {
+        self.core.check_watch(gva, out.len() as u64, false);
+        runs::read_run(self, gva, mmu, out)?;
+        self.tell(gva, out.len(), (true, false), None);
+        Ok(())
+    }
+
+    /// Stores bytes, not as one access; plain memory at the speed of host memory.
+    pub fn store_run(&mut self, gva: u64, mmu: usize, data: &[u8]) -> Result<(), Trap> {
+        self.core.check_watch(gva, data.len() as u64, true);
+        runs::write_run(self, gva, mmu, data)?;
+        self.tell(gva, data.len(), (false, true), None);
+        Ok(())
+    }
+
     /// Atomic read-modify-write; the old value.
     pub fn rmw(&mut self, gva: u64, m: MemOp, op: RmwOp, value: u64) -> Result<u64, Trap> {
         let old = memory::rmw(self, gva, m, op, value)?;

@@ -398,7 +398,12 @@ fn check_blocks<G: Guest>(
 }
 
 /// Reads `out.len()` (at most 64) bytes at `gva`, over at most two pages.
-fn read_bytes<G: Guest>(cx: &mut Cx<'_, G>, gva: u64, mmu: usize, out: &mut [u8]) -> Result<(), Trap> {
+pub(crate) fn read_bytes<G: Guest>(
+    cx: &mut Cx<'_, G>,
+    gva: u64,
+    mmu: usize,
+    out: &mut [u8],
+) -> Result<(), Trap> {
     if cx.core.direct.is_some() {
         return direct::read(cx, gva, out);
     }
@@ -416,7 +421,12 @@ fn read_bytes<G: Guest>(cx: &mut Cx<'_, G>, gva: u64, mmu: usize, out: &mut [u8]
     read_place(cx, p2, gva2, Access::Load, b)
 }
 
-fn write_bytes<G: Guest>(cx: &mut Cx<'_, G>, gva: u64, mmu: usize, data: &[u8]) -> Result<(), Trap> {
+pub(crate) fn write_bytes<G: Guest>(
+    cx: &mut Cx<'_, G>,
+    gva: u64,
+    mmu: usize,
+    data: &[u8],
+) -> Result<(), Trap> {
     if cx.core.direct.is_some() {
         return direct::write(cx, gva, data);
     }

@@ -6,7 +6,7 @@
 
 use crate::{
     Access, Cx, Guest, Trap, direct,
-    memory::{PAGE, Place, after_store, before_store, place},
+    memory::{PAGE, Place, after_store, before_store, place, read_bytes, write_bytes},
 };
 
 /// Bytes at `gva` that one access may take: up to the end of the page.
@@ -71,6 +71,66 @@ pub(crate) fn fill_run<G: Guest>(
         after_store(cx, to, mmu, range, offset, n as u64);
     }
     Ok(Some(n))
+}
+
+/// Units in which bytes beyond plain memory are read and written, as by wide registers.
+const UNIT: usize = 16;
+
+/// Reads bytes, not as one access: plain memory up to the end of a page at once.
+pub(crate) fn read_run<G: Guest>(
+    cx: &mut Cx<'_, G>,
+    gva: u64,
+    mmu: usize,
+    out: &mut [u8],
+) -> Result<(), Trap> {
+    if cx.core.direct.is_some() {
+        return direct::read(cx, gva, out);
+    }
+    let mut done = 0;
+    while done < out.len() {
+        let at = gva.wrapping_add(done as u64);
+        let n = run_length(at, out.len() - done);
+        let part = &mut out[done..done + n];
+        if let Place::Ram { host, .. } = place(cx, at, Access::Load, mmu)? {
+            // SAFETY: a page of RAM in the vCPU's view, of which `n` bytes are left, and a buffer of that length.
+            unsafe { host::copy(host, part.as_mut_ptr(), n) };
+        } else {
+            for (i, unit) in part.chunks_mut(UNIT).enumerate() {
+                read_bytes(cx, at.wrapping_add((i * UNIT) as u64), mmu, unit)?;
+            }
+        }
+        done += n;
+    }
+    Ok(())
+}
+
+/// Writes bytes in the same way.
+pub(crate) fn write_run<G: Guest>(cx: &mut Cx<'_, G>, gva: u64, mmu: usize, data: &[u8]) -> Result<(), Trap> {
+    if cx.core.direct.is_some() {
+        return direct::write(cx, gva, data);
+    }
+    let mut done = 0;
+    while done < data.len() {
+        let at = gva.wrapping_add(done as u64);
+        let n = run_length(at, data.len() - done);
+        let part = &data[done..done + n];
+        if let Place::Ram { host, range, offset, slow } = place(cx, at, Access::Store, mmu)? {
+            if slow {
+                before_store(cx, range, offset, n as u64)?;
+            }
+            // SAFETY: as in `read_run`; nothing is written to the buffer.
+            unsafe { host::copy(part.as_ptr().cast_mut(), host, n) };
+            if slow {
+                after_store(cx, at, mmu, range, offset, n as u64);
+            }
+        } else {
+            for (i, unit) in part.chunks(UNIT).enumerate() {
+                write_bytes(cx, at.wrapping_add((i * UNIT) as u64), mmu, unit)?;
+            }
+        }
+        done += n;
+    }
+    Ok(())
 }
 
 /// Copies and fills with string instructions of the host.

@@ -1,7 +1,7 @@
 //! FXSAVE, XSAVE and back (SDM volume 1, 10.5 and chapter 13).
 
 use tcg_engine::{Cx, Trap};
-use tcg_ir::{Exceptions, MemOp};
+use tcg_ir::Exceptions;
 
 use crate::{
     cpuid,
@@ -13,6 +13,10 @@ use crate::{
 
 /// Bytes of the legacy area.
 const LEGACY: usize = 512;
+/// Bytes of the largest component beyond it.
+const LARGEST: usize = 1024;
+/// Bytes of all components beyond the legacy area and the header, in either form.
+const EXTENDED: usize = 256 + 64 + 512 + LARGEST + 8;
 /// Bits of MXCSR that exist.
 pub(crate) const MXCSR_MASK: u32 = 0xffff;
 
@@ -37,23 +41,12 @@ pub(crate) fn set_mxcsr(cx: &mut Cx<'_, X86>, v: u32) -> Result<(), Trap> {
 
 fn write_bytes(cx: &mut Cx<'_, X86>, at: u64, data: &[u8]) -> Result<(), Trap> {
     let mmu = mode::data_mmu(cx.state);
-    let m = MemOp::new(4).with_mmu(mmu);
-    for (n, c) in data.chunks_exact(16).enumerate() {
-        let mut w = [0; 64];
-        w[..16].copy_from_slice(c);
-        cx.store_wide(at.wrapping_add(16 * n as u64), m, &w)?;
-    }
-    Ok(())
+    cx.store_run(at, mmu, data)
 }
 
 fn read_bytes(cx: &mut Cx<'_, X86>, at: u64, out: &mut [u8]) -> Result<(), Trap> {
     let mmu = mode::data_mmu(cx.state);
-    let m = MemOp::new(4).with_mmu(mmu);
-    for (n, c) in out.chunks_exact_mut(16).enumerate() {
-        let w = cx.load_wide(at.wrapping_add(16 * n as u64), m)?;
-        c.copy_from_slice(&w[..16]);
-    }
-    Ok(())
+    cx.load_run(at, mmu, out)
 }
 
 fn put(image: &mut [u8], at: usize, v: u64, bytes: usize) {
@@ -66,25 +59,25 @@ fn take(image: &[u8], at: usize, bytes: usize) -> u64 {
     u64::from_le_bytes(b)
 }
 
-/// x87 registers into the legacy area.
+/// x87 registers into the legacy area. Reserved bytes become zero, as processors have it.
 fn put_x87(f: &X87, image: &mut [u8], wide: bool) {
     put(image, 0, f.fcw, 2);
     put(image, 2, f.fsw & !0x3800 | (f.top & 7) << 11, 2);
-    put(image, 4, f.ftw, 1);
+    put(image, 4, f.ftw, 2);
     put(image, 6, f.fop, 2);
     if wide {
         put(image, 8, f.fip, 8);
         put(image, 16, f.fdp, 8);
     } else {
         put(image, 8, f.fip, 4);
-        put(image, 12, f.fcs, 2);
+        put(image, 12, f.fcs, 4);
         put(image, 16, f.fdp, 4);
-        put(image, 20, f.fds, 2);
+        put(image, 20, f.fds, 4);
     }
     for n in 0..8 {
         let [m, e] = f.regs[(f.top as usize + n) & 7];
         put(image, 32 + 16 * n, m, 8);
-        put(image, 40 + 16 * n, e & 0xffff, 2);
+        put(image, 40 + 16 * n, e & 0xffff, 8);
     }
 }
 
@@ -286,21 +279,27 @@ const MXCSR_RESET: u32 = 0x1f80;
 /// Components that are not in their initial state (XINUSE).
 pub(crate) fn in_use(s: &Cpu) -> u64 {
     let any = |on: bool, n: u32| u64::from(on) << n;
+    // Without that mark they are all zero.
+    let high = s.high != 0;
     any(s.x87 != X87::default(), 0)
         | any(s.xmm[..16] != [[0; 2]; 16], 1)
         | any(s.ymmh[..16] != [[0; 2]; 16], 2)
         | any(s.opmask != [0; 8], 5)
-        | any(s.zmmh[..16] != [[0; 4]; 16], 6)
-        | any(s.xmm[16..] != [[0; 2]; 16] || s.ymmh[16..] != [[0; 2]; 16] || s.zmmh[16..] != [[0; 4]; 16], 7)
+        | any(high && s.zmmh[..16] != [[0; 4]; 16], 6)
+        | any(
+            s.xmm[16..] != [[0; 2]; 16]
+                || s.ymmh[16..] != [[0; 2]; 16]
+                || high && s.zmmh[16..] != [[0; 4]; 16],
+            7,
+        )
         | any(s.pkru != 0, 9)
 }
 
-/// Components of `mask` beyond the legacy area: number, offset and size in whole words of 16 bytes.
-fn layout(mask: u64, compact: Option<u64>) -> Vec<(u32, u64, usize)> {
+/// Components of `mask` beyond the legacy area: number, offset and size.
+fn layout(mask: u64, compact: Option<u64>) -> impl Iterator<Item = (u32, u64, usize)> {
     let mut next = (LEGACY + 64) as u64;
-    let mut all = Vec::new();
-    for n in 2..10 {
-        let Some((offset, len)) = cpuid::xsave_component(n) else { continue };
+    (2..10).filter_map(move |n| {
+        let (offset, len) = cpuid::xsave_component(n)?;
         let at = match compact {
             Some(present) if present >> n & 1 != 0 => {
                 next += u64::from(len);
@@ -308,11 +307,8 @@ fn layout(mask: u64, compact: Option<u64>) -> Vec<(u32, u64, usize)> {
             }
             _ => u64::from(offset),
         };
-        if mask >> n & 1 != 0 {
-            all.push((n, at, (len as usize).next_multiple_of(16)));
-        }
-    }
-    all
+        (mask >> n & 1 != 0).then_some((n, at, len as usize))
+    })
 }
 
 /// XSAVE and its kin.
@@ -346,10 +342,12 @@ pub(crate) fn xsave(cx: &mut Cx<'_, X86>, at: u64, wide: bool, form: Form) -> Re
         put(&mut image, LEGACY + 8, rfbm | COMPACTED, 8);
     }
     write_bytes(cx, at, &image)?;
+    let mut part = [0; LARGEST];
     for (n, offset, len) in layout(reached(cx.state, written), (form == Form::Compact).then_some(rfbm)) {
-        let mut part = [0; 1024];
-        component(cx.state, n, &mut part[..len]);
-        write_bytes(cx, at.wrapping_add(offset), &part[..len])?;
+        let part = &mut part[..len];
+        part.fill(0);
+        component(cx.state, n, part);
+        write_bytes(cx, at.wrapping_add(offset), part)?;
     }
     Ok(())
 }
@@ -374,13 +372,13 @@ pub(crate) fn xrstor(cx: &mut Cx<'_, X86>, at: u64, wide: bool) -> Result<(), Tr
     if bad {
         return gp();
     }
-    let mut parts = Vec::new();
-    for (n, offset, len) in layout(reached(cx.state, rfbm), compact.then_some(present)) {
-        let mut part = [0; 1024];
-        if bv >> n & 1 != 0 {
-            read_bytes(cx, at.wrapping_add(offset), &mut part[..len])?;
-        }
-        parts.push((n, part));
+    let all = reached(cx.state, rfbm);
+    // Nothing changes before all is read.
+    let mut area = [0; EXTENDED];
+    let mut end = 0;
+    for (_, offset, len) in layout(all & bv, compact.then_some(present)) {
+        read_bytes(cx, at.wrapping_add(offset), &mut area[end..end + len])?;
+        end += len;
     }
     if compact && rfbm & 2 != 0 {
         let v = if bv & 2 != 0 { take(&image, 24, 4) as u32 } else { MXCSR_RESET };
@@ -401,8 +399,15 @@ pub(crate) fn xrstor(cx: &mut Cx<'_, X86>, at: u64, wide: bool) -> Result<(), Tr
         }
         take_xmm(cx.state, &image);
     }
-    for (n, part) in &parts {
-        set_component(cx.state, *n, part);
+    let (mut parts, was) = (&area[..], in_use(cx.state));
+    for (n, _, len) in layout(all, None) {
+        if bv >> n & 1 != 0 {
+            let (part, rest) = parts.split_at(len);
+            set_component(cx.state, n, part);
+            parts = rest;
+        } else if was >> n & 1 != 0 {
+            set_component(cx.state, n, &[0; LARGEST]);
+        }
     }
     Ok(())
 }
@@ -413,6 +418,7 @@ mod tests {
 
     #[test]
     fn components_follow_each_other_in_the_compacted_form() {
+        let layout = |mask, compact| layout(mask, compact).collect::<Vec<_>>();
         assert_eq!(layout(0xe4, None), [(2, 576, 256), (5, 1088, 64), (6, 1152, 512), (7, 1664, 1024)]);
         assert_eq!(layout(0xe4, Some(0xe7)), [(2, 576, 256), (5, 832, 64), (6, 896, 512), (7, 1408, 1024)]);
         // What is not asked for keeps its place.
