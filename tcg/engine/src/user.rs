@@ -135,6 +135,8 @@ pub struct UserOptions {
     pub code_size: usize,
     /// Write `/tmp/perf-PID.map`.
     pub perfmap: bool,
+    /// Write `jit-PID.dump`.
+    pub jitdump: bool,
     /// Units of earlier processes.
     pub kept: Option<Arc<Kept>>,
     /// What watches the program.

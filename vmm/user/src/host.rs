@@ -252,11 +252,24 @@ pub(crate) fn cpu() -> Result<u32, Errno> {
 
 /// A descriptor's copy above those a program uses, closed by `execve`.
 pub(crate) fn high(fd: i32) -> Result<std::fs::File, Errno> {
-    let mut limit = [0u64; 2];
-    let resource = u64::from(libc::RLIMIT_NOFILE);
-    let _ = call(libc::SYS_prlimit64, &[0, resource, 0, limit.as_mut_ptr() as u64]);
-    let from = limit[0].clamp(16, 1 << 16) - 8;
-    call(libc::SYS_fcntl, &[fd as u64, libc::F_DUPFD_CLOEXEC as u64, from]).map(own)
+    /// The limit of most processes.
+    const USUAL: u64 = 1024;
+    let limits = |set: Option<&[u64; 2]>| {
+        let (mut old, resource) = ([0u64; 2], u64::from(libc::RLIMIT_NOFILE));
+        let new = set.map_or(0, |l| l.as_ptr() as u64);
+        call(libc::SYS_prlimit64, &[0, resource, new, old.as_mut_ptr() as u64]).map(|_| old)
+    };
+    let now @ [soft, hard] = limits(None).unwrap_or_default();
+    // Who has lowered its limit has all descriptors below in view: ours go where they usually are.
+    let usual = hard.min(USUAL);
+    let raised = soft < usual && limits(Some(&[usual, hard])).is_ok();
+    let most = if raised { usual } else { soft };
+    let from = most.clamp(16, 1 << 16) - 8;
+    let moved = call(libc::SYS_fcntl, &[fd as u64, libc::F_DUPFD_CLOEXEC as u64, from]).map(own);
+    if raised {
+        let _ = limits(Some(&now));
+    }
+    moved
 }
 
 /// True if the kernel says that this process has more rights than whoever started it (`AT_SECURE`).

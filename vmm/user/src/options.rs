@@ -2,9 +2,11 @@
 
 use std::ffi::CString;
 use std::io::Write as _;
+use std::os::fd::AsRawFd as _;
 use std::sync::{Arc, Mutex};
 
 use crate::cache::{Store, Wanted};
+use crate::host;
 use accel::{CpuModel, LogItems, LogSink};
 
 /// What was asked for.
@@ -24,6 +26,8 @@ pub(crate) struct Options {
     pub(crate) strace: bool,
     pub(crate) items: LogItems,
     items_text: Option<String>,
+    /// `-d help`.
+    asks_items: bool,
     pub(crate) log_file: Option<String>,
     pub(crate) seed: Option<u64>,
     pub(crate) gdb: Option<String>,
@@ -36,12 +40,17 @@ pub(crate) struct Options {
     pub(crate) cache: Wanted,
     pub(crate) interp: bool,
     pub(crate) perfmap: bool,
+    pub(crate) jitdump: bool,
+    /// Bytes of code memory; 0 for the default.
+    pub(crate) code_size: usize,
     pub(crate) plugins: Vec<String>,
     out: Option<Arc<Mutex<std::fs::File>>>,
     pub(crate) program: String,
     pub(crate) args: Vec<String>,
 }
 
+/// MiB of code memory that may be asked for, as for machines.
+const CODE_MIB: std::ops::RangeInclusive<usize> = 4..=1024;
 /// Default stack, as on Linux.
 const STACK: u64 = 8 << 20;
 
@@ -222,6 +231,10 @@ const OPTIONS: &[Opt] = &[
         arg: Some("ITEMS"),
         help: "what to log: in_asm, op, op_opt, out_asm, exec, cpu, int, unimp, nochain, strace, stats, plugin",
         set: |o, v| {
+            if v == "help" {
+                o.asks_items = true;
+                return Ok(());
+            }
             for item in v.split(',') {
                 match ITEMS.iter().find(|i| i.0 == item) {
                     Some((_, bits)) => o.items |= *bits,
@@ -289,7 +302,7 @@ const OPTIONS: &[Opt] = &[
     },
     Opt {
         name: "plugin",
-        env: None,
+        env: Some("QEMU_PLUGIN"),
         arg: Some("NAME[,KEY=VALUE...]"),
         help: "load a plugin: a shared object, or count, hotblocks or memtrace",
         set: |o, v| {
@@ -310,13 +323,51 @@ const OPTIONS: &[Opt] = &[
     },
     Opt {
         name: "perfmap",
-        env: None,
+        env: Some("QEMU_PERFMAP"),
         arg: None,
         help: "write /tmp/perf-PID.map",
         set: |o, _| {
             o.perfmap = true;
             Ok(())
         },
+    },
+    Opt {
+        name: "jitdump",
+        env: Some("QEMU_JITDUMP"),
+        arg: None,
+        help: "write jit-PID.dump for perf inject",
+        set: |o, _| {
+            o.jitdump = true;
+            Ok(())
+        },
+    },
+    Opt {
+        name: "tb-size",
+        env: Some("QEMU_TB_SIZE"),
+        arg: Some("MIB"),
+        help: "MiB of memory for translated code",
+        set: |o, v| {
+            let mib = v.parse::<usize>().ok().filter(|n| CODE_MIB.contains(n));
+            let (least, most) = (CODE_MIB.start(), CODE_MIB.end());
+            let mib =
+                mib.ok_or_else(|| format!("'{v}' is not a number of MiB between {least} and {most}"))?;
+            o.code_size = mib << 20;
+            Ok(())
+        },
+    },
+    Opt {
+        name: "one-insn-per-tb",
+        env: Some("QEMU_ONE_INSN_PER_TB"),
+        arg: None,
+        help: "taken as QEMU has it: units stay as they are, traps are exact in any case",
+        set: |_, _| Ok(()),
+    },
+    Opt {
+        name: "t",
+        env: Some("QEMU_RTSIG_MAP"),
+        arg: Some("TSIG,HSIG,N"),
+        help: "taken as QEMU has it: every real-time signal of a program is the host's of its number",
+        set: |_, _| Ok(()),
     },
 ];
 
@@ -358,6 +409,8 @@ pub(crate) enum Invocation {
     Version,
     /// Of an architecture, if one was named.
     Models(Option<String>),
+    /// What can be logged.
+    Items,
 }
 
 /// Reads the environment, then the arguments in front of the program.
@@ -371,10 +424,7 @@ pub(crate) fn parse(args: &[String], env: impl Fn(&str) -> Option<String>) -> Re
     let mut rest = args.iter();
     let program = loop {
         let Some(arg) = rest.next() else {
-            if o.cpu.name == "help" {
-                return Ok(Invocation::Models(o.arch));
-            }
-            return Err("no program is named; see --help".into());
+            return asked(&o).ok_or_else(|| "no program is named; see --help".into());
         };
         if arg == "--" {
             break rest.next().ok_or("no program is named behind --")?.clone();
@@ -403,12 +453,26 @@ pub(crate) fn parse(args: &[String], env: impl Fn(&str) -> Option<String>) -> Re
         };
         (opt.set)(&mut o, value).map_err(|e| format!("-{name}: {e}"))?;
     };
-    if o.cpu.name == "help" {
-        return Ok(Invocation::Models(o.arch));
+    if let Some(list) = asked(&o) {
+        return Ok(list);
     }
     o.program = program;
     o.args = rest.cloned().collect();
     Ok(Invocation::Run(Box::new(o)))
+}
+
+/// A list that is asked for in place of a run.
+fn asked(o: &Options) -> Option<Invocation> {
+    match (o.cpu.name == "help", o.asks_items) {
+        (true, _) => Some(Invocation::Models(o.arch.clone())),
+        (_, true) => Some(Invocation::Items),
+        _ => None,
+    }
+}
+
+/// Text of `-d help`.
+pub(crate) fn items() -> String {
+    ITEMS.iter().map(|i| i.0).chain(["strace"]).collect::<Vec<_>>().join("\n") + "\n"
 }
 
 /// Text of `--help`.
@@ -440,7 +504,12 @@ impl Options {
             let path = name.replace("%d", &std::process::id().to_string());
             let file = std::fs::OpenOptions::new().append(true).create(true).open(&path);
             let file = file.map_err(|e| format!("-D: {path}: {e}"))?;
+            // The program's first descriptor is the one it has without a log.
+            let file = host::high(file.as_raw_fd()).unwrap_or(file);
             self.out = Some(Arc::new(Mutex::new(file)));
+            // A program that is executed from another folder goes on with the same log.
+            self.log_file =
+                std::path::absolute(name).ok().and_then(|p| p.into_os_string().into_string().ok());
         }
         Ok(())
     }
@@ -509,6 +578,7 @@ impl Options {
         add("R", self.reserved.filter(|_| same).map(|r| r.to_string()));
         add("d", self.items_text.clone());
         add("D", self.log_file.clone());
+        add("tb-size", (self.code_size != 0).then(|| (self.code_size >> 20).to_string()));
         for p in &self.plugins {
             add("plugin", Some(p.clone()));
         }
@@ -526,8 +596,10 @@ impl Options {
         if self.strace {
             a.push("-strace".into());
         }
-        if self.interp {
-            a.push("-interp".into());
+        for (on, name) in [(self.interp, "-interp"), (self.perfmap, "-perfmap"), (self.jitdump, "-jitdump")] {
+            if on {
+                a.push(name.into());
+            }
         }
         a.push("-0".into());
         let mut out: Vec<CString> = a.into_iter().filter_map(|s| CString::new(s).ok()).collect();
@@ -571,6 +643,17 @@ mod tests {
         assert_eq!(e(&["-L"]), "-L needs an argument: DIR");
         assert_eq!(e(&[]), "no program is named; see --help");
         assert!(e(&["-d", "foo", "p"]).starts_with("-d: 'foo' is none of in_asm"));
+    }
+
+    #[test]
+    fn what_qemu_takes_is_taken() {
+        let o = run(&["-tb-size", "64", "-one-insn-per-tb", "-t", "34,34,2", "-jitdump", "p"]).unwrap();
+        assert_eq!((o.code_size, o.jitdump, o.perfmap, o.program.as_str()), (64 << 20, true, false, "p"));
+        let text = format!("{:?}", o.for_exec("i386", true, Inherited::default(), &CString::default()));
+        assert!(text.contains("\"-tb-size\", \"64\"") && text.contains("-jitdump"), "{text}");
+        assert!(run(&["-tb-size", "0", "p"]).err().unwrap().contains("between 4 and 1024"));
+        let help = parse(&["-d".to_owned(), "help".to_owned()], |_| None);
+        assert!(matches!(help, Ok(Invocation::Items)) && items().lines().any(|l| l == "out_asm"));
     }
 
     #[test]

@@ -45,6 +45,10 @@ pub fn started_by_kernel(args: &[String], guests: &[Guest]) -> Option<u8> {
 }
 
 fn try_run(name: &str, args: &[String], arch: Option<&str>, guests: &[Guest]) -> Result<i32, String> {
+    if std::env::var_os("QEMU_VERSION").is_some() {
+        println!("{name} (Rhea) {}", env!("CARGO_PKG_VERSION"));
+        return Ok(0);
+    }
     let mut o = match options::parse(args, |n| std::env::var(n).ok())? {
         Invocation::Run(o) => *o,
         Invocation::Help => {
@@ -53,6 +57,10 @@ fn try_run(name: &str, args: &[String], arch: Option<&str>, guests: &[Guest]) ->
         }
         Invocation::Version => {
             println!("{name} (Rhea) {}", env!("CARGO_PKG_VERSION"));
+            return Ok(0);
+        }
+        Invocation::Items => {
+            print!("{}", options::items());
             return Ok(0);
         }
         Invocation::Models(named) => {
@@ -96,7 +104,14 @@ fn try_run(name: &str, args: &[String], arch: Option<&str>, guests: &[Guest]) ->
     let (log, text) = (o.clone(), |e: PluginError| e.to_string());
     let output = move |text: &str| log.log(text);
     let plugins = Plugins::load(&o.plugins, abi.name, false, Arc::new(output)).map_err(text)?;
-    let engine = UserOptions { interp: o.interp, code_size: 0, perfmap: o.perfmap, kept, plugins };
+    let engine = UserOptions {
+        interp: o.interp,
+        code_size: o.code_size,
+        perfmap: o.perfmap,
+        jitdump: o.jitdump,
+        kept,
+        plugins,
+    };
     let machine =
         (guest.make)(guest.arch, &o.cpu, mm.clone(), &engine, o.sink()).map_err(|e| e.to_string())?;
     mm.set_machine(machine.clone());

@@ -114,7 +114,7 @@ pub fn new_machine<G: UserGuest>(
         Backend::Jit(_) => PassSet::NONE,
         Backend::Interp => PassSet::ALL,
     };
-    let profile = Profile::open(opts.perfmap, false)
+    let profile = Profile::open(opts.perfmap, opts.jitdump)
         .map_err(|source| AccelError::Host { operation: "profile", source })?;
     let entries = tables.helpers.iter().map(|h| h.entry as usize).collect();
     let engine = Arc::new(Engine {
