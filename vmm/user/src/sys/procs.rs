@@ -312,6 +312,12 @@ fn exec(t: &mut Thread, dir: u64, p: &CString, name: &[u8], (argv, envp): (u64, 
     let Some(abi) = abi else {
         return exec_host(t, dir, p, argv, envp, flags);
     };
+    let rhea = t.process.rhea.load(std::sync::atomic::Ordering::Relaxed);
+    if rhea < 0 && t.filters.is_none() && t.traced.is_none() {
+        // Nothing leads to Rhea's own file where there is no /proc, but the kernel that has started Rhea for a program does so
+        // for the next one.
+        return exec_host(t, dir, p, argv, envp, flags);
+    }
     let path = if dir as i32 == libc::AT_FDCWD || name.first() == Some(&b'/') {
         name.to_vec()
     } else {
@@ -330,7 +336,6 @@ fn exec(t: &mut Thread, dir: u64, p: &CString, name: &[u8], (argv, envp): (u64, 
     let mut args: Vec<CString> = t.process.options.for_exec(abi.name, same, inherited, &argv[0]);
     args.push(CString::new(path).map_err(|_| EINVAL)?);
     args.extend(argv.into_iter().skip(1));
-    let rhea = t.process.rhea.load(std::sync::atomic::Ordering::Relaxed);
     let r = exec_host(t, rhea as u64, &CString::default(), args, envp, libc::AT_EMPTY_PATH as u64);
     if let Some(fd) = filters {
         let _ = host::call(libc::SYS_close, &[fd as u64]);
