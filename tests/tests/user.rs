@@ -85,6 +85,39 @@ fn strace_sees_system_calls() {
     assert!(has("write(1, \"two\\n\", 4)") && text.matches("+++ exited with 0 +++").count() == 3, "{text}");
 }
 
+/// Calls about files, in one spacing, without addresses.
+fn file_calls(log: &std::path::Path) -> Vec<String> {
+    const CALLS: [&str; 7] = ["openat(", "read(", "pread64(", "newfstatat(", "close(", "access(", "write("];
+    let without =
+        |word: &str| if word.starts_with("0x") && word.len() > 7 { "ADDRESS" } else { word }.to_owned();
+    let line = |l: &str| l.split_whitespace().map(without).collect::<Vec<_>>().join(" ");
+    let text = fs::read_to_string(log).unwrap();
+    let calls = text.lines().map(|l| l.trim_start_matches(|c: char| c.is_ascii_digit() || c == ' '));
+    calls.filter(|l| CALLS.iter().any(|c| l.starts_with(c))).map(line).collect()
+}
+
+#[test]
+fn system_calls_are_printed_as_strace_prints_them() {
+    const STRACE: &str = "/usr/bin/strace";
+    if !std::path::Path::new(STRACE).exists() {
+        skip("what strace prints: there is none");
+        return;
+    }
+    let dir = boot::Scratch::new("user-printed");
+    fs::write(dir.path("file"), "text\twith 0 and \x001 and so on, longer than is shown\n").unwrap();
+    let log = dir.path("log");
+    let calls = |mut c: Command, option: &str| {
+        c.arg(option).arg(&log).args(["/bin/cat", "file", "none"]).current_dir(dir.path("."));
+        c.env("LC_ALL", "C").output().unwrap();
+        let calls = file_calls(&log);
+        fs::remove_file(&log).unwrap();
+        calls
+    };
+    let (native, ours) = (calls(Command::new(STRACE), "-o"), calls(rhea(&["-strace"]), "-D"));
+    assert!(native.len() > 8, "{native:?}");
+    assert_eq!(ours, native);
+}
+
 #[test]
 fn a_guest_base_changes_nothing() {
     checks_itself("signals", &["-B", "0x100000000000", "-R", "256G"], &[]);

@@ -258,7 +258,7 @@ impl Thread {
         }
         let result = if wanted { sys::call(self, number, &args) } else { Err(KEEP) };
         if tracing {
-            strace::leave(self, number, result);
+            strace::leave(self, number, &args, result);
         }
         match result {
             Ok(v) => self.cpu.set_reg(abi.result_reg, v),

@@ -127,7 +127,7 @@ pub(crate) struct Row {
 }
 
 /// A call by its name.
-fn find(name: &str) -> Option<&'static Call> {
+pub(crate) fn find(name: &str) -> Option<&'static Call> {
     static SORTED: OnceLock<Vec<&'static Call>> = OnceLock::new();
     let sorted = SORTED.get_or_init(|| {
         let mut all: Vec<_> = TABLES.into_iter().flatten().collect();
