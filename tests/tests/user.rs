@@ -91,7 +91,7 @@ fn file_calls(log: &std::path::Path) -> Vec<String> {
     let without =
         |word: &str| if word.starts_with("0x") && word.len() > 7 { "ADDRESS" } else { word }.to_owned();
     let line = |l: &str| l.split_whitespace().map(without).collect::<Vec<_>>().join(" ");
-    let text = fs::read_to_string(log).unwrap();
+    let text = fs::read_to_string(log).expect("a log");
     let calls = text.lines().map(|l| l.trim_start_matches(|c: char| c.is_ascii_digit() || c == ' '));
     calls.filter(|l| CALLS.iter().any(|c| l.starts_with(c))).map(line).collect()
 }

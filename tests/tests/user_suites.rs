@@ -327,14 +327,15 @@ fn programs_of_the_host_do_the_same() {
 fn apt_updates_in_a_foreign_root() {
     let Some(root) = Root::new("riscv64", "apt") else { return };
     let script = "mount -t binfmt_misc none /proc/sys/fs/binfmt_misc || exit 77\n\
-        rhea=$1 root=$2 list=$3\n\
+        rhea=$1 root=$2 list=$3 etc=$4\n\
         \"$rhea\" binfmt install riscv64 || exit 1\n\
-        mount --bind \"$root\" \"$root\" && mount -t tmpfs none \"$root/tmp\" && mount -t tmpfs none \"$root/var\" || exit 78\n\
+        cp -a \"$root\"/etc \"$etc\" && cp /etc/resolv.conf \"$etc\"\n\
+        mount --bind \"$root\" \"$root\" && mount --bind \"$etc\" \"$root/etc\" && mount -t tmpfs none \"$root/tmp\" && mount -t tmpfs none \"$root/var\" || exit 78\n\
         mkdir -p \"$root\"/var/lib/apt/lists/partial \"$root\"/var/cache/apt/archives/partial \"$root\"/var/lib/dpkg\n\
-        : >\"$root\"/var/lib/dpkg/status; printf '%s' \"$list\" >\"$root\"/tmp/list; cp /etc/resolv.conf \"$root\"/tmp/ || true\n\
+        : >\"$root\"/var/lib/dpkg/status; printf '%s' \"$list\" >\"$root\"/tmp/list\n\
         chroot \"$root\" /usr/bin/uname -m || exit 1\n\
-        chroot \"$root\" /usr/bin/apt-get -o Dir::Etc::SourceList=/tmp/list -o Dir::Etc::SourceParts=/dev/null \
-            -o APT::Sandbox::User=root -o Acquire::Languages=none update && chroot \"$root\" /usr/bin/apt-cache policy bash\n";
+        options='-o Dir::Etc::SourceList=/tmp/list -o Dir::Etc::SourceParts=/dev/null -o APT::Sandbox::User=root -o Acquire::Languages=none'\n\
+        chroot \"$root\" /usr/bin/apt-get $options update && chroot \"$root\" /usr/bin/apt-cache $options policy bash\n";
     let mirror = Command::new("bash")
         .args(["-c", ". resources/scripts/lib.sh; mirror"])
         .current_dir(workspace::root())
@@ -347,6 +348,7 @@ fn apt_updates_in_a_foreign_root() {
         .args(["-Urm", "bash", "-c", script, "x"])
         .arg(boot::rhea())
         .args([&root.path, &list])
+        .arg(root.scratch.path("etc"))
         .output()
         .unwrap();
     if matches!(out.status.code(), Some(77)) || out.stderr.starts_with(b"unshare:") {
