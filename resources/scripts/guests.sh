@@ -194,6 +194,7 @@ fetch_system() {
             mkdir -p "$1/etc/systemd/system.conf.d"
             printf "[Manager]\nDefaultTimeoutStartSec=1800\nDefaultDeviceTimeoutSec=1800\n" >"$1/etc/systemd/system.conf.d/slow.conf"
             find "$1/usr/lib/systemd/system" -type f -name "*.service" -exec sed -i "s/^\(Timeout[A-Za-z]*Sec\)=[0-9].*/\1=1800/" {} +
+            sed -i /^LOGIN_TIMEOUT/d "$1/etc/login.defs"; echo "LOGIN_TIMEOUT 1800" >>"$1/etc/login.defs"
             for d in doc man locale info; do rm -rf "$1/usr/share/$d"; done' \
         $suite "$work/root" "$(mirror)"
     sha256sum <"$work/root/usr/bin/perl" | cut -c1-64 >"$tree.new/SUM"
