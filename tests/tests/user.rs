@@ -130,6 +130,16 @@ fn the_interpreter_does_the_same() {
 }
 
 #[test]
+fn a_second_look_at_hot_code_changes_nothing() {
+    for options in [&[][..], &["-cache", "off"], &["-hot", "off"], &["-hot", "now", "-cache", "off"]] {
+        checks_itself("hot", options, &[]);
+    }
+    for name in ["signals", "memory", "threads"] {
+        checks_itself(name, &["-hot", "now", "-cache", "off"], &[]);
+    }
+}
+
+#[test]
 fn fuzz_of_system_calls() {
     let cases = std::env::var("RHEA_FUZZ_CASES").unwrap_or_else(|_| "2000".into());
     checks_itself("fuzz", &["-D", "/dev/null"], &["1", &cases]);

@@ -10,6 +10,7 @@ use crate::profile::Profile;
 use crate::{
     Guest,
     engine::{self, TcgOptions},
+    hot::HotMode,
 };
 
 /// Default size of the code memory, reserved and filled as needed.
@@ -44,6 +45,7 @@ fn options(config: &PartitionConfig) -> Result<TcgOptions, AccelError> {
         code_size: CODE_SIZE,
         passes: None,
         profile: Profile::default(),
+        hot: HotMode::default(),
         plugins: None,
     };
     let mut plugins = Vec::new();
@@ -84,12 +86,13 @@ fn options(config: &PartitionConfig) -> Result<TcgOptions, AccelError> {
                 };
                 if key == "perfmap" { perfmap = on } else { jitdump = on }
             }
+            "hot" => o.hot = value.parse().map_err(|e: String| bad(key, e))?,
             "plugin" => plugins.push(value.clone()),
             "passes" => o.passes = Some(value.parse().map_err(|e: UnknownPass| bad(key, e.to_string()))?),
             _ => {
                 return Err(bad(
                     key,
-                    "no such property; there are backend, jitdump, passes, perfmap, plugin, tb-size, thread",
+                    "no such property; there are backend, hot, jitdump, passes, perfmap, plugin, tb-size, thread",
                 ));
             }
         }

@@ -21,7 +21,7 @@ use std::{
 };
 
 use guest_memory::{PAGE_SIZE, RamBlock, WriteHook};
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Mutex, RwLock, RwLockWriteGuard};
 use rustc_hash::FxHashMap;
 
 use crate::{
@@ -127,6 +127,8 @@ pub(crate) struct Unit {
     pub(crate) dropped: AtomicBool,
     /// The bytes it was made from, where stores to them are not watched.
     pub(crate) bytes: Option<Box<[u8]>>,
+    /// What it covers in its block, if it was made of more than what follows its start: ascending and apart.
+    pub(crate) spans: Option<Box<[Range<u64>]>>,
 }
 
 impl Unit {
@@ -144,7 +146,13 @@ impl Unit {
             tier,
             dropped: AtomicBool::new(false),
             bytes: None,
+            spans: None,
         }
+    }
+
+    /// True if it was made by a second look at hot code.
+    pub(crate) fn is_hot(&self) -> bool {
+        self.spans.is_some()
     }
 
     /// The link whose exit stub ends at `site`, an offset in the code memory.
@@ -160,6 +168,10 @@ impl Unit {
     }
 
     fn overlaps(&self, block: BlockRef, range: &Range<u64>) -> bool {
+        if let Some(spans) = &self.spans {
+            return self.at.block == block
+                && spans.iter().any(|s| s.start < range.end && range.start < s.end);
+        }
         let first = self.first_part();
         (self.at.block == block && first.start < range.end && range.start < first.end)
             || self.second.as_deref().is_some_and(|&(b, page)| {
@@ -168,9 +180,17 @@ impl Unit {
             })
     }
 
+    /// Its pages, each once, that of its start first.
     fn pages(&self) -> impl Iterator<Item = (BlockRef, u64)> {
-        std::iter::once((self.at.block, self.at.offset / PAGE_SIZE))
+        let first = self.at.offset / PAGE_SIZE;
+        let spans = self.spans.as_deref().unwrap_or_default();
+        let mut others: Vec<u64> =
+            spans.iter().flat_map(|s| s.start / PAGE_SIZE..=(s.end - 1) / PAGE_SIZE).collect();
+        others.dedup();
+        others.retain(|page| *page != first);
+        std::iter::once((self.at.block, first))
             .chain(self.second.as_deref().map(|&(b, page)| (b, page / PAGE_SIZE)))
+            .chain(others.into_iter().map(|page| (self.at.block, page)))
     }
 }
 
@@ -212,6 +232,8 @@ struct Maps {
     volatile: FxHashMap<u32, Arc<Unit>>,
     /// The translation that is under way.
     reading: Reading,
+    /// The second look at hot code that is under way, and the unit it is to take the place of.
+    second_look: Option<(Reading, Arc<Unit>)>,
 }
 
 /// Pages that a translation has read from, or is about to, and whether one was written meanwhile.
@@ -219,6 +241,15 @@ struct Maps {
 struct Reading {
     pages: Vec<(BlockRef, u64)>,
     written: bool,
+}
+
+impl Reading {
+    /// Notes a write to `pages` of a block; true if it is one of these.
+    fn note(&mut self, block: BlockRef, pages: &std::ops::RangeInclusive<u64>) -> bool {
+        let read = self.pages.iter().any(|(b, page)| *b == block && pages.contains(page));
+        self.written |= read;
+        read
+    }
 }
 
 const fn page_offset(offset: u64) -> u16 {
@@ -448,6 +479,11 @@ impl CodeCache {
     pub(crate) fn insert(&self, unit: &Arc<Unit>, keep: bool) {
         let mut maps = self.maps.write();
         let keep = keep & !std::mem::take(&mut maps.reading).written;
+        self.put(maps, unit, keep);
+    }
+
+    /// The second half of [`CodeCache::insert`].
+    fn put(&self, mut maps: RwLockWriteGuard<'_, Maps>, unit: &Arc<Unit>, keep: bool) {
         if !keep {
             unit.dropped.store(true, SeqCst);
             if !unit.code.is_host() {
@@ -510,6 +546,66 @@ impl CodeCache {
         }
     }
 
+    /// Begins a second look at the code of `unit`, which is to be read from `pages` now. False if one is under way already, or the
+    /// unit has been dropped: then its page may not be watched any more.
+    pub(crate) fn begin_second_look(&self, unit: &Arc<Unit>, pages: impl Iterator<Item = u64>) -> bool {
+        let mut maps = self.maps.write();
+        let good =
+            maps.second_look.is_none() && !unit.dropped.load(Relaxed) && unit.generation == self.generation();
+        if good {
+            let pages = pages.map(|offset| (unit.at.block, offset / PAGE_SIZE)).collect();
+            maps.second_look = Some((Reading { pages, written: false }, unit.clone()));
+        }
+        good
+    }
+
+    /// True if nothing has happened to the code since [`CodeCache::begin_second_look`]. Only somebody who keeps translations from
+    /// emptying the cache knows that this still holds a moment later, up to writes, for which the unit's insertion looks again.
+    pub(crate) fn second_look_is_good(&self) -> bool {
+        let maps = self.maps.read();
+        maps.second_look.as_ref().is_some_and(|(r, unit)| !r.written && !unit.dropped.load(Relaxed))
+    }
+
+    /// Ends a second look. Its unit, if it has led to one, takes the place of the one it began with, unless something has happened
+    /// to the code meanwhile; true if it did. The caller holds `translating` if there is a unit.
+    pub(crate) fn end_second_look(&self, made: Option<&Arc<Unit>>) -> bool {
+        let mut maps = self.maps.write();
+        let Some((reading, old)) = maps.second_look.take() else { return false };
+        let Some(unit) = made else { return false };
+        let keep = !reading.written
+            && !old.dropped.load(Relaxed)
+            && maps.find(&unit.at).is_some_and(|u| Arc::ptr_eq(u, &old));
+        self.put(maps, unit, keep);
+        keep
+    }
+
+    /// Pages of the units that can be reached from `from` by links that have been taken, that of `from` first; at most `most`. For
+    /// programs.
+    pub(crate) fn linked_pages(&self, from: &Arc<Unit>, most: usize) -> Vec<u64> {
+        const UNITS: usize = 128;
+        let maps = self.maps.read();
+        let mut pages = Vec::new();
+        let mut units = vec![from.clone()];
+        let mut next = 0;
+        while let Some(u) = units.get(next).cloned() {
+            next += 1;
+            for (_, page) in u.pages() {
+                if !pages.contains(&page) && pages.len() < most {
+                    pages.push(page);
+                }
+            }
+            for l in &u.links {
+                if let Some(to) = maps.unit(l.dest.load(Relaxed))
+                    && units.len() < UNITS
+                    && !units.iter().any(|v| Arc::ptr_eq(v, to))
+                {
+                    units.push(to.clone());
+                }
+            }
+        }
+        pages.into_iter().map(|p| p * PAGE_SIZE).collect()
+    }
+
     /// Strikes a dropped unit from the jump caches.
     fn strike(&self, u: &Unit) {
         if let (Tier::Second, Some(code)) = (u.tier, self.backend.entry(&u.code)) {
@@ -535,6 +631,8 @@ impl CodeCache {
             crate::direct::remake_rwlock(&self.maps);
             crate::direct::remake_rwlock(&self.vcpus);
         }
+        // Who took it is not here.
+        self.maps.write().second_look = None;
     }
 
     /// A vCPU that appeared.
@@ -577,10 +675,14 @@ impl CodeCache {
         let mut maps = self.maps.write();
         let pages = range.start / PAGE_SIZE..=range.end.saturating_sub(1) / PAGE_SIZE;
         let dropped = maps.drop_units(&self.backend, b, range);
+        if let Some((reading, _)) = &mut maps.second_look {
+            reading.note(b, &pages);
+        }
         for page in pages {
-            if maps.reading.pages.contains(&(b, page)) {
-                maps.reading.written = true;
-            } else if maps.pages.get(&(b, page)).is_none_or(Page::is_empty) {
+            if maps.reading.note(b, &(page..=page)) {
+                continue;
+            }
+            if maps.pages.get(&(b, page)).is_none_or(Page::is_empty) {
                 maps.pages.remove(&(b, page));
                 block.unwatch(page * PAGE_SIZE, PAGE_SIZE);
             }
@@ -598,10 +700,11 @@ impl CodeCache {
         let dropped = {
             let mut maps = self.maps.write();
             // A translation under way may have read what was there before.
-            let read = |(b, page): &(BlockRef, u64)| {
-                *b == DIRECT && (range.start / PAGE_SIZE..=(range.end - 1) / PAGE_SIZE).contains(page)
-            };
-            maps.reading.written |= maps.reading.pages.iter().any(read);
+            let pages = range.start / PAGE_SIZE..=(range.end - 1) / PAGE_SIZE;
+            maps.reading.note(DIRECT, &pages);
+            if let Some((reading, _)) = &mut maps.second_look {
+                reading.note(DIRECT, &pages);
+            }
             maps.drop_units(&self.backend, DIRECT, range)
         };
         self.strike_all(&dropped)
@@ -652,8 +755,23 @@ impl CodeCache {
     pub(crate) fn clear(&self) {
         let mut maps = self.maps.write();
         let reading = std::mem::take(&mut maps.reading);
-        *maps = Maps { reading, ..Maps::default() };
+        // A second look that is under way finds the unit it began with dropped.
+        let second_look = maps.second_look.take();
+        if let Some((_, unit)) = &second_look {
+            unit.dropped.store(true, SeqCst);
+        }
+        *maps = Maps { reading, second_look, ..Maps::default() };
         self.generation.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Asks every vCPU that is inside translated code to leave it soon; true if there is one. `what` are bits of [`request`].
+    pub(crate) fn stop_running(&self, what: u32) -> bool {
+        let mut any = false;
+        for v in self.vcpus.read().iter().filter(|v| v.is_running()) {
+            v.request(what);
+            any = true;
+        }
+        any
     }
 
     /// Makes every vCPU leave translated code soon.

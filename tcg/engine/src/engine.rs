@@ -20,6 +20,7 @@ use crate::{
     breakpoints::Breakpoints,
     code::{CodeCache, Link, Tier, Unit, block_ref},
     env::EnvBox,
+    hot::{Hot, HotMode},
     kept::Kept,
     plugins::OwnTables,
     profile::Profile,
@@ -47,6 +48,8 @@ pub(crate) struct Engine<G: Guest> {
     pub(crate) breakpoints: Breakpoints,
     /// Units of earlier processes, and those for later ones.
     pub(crate) kept: Option<Arc<Kept>>,
+    /// Second looks at hot code.
+    pub(crate) hot: Arc<Hot>,
     /// Slots and helpers of units: the guest's, and behind them those of plugins.
     pub(crate) tables: OwnTables,
 }
@@ -121,6 +124,13 @@ impl<G: Guest> Engine<G> {
     }
 }
 
+impl<G: Guest> Drop for Engine<G> {
+    fn drop(&mut self) {
+        // Its thread ends with it.
+        self.hot.wake();
+    }
+}
+
 /// Follows changes of the memory map.
 struct MapListener(Vec<Arc<VcpuShared>>);
 
@@ -149,6 +159,7 @@ pub(crate) struct TcgOptions {
     /// `None` for what suits the backend.
     pub(crate) passes: Option<PassSet>,
     pub(crate) profile: Profile,
+    pub(crate) hot: HotMode,
     pub(crate) plugins: Option<Arc<Plugins>>,
 }
 
@@ -178,6 +189,7 @@ pub(crate) fn create<G: Guest>(
     let envs: Vec<_> = (0..config.vcpus).map(|i| EnvBox::new(guest.reset(i))).collect();
     let shared: Vec<_> = envs.iter().map(|e| Arc::new(VcpuShared::new(e.exit_request()))).collect();
     let entries = tables.helpers.iter().map(|h| h.entry as usize).collect();
+    let hot = Hot::new(opts.hot, &backend, tables.plugins.is_some());
     let engine = Arc::new(Engine {
         guest,
         cache: Arc::new(CodeCache::new(backend, shared.clone())),
@@ -190,6 +202,7 @@ pub(crate) fn create<G: Guest>(
         direct: false,
         breakpoints: Breakpoints::default(),
         kept: None,
+        hot,
         tables,
     });
     let seeds = envs.into_iter().zip(&shared).enumerate().map(|(i, (env, shared))| Seed {

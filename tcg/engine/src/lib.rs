@@ -5,6 +5,7 @@
 //! - `tlb`, `memory`: the softmmu, tagged by address space, and accesses off its fast path;
 //! - `backend`, `interp`, `runtime`, `env`: where generated code and Rust meet;
 //! - `breakpoints`: where programs stop; `direct`, `user`: programs without a kernel, whose memory is the host's;
+//! - `hot`: a second look at hot code, in the background;
 //! - `guarded`: units that look whether their code has changed;
 //! - `kept`: units that outlive a process; `plugins`: what plugins asked for, as IR;
 //! - `shared`: what other threads reach of a vCPU; `engine`, `accelerator`: the accelerator contract.
@@ -27,6 +28,7 @@ mod engine;
 mod env;
 mod guarded;
 mod guest;
+pub mod hot;
 mod interp;
 mod jumps;
 pub mod kept;

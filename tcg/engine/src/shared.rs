@@ -22,6 +22,8 @@ pub(crate) mod request {
     pub(crate) const FLUSH_JUMPS: u32 = 2;
     /// Take the pages in the list off the fast path of stores: they hold code now.
     pub(crate) const PROTECT: u32 = 4;
+    /// Note where it stands, to find out what is hot.
+    pub(crate) const SAMPLE: u32 = 8;
 }
 
 /// Most signals that wait for one vCPU; more are dropped (they would be merged by real hardware).
@@ -95,6 +97,10 @@ impl VcpuShared {
 
     pub(crate) fn set_running(&self, on: bool) {
         self.running.store(on, Ordering::SeqCst);
+    }
+
+    pub(crate) fn is_running(&self) -> bool {
+        self.running.load(Ordering::Relaxed)
     }
 
     /// Makes stores to the page at `gpa` visible before its code is read. Called by another vCPU, which is not running

@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 pub(crate) struct Stats {
     /// By tier.
     pub(crate) units: [AtomicU64; 2],
+    /// Made by a second look at hot code.
+    pub(crate) hot: AtomicU64,
     /// Taken from an earlier process.
     pub(crate) reused: AtomicU64,
     pub(crate) guest_bytes: AtomicU64,
@@ -31,9 +33,10 @@ impl Stats {
         let mb = get(&self.guest_bytes) as f64 / 1e6;
         let insns = get(&self.guest_insns).max(1);
         let mut t = String::new();
-        let rows: [(&str, String); 17] = [
+        let rows: [(&str, String); 18] = [
             ("units translated", get(&self.units[0]).to_string()),
             ("units translated again", get(&self.units[1]).to_string()),
+            ("units of hot regions", get(&self.hot).to_string()),
             ("units of earlier processes", get(&self.reused).to_string()),
             ("units live", live.to_string()),
             ("units invalidated", invalidated.to_string()),

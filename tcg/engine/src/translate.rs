@@ -351,7 +351,7 @@ pub(crate) fn translate<G: Guest>(
 
 /// Turns links to other pages into indirect jumps: what lies on another page depends on its mapping, which the indirect
 /// cache follows and a patched link does not.
-fn loosen_far_links(region: &mut Region, slots: &SlotTable) {
+pub(crate) fn loosen_far_links(region: &mut Region, slots: &SlotTable) {
     let ty = slots.get(slots.pc()).ty;
     let page = region.pc >> PAGE_BITS;
     let Region { insts, blocks, .. } = region;

@@ -17,7 +17,7 @@ use accel::{
 
 use tcg_plugin::Plugins;
 
-use crate::{Cx, Guest, Trap, kept::Kept};
+use crate::{Cx, Guest, Trap, hot::HotMode, kept::Kept};
 
 /// What may be done with the code of a page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -137,6 +137,8 @@ pub struct UserOptions {
     pub perfmap: bool,
     /// Write `jit-PID.dump`.
     pub jitdump: bool,
+    /// Whether hot code is translated once more, in the background.
+    pub hot: HotMode,
     /// Units of earlier processes.
     pub kept: Option<Arc<Kept>>,
     /// What watches the program.
@@ -152,6 +154,8 @@ pub trait UserMachine: Send + Sync {
     /// Runs `fork` (which returns 0 in the child) while no thread is inside the translator. The child has one thread, the
     /// caller's, and code memory of its own.
     fn fork(&self, fork: &mut dyn FnMut() -> i64) -> i64;
+    /// Ends threads of the machine's own, for a system call that the host's kernel refuses a process with several.
+    fn end_own_threads(&self);
     /// `AT_HWCAP`.
     fn hwcap(&self) -> u64;
     /// Names of extensions.

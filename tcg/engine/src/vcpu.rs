@@ -26,6 +26,7 @@ use crate::{
     engine::Engine,
     env::EnvBox,
     guest::{STATUS_EXIT, STATUS_FAULT},
+    hot::HotMode,
     memory::{self, Place},
     origins::Walked,
     plugins::Plugged,
@@ -455,6 +456,9 @@ impl<G: Guest> Vcpu<G> {
                 self.core.tlb.protect_page(gpa);
             }
         }
+        if r & request::SAMPLE != 0 {
+            self.note_place();
+        }
     }
 
     fn run_loop(&mut self) -> Exit {
@@ -607,7 +611,7 @@ impl<G: Guest> Vcpu<G> {
     }
 
     /// Where the code at `pc` lies; `None` if it is not in RAM.
-    fn locate(&mut self, key: Key) -> Result<Option<UnitKey>, Trap> {
+    pub(crate) fn locate(&mut self, key: Key) -> Result<Option<UnitKey>, Trap> {
         if self.core.direct.is_some() {
             return Ok(Some(UnitKey { block: DIRECT, offset: key.pc, key }));
         }
@@ -664,8 +668,14 @@ impl<G: Guest> Vcpu<G> {
         if debugging || at.is_none() || !self.engine.cache.backend.has_tiers() {
             tier = Tier::Second;
         }
-        let unit = crate::translate::translate(self, key, at, tier, debugging)?;
-        if at.is_some() {
+        let mut unit = crate::translate::translate(self, key, at, tier, debugging)?;
+        if let Some(at) = &at {
+            if tier == Tier::Second && self.engine.hot.mode != HotMode::Off {
+                self.engine.start_sampling();
+                if self.engine.hot.mode == HotMode::Now && self.look_at_once(&unit) {
+                    unit = self.engine.cache.find(at).unwrap_or(unit);
+                }
+            }
             self.remember(key, &unit);
         }
         Ok(unit)
@@ -736,6 +746,7 @@ impl<G: Guest> Vcpu<G> {
         if unit.generation != generation && unit.generation != 0 {
             return (None, None);
         }
+        engine.hot.runs();
         self.core.shared.set_running(true);
         // A request that came before `running` was visible must be seen now; one that comes later waits for us.
         if self.core.shared.has_requests() {

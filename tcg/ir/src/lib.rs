@@ -25,6 +25,7 @@ mod fp;
 pub mod graph;
 mod helper;
 pub mod interp;
+pub mod join;
 pub mod lower;
 mod memop;
 mod op;

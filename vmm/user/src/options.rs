@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use crate::cache::{Store, Wanted};
 use crate::host;
 use accel::{CpuModel, LogItems, LogSink};
+use tcg_engine::hot::HotMode;
 
 /// What was asked for.
 #[derive(Clone, Default)]
@@ -43,6 +44,7 @@ pub(crate) struct Options {
     pub(crate) jitdump: bool,
     /// Bytes of code memory; 0 for the default.
     pub(crate) code_size: usize,
+    pub(crate) hot: HotMode,
     pub(crate) plugins: Vec<String>,
     out: Option<Arc<Mutex<std::fs::File>>>,
     pub(crate) program: String,
@@ -322,6 +324,16 @@ const OPTIONS: &[Opt] = &[
         },
     },
     Opt {
+        name: "hot",
+        env: Some("RHEA_HOT"),
+        arg: Some("on|off|now"),
+        help: "translate hot code once more in the background; now: all code that runs several times, for tests",
+        set: |o, v| {
+            o.hot = v.parse()?;
+            Ok(())
+        },
+    },
+    Opt {
         name: "perfmap",
         env: Some("QEMU_PERFMAP"),
         arg: None,
@@ -591,6 +603,14 @@ impl Options {
                 Wanted::Usual => None,
                 Wanted::Off => Some("off".to_owned()),
                 Wanted::In(dir) => Some(dir.to_string_lossy().into_owned()),
+            },
+        );
+        add(
+            "hot",
+            match self.hot {
+                HotMode::On => None,
+                HotMode::Off => Some("off".to_owned()),
+                HotMode::Now => Some("now".to_owned()),
             },
         );
         if self.strace {

@@ -109,6 +109,7 @@ fn try_run(name: &str, args: &[String], arch: Option<&str>, guests: &[Guest]) ->
         code_size: o.code_size,
         perfmap: o.perfmap,
         jitdump: o.jitdump,
+        hot: o.hot,
         kept,
         plugins,
     };

@@ -226,8 +226,11 @@ impl Gen<'_> {
         Ok(())
     }
 
-    /// Chooses the slots that stay in registers: those used most in loops.
+    /// Chooses the slots that stay in registers: those used most in loops. One that is only set there (flags that nobody asks for,
+    /// as a rule) is as well off in memory.
     fn choose_pins(&mut self) {
+        const SET: u32 = 1;
+        const GOT: u32 = 2;
         let r = self.r;
         self.weights.clear();
         self.weights.resize(self.fx.slots.len() * 2, 0);
@@ -236,13 +239,17 @@ impl Gen<'_> {
             let depth = self.blocks[b as usize].depth;
             for &v in &r.blocks[b as usize].insts {
                 let inst = r.inst(v);
-                calls |= depth > 0 && inst.op == Op::Call;
+                // A call that is hardly ever made saves and loads what it destroys.
+                calls |= depth > 0 && !self.blocks[b as usize].cold && inst.op == Op::Call;
                 if matches!(inst.op, Op::Get | Op::Set) {
                     if depth > 0 && !self.blocks[b as usize].cold {
                         self.weights[inst.sub as usize * 2] += 1 << (3 * depth);
+                        if inst.op == Op::Get {
+                            self.weights[inst.sub as usize * 2 + 1] |= GOT;
+                        }
                     }
                     if inst.op == Op::Set {
-                        self.weights[inst.sub as usize * 2 + 1] = 1;
+                        self.weights[inst.sub as usize * 2 + 1] |= SET;
                     }
                 }
             }
@@ -258,13 +265,13 @@ impl Gen<'_> {
                 let best = (0..self.fx.slots.len())
                     .filter(|s| {
                         let ty = self.fx.slots[*s].ty;
-                        class(ty) == wanted && ty != Type::F16
+                        class(ty) == wanted && ty != Type::F16 && self.weights[s * 2 + 1] & GOT != 0
                     })
                     .max_by_key(|s| self.weights[s * 2])
                     .filter(|s| self.weights[s * 2] >= 16);
                 let Some(slot) = best else { break };
                 self.weights[slot * 2] = 0;
-                let dirty = self.weights[slot * 2 + 1] != 0;
+                let dirty = self.weights[slot * 2 + 1] & SET != 0;
                 self.pins.push(Pin { slot: slot as u16, reg: reg + base, dirty });
                 self.pin_mask |= 1 << (reg + base);
             }

@@ -304,6 +304,22 @@ pub(crate) fn register(start: u64, len: u64, stub: u64) -> Option<Registered> {
     None
 }
 
+/// Calls `f` with all signals blocked, so that a thread it makes takes none that are the program's.
+pub(crate) fn without_signals<R>(f: impl FnOnce() -> R) -> R {
+    let set = |new: u64, old: &mut u64| {
+        let (new, old) = (&raw const new, std::ptr::from_mut(old));
+        // SAFETY: both are as long as the kernel's set, which the last argument says.
+        unsafe { libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, new, old, size_of::<u64>()) }
+    };
+    let (mut old, mut all) = (0, 0);
+    let blocked = set(u64::MAX, &mut old) == 0;
+    let result = f();
+    if blocked {
+        set(old, &mut all);
+    }
+    result
+}
+
 /// Keeps code memory known.
 pub(crate) struct Registered(&'static CodeRange);
 

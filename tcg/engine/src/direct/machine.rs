@@ -31,6 +31,7 @@ use crate::{
     engine::Engine,
     env::EnvBox,
     guarded,
+    hot::Hot,
     memory::ALONE,
     plugins::OwnTables,
     profile::Profile,
@@ -117,6 +118,7 @@ pub fn new_machine<G: UserGuest>(
     let profile = Profile::open(opts.perfmap, opts.jitdump)
         .map_err(|source| AccelError::Host { operation: "profile", source })?;
     let entries = tables.helpers.iter().map(|h| h.entry as usize).collect();
+    let hot = Hot::new(opts.hot, &backend, tables.plugins.is_some());
     let engine = Arc::new(Engine {
         guest,
         cache: Arc::new(CodeCache::new(backend, Vec::new())),
@@ -128,6 +130,7 @@ pub fn new_machine<G: UserGuest>(
         hooks: Mutex::default(),
         direct: true,
         breakpoints: Breakpoints::default(),
+        hot,
         kept: opts.kept.clone().filter(|_| !opts.interp && opts.plugins.is_none()),
         tables,
     });
@@ -168,11 +171,16 @@ impl<G: UserGuest> UserMachine for Machine<G> {
         self.engine.cache.invalidate_direct(&range);
     }
 
+    fn end_own_threads(&self) {
+        self.engine.hot.stop();
+    }
+
     fn fork(&self, fork: &mut dyn FnMut() -> i64) -> i64 {
         let e = &self.engine;
         let translating = e.cache.translating.lock();
         e.cache.stop_all();
         let alone = e.cache.exec.write();
+        let work = e.hot.freeze();
         let maps = e.cache.freeze();
         let copy = match e.cache.backend.copy() {
             Ok(copy) => copy,
@@ -181,12 +189,13 @@ impl<G: UserGuest> UserMachine for Machine<G> {
         let pid = fork();
         if pid == 0 {
             // Threads that waited for these locks do not exist here; the locks must not be handed to them.
-            std::mem::forget((translating, alone, maps));
+            std::mem::forget((translating, alone, work, maps));
             // SAFETY: this is the child's only thread, and it has just given up the guards.
             unsafe {
                 remake_mutex(&e.cache.translating);
                 remake_rwlock(&e.cache.exec);
                 e.cache.thaw();
+                e.hot.thaw();
             }
             e.cache.backend.replace(copy.as_ref());
             if let Some(plugins) = &e.tables.plugins {
@@ -229,7 +238,7 @@ impl<G: UserGuest> UserMachine for Machine<G> {
 ///
 /// # Safety
 /// No other thread uses the lock, and no guard of it will be dropped.
-unsafe fn remake_mutex<T>(m: &Mutex<T>) {
+pub(crate) unsafe fn remake_mutex<T>(m: &Mutex<T>) {
     // SAFETY: by the caller's promise; a raw lock is an atomic, which is written as a whole.
     unsafe {
         let raw = std::ptr::from_ref(m.raw()).cast_mut();

@@ -20,7 +20,7 @@ pub use host::{cas_guest, handle_host_fault, read_guest, write_guest};
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 pub use machine::new_machine;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
-pub(crate) use machine::remake_rwlock;
+pub(crate) use machine::{remake_mutex, remake_rwlock};
 
 /// True if a store was refused because its page holds translated code, which has been dropped: it may be made again. `Err` if the
 /// unit at hand may be of that code: its instruction is to be executed alone.
@@ -39,6 +39,8 @@ fn refuse<G: Guest, T>(cx: &mut Cx<'_, G>, fault: HostFault) -> Result<T, Trap> 
     cx.core.host_fault = Some(HostFault { address: fault.address.wrapping_sub(base), ..fault });
     Err(Trap { code: 0, value: 0 })
 }
+
+pub(crate) use host::without_signals;
 
 /// Reads bytes.
 pub(crate) fn read<G: Guest>(cx: &mut Cx<'_, G>, gva: u64, out: &mut [u8]) -> Result<(), Trap> {

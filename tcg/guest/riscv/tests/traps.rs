@@ -40,7 +40,7 @@ fn rig(code: &[u32], backend: &str) -> Rig {
 }
 
 fn each_backend(test: impl Fn(&str)) {
-    for backend in ["interp", "jit"] {
+    for backend in ["interp", "jit", "hot"] {
         test(backend);
     }
 }

@@ -35,7 +35,7 @@ const CR4_SMAP: u64 = 1 << 21;
 const EFER_NXE: u64 = 1 << 11;
 
 fn both(f: impl Fn(&mut Rig)) {
-    for backend in ["interp", "jit"] {
+    for backend in ["interp", "jit", "hot"] {
         f(&mut Rig::new("max", backend));
     }
 }

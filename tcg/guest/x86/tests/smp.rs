@@ -44,7 +44,7 @@ impl VcpuIo for Ports {
 
 #[test]
 fn application_processors_start_and_count_together() {
-    for backend in ["interp", "jit"] {
+    for backend in ["interp", "jit", "hot"] {
         let space = AddressSpace::memory(Unassigned::Ones);
         space.add(Region::ram("ram", RamBlock::anonymous("ram", RAM_SIZE).unwrap())).unwrap();
         // mov cx,ROUNDS; lock inc word [0x500]; pause; dec cx; jnz back; out 0xf4,al; hlt
@@ -60,7 +60,7 @@ fn application_processors_start_and_count_together() {
             ports: None,
             clock: Arc::new(TestClock::default()),
             timebase_hz: 0,
-            properties: vec![("backend".to_owned(), backend.to_owned())],
+            properties: common::properties(backend),
             log: LogSink::none(),
         };
         let partition = Tcg::<X86>::new().create(config).unwrap();

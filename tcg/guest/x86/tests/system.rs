@@ -15,7 +15,7 @@ const IDT: u64 = 0x21_0000;
 const TSS: u64 = 0x22_0000;
 
 fn both(f: impl Fn(&mut Rig)) {
-    for backend in ["interp", "jit"] {
+    for backend in ["interp", "jit", "hot"] {
         f(&mut Rig::new("max", backend));
     }
 }

@@ -14,18 +14,18 @@ calls! {
     "geteuid" [] Host;
     "getgid" [] Host;
     "getegid" [] Host;
-    "setuid" [Int] Host;
-    "setgid" [Int] Host;
-    "setreuid" [Int, Int] Host;
-    "setregid" [Int, Int] Host;
-    "setresuid" [Int, Int, Int] Host;
+    "setuid" [Int] Alone;
+    "setgid" [Int] Alone;
+    "setreuid" [Int, Int] Alone;
+    "setregid" [Int, Int] Alone;
+    "setresuid" [Int, Int, Int] Alone;
     "getresuid" [Ptr, Ptr, Ptr] Host;
-    "setresgid" [Int, Int, Int] Host;
+    "setresgid" [Int, Int, Int] Alone;
     "getresgid" [Ptr, Ptr, Ptr] Host;
-    "setfsuid" [Int] Host;
-    "setfsgid" [Int] Host;
+    "setfsuid" [Int] Alone;
+    "setfsgid" [Int] Alone;
     "getgroups" [Int, Ptr] Host;
-    "setgroups" [Int, Ptr] Host;
+    "setgroups" [Int, Ptr] Alone;
     "getpgid" [Int] Host;
     "getpgrp" [] Host;
     "iopl" [Int] No(libc::EPERM);
@@ -50,7 +50,7 @@ calls! {
     "getpriority" [Int, Int] Host;
     "setpriority" [Int, Int, Int] Host;
     "capget" [Ptr, Ptr] Host;
-    "capset" [Ptr, Ptr] Host;
+    "capset" [Ptr, Ptr] Alone;
     "personality" [Hex] Do(personality);
     "uname" [Ptr] Do(uname);
     "sysinfo" [Ptr] Host;
@@ -79,7 +79,7 @@ calls! {
     "ptrace" [Hex, Int, Hex, Hex] Do(trace::ptrace);
     "landlock_create_ruleset" [Ptr, Int, Hex] Host;
     "landlock_add_rule" [Fd, Int, Ptr, Hex] Host;
-    "landlock_restrict_self" [Fd, Hex] Host;
+    "landlock_restrict_self" [Fd, Hex] Alone;
     "perf_event_open" [Ptr, Int, Int, Fd, Hex] No(libc::ENOSYS);
     "kcmp" [Int, Int, Int, Hex, Hex] Host;
     "init_module" [In, Int, Str] No(libc::EPERM);
@@ -219,6 +219,11 @@ fn prctl(t: &mut Thread, a: &[u64; 6]) -> Sys {
         }
         _ => return Err(Errno(libc::EINVAL)),
     };
+    let gives_up =
+        [libc::PR_CAPBSET_DROP, libc::PR_CAP_AMBIENT, libc::PR_SET_SECUREBITS, libc::PR_SET_NO_NEW_PRIVS];
+    if gives_up.contains(&(a[0] as i32)) {
+        t.process.machine.end_own_threads();
+    }
     host::call(libc::SYS_prctl, &args)
 }
 

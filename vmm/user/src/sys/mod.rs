@@ -76,6 +76,9 @@ pub(crate) enum Run {
     Host,
     /// The same, but interrupted it ends with EINTR.
     Once,
+    /// The same as `Host`, without threads of Rhea's own: they would keep what the thread gives up, and the host refuses some calls
+    /// to a process of several threads.
+    Alone,
     /// A function.
     Do(fn(&mut Thread, &[u64; 6]) -> Sys),
     /// Known, and refused with this error.
@@ -219,6 +222,10 @@ fn make(t: &mut Thread, c: &Call, host: u16, args: &[u64; 6]) -> Sys {
         Run::Do(f) => f(t, args),
         Run::Host => host_call(t, c, host, args).map_err(|e| if e.0 == libc::EINTR { RESTART } else { e }),
         Run::Once => host_call(t, c, host, args).map_err(once),
+        Run::Alone => {
+            t.process.machine.end_own_threads();
+            host_call(t, c, host, args)
+        }
         Run::No(e) => Err(Errno(e)),
     }
 }
@@ -333,7 +340,7 @@ mod tests {
                 "{} is nobody's call",
                 c.name
             );
-            if matches!(c.run, Run::Host | Run::Once) {
+            if matches!(c.run, Run::Host | Run::Once | Run::Alone) {
                 assert!(host_number(c.name).is_some(), "the host has no {}", c.name);
             }
         }

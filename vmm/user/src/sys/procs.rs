@@ -25,8 +25,8 @@ calls! {
     "exit_group" [Int] Do(exit_group);
     "wait4" [Int, Ptr, Hex, Ptr] Do(trace::wait4);
     "waitid" [Int, Int, Ptr, Hex, Ptr] Do(trace::waitid);
-    "unshare" [Clone] Host;
-    "setns" [Fd, Hex] Host;
+    "unshare" [Clone] Alone;
+    "setns" [Fd, Hex] Alone;
     "pidfd_open" [Int, Hex] Host;
     "pidfd_getfd" [Fd, Fd, Hex] Host;
     "process_mrelease" [Fd, Hex] Host;

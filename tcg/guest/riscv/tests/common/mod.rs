@@ -27,6 +27,12 @@ pub(crate) const RAM_SIZE: u64 = 0x40_0000;
 /// A store here stops the hart.
 pub(crate) const STOP: u64 = 0x1000_0000;
 
+/// Properties of the translator for `backend`: `interp`, `jit`, or `hot` for a second look at all code that runs several times.
+pub(crate) fn properties(backend: &str) -> Vec<(String, String)> {
+    let (backend, hot) = if backend == "hot" { ("jit", "now") } else { (backend, "on") };
+    [("backend", backend), ("hot", hot)].map(|(k, v)| (k.to_owned(), v.to_owned())).into()
+}
+
 /// A clock that stands where the test puts it.
 #[derive(Debug, Default)]
 pub(crate) struct TestClock(pub(crate) AtomicU64);
@@ -108,7 +114,7 @@ impl Rig {
             ports: None,
             clock: clock.clone(),
             timebase_hz: 10_000_000,
-            properties: vec![("backend".to_owned(), backend.to_owned())],
+            properties: properties(backend),
             log: LogSink::none(),
         };
         let partition = Tcg::<Riscv>::new().create(config).unwrap();

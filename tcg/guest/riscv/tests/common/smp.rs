@@ -17,7 +17,7 @@ use guest_memory::{AddressSpace, RamBlock, Region, Unassigned};
 use tcg_engine::Tcg;
 use tcg_guest_riscv::Riscv;
 
-use super::{RAM, RAM_SIZE, STOP, TestClock, state_of};
+use super::{RAM, RAM_SIZE, STOP, TestClock, properties, state_of};
 
 /// A 32-bit store at `IPI + 4 * hart` sets or clears the hart's software interrupt.
 pub(crate) const IPI: u64 = 0x1000_1000;
@@ -82,7 +82,7 @@ pub(crate) fn run(
         ports: None,
         clock: Arc::new(TestClock::default()),
         timebase_hz: 10_000_000,
-        properties: vec![("backend".to_owned(), backend.to_owned())],
+        properties: properties(backend),
         log: LogSink::none(),
     };
     let partition = Tcg::<Riscv>::new().create(config).expect("a partition");

@@ -303,7 +303,7 @@ fn fuzz(xlen: u32) {
     for seed in oracle::seeds(oracle::rounds(CASES, 2)) {
         let image = image(&mut Rng(seed), xlen);
         let qemu = oracle::qemu(&image.bytes, xlen, "max", CASES * CASE).expect("QEMU runs all of this");
-        for backend in ["interp", "jit"] {
+        for backend in ["interp", "jit", "hot"] {
             compare(&image, &qemu, &run_rhea(&image.bytes, backend, xlen), backend)
                 .unwrap_or_else(|e| panic!("seed {seed:#x}: {e}"));
         }

@@ -23,7 +23,8 @@ use common::{
 const DATA: u64 = RAM + 0x10_0000;
 
 /// Back end, harts, and how much of the usual work to do: the interpreter is some tens of times slower.
-const RUNS: [(&str, u32, u64); 4] = [("jit", 2, 6), ("jit", 4, 3), ("interp", 2, 1), ("interp", 4, 1)];
+const RUNS: [(&str, u32, u64); 5] =
+    [("jit", 2, 6), ("jit", 4, 3), ("hot", 3, 3), ("interp", 2, 1), ("interp", 4, 1)];
 
 fn each_run(test: impl Fn(&str, u32, u64)) {
     let rounds = std::env::var("RHEA_SMP_ROUNDS").map_or(1, |n| n.parse().unwrap());

@@ -98,7 +98,7 @@ fn fuzz(vlenb: usize, usual: usize) {
         // Most cases must have got somewhere.
         let illegal: u64 = (0..l.cases).map(|c| word(&qemu, c * l.case() + l.illegal())).sum();
         assert!(illegal < l.cases as u64 * 6, "{illegal} illegal instructions in {} cases", l.cases);
-        for backend in ["interp", "jit"] {
+        for backend in ["interp", "jit", "hot"] {
             compare(&image, &qemu, &run_rhea(&image, backend, l), backend, l)
                 .unwrap_or_else(|e| panic!("seed {seed:#x}: {e}"));
         }

@@ -23,6 +23,12 @@ pub(crate) const TABLES: u64 = 0x30_0000;
 /// Descriptor tables.
 pub(crate) const GDT: u64 = 0x20_0000;
 
+/// Properties of the translator for `backend`: `interp`, `jit`, or `hot` for a second look at all code that runs several times.
+pub(crate) fn properties(backend: &str) -> Vec<(String, String)> {
+    let (backend, hot) = if backend == "hot" { ("jit", "now") } else { (backend, "on") };
+    [("backend", backend), ("hot", hot)].map(|(k, v)| (k.to_owned(), v.to_owned())).into()
+}
+
 /// A clock that stands where the test puts it.
 #[derive(Debug, Default)]
 pub(crate) struct TestClock(pub(crate) AtomicU64);
@@ -116,7 +122,7 @@ impl Rig {
             ports: None,
             clock: clock.clone(),
             timebase_hz: 0,
-            properties: vec![("backend".to_owned(), backend.to_owned())],
+            properties: properties(backend),
             log,
         };
         let partition = Tcg::<X86>::new().create(config).unwrap();

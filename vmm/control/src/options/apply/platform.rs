@@ -223,6 +223,7 @@ pub(crate) static ACCELS: Family = Family {
                 Key { name: "tb-size", kind: Kind::Size(1 << 20) },
                 switch("split-wx"),
                 switch("one-insn-per-tb"),
+                word("hot", &["on", "off", "now"]),
                 switch("perfmap"),
                 switch("jitdump"),
             ],

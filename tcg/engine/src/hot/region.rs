@@ -1,0 +1,168 @@
+//! From the blocks of a hot region to its code.
+
+use std::{ops::Range, sync::Arc, sync::atomic::Ordering};
+
+use accel::LogItems;
+use guest_memory::PAGE_SIZE;
+use rustc_hash::FxHashSet;
+use tcg_ir::{Builder, Op, Region, Tables, Terminator, join, passes::Optimizer};
+
+use super::{
+    Job, blocks,
+    snapshot::{Reader, Snapshot},
+};
+use crate::{
+    Guest, Key, Limits,
+    backend::Made,
+    code::{DIRECT, Tier, Unit, UnitKey},
+    engine::Engine,
+    profile::cpu_ns,
+    translate::loosen_far_links,
+};
+
+/// Most instructions of a piece.
+const PIECE_INSNS: u32 = 96;
+/// Most operations of a region.
+const MAX_OPERATIONS: usize = 8000;
+
+/// Does a job: makes the region's code and puts it in the place of the unit it began with, if the guest's code is still the
+/// same. True if it did.
+pub(super) fn finish<G: Guest>(engine: &Engine<G>, job: &Job, optimizer: &mut Optimizer) -> bool {
+    let started = if job.log.wants(LogItems::STATS) { cpu_ns() } else { 0 };
+    let made = make(engine, job);
+    let done = match made {
+        Some((region, spans)) => install(engine, job, region, spans, optimizer),
+        None => engine.cache.end_second_look(None),
+    };
+    if started != 0 {
+        engine.stats.translate_ns.fetch_add(cpu_ns() - started, Ordering::Relaxed);
+    }
+    done
+}
+
+/// The region of a job, and what of the block it covers.
+fn make<G: Guest>(engine: &Engine<G>, job: &Job) -> Option<(Region, Vec<Range<u64>>)> {
+    let unit = &job.unit;
+    let mode = job.key.mode;
+    let known = |pc: u64, follows: bool| {
+        // Units of earlier processes stand for blocks that have none of their own.
+        let kept = follows && engine.kept.is_some();
+        let there = |offset| {
+            let key = Key { pc, mode };
+            engine.cache.find(&UnitKey { block: unit.at.block, offset, key }).is_some()
+        };
+        kept || job.code.offset(pc).is_some_and(there)
+    };
+    let shape = blocks::shape(&*engine.guest, job.key, &job.code, &known)?;
+    let inside: FxHashSet<u64> = shape.inside.iter().copied().collect();
+    let mut pieces: Vec<Region> = Vec::new();
+    let mut begun: FxHashSet<u64> = FxHashSet::default();
+    let mut operations = 0;
+    let mut work: Vec<u64> =
+        shape.inside.iter().rev().filter(|pc| shape.stops.contains(pc)).copied().collect();
+    while let Some(pc) = work.pop() {
+        if operations > MAX_OPERATIONS || !begun.insert(pc) {
+            continue;
+        }
+        let mut reader = Reader { code: &job.code, first: pc, stops: Some(&shape.stops) };
+        let limits = Limits { max_insns: PIECE_INSNS, straight: false };
+        let mut region = Region::default();
+        let mut b = Builder::new(&mut region, pc);
+        if engine.guest.translate(Key { pc, mode }, limits, &mut reader, &mut b).is_err() {
+            continue;
+        }
+        operations += region.insts.len();
+        // What a piece was expected to hold, and does not.
+        for t in region.blocks.iter().filter_map(|b| b.end.as_ref()) {
+            if let Terminator::Link { pc, .. } = t
+                && inside.contains(pc)
+                && !begun.contains(pc)
+            {
+                work.push(*pc);
+            }
+        }
+        pieces.push(region);
+    }
+    // A single piece, with a loop to its own head, is what there is already.
+    if pieces.len() < 2 || pieces[0].pc != job.key.pc {
+        return None;
+    }
+    let slots = engine.guest.slots();
+    let region = join::join(&pieces, slots.get(slots.pc()).ty);
+    let spans = spans(&region, unit, &job.code)?;
+    Some((region, spans))
+}
+
+/// What of the block a region covers that takes the place of `old`, ascending and apart. What the old unit covers is among it: it
+/// may still run.
+fn spans(region: &Region, old: &Unit, code: &Snapshot) -> Option<Vec<Range<u64>>> {
+    let first = old.at.offset;
+    let mut all = Vec::new();
+    all.push(first..first + u64::from(old.len).max(1));
+    for i in region.blocks.iter().flat_map(|b| &b.insts).map(|v| region.inst(*v)) {
+        if i.op == Op::Insn {
+            let start = code.offset(i.imm)?;
+            all.push(start..start + u64::from(i.sub).max(1));
+        }
+    }
+    if old.at.block != DIRECT {
+        let end = (old.at.offset / PAGE_SIZE + 1) * PAGE_SIZE;
+        all.iter_mut().for_each(|s| s.end = s.end.min(end));
+    }
+    all.sort_by_key(|s| s.start);
+    let mut spans: Vec<Range<u64>> = Vec::new();
+    for s in all {
+        match spans.last_mut() {
+            Some(last) if s.start <= last.end => last.end = last.end.max(s.end),
+            _ => spans.push(s),
+        }
+    }
+    Some(spans)
+}
+
+/// Generates the code of a region and makes the unit known.
+fn install<G: Guest>(
+    engine: &Engine<G>,
+    job: &Job,
+    mut region: Region,
+    spans: Vec<Range<u64>>,
+    optimizer: &mut Optimizer,
+) -> bool {
+    let tables = Tables { slots: &engine.tables.slots, helpers: &engine.tables.helpers };
+    optimizer.run(&mut region, tables);
+    if !engine.direct {
+        loosen_far_links(&mut region, engine.guest.slots());
+    }
+    if job.log.wants(LogItems::IR_OPT) {
+        let text = tcg_ir::print::region(&region, tables);
+        job.log.write(format_args!("IR of a second look:\n{text}\n"));
+    }
+    let fp = engine.guest.fp_mode(job.key);
+    let cache = &engine.cache;
+    // Nobody empties the cache from here on, or makes other code.
+    let _one = cache.translating.lock();
+    if !cache.second_look_is_good() || engine.breakpoints.any() || cache.is_full() {
+        return cache.end_second_look(None);
+    }
+    let Ok(Made { code, links, .. }) = cache.backend.make(&region, job.key, fp, Tier::Second) else {
+        return cache.end_second_look(None);
+    };
+    if !code.is_host() || links.len() > usize::from(u8::MAX) {
+        return cache.end_second_look(None);
+    }
+    if job.log.wants(LogItems::OUT_ASM)
+        && let Some(text) = cache.backend.disassemble(&code)
+    {
+        job.log.write(format_args!("OUT of a second look: {} bytes\n{text}\n", code.len()));
+    }
+    engine.profile.add(job.key, &cache.backend, &code);
+    let s = &engine.stats;
+    s.hot.fetch_add(1, Ordering::Relaxed);
+    s.host_bytes.fetch_add(code.len() as u64, Ordering::Relaxed);
+    s.guest_insns.fetch_add(u64::from(region.guest_insns), Ordering::Relaxed);
+    let mut unit = Unit::new(job.unit.at, job.unit.len, Tier::Second, code, links);
+    unit.generation = cache.generation();
+    unit.spans = Some(spans.into());
+    let unit = Arc::new(unit);
+    cache.end_second_look(Some(&unit))
+}
