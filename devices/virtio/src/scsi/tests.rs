@@ -240,10 +240,10 @@ fn another_size_is_an_event() {
     driver.kick(1);
     ready(&mut driver, 1, 0);
     told();
-    assert_eq!(driver.written(&event), [0; 16], "nothing has changed");
+    assert_eq!(driver.written(&event), [0xcc; 16], "nothing has changed");
     disk.node().resize(2 * SIZE as u64).unwrap();
     told();
-    assert_eq!(driver.written(&event), [3, 0, 0, 0, 1, 1, 0x40, 0, 0, 0, 0, 0, 0x2a, 9, 0, 0]);
+    assert_eq!(driver.written(&event), [3, 0, 0, 0, 1, 1, 0, 0, 0, 0, 0, 0, 0x2a, 9, 0, 0]);
     assert_eq!(ready(&mut driver, 1, 0).sense, Some([6, 0x2a]));
     assert_eq!(ready(&mut driver, 1, 0).sense, None);
 }
