@@ -156,6 +156,8 @@ pub trait UserMachine: Send + Sync {
     fn fork(&self, fork: &mut dyn FnMut() -> i64) -> i64;
     /// Ends threads of the machine's own, for a system call that the host's kernel refuses a process with several.
     fn end_own_threads(&self);
+    /// The same, and from now on there are none: who traces the process is told of each thread. A forked child may have some.
+    fn have_no_threads(&self);
     /// `AT_HWCAP`.
     fn hwcap(&self) -> u64;
     /// Names of extensions.

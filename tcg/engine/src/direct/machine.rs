@@ -172,7 +172,11 @@ impl<G: UserGuest> UserMachine for Machine<G> {
     }
 
     fn end_own_threads(&self) {
-        self.engine.hot.stop();
+        self.engine.hot.stop(false);
+    }
+
+    fn have_no_threads(&self) {
+        self.engine.hot.stop(true);
     }
 
     fn fork(&self, fork: &mut dyn FnMut() -> i64) -> i64 {

@@ -137,16 +137,17 @@ impl Hot {
         }
     }
 
-    /// Ends the thread; it begins again with the next code that is translated again.
-    pub(crate) fn stop(&self) {
+    /// Ends the thread. It begins again with the next code that is translated again, unless it is `for_good`.
+    pub(crate) fn stop(&self, for_good: bool) {
         let mut work = self.work.lock();
+        work.stop |= for_good;
         let Some(thread) = work.thread.take() else { return };
-        work.stop = true;
+        let barred = std::mem::replace(&mut work.stop, true);
         drop(work);
         thread.thread().unpark();
         // It panics for no reason a caller could act upon.
         let _ = thread.join();
-        self.work.lock().stop = false;
+        self.work.lock().stop = barred;
     }
 
     /// Keeps the thread from what a fork must not cut in two.

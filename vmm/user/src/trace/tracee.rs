@@ -110,8 +110,9 @@ impl Tracee {
     }
 }
 
-/// Has every signal come to Rhea, whatever the program does with it.
+/// Has every signal come to Rhea, whatever the program does with it, and no thread that is none of the program's.
 pub(crate) fn catch_all(process: &Process) {
+    process.machine.have_no_threads();
     signal::catch(u64::MAX);
     let actions = *process.actions();
     for n in 1..=MAX {
@@ -162,6 +163,7 @@ impl Thread {
 
     /// What a thread or process that a traced one has made does first; `in_call`: in the call that made it.
     pub(crate) fn begin_followed(&mut self, options: u64, in_call: bool) {
+        self.process.machine.have_no_threads();
         self.traced = Some(Tracee::of(&self.process, options));
         if options & option::SEIZED != 0 {
             self.stop_of_ours(libc::SIGTRAP);
