@@ -132,7 +132,9 @@ fn the_interpreter_does_the_same() {
 
 #[test]
 fn a_second_look_at_hot_code_changes_nothing() {
-    for options in [&[][..], &["-cache", "off"], &["-hot", "off"], &["-hot", "now", "-cache", "off"]] {
+    for options in
+        [&[][..], &["-hot", "on"], &["-hot", "on", "-cache", "off"], &["-hot", "now", "-cache", "off"]]
+    {
         checks_itself("hot", options, &[]);
     }
     for name in ["signals", "memory", "threads"] {

@@ -69,9 +69,9 @@ fn optimizer() -> Optimizer {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum HotMode {
     /// Never.
+    #[default]
     Off,
     /// At hot code.
-    #[default]
     On,
     /// At all code that is translated again, at once: for tests.
     Now,
