@@ -62,11 +62,20 @@ fn children_and_signals_come_in_storms() {
     checks_itself("storms", &[], &["60", "300"]);
 }
 
+const STRACE: &str = "/usr/bin/strace";
+
+/// Whether the host has strace; says what is skipped if it has not.
+fn has_strace(what: &str) -> bool {
+    let there = std::path::Path::new(STRACE).exists();
+    if !there {
+        skip(&format!("{what}: there is none"));
+    }
+    there
+}
+
 #[test]
 fn strace_sees_system_calls() {
-    const STRACE: &str = "/usr/bin/strace";
-    if !std::path::Path::new(STRACE).exists() {
-        skip("strace under user mode: there is none");
+    if !has_strace("strace under user mode") {
         return;
     }
     let dir = boot::Scratch::new("user-strace");
@@ -98,9 +107,7 @@ fn file_calls(log: &std::path::Path) -> Vec<String> {
 
 #[test]
 fn system_calls_are_printed_as_strace_prints_them() {
-    const STRACE: &str = "/usr/bin/strace";
-    if !std::path::Path::new(STRACE).exists() {
-        skip("what strace prints: there is none");
+    if !has_strace("what strace prints") {
         return;
     }
     let dir = boot::Scratch::new("user-printed");
