@@ -136,7 +136,7 @@ impl Process {
             machine: p.machine,
             paths: p.paths,
             options: p.options,
-            calls: Arc::new(Table::new(p.abi.numbers, p.abi.wide)),
+            calls: Arc::new(Table::new(p.abi)),
             actions: Mutex::new([Action::default(); 65]),
             threads: Mutex::default(),
             exe: p.exe,

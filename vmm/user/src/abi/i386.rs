@@ -41,7 +41,7 @@ pub(crate) const I386: Abi = Abi {
     top: 0xffff_d000,
     limit: 0xffff_e000,
     pie_base: 0x5655_5000,
-    numbers: numbers_i386::NUMBERS,
+    numbers: &[numbers_i386::NUMBERS],
     host_layout: true,
     epoll_packed: true,
     align8: 4,

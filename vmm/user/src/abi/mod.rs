@@ -3,7 +3,6 @@
 pub(crate) mod generic;
 pub(crate) mod i386;
 pub(crate) mod numbers_i386;
-pub(crate) mod numbers_riscv32;
 pub(crate) mod riscv;
 pub(crate) mod x86_64;
 
@@ -49,8 +48,8 @@ pub(crate) struct Abi {
     pub(crate) limit: u64,
     /// Where position-independent programs go.
     pub(crate) pie_base: u64,
-    /// Name and number of each system call, sorted by name.
-    pub(crate) numbers: &'static [(&'static str, u16)],
+    /// Name and number of each system call, in lists that architectures share.
+    pub(crate) numbers: &'static [&'static [(&'static str, u16)]],
     /// Structures are those of the host, or have been made so ([`crate::sys`], `narrow`).
     pub(crate) host_layout: bool,
     /// `struct epoll_event` is packed.
@@ -155,6 +154,11 @@ pub(crate) fn of(arch: GuestArch) -> Option<&'static Abi> {
 }
 
 impl Abi {
+    /// Name and number of each system call.
+    pub(crate) fn calls(&self) -> impl Iterator<Item = &'static (&'static str, u16)> {
+        self.numbers.iter().copied().flatten()
+    }
+
     /// True if programs of this kind are the architecture's.
     pub(crate) fn fits(&self, machine: u16, wide: bool) -> bool {
         (self.machine, self.wide) == (machine, wide)

@@ -7,7 +7,7 @@ use tcg_engine::{
     user::{HostFault, UserCpu},
 };
 
-use super::{Abi, Exception, Frame, LIMIT, Pieces, Popped, generic, no_code, numbers_riscv32};
+use super::{Abi, Exception, Frame, LIMIT, Pieces, Popped, generic, no_code};
 use crate::host::Errno;
 use crate::mm::Mm;
 use crate::sys;
@@ -34,7 +34,7 @@ pub(crate) const RISCV64: Abi = Abi {
     top: 0x3f_ffff_f000,
     limit: LIMIT,
     pie_base: 0x2a_aaaa_a000,
-    numbers: generic::NUMBERS,
+    numbers: &[generic::COMMON, generic::WIDE],
     host_layout: false,
     epoll_packed: false,
     align8: 8,
@@ -93,7 +93,7 @@ pub(crate) const RISCV32: Abi = Abi {
     top: 0xffff_d000,
     limit: 0xffff_e000,
     pie_base: 0x5555_5000,
-    numbers: numbers_riscv32::NUMBERS,
+    numbers: &[generic::COMMON, generic::NARROW],
     // Linux's has no clocks of 32 bits.
     vdso: Vdso {
         functions: &[

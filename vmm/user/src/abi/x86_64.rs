@@ -31,7 +31,7 @@ pub(crate) const X86_64: Abi = Abi {
     top: 0x4fff_ffff_f000,
     limit: LIMIT,
     pie_base: 0x3555_5555_4000,
-    numbers: host_numbers::NUMBERS,
+    numbers: &[host_numbers::NUMBERS],
     host_layout: true,
     epoll_packed: true,
     align8: 8,

@@ -157,7 +157,7 @@ impl Thread {
             self.trace_stop(libc::SIGTRAP as u64 | told, self.tid as u64, None, &CallStop::default());
         }
         let abi = self.process.abi;
-        let number = abi.numbers.iter().find(|n| n.0 == "execve").map_or(0, |n| n.1);
+        let number = abi.calls().find(|n| n.0 == "execve").map_or(0, |n| n.1);
         self.call_stop(&CallStop { when: 2, number: number.into(), ..CallStop::default() });
     }
 
