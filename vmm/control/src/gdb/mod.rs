@@ -6,6 +6,7 @@
 //! into guest memory. While a client is connected and the guest stands, all vCPUs stand.
 
 mod arch;
+mod points;
 mod registers;
 mod server;
 mod target;
@@ -13,6 +14,7 @@ mod target;
 mod tests;
 
 pub use arch::{Bytes, GuestRegisters, Number};
+pub use points::{Points, watchpoint};
 pub use registers::Description;
 pub use server::{GdbServer, serve};
 

@@ -1,13 +1,14 @@
 //! The machine as `gdbstub` wants to see it.
 
 use super::arch::{Bytes, GuestRegisters, Number};
+use super::points::{Points, watchpoint};
 use super::registers::Description;
 use super::{DebugStop, DebugTarget};
 use crate::hmp;
 use crate::monitor::Control;
 use crate::vm::{MemorySpace, VmError};
 use accel::arch::CpuState;
-use accel::{DebugConfig, DebugEvent, WatchKind, Watchpoint};
+use accel::{DebugConfig, DebugEvent, Watchpoint};
 use gdbstub::common::{Signal, Tid};
 use gdbstub::stub::MultiThreadStopReason;
 use gdbstub::target::ext::base::BaseOps;
@@ -31,8 +32,6 @@ use std::sync::Arc;
 /// EFAULT and EINVAL in GDB's numbering of errors.
 const FAULT: u8 = 14;
 const INVALID: u8 = 22;
-/// Most breakpoints and watchpoints of each kind.
-const MAX_POINTS: usize = 4096;
 
 /// What one client has asked for.
 pub(super) struct Guest {
@@ -40,9 +39,9 @@ pub(super) struct Guest {
     control: Arc<Control>,
     description: Description,
     xml: String,
-    software: Vec<u64>,
-    hardware: Vec<u64>,
-    watches: Vec<(Watchpoint, GdbWatch)>,
+    software: Points<u64>,
+    hardware: Points<u64>,
+    watches: Points<(Watchpoint, GdbWatch)>,
     /// vCPUs to step at the next resume.
     stepping: Vec<u32>,
     /// vCPUs that the client named for the next resume, and whether only they are to run.
@@ -74,15 +73,15 @@ impl Guest {
         let told =
             vec![DebugConfig::default(); target.vm().cpus().last().map_or(0, |c| c.index as usize + 1)];
         let xml = description.xml();
-        let (software, hardware, watches, stepping) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let stepping = Vec::new();
         Ok(Self {
             target,
             control,
             description,
             xml,
-            software,
-            hardware,
-            watches,
+            software: Points::default(),
+            hardware: Points::default(),
+            watches: Points::default(),
             stepping,
             named: Vec::new(),
             locked: false,
@@ -94,7 +93,7 @@ impl Guest {
 
     /// Tells each vCPU what is wanted of it, where that has changed.
     fn tell(&mut self) -> Result<(), VmError> {
-        let mut breakpoints: Vec<u64> = self.software.iter().chain(&self.hardware).copied().collect();
+        let mut breakpoints: Vec<u64> = self.software.iter().chain(self.hardware.iter()).copied().collect();
         breakpoints.sort_unstable();
         breakpoints.dedup();
         let watchpoints: Vec<Watchpoint> = self.watches.iter().map(|(w, _)| *w).collect();
@@ -353,58 +352,33 @@ impl Breakpoints for Guest {
     }
 }
 
-fn add<T: PartialEq>(list: &mut Vec<T>, item: T) -> bool {
-    if list.len() >= MAX_POINTS {
-        return false;
-    }
-    if !list.contains(&item) {
-        list.push(item);
-    }
-    true
-}
-
-fn remove<T: PartialEq>(list: &mut Vec<T>, item: &T) -> bool {
-    let before = list.len();
-    list.retain(|i| i != item);
-    list.len() != before
-}
-
 impl SwBreakpoint for Guest {
     fn add_sw_breakpoint(&mut self, addr: u64, _: usize) -> TargetResult<bool, Self> {
-        Ok(add(&mut self.software, addr))
+        Ok(self.software.add(addr))
     }
 
     fn remove_sw_breakpoint(&mut self, addr: u64, _: usize) -> TargetResult<bool, Self> {
-        Ok(remove(&mut self.software, &addr))
+        Ok(self.software.remove(&addr))
     }
 }
 
 impl HwBreakpoint for Guest {
     fn add_hw_breakpoint(&mut self, addr: u64, _: usize) -> TargetResult<bool, Self> {
-        Ok(add(&mut self.hardware, addr))
+        Ok(self.hardware.add(addr))
     }
 
     fn remove_hw_breakpoint(&mut self, addr: u64, _: usize) -> TargetResult<bool, Self> {
-        Ok(remove(&mut self.hardware, &addr))
+        Ok(self.hardware.remove(&addr))
     }
-}
-
-fn watchpoint(gva: u64, len: u64, kind: GdbWatch) -> (Watchpoint, GdbWatch) {
-    let accel_kind = match kind {
-        GdbWatch::Write => WatchKind::Write,
-        GdbWatch::Read => WatchKind::Read,
-        GdbWatch::ReadWrite => WatchKind::Access,
-    };
-    (Watchpoint { gva, len: len.max(1), kind: accel_kind }, kind)
 }
 
 impl HwWatchpoint for Guest {
     fn add_hw_watchpoint(&mut self, addr: u64, len: u64, kind: GdbWatch) -> TargetResult<bool, Self> {
-        Ok(add(&mut self.watches, watchpoint(addr, len, kind)))
+        Ok(self.watches.add(watchpoint(addr, len, kind)))
     }
 
     fn remove_hw_watchpoint(&mut self, addr: u64, len: u64, kind: GdbWatch) -> TargetResult<bool, Self> {
-        Ok(remove(&mut self.watches, &watchpoint(addr, len, kind)))
+        Ok(self.watches.remove(&watchpoint(addr, len, kind)))
     }
 }
 

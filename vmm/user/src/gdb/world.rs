@@ -10,6 +10,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use accel::arch::CpuState;
 use accel::{DebugEvent, Watchpoint};
+use control::gdb::Points;
 use gdbstub::target::ext::breakpoints::WatchKind;
 
 use crate::thread::Thread;
@@ -51,8 +52,8 @@ pub(super) struct World {
     /// Nobody debugs any more.
     pub(super) over: bool,
     pub(super) threads: BTreeMap<i32, View>,
-    pub(super) breakpoints: Vec<u64>,
-    pub(super) watch: Vec<(Watchpoint, WatchKind)>,
+    pub(super) breakpoints: Points<u64>,
+    pub(super) watch: Points<(Watchpoint, WatchKind)>,
     /// Counts changes of what is wanted.
     version: u64,
 }
@@ -72,8 +73,8 @@ impl Debugger {
             running: false,
             over: false,
             threads: BTreeMap::new(),
-            breakpoints: Vec::new(),
-            watch: Vec::new(),
+            breakpoints: Points::default(),
+            watch: Points::default(),
             version: 1,
         };
         Self {
