@@ -25,7 +25,7 @@ pub enum Register {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Feature {
     /// Name.
-    pub name: String,
+    pub name: &'static str,
     /// Leaf.
     pub leaf: u32,
     /// Subleaf.
@@ -58,16 +58,23 @@ pub struct Model {
     /// Highest extended leaf.
     pub xlevel: u32,
     /// Names of its features.
-    pub features: BTreeSet<String>,
+    pub features: BTreeSet<&'static str>,
 }
 
-/// Both files.
+/// What stands under the name of a model.
+#[derive(Debug, Default)]
+struct Section {
+    name: &'static str,
+    /// Its lines, with their numbers.
+    lines: Vec<(usize, &'static str)>,
+}
+
+/// Both files. A model is put together when it is asked for: one is needed of many, and most build on others.
 #[derive(Debug)]
 pub struct Models {
     /// All features.
     pub features: Vec<Feature>,
-    /// All models.
-    pub list: Vec<Model>,
+    sections: Vec<Section>,
 }
 
 /// A number, decimal or with `0x`.
@@ -79,7 +86,7 @@ pub fn number(text: &str) -> Option<u32> {
     }
 }
 
-fn lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
+fn lines(text: &'static str) -> impl Iterator<Item = (usize, &'static str)> {
     text.lines()
         .map(str::trim)
         .zip(1..)
@@ -90,9 +97,78 @@ fn lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
 impl Models {
     /// The files that are part of the program.
     pub fn built_in() -> Result<Self, String> {
-        let features = parse_features(FEATURES)?;
-        let list = parse_models(MODELS, &features)?;
-        Ok(Self { features, list })
+        Self::of(FEATURES, MODELS)
+    }
+
+    fn of(features: &'static str, models: &'static str) -> Result<Self, String> {
+        let mut sections: Vec<Section> = Vec::new();
+        for (n, line) in lines(models) {
+            if let Some(name) = line.strip_prefix('[').and_then(|l| l.strip_suffix(']')) {
+                sections.push(Section { name, ..Section::default() });
+                continue;
+            }
+            let section = sections.last_mut().ok_or(format!("line {n}: no [section] yet"))?;
+            section.lines.push((n, line));
+        }
+        Ok(Self { features: parse_features(features)?, sections })
+    }
+
+    /// Names of all models.
+    pub fn names(&self) -> impl Iterator<Item = &'static str> {
+        self.sections.iter().map(|s| s.name)
+    }
+
+    /// All models.
+    pub fn list(&self) -> Result<Vec<Model>, String> {
+        (0..self.sections.len()).map(|i| self.resolve(i)).collect()
+    }
+
+    /// The model of that name.
+    pub fn model(&self, name: &str) -> Result<Option<Model>, String> {
+        self.sections.iter().position(|s| s.name == name).map(|i| self.resolve(i)).transpose()
+    }
+
+    /// A model, on top of those it builds on, which stand above it.
+    fn resolve(&self, index: usize) -> Result<Model, String> {
+        let section = &self.sections[index];
+        let mut model = Model { name: section.name.to_owned(), ..Model::default() };
+        for (n, line) in &section.lines {
+            let (key, value) = line
+                .split_once('=')
+                .map(|(k, v)| (k.trim(), v.trim()))
+                .ok_or(format!("line {n}: expected ="))?;
+            let value_number = || number(value).ok_or(format!("line {n}: {value} is not a number"));
+            match key {
+                "about" => model.about = value.to_owned(),
+                "base" => {
+                    let above = self.sections[..index].iter().position(|s| s.name == value);
+                    let base = self.resolve(above.ok_or(format!("line {n}: no model {value} above"))?)?;
+                    model = Model { name: model.name, about: model.about, ..base };
+                }
+                "vendor" if value.len() == 12 => model.vendor = value.to_owned(),
+                "family" => model.family = value_number()?,
+                "model" => model.model = value_number()?,
+                "stepping" => model.stepping = value_number()?,
+                "name" if value.len() < 48 => model.brand = value.to_owned(),
+                "level" => model.level = value_number()?,
+                "xlevel" => model.xlevel = value_number()?,
+                "features" => {
+                    for word in value.split_whitespace() {
+                        let (name, on) = word.strip_prefix('-').map_or((word, true), |w| (w, false));
+                        if self.feature(name).is_none() {
+                            return Err(format!("line {n}: no feature {name}"));
+                        }
+                        if on {
+                            model.features.insert(name);
+                        } else {
+                            model.features.remove(name);
+                        }
+                    }
+                }
+                _ => return Err(format!("line {n}: bad key or value: {key}")),
+            }
+        }
+        Ok(model)
     }
 
     /// The feature of that name.
@@ -104,7 +180,7 @@ impl Models {
     /// The known feature whose name is most like `name`.
     #[must_use]
     pub fn nearest(&self, name: &str) -> Option<&str> {
-        near(name, self.features.iter().map(|f| f.name.as_str()))
+        near(name, self.features.iter().map(|f| f.name))
     }
 }
 
@@ -128,7 +204,7 @@ fn distance(a: &str, b: &str) -> usize {
     row[b.len()]
 }
 
-fn parse_features(text: &str) -> Result<Vec<Feature>, String> {
+fn parse_features(text: &'static str) -> Result<Vec<Feature>, String> {
     let mut out: Vec<Feature> = Vec::new();
     for (n, line) in lines(text) {
         let mut words = line.split_whitespace();
@@ -153,58 +229,10 @@ fn parse_features(text: &str) -> Result<Vec<Feature>, String> {
             if out.iter().any(|f| f.name == name) {
                 return Err(format!("line {n}: feature {name} appears twice"));
             }
-            out.push(Feature { name: name.to_owned(), leaf, subleaf, register, bit });
+            out.push(Feature { name, leaf, subleaf, register, bit });
         }
     }
     Ok(out)
-}
-
-fn parse_models(text: &str, features: &[Feature]) -> Result<Vec<Model>, String> {
-    let mut list: Vec<Model> = Vec::new();
-    for (n, line) in lines(text) {
-        if let Some(name) = line.strip_prefix('[').and_then(|l| l.strip_suffix(']')) {
-            list.push(Model { name: name.to_owned(), ..Model::default() });
-            continue;
-        }
-        let (key, value) =
-            line.split_once('=').map(|(k, v)| (k.trim(), v.trim())).ok_or(format!("line {n}: expected ="))?;
-        let Some((model, above)) = list.split_last_mut() else {
-            return Err(format!("line {n}: no [section] yet"));
-        };
-        let value_number = || number(value).ok_or(format!("line {n}: {value} is not a number"));
-        match key {
-            "about" => model.about = value.to_owned(),
-            "base" => {
-                let base = above
-                    .iter()
-                    .find(|m| m.name == value)
-                    .ok_or(format!("line {n}: no model {value} above"))?;
-                *model = Model { name: model.name.clone(), about: model.about.clone(), ..base.clone() };
-            }
-            "vendor" if value.len() == 12 => model.vendor = value.to_owned(),
-            "family" => model.family = value_number()?,
-            "model" => model.model = value_number()?,
-            "stepping" => model.stepping = value_number()?,
-            "name" if value.len() < 48 => model.brand = value.to_owned(),
-            "level" => model.level = value_number()?,
-            "xlevel" => model.xlevel = value_number()?,
-            "features" => {
-                for word in value.split_whitespace() {
-                    let (name, on) = word.strip_prefix('-').map_or((word, true), |w| (w, false));
-                    if !features.iter().any(|f| f.name == name) {
-                        return Err(format!("line {n}: no feature {name}"));
-                    }
-                    if on {
-                        model.features.insert(name.to_owned());
-                    } else {
-                        model.features.remove(name);
-                    }
-                }
-            }
-            _ => return Err(format!("line {n}: bad key or value: {key}")),
-        }
-    }
-    Ok(list)
 }
 
 #[cfg(test)]
@@ -214,8 +242,9 @@ mod tests {
     #[test]
     fn the_files_are_sound() {
         let m = Models::built_in().unwrap();
-        assert!(m.list.len() > 15);
-        for model in &m.list {
+        let list = m.list().unwrap();
+        assert!(list.len() > 15 && m.names().eq(list.iter().map(|l| l.name.as_str())));
+        for model in &list {
             assert_eq!(model.vendor.len(), 12, "{}", model.name);
             assert!(model.level >= 1 && model.features.contains("fpu") && !model.about.is_empty());
             if model.features.contains("lm") {
@@ -236,13 +265,14 @@ mod tests {
 
     #[test]
     fn mistakes_name_their_line() {
-        let f = parse_features("1.0.ecx a b").unwrap();
         assert_eq!(parse_features("# x\n1.0.xyz a").unwrap_err(), "line 2: no register xyz");
         assert!(parse_features("1.0.ecx a a").unwrap_err().contains("twice"));
-        assert_eq!(parse_models("[m]\nfeatures = a c", &f).unwrap_err(), "line 2: no feature c");
-        assert!(parse_models("a = b", &f).unwrap_err().contains("section"));
-        let m = parse_models("[m]\nfeatures = a b\n[n]\nbase = m\nfeatures = -a", &f).unwrap();
-        assert_eq!(m[1].features.iter().collect::<Vec<_>>(), ["b"]);
+        let models = |text| Models::of("1.0.ecx a b", text).and_then(|m| m.list());
+        assert_eq!(models("[m]\nfeatures = a c").unwrap_err(), "line 2: no feature c");
+        assert_eq!(models("[m]\nbase = n\n[n]").unwrap_err(), "line 2: no model n above");
+        assert!(models("a = b").unwrap_err().contains("section"));
+        let m = models("[m]\nfeatures = a b\n[n]\nbase = m\nfeatures = -a").unwrap();
+        assert_eq!(m[1].features.iter().collect::<Vec<_>>(), [&"b"]);
     }
 
     #[test]

@@ -135,7 +135,7 @@ macro_rules! features {
         }
 
         impl Flags {
-            fn of(names: &BTreeSet<String>) -> Self {
+            fn of(names: &BTreeSet<&'static str>) -> Self {
                 Self { $($field: names.contains($name),)* }
             }
         }
@@ -253,15 +253,11 @@ const NEEDS: &[(CpuidFeature, &str)] = &[
     (CpuidFeature::SKINIT_or_SVM, "svm"),
 ];
 
-fn files() -> Result<Models, AccelError> {
-    Models::built_in().map_err(|e| AccelError::Cpu(format!("model file: {e}")))
-}
-
 /// Names of the models with a line about each.
 #[must_use]
 pub fn models() -> Vec<(String, String)> {
-    let Ok(m) = Models::built_in() else { return Vec::new() };
-    let mut list: Vec<_> = m.list.into_iter().map(|m| (m.name, m.about)).collect();
+    let Ok(list) = Models::built_in().and_then(|m| m.list()) else { return Vec::new() };
+    let mut list: Vec<_> = list.into_iter().map(|m| (m.name, m.about)).collect();
     list.sort_by_key(|(name, _)| name != DEFAULT);
     list.insert(1, ("max".to_owned(), "everything the translator implements".to_owned()));
     list
@@ -271,29 +267,32 @@ impl Model {
     /// A model by name, with properties. Unknown names are refused; features that are not implemented are left out
     /// silently when a model has them, and refused when they are asked for.
     pub fn new(cpu: &CpuModel, topology: Topology) -> Result<Self, AccelError> {
-        let m = files()?;
+        let bad = |e| AccelError::Cpu(format!("model file: {e}"));
+        let m = Models::built_in().map_err(bad)?;
         let name = match cpu.name.as_str() {
             "" => DEFAULT,
             "host" => "max",
             n => n,
         };
         let mut id = if name == "max" {
-            let mut max = m.list.iter().find(|l| l.name == DEFAULT).cloned().unwrap_or_default();
+            let mut max = m.model(DEFAULT).map_err(bad)?.unwrap_or_default();
             max.name = "max".to_owned();
             (max.level, max.xlevel) = (0x1f, 0x8000_001e);
-            max.features = m.features.iter().map(|f| f.name.clone()).collect();
+            max.features = IMPLEMENTED.iter().copied().collect();
             max
         } else {
-            m.list.iter().find(|l| l.name == name).cloned().ok_or_else(|| {
-                let known: Vec<_> = m.list.iter().map(|m| m.name.as_str()).collect();
+            m.model(name).map_err(bad)?.ok_or_else(|| {
+                let known: Vec<_> = m.names().collect();
                 let hint = x86_models::near(name, known.iter().copied());
                 let hint = hint.map_or(String::new(), |n| format!(", did you mean '{n}'?"));
                 let known = known.join(", ");
                 AccelError::Cpu(format!("model '{name}' does not exist{hint}; there are max, {known}"))
             })?
         };
-        id.features.insert("hypervisor".to_owned());
-        id.features.retain(|f| IMPLEMENTED.contains(&f.as_str()));
+        id.features.insert("hypervisor");
+        if name != "max" {
+            id.features.retain(|f| IMPLEMENTED.contains(f));
+        }
         let mut phys_bits = 40;
         for (key, value) in &cpu.features {
             let need = || {
@@ -315,12 +314,16 @@ impl Model {
                 "vendor" if value.len() == 12 && value.is_ascii() => id.vendor.clone_from(value),
                 "model-id" if value.len() < 48 && value.is_ascii() => id.brand.clone_from(value),
                 name if m.feature(name).is_some() => match value.as_str() {
-                    "on" | "true" | "yes" if !IMPLEMENTED.contains(&name) => {
-                        return Err(AccelError::Cpu(format!("feature '{name}' is not implemented by tcg")));
-                    }
-                    "on" | "true" | "yes" => {
-                        id.features.insert(name.to_owned());
-                    }
+                    "on" | "true" | "yes" => match IMPLEMENTED.iter().find(|i| **i == name) {
+                        Some(name) => {
+                            id.features.insert(name);
+                        }
+                        None => {
+                            return Err(AccelError::Cpu(format!(
+                                "feature '{name}' is not implemented by tcg"
+                            )));
+                        }
+                    },
                     "off" | "false" | "no" => {
                         id.features.remove(name);
                     }
@@ -339,7 +342,7 @@ impl Model {
         let registers = m
             .features
             .iter()
-            .filter(|f| id.features.contains(&f.name))
+            .filter(|f| id.features.contains(f.name))
             .map(|f| (f.leaf, f.subleaf, f.register, f.bit))
             .collect();
         let has = Flags::of(&id.features);
@@ -382,7 +385,7 @@ mod tests {
 
     #[test]
     fn a_model_has_what_is_implemented() {
-        let m = files().unwrap();
+        let m = Models::built_in().unwrap();
         for name in IMPLEMENTED {
             assert!(m.feature(name).is_some(), "{name} is no feature");
         }

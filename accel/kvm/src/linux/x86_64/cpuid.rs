@@ -81,7 +81,8 @@ impl Template {
         cpu: &CpuModel,
         apics: Apics,
     ) -> Result<Self, AccelError> {
-        let models = Models::built_in().map_err(|e| AccelError::Cpu(format!("model file: {e}")))?;
+        let bad = |e| AccelError::Cpu(format!("model file: {e}"));
+        let models = Models::built_in().map_err(bad)?;
         let mut offered = supported.to_vec();
         let on = |name: &str, entries: &mut [kvm_cpuid_entry2], on: bool| {
             if let Some(f) = models.feature(name) {
@@ -107,8 +108,8 @@ impl Template {
 
         let mut model = match cpu.name.as_str() {
             "" | "host" | "max" => None,
-            name => Some(models.list.iter().find(|m| m.name == name).cloned().ok_or_else(|| {
-                let known: Vec<_> = models.list.iter().map(|m| m.name.as_str()).collect();
+            name => Some(models.model(name).map_err(bad)?.ok_or_else(|| {
+                let known: Vec<_> = models.names().collect();
                 let hint =
                     super::models::near(name, ["host", "max"].into_iter().chain(known.iter().copied()))
                         .map_or_else(|| ",".to_owned(), |n| format!(", did you mean '{n}'?"));
@@ -267,13 +268,13 @@ fn named_entries(
     // These exist only in virtual machines, or because of how KVM runs; every model has them.
     let always = |name: &str| matches!(name, "hypervisor" | "x2apic" | "tsc-deadline" | "arat");
     for f in &models.features {
-        let wanted = model.features.contains(&f.name);
+        let wanted = model.features.contains(f.name);
         let there = get(offered, f);
         if wanted && !there {
-            dropped.push(f.name.clone());
+            dropped.push(f.name.to_owned());
         }
         if f.name != "hypervisor" || !there {
-            set(&mut entries, f, there && (wanted || always(&f.name)));
+            set(&mut entries, f, there && (wanted || always(f.name)));
         }
     }
     // Words without a named bit, and bits without a name, are not part of the model.

@@ -113,8 +113,8 @@ pub(crate) fn cpu_models() -> Vec<(String, String)> {
         ("max".to_owned(), "everything that KVM offers".to_owned()),
     ];
     // The data file is part of the program and tested, so it can be read.
-    if let Ok(models) = models::Models::built_in() {
-        list.extend(models.list.into_iter().map(|m| (m.name, m.about)));
+    if let Ok(models) = models::Models::built_in().and_then(|m| m.list()) {
+        list.extend(models.into_iter().map(|m| (m.name, m.about)));
     }
     list
 }
