@@ -207,7 +207,13 @@ impl Kept {
     #[must_use]
     pub fn take(&self) -> Option<Vec<u8>> {
         let mut new = self.made();
-        if new.rows.len() < FEW.max(self.rows / 8) {
+        // Units of the second tier cost more than others: what must be made again is worth more.
+        let better = |rows: &mut dyn Iterator<Item = Row>| rows.filter(|r| r.tier != 0).count();
+        let made_better = better(&mut new.rows.iter().copied());
+        let few = new.rows.len() < FEW.max(self.rows / 8);
+        if few
+            && (made_better == 0 || made_better * 8 < better(&mut (0..self.rows).filter_map(|n| self.row(n))))
+        {
             return None;
         }
         let new = std::mem::take(&mut *new);
@@ -398,6 +404,10 @@ mod tests {
         assert!(kept.find(Key { pc: 0x1012, mode: 0 }).is_none());
         assert!(kept.find(Key { pc: 0x1010, mode: 1 }).is_none());
         assert!(kept.take().is_none(), "nothing new");
+        kept.add(Row { pc: 8, mode: 0, offset: 0, tier: 0 }, [&[7], &[8; 9], &[], &[], &[]]);
+        assert!(kept.take().is_none(), "one unit is not worth it");
+        kept.add(Row { pc: 8, mode: 0, offset: 0, tier: 1 }, [&[7], &[8; 9], &[], &[], &[]]);
+        assert!(kept.take().is_some(), "a better one is");
         assert!(Kept::parse(bytes, b"another").is_none());
     }
 

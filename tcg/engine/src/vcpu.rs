@@ -382,12 +382,14 @@ impl<G: Guest> Vcpu<G> {
             again: false,
         };
         let interp = tcg_ir::interp::Interp::new();
+        // The new jump cache is empty.
+        let generation = engine.cache.generation();
         let mut v = Box::new(Self {
             engine,
             env,
             core,
             interp,
-            generation: 0,
+            generation,
             recent: [const { None }; RECENT],
             resume_at: None,
             executed: 0,
@@ -753,7 +755,7 @@ impl<G: Guest> Vcpu<G> {
             self.core.shared.set_running(false);
             return (None, None);
         }
-        if self.core.log.wants(LogItems::EXEC | LogItems::CPU) {
+        if self.core.log.wants_at(LogItems::EXEC | LogItems::CPU, unit.at.key.pc) {
             self.log_unit(unit);
         }
         let exit = engine.cache.backend.run(&unit.code, self, unit.at.key);

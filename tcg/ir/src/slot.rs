@@ -36,13 +36,11 @@ impl SlotTable {
         Self::default()
     }
 
-    /// Adds a slot. Panics if it overlaps another: the table is the front end's own data, not guest input.
+    /// Adds a slot. With debug assertions, panics if it overlaps another: the table is the front end's own data, not guest input.
     pub fn add(&mut self, name: &'static str, offset: usize, ty: Type) -> SlotId {
         let end = offset + ty.bytes();
-        for s in &self.slots {
-            let (o, e) = (s.offset as usize, s.offset as usize + s.ty.bytes());
-            assert!(end <= o || e <= offset, "slot {name} overlaps slot {}", s.name);
-        }
+        let clash = |s: &&SlotDesc| end > s.offset as usize && s.offset as usize + s.ty.bytes() > offset;
+        debug_assert!(self.slots.iter().find(clash).is_none(), "slot {name} overlaps another");
         self.slots.push(SlotDesc { name, offset: offset as u32, ty, volatile: false });
         SlotId((self.slots.len() - 1) as u16)
     }

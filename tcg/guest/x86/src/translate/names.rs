@@ -9,18 +9,24 @@ use iced_x86::Mnemonic;
 /// Something that follows from an instruction's name in lower case.
 pub(super) struct ByName<T: 'static> {
     named: fn(&str) -> T,
-    known: OnceLock<Box<[OnceLock<T>]>>,
+    known: [OnceLock<Box<[OnceLock<T>; CHUNK]>>; CHUNKS],
 }
+
+/// Names are known by the chunk, so that a program with few different instructions needs little memory.
+const CHUNK: usize = 32;
+/// As many as there are names.
+const CHUNKS: usize = 64;
 
 impl<T: Copy> ByName<T> {
     pub(super) const fn new(named: fn(&str) -> T) -> Self {
-        Self { named, known: OnceLock::new() }
+        Self { named, known: [const { OnceLock::new() }; CHUNKS] }
     }
 
     pub(super) fn get(&self, m: Mnemonic) -> T {
-        let known = self.known.get_or_init(|| Mnemonic::values().map(|_| OnceLock::new()).collect());
         let named = || (self.named)(&format!("{m:?}").to_ascii_lowercase());
-        known.get(m as usize).map_or_else(named, |one| *one.get_or_init(named))
+        let Some(chunk) = self.known.get(m as usize / CHUNK) else { return named() };
+        let chunk = chunk.get_or_init(|| Box::new([const { OnceLock::new() }; CHUNK]));
+        *chunk[m as usize % CHUNK].get_or_init(named)
     }
 }
 
@@ -65,5 +71,6 @@ mod tests {
             assert_eq!(find(&format!("{m:?}").to_lowercase()), Some(m));
         }
         assert_eq!(find("vnothing"), None);
+        assert!(Mnemonic::values().len() <= CHUNK * CHUNKS);
     }
 }
