@@ -6,7 +6,10 @@
 #![expect(unsafe_code, reason = "raw system calls, whose arguments are the guest's")]
 
 use std::arch::{asm, global_asm};
+use std::ffi::c_void;
 use std::sync::atomic::AtomicU32;
+
+use crate::mm::PAGE;
 
 /// An error number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -288,4 +291,28 @@ pub(crate) fn say(text: &str) {
 pub(crate) fn started_by_binfmt() -> bool {
     // SAFETY: reads what the kernel gave the process.
     unsafe { libc::getauxval(libc::AT_FLAGS) & 1 != 0 }
+}
+
+/// Gives back the pages of Rhea's own code and constants: what starting has touched, and what the host has mapped around it. They come
+/// back from their files when they are needed again, which few of them are.
+pub(crate) fn forget_own_pages() {
+    /// Gives back the pages of one object that nobody writes to.
+    unsafe extern "C" fn each(object: *mut libc::dl_phdr_info, _: usize, _: *mut c_void) -> libc::c_int {
+        // SAFETY: the C library passes an object that stays for the length of the call, with all its headers.
+        let (base, headers) = unsafe {
+            let o = &*object;
+            (o.dlpi_addr, std::slice::from_raw_parts(o.dlpi_phdr, o.dlpi_phnum.into()))
+        };
+        for h in headers.iter().filter(|h| h.p_type == libc::PT_LOAD && h.p_flags & libc::PF_W == 0) {
+            let start = base + h.p_vaddr;
+            let end = start + h.p_memsz;
+            let [start, end] = [start, end].map(|at| at / PAGE * PAGE);
+            if start < end {
+                let _ = call(libc::SYS_madvise, &[start, end - start, libc::MADV_DONTNEED as u64]);
+            }
+        }
+        0
+    }
+    // SAFETY: the function is called for each object before this returns; what it gives back holds what the files do.
+    unsafe { libc::dl_iterate_phdr(Some(each), std::ptr::null_mut()) };
 }

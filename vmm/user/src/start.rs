@@ -75,6 +75,8 @@ fn try_run(name: &str, args: &[String], arch: Option<&str>, guests: &[Guest]) ->
         (Some(a), Some(b)) if a != b => return Err(format!("-arch {b}: {name} runs programs of {a}")),
         (a, b) => a.or(b).map(str::to_owned),
     };
+    // What came before is most of what starting needs of memory.
+    host::forget_own_pages();
     o.open_log()?;
     let filters = match o.filters {
         // Without them the program could do what it must not.
@@ -151,6 +153,7 @@ fn try_run(name: &str, args: &[String], arch: Option<&str>, guests: &[Guest]) ->
     }
     let mut thread = Thread::new(process.clone(), cpu, mask, true);
     thread.filters = filters;
+    host::forget_own_pages();
     Ok(thread.run())
 }
 
