@@ -1,6 +1,6 @@
 //! Accelerators and partitions (one machine's share of an accelerator).
 
-use std::{fmt, io::Write, sync::Arc};
+use std::{fmt, io::Write, ops::RangeInclusive, sync::Arc};
 
 use bitflags::bitflags;
 use guest_memory::AddressSpace;
@@ -68,6 +68,8 @@ bitflags! {
 #[derive(Clone)]
 pub struct LogSink {
     items: LogItems,
+    /// Guest addresses of code that is logged; all if there are none.
+    only: Arc<[RangeInclusive<u64>]>,
     out: Arc<parking_lot::Mutex<Box<dyn Write + Send>>>,
 }
 
@@ -75,7 +77,13 @@ impl LogSink {
     /// A sink for `items` that writes to `out`.
     #[must_use]
     pub fn new(items: LogItems, out: Box<dyn Write + Send>) -> Self {
-        Self { items, out: Arc::new(parking_lot::Mutex::new(out)) }
+        Self { items, only: Arc::new([]), out: Arc::new(parking_lot::Mutex::new(out)) }
+    }
+
+    /// The same sink, for code at these addresses alone.
+    #[must_use]
+    pub fn only(self, ranges: &[RangeInclusive<u64>]) -> Self {
+        Self { only: ranges.into(), ..self }
     }
 
     /// A sink that wants nothing.
@@ -88,6 +96,12 @@ impl LogSink {
     #[must_use]
     pub fn wants(&self, items: LogItems) -> bool {
         self.items.intersects(items)
+    }
+
+    /// True if any of `items` is wanted of code at `pc`.
+    #[must_use]
+    pub fn wants_at(&self, items: LogItems, pc: u64) -> bool {
+        self.wants(items) && (self.only.is_empty() || self.only.iter().any(|r| r.contains(&pc)))
     }
 
     /// Writes one record; a failing log never disturbs the guest.

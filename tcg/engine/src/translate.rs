@@ -274,7 +274,7 @@ pub(crate) fn translate<G: Guest>(
     log_guest_code(&engine, vcpu, key, region.guest_len, bytes);
     let tables = Tables { slots: &engine.tables.slots, helpers: &engine.tables.helpers };
     let log = &vcpu.core.log;
-    if log.wants(LogItems::IR) {
+    if log.wants_at(LogItems::IR, key.pc) {
         log.write(format_args!("IR:\n{}\n", tcg_ir::print::region(region, tables)));
     }
     if !debugging {
@@ -287,7 +287,7 @@ pub(crate) fn translate<G: Guest>(
     if guards && read.volatile {
         guarded::guard(region, engine.guest.slots(), bytes);
     }
-    if log.wants(LogItems::IR_OPT) {
+    if log.wants_at(LogItems::IR_OPT, key.pc) {
         log.write(format_args!("IR after passes:\n{}\n", tcg_ir::print::region(region, tables)));
     }
     let fp = engine.guest.fp_mode(guest_key);
@@ -307,7 +307,7 @@ pub(crate) fn translate<G: Guest>(
             Err(_) => interp(),
         },
     };
-    if log.wants(LogItems::OUT_ASM)
+    if log.wants_at(LogItems::OUT_ASM, key.pc)
         && let Some(text) = backend.disassemble(&code)
     {
         log.write(format_args!("OUT: {} bytes\n{text}\n", code.len()));
@@ -385,7 +385,7 @@ fn log_guest_code<G: Guest>(
     bytes: &[u8],
 ) {
     let log = &vcpu.core.log;
-    if !log.wants(LogItems::IN_ASM) {
+    if !log.wants_at(LogItems::IN_ASM, key.pc) {
         return;
     }
     let mut text = format!("IN: {:#018x} mode {:#x}\n", key.pc, key.mode);

@@ -32,8 +32,18 @@ pub(crate) enum LoadError {
     Machine { path: String, machine: u16, expected: &'static str },
     #[error("{path}: its dynamic linker {interp} is missing; give the root of its system with -L DIR")]
     Interp { path: String, interp: String },
-    #[error("{path}: cannot map {what}: {source}")]
+    #[error("{path}: cannot map {what}: {source}{}", advice(source))]
     Map { path: String, what: String, source: std::io::Error },
+}
+
+/// What may help where memory cannot be mapped.
+fn advice(e: &std::io::Error) -> &'static str {
+    match e.raw_os_error() {
+        Some(libc::EEXIST) => "; something is there already: have the program elsewhere with -B",
+        Some(libc::ENOMEM) => "; it is beyond what a program has (-R), or memory is short",
+        Some(libc::EPERM) => "; the host keeps the lowest addresses: have the program elsewhere with -B",
+        _ => "",
+    }
 }
 
 /// What to run: resolved through scripts.

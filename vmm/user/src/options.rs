@@ -2,6 +2,7 @@
 
 use std::ffi::CString;
 use std::io::Write as _;
+use std::ops::RangeInclusive;
 use std::os::fd::AsRawFd as _;
 use std::sync::{Arc, Mutex};
 
@@ -29,6 +30,9 @@ pub(crate) struct Options {
     items_text: Option<String>,
     /// `-d help`.
     asks_items: bool,
+    /// Addresses of code that is logged; all if there are none.
+    only: Vec<RangeInclusive<u64>>,
+    only_text: Option<String>,
     pub(crate) log_file: Option<String>,
     pub(crate) seed: Option<u64>,
     pub(crate) gdb: Option<String>,
@@ -253,6 +257,24 @@ const OPTIONS: &[Opt] = &[
         },
     },
     Opt {
+        name: "dfilter",
+        env: Some("QEMU_DFILTER"),
+        arg: Some("RANGE[,...]"),
+        help: "log code at these addresses alone: FROM..TO, FROM+LENGTH or TO-LENGTH",
+        set: |o, v| {
+            o.only = v.split(',').map(range).collect::<Result<_, _>>()?;
+            o.only_text = Some(v.to_owned());
+            Ok(())
+        },
+    },
+    Opt {
+        name: "trace",
+        env: Some("QEMU_TRACE"),
+        arg: Some("PATTERN"),
+        help: "refused: there are no trace events",
+        set: |_, _| Err("there are no trace events; '-d help' lists what can be logged".to_owned()),
+    },
+    Opt {
         name: "D",
         env: Some("QEMU_LOG_FILENAME"),
         arg: Some("FILE"),
@@ -414,6 +436,25 @@ fn size(text: &str) -> Result<u64, String> {
     n.ok().and_then(|n| n.checked_mul(1 << shift)).ok_or_else(bad)
 }
 
+/// A range of addresses: `FROM..TO`, both of which belong to it, `FROM+LENGTH`, or `TO-LENGTH`.
+fn range(text: &str) -> Result<RangeInclusive<u64>, String> {
+    let bad = || format!("'{text}' is none of FROM..TO, FROM+LENGTH, TO-LENGTH");
+    let number = |t: &str| match t.strip_prefix("0x") {
+        Some(hex) => u64::from_str_radix(hex, 16).ok(),
+        None => t.parse().ok(),
+    };
+    let parts = |by| text.split_once(by).and_then(|(a, b)| Some((number(a)?, number(b)?)));
+    let less = |len: u64| len.checked_sub(1);
+    let found = if text.contains("..") {
+        parts("..").filter(|(a, b)| a <= b)
+    } else if text.contains('+') {
+        parts("+").and_then(|(a, n)| Some((a, a.checked_add(less(n)?)?)))
+    } else {
+        parts("-").and_then(|(b, n)| Some((b.checked_sub(less(n)?)?, b)))
+    };
+    found.map(|(a, b)| a..=b).ok_or_else(bad)
+}
+
 /// What a command line says to do.
 pub(crate) enum Invocation {
     Run(Box<Options>),
@@ -563,7 +604,7 @@ impl Options {
                 Ok(())
             }
         }
-        LogSink::new(self.items, Box::new(Out(self.clone())))
+        LogSink::new(self.items, Box::new(Out(self.clone()))).only(&self.only)
     }
 
     /// Arguments with which Rhea runs another program the same way, up to the program; `same` if it is of the same architecture,
@@ -589,6 +630,7 @@ impl Options {
         add("B", (self.base != 0 && same).then(|| self.base.to_string()));
         add("R", self.reserved.filter(|_| same).map(|r| r.to_string()));
         add("d", self.items_text.clone());
+        add("dfilter", self.only_text.clone());
         add("D", self.log_file.clone());
         add("tb-size", (self.code_size != 0).then(|| (self.code_size >> 20).to_string()));
         for p in &self.plugins {
@@ -608,7 +650,8 @@ impl Options {
         add(
             "hot",
             match self.hot {
-                HotMode::On => None,
+                mode if mode == HotMode::default() => None,
+                HotMode::On => Some("on".to_owned()),
                 HotMode::Off => Some("off".to_owned()),
                 HotMode::Now => Some("now".to_owned()),
             },
@@ -662,7 +705,19 @@ mod tests {
         assert_eq!(e(&["-zz", "p"]), "unknown option '-zz'; see --help");
         assert_eq!(e(&["-L"]), "-L needs an argument: DIR");
         assert_eq!(e(&[]), "no program is named; see --help");
+        assert_eq!(
+            e(&["-dfilter", "5-9", "p"]),
+            "-dfilter: '5-9' is none of FROM..TO, FROM+LENGTH, TO-LENGTH"
+        );
+        assert!(e(&["-trace", "x", "p"]).contains("no trace events"));
         assert!(e(&["-d", "foo", "p"]).starts_with("-d: 'foo' is none of in_asm"));
+    }
+
+    #[test]
+    fn ranges_of_addresses() {
+        let o = run(&["-dfilter", "0x1000..0x1fff,4096+16,0x20-0x10", "p"]).unwrap();
+        assert_eq!(o.only, [0x1000..=0x1fff, 4096..=4111, 0x11..=0x20]);
+        assert!(range("5..4").is_err() && range("1+0").is_err() && range("1").is_err());
     }
 
     #[test]
