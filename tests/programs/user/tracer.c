@@ -146,6 +146,64 @@ static void breakpoints_and_steps(void)
     CHECK(WEXITSTATUS(wait_for(p)) == 5);
 }
 
+#if !defined(__riscv)
+#include <stddef.h>
+#include <sys/user.h>
+#define DEBUG(n) (void *)(offsetof(struct user, u_debugreg) + (n) * sizeof(long))
+
+static void body_watch(void)
+{
+    asm volatile("" ::: "memory");
+    long seen = word;
+    word = seen + 1;
+    place();
+    place();
+    _exit(word == 6 && reached == 2 ? 9 : 96);
+}
+
+static long debug_stop(pid_t p)
+{
+    siginfo_t info;
+    CHECK(wait_for(p) == (SIGTRAP << 8 | 0x7f));
+    CHECK(ptrace(PTRACE_GETSIGINFO, p, 0, &info) == 0 && info.si_code == 4);
+    return ptrace(PTRACE_PEEKUSER, p, DEBUG(6), 0) & 15;
+}
+
+/* What each access to `word` and each arrival at `place` is told of. */
+static void debug_registers(void)
+{
+    unsigned long regs[64];
+    pid_t p = child(body_watch);
+    CHECK(ptrace(PTRACE_PEEKUSER, p, DEBUG(7), 0) == 0);
+    CHECK(ptrace(PTRACE_POKEUSER, p, DEBUG(4), 1) == -1 && errno == EIO);
+    CHECK(ptrace(PTRACE_POKEUSER, p, DEBUG(0), &word) == 0);
+    /* Four bytes are watched, for loads and stores; what is not aligned is refused. */
+    CHECK(ptrace(PTRACE_POKEUSER, p, DEBUG(7), 0xf0001) == 0);
+    CHECK(ptrace(PTRACE_PEEKUSER, p, DEBUG(0), 0) == (long)&word);
+    CHECK(ptrace(PTRACE_POKEUSER, p, DEBUG(0), (char *)&word + 1) == -1 && errno == EINVAL);
+    go(PTRACE_CONT, p, 0);
+    CHECK(debug_stop(p) == 1);
+    CHECK(ptrace(PTRACE_PEEKDATA, p, &word, 0) == 5);
+    /* Stores alone, and an instruction. */
+    CHECK(ptrace(PTRACE_POKEUSER, p, DEBUG(1), place) == 0);
+    CHECK(ptrace(PTRACE_POKEUSER, p, DEBUG(7), 0xd0005) == 0);
+    go(PTRACE_CONT, p, 0);
+    CHECK(debug_stop(p) == 1);
+    CHECK(ptrace(PTRACE_PEEKDATA, p, &word, 0) == 6);
+    go(PTRACE_CONT, p, 0);
+    CHECK(debug_stop(p) == 2);
+    registers(p, regs, PTRACE_GETREGSET);
+    CHECK(PC(regs) == (unsigned long)place);
+    go(PTRACE_CONT, p, 0);
+    CHECK(debug_stop(p) == 2);
+    CHECK(ptrace(PTRACE_POKEUSER, p, DEBUG(7), 0) == 0);
+    go(PTRACE_CONT, p, 0);
+    CHECK(WEXITSTATUS(wait_for(p)) == 9);
+}
+#else
+static void debug_registers(void) {}
+#endif
+
 static void on_signal(int n) { reached += n; }
 
 static void body_signal(void)
@@ -228,6 +286,7 @@ int main(void)
 {
     calls_and_memory();
     breakpoints_and_steps();
+    debug_registers();
     signals_are_the_tracers();
     children_are_followed();
     what_cannot_be();

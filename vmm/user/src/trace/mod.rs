@@ -10,12 +10,13 @@
 //! Whoever is traced from its start says where its block is by itself. One that is attached to ([`attach`]) is told so by a message:
 //! SIGSEGV, which is never blocked, with a code of our own. Messages also interrupt, and carry group stops to other threads.
 //!
-//! Not there: breakpoints and watchpoints by debug registers, and the extended state of x86 (`NT_X86_XSTATE`). A process in a
+//! Not there: the extended state of x86 (`NT_X86_XSTATE`). A process in a
 //! group stop waits in Rhea, so its parent, if that is not the tracer, is not told.
 //!
 //! Sources: ptrace(2); `include/uapi/linux/ptrace.h`.
 
 mod attach;
+mod debug;
 mod group;
 mod tracee;
 mod tracer;
@@ -75,6 +76,8 @@ mod word {
     pub(super) const INFO: usize = 32;
     /// Segments of a 32-bit x86 program for its threads.
     pub(super) const SEGMENTS: usize = 48;
+    /// Debug registers of x86.
+    pub(super) const DEBUG: usize = 52;
     pub(super) const FIRST_REGISTER: usize = 64;
     pub(super) const FIRST_FLOAT: usize = 128;
 }

@@ -7,6 +7,7 @@ use accel::arch::GuestArch;
 use accel::arch::x86_64::program;
 
 use super::attach::is_rhea;
+use super::debug::{self, Points};
 use super::{MAGIC, STOPPING, WORDS, changed, command, event, option, word};
 use crate::gdb::Stop;
 use crate::host::{self, Errno, RESTART, RESTART_ONCE, Sys};
@@ -29,6 +30,8 @@ pub(crate) struct Tracee {
     silent: bool,
     /// What it knows of the group stops of its process.
     pub(super) group: u64,
+    /// What its debug registers look for.
+    points: Points,
 }
 
 /// A system call at a stop.
@@ -47,7 +50,15 @@ impl Tracee {
         let block = Box::new([const { AtomicU64::new(0) }; WORDS]);
         block[0].store(MAGIC, SeqCst);
         block[word::OPTIONS].store(options, SeqCst);
-        Box::new(Self { block, mode: command::CONT, options, new: false, silent: false, group: 0 })
+        Box::new(Self {
+            block,
+            mode: command::CONT,
+            options,
+            new: false,
+            silent: false,
+            group: 0,
+            points: Points::default(),
+        })
     }
 
     /// Of a thread of this process.
@@ -94,6 +105,11 @@ impl Tracee {
             info = SigInfo::fault(signal, 0, 0);
         }
         (wanted != 0 && signal <= MAX).then_some((wanted, info))
+    }
+
+    /// Each instruction is a step, of the tracer's or for what the debug registers look for.
+    fn steps(&self) -> bool {
+        self.mode == command::STEP || self.points.has_code()
     }
 
     /// How it was told to go on.
@@ -249,19 +265,34 @@ impl Thread {
 
     /// True if each instruction is a step.
     pub(crate) fn is_stepped(&self) -> bool {
-        self.traced.as_ref().is_some_and(|t| t.mode == command::STEP)
+        self.traced.as_ref().is_some_and(|t| t.steps())
     }
 
     /// Tells the tracer of something; the signal that is to be delivered.
     pub(crate) fn tell_tracer(&mut self, stop: Stop, info: &SigInfo) -> Option<i32> {
         match stop {
             Stop::Signal(s) => self.trace_stop(s as u64, 0, Some(info), &CallStop::default()),
-            Stop::Debug(DebugEvent::SingleStep) => {
-                let info = SigInfo::fault(libc::SIGTRAP, TRAP_TRACE, self.cpu.pc());
-                self.trace_stop(libc::SIGTRAP as u64, 0, Some(&info), &CallStop::default())
+            Stop::Debug(DebugEvent::SingleStep) => self.debug_stop(0),
+            Stop::Debug(DebugEvent::Watchpoint { gva, write }) => {
+                self.debug_stop(self.traced.as_ref().map_or(0, |t| t.points.accessed(gva, write)))
             }
             _ => None,
         }
+    }
+
+    /// Stops behind an instruction, if the tracer wants to know: of a step, or of what its debug registers have met.
+    fn debug_stop(&mut self, accessed: u64) -> Option<i32> {
+        let pc = self.cpu.pc();
+        let t = self.traced.as_ref()?;
+        let met = accessed | t.points.reached(pc);
+        let (step, code) = match t.mode {
+            command::STEP => (debug::STEP, TRAP_TRACE),
+            _ if met == 0 => return None,
+            _ => (0, debug::TRAP_HWBKPT),
+        };
+        t.set(word::DEBUG + debug::STATUS, met | step);
+        let info = SigInfo::fault(libc::SIGTRAP, code, pc);
+        self.trace_stop(libc::SIGTRAP as u64, 0, Some(&info), &CallStop::default())
     }
 
     /// Stops with a signal.
@@ -379,7 +410,9 @@ impl Thread {
         (t.mode, t.options) = (t.get(word::COMMAND), t.get(word::OPTIONS));
         let signal = t.get(word::SIGNAL) as i32;
         let stays = t.mode != command::DETACH;
-        self.cpu.set_debug(t.mode == command::STEP, &[]);
+        let registers: Vec<u64> = (0..debug::COUNT).map(|n| t.get(word::DEBUG + n)).collect();
+        t.points = Points::of(&registers).filter(|_| stays).unwrap_or_default();
+        self.cpu.set_debug(t.steps(), &t.points.watched());
         self.traced = stays.then_some(t);
         (1..=MAX).contains(&signal).then_some(signal)
     }

@@ -7,6 +7,7 @@ use accel::arch::GuestArch;
 use accel::arch::x86_64::program;
 
 use super::attach::{attach, interrupt};
+use super::debug;
 use super::{MAGIC, WORDS, changed, command, event, option, request, word};
 use crate::host::{self, Errno, Sys};
 use crate::sys::describe;
@@ -283,13 +284,22 @@ pub(crate) fn ptrace(t: &mut Thread, a: &[u64; 6]) -> Sys {
         }
         request::POKETEXT | request::POKEDATA => poke(view, pid, address, data, size)?,
         request::PEEKUSER => {
+            if let Some(n) = debug::at(abi, address) {
+                let fixed = if n == debug::STATUS { debug::STATUS_FIXED } else { 0 };
+                mm.write(data, &(view.words[word::DEBUG + n] | fixed).to_le_bytes()[..size])?;
+                return Ok(0);
+            }
             let at = address as usize;
             let registers = view.registers(abi.wide);
-            // What lies behind the registers, such as those for debugging, is zeros.
+            // What lies behind the registers is zeros.
             let w = registers.get(at..at.saturating_add(size)).map_or(vec![0; size], <[u8]>::to_vec);
             mm.write(data, &w)?;
         }
         request::POKEUSER => {
+            if let Some(n) = debug::at(abi, address) {
+                debug::set(&mut view.words[word::DEBUG..][..debug::COUNT], n, data)?;
+                return Ok(0);
+            }
             let mut registers = view.registers(abi.wide);
             let at = address as usize;
             let Some(place) = registers.get_mut(at..at.saturating_add(size)) else {
