@@ -96,7 +96,8 @@ fn strace_sees_system_calls() {
 
 /// Calls about files, in one spacing, without addresses.
 fn file_calls(log: &std::path::Path) -> Vec<String> {
-    const CALLS: [&str; 7] = ["openat(", "read(", "pread64(", "newfstatat(", "close(", "access(", "write("];
+    const CALLS: [&str; 8] =
+        ["prlimit64(", "openat(", "read(", "pread64(", "newfstatat(", "close(", "access(", "write("];
     let without =
         |word: &str| if word.starts_with("0x") && word.len() > 7 { "ADDRESS" } else { word }.to_owned();
     let line = |l: &str| l.split_whitespace().map(without).collect::<Vec<_>>().join(" ");

@@ -4,10 +4,11 @@ use std::fmt::Write as _;
 
 use crate::host::{KEEP, NOT_MADE, RESTART, RESTART_ONCE, Sys};
 use crate::strace::names::{OPEN, Show};
-use crate::sys::{Call, Kind};
+use crate::sys::{self, Call, Kind, Row};
 use crate::thread::Thread;
 
 mod names;
+mod structures;
 
 const LONGEST: usize = 32;
 
@@ -93,8 +94,8 @@ fn argument(t: &Thread, call: &Call, args: &[u64; 6], n: usize, result: Option<u
     match (names::shown(call.name, n), result) {
         (Some(Show::Bits(names, zero)), _) => return flags(v & 0xffff_ffff, names, zero),
         (Some(Show::One(names)), _) => return value(v, names),
-        (Some(show), Some(result)) if v != 0 => {
-            if let Some(text) = written(t, show, v, result) {
+        (Some(show), result) if v != 0 && (result.is_some() || !show.is_late()) => {
+            if let Some(text) = pointed(t, show, v, result.unwrap_or(0)) {
                 return text;
             }
         }
@@ -122,9 +123,14 @@ fn argument(t: &Thread, call: &Call, args: &[u64; 6], n: usize, result: Option<u
     }
 }
 
-/// What a call has written at an address.
-fn written(t: &Thread, show: Show, at: u64, result: u64) -> Option<String> {
+/// What a call reads or has written at an address.
+fn pointed(t: &Thread, show: Show, at: u64, result: u64) -> Option<String> {
     match show {
+        Show::Signals | Show::SignalsOut => structures::signals(t, at),
+        Show::Action | Show::ActionOut => structures::action(t, at),
+        Show::Limit | Show::LimitOut => structures::limit(t, at),
+        Show::Time | Show::TimeOut => structures::time(t, at),
+        Show::Entries => structures::entries(t, at, result),
         Show::Bytes => Some(quoted(t, at, Some(result))),
         Show::Stat => stat(t, at),
         Show::Pair => {
@@ -224,10 +230,15 @@ pub(crate) fn signal_name(n: i32) -> String {
     }
 }
 
+/// What there is to say of a call's arguments: those about signals are in the same places for 32-bit programs, too.
+fn described(row: Row) -> Option<&'static Call> {
+    row.call.or_else(|| row.name.starts_with("rt_sig").then(|| sys::find(row.name)).flatten())
+}
+
 /// Prints a call before it is made, as far as it is known then.
 pub(crate) fn enter(t: &Thread, number: u64, args: &[u64; 6]) {
     let row = t.process.calls.get(number);
-    let text = match row.and_then(|r| r.call) {
+    let text = match row.and_then(described) {
         Some(c) => {
             let all = arguments(c, args);
             let now = late(c, all);
@@ -256,7 +267,7 @@ pub(crate) fn leave(t: &Thread, number: u64, args: &[u64; 6], result: Sys) {
     if result == Err(KEEP) || name == "exit" {
         return;
     }
-    let rest = row.and_then(|r| r.call).map_or_else(String::new, |c| {
+    let rest = row.and_then(described).map_or_else(String::new, |c| {
         let all = arguments(c, args);
         let now = late(c, all);
         let list: Vec<String> = (now..all).map(|n| argument(t, c, args, n, result.ok())).collect();

@@ -16,12 +16,37 @@ pub(super) enum Show {
     Pair,
     /// How a child ended.
     Status,
+    /// A set of signals that the call reads, or fills.
+    Signals,
+    SignalsOut,
+    /// What is done about a signal.
+    Action,
+    ActionOut,
+    /// A limit.
+    Limit,
+    LimitOut,
+    /// A time.
+    Time,
+    TimeOut,
+    /// Entries of a folder.
+    Entries,
 }
 
 impl Show {
     /// True if there is nothing to show before the call has been made.
     pub(super) const fn is_late(self) -> bool {
-        matches!(self, Self::Bytes | Self::Stat | Self::Pair | Self::Status)
+        matches!(
+            self,
+            Self::Bytes
+                | Self::Stat
+                | Self::Pair
+                | Self::Status
+                | Self::SignalsOut
+                | Self::ActionOut
+                | Self::LimitOut
+                | Self::TimeOut
+                | Self::Entries
+        )
     }
 }
 
@@ -71,7 +96,23 @@ const SHOWN: &[(&str, usize, Show)] = &[
     ("mremap", 3, Show::Bits(&[(1, "MREMAP_MAYMOVE"), (2, "MREMAP_FIXED"), (4, "MREMAP_DONTUNMAP")], "0")),
     ("futex", 1, Show::One(FUTEX)),
     ("rt_sigprocmask", 0, Show::One(&[(0, "SIG_BLOCK"), (1, "SIG_UNBLOCK"), (2, "SIG_SETMASK")])),
+    ("rt_sigprocmask", 1, Show::Signals),
+    ("rt_sigprocmask", 2, Show::SignalsOut),
+    ("rt_sigaction", 1, Show::Action),
+    ("rt_sigaction", 2, Show::ActionOut),
+    ("rt_sigpending", 0, Show::SignalsOut),
+    ("rt_sigsuspend", 0, Show::Signals),
+    ("rt_sigtimedwait", 0, Show::Signals),
+    ("signalfd4", 1, Show::Signals),
+    ("getdents64", 1, Show::Entries),
     ("prlimit64", 1, Show::One(RESOURCE)),
+    ("prlimit64", 2, Show::Limit),
+    ("prlimit64", 3, Show::LimitOut),
+    ("clock_gettime", 1, Show::TimeOut),
+    ("clock_settime", 1, Show::Time),
+    ("clock_getres", 1, Show::TimeOut),
+    ("clock_nanosleep", 2, Show::Time),
+    ("nanosleep", 0, Show::Time),
     ("getrlimit", 0, Show::One(RESOURCE)),
     ("setrlimit", 0, Show::One(RESOURCE)),
     ("arch_prctl", 0, Show::One(ARCH_PRCTL)),
