@@ -130,11 +130,16 @@ pub(crate) struct Row {
     narrow: Option<&'static Narrow>,
 }
 
+/// The calls of all tables.
+fn all() -> impl Iterator<Item = &'static Call> {
+    TABLES.into_iter().flatten()
+}
+
 /// A call by its name.
 pub(crate) fn find(name: &str) -> Option<&'static Call> {
     static SORTED: OnceLock<Vec<&'static Call>> = OnceLock::new();
     let sorted = SORTED.get_or_init(|| {
-        let mut all: Vec<_> = TABLES.into_iter().flatten().collect();
+        let mut all: Vec<_> = all().collect();
         all.sort_by_key(|c| c.name);
         all
     });
@@ -147,15 +152,19 @@ impl Row {
         let name_here = narrow.map_or(Some(name), Narrow::call);
         Self {
             name,
-            call: name_here.and_then(find),
+            // A program makes few different calls: less than it costs to sort the tables.
+            call: name_here.and_then(|n| all().find(|c| c.name == n)),
             host: name_here.and_then(host_number).unwrap_or(u16::MAX),
             narrow,
         }
     }
 }
 
-/// The calls of an architecture by number.
-pub(crate) struct Table(Vec<Option<Row>>);
+/// The calls of an architecture by number, looked up when they are first made.
+pub(crate) struct Table {
+    abi: &'static Abi,
+    rows: Vec<OnceLock<Option<Row>>>,
+}
 
 fn host_number(name: &str) -> Option<u16> {
     let n = host_numbers::NUMBERS;
@@ -164,18 +173,18 @@ fn host_number(name: &str) -> Option<u16> {
 
 impl Table {
     /// Those of `abi`.
-    pub(crate) fn new(abi: &Abi) -> Self {
+    pub(crate) fn new(abi: &'static Abi) -> Self {
         let most = abi.calls().map(|n| n.1).max().unwrap_or(0);
-        let mut rows = vec![None; usize::from(most) + 1];
-        for (name, number) in abi.calls() {
-            rows[usize::from(*number)] = Some(Row::new(name, abi.wide));
-        }
-        Self(rows)
+        Self { abi, rows: vec![OnceLock::new(); usize::from(most) + 1] }
     }
 
     /// What a number is.
     pub(crate) fn get(&self, number: u64) -> Option<Row> {
-        self.0.get(usize::try_from(number).ok()?).copied().flatten()
+        let row = self.rows.get(usize::try_from(number).ok()?)?;
+        *row.get_or_init(|| {
+            let named = self.abi.calls().find(|(_, n)| u64::from(*n) == number);
+            named.map(|(name, _)| Row::new(name, self.abi.wide))
+        })
     }
 }
 
@@ -349,37 +358,10 @@ mod tests {
         }
     }
 
-    /// Calls that Linux 6.12 has and ours are not: one of 32-bit programs, then i386's alone, first those that Linux refuses as
-    /// well, then those of old C libraries.
-    const MISSING: [&str; 28] = [
-        "io_pgetevents_time64",
-        "bdflush",
-        "break",
-        "ftime",
-        "gtty",
-        "idle",
-        "lock",
-        "mpx",
-        "prof",
-        "profil",
-        "stty",
-        "ulimit",
-        "nice",
-        "oldfstat",
-        "oldlstat",
-        "oldolduname",
-        "oldstat",
-        "olduname",
-        "readdir",
-        "sgetmask",
-        "sigaction",
-        "signal",
-        "sigpending",
-        "sigsuspend",
-        "ssetmask",
-        "stime",
-        "vm86",
-        "vm86old",
+    /// Names of i386's that are no calls here: Linux has no call of most of these either, and none for vm86 mode in a 64-bit kernel.
+    const MISSING: [&str; 13] = [
+        "bdflush", "break", "ftime", "gtty", "idle", "lock", "mpx", "prof", "profil", "stty", "ulimit",
+        "vm86", "vm86old",
     ];
 
     /// The tables of numbers hold all names of Linux 6.12; each is a call that is made or refused knowingly.

@@ -9,10 +9,10 @@ use super::{Run::*, again, calls, host_by_name, once};
 
 calls! {
     "futex" [Ptr, Hex, Int, Hex, Addr, Int] Do(futex);
-    "futex_waitv" [Ptr, Int, Hex, Ptr, Int] No(libc::ENOSYS);
-    "futex_wake" [Ptr, Hex, Int, Hex] No(libc::ENOSYS);
-    "futex_wait" [Ptr, Int, Hex, Hex, Ptr, Int] No(libc::ENOSYS);
-    "futex_requeue" [Ptr, Hex, Int, Int] No(libc::ENOSYS);
+    "futex_waitv" [Ptr, Int, Hex, Ptr, Int] Do(futex_waitv);
+    "futex_wake" [Ptr, Hex, Int, Hex] Host;
+    "futex_wait" [Ptr, Int, Hex, Hex, Ptr, Int] Host;
+    "futex_requeue" [Ptr, Hex, Int, Int] Do(futex_requeue);
     "set_tid_address" [Addr] Do(set_tid_address);
     "set_robust_list" [Addr, Int] Do(set_robust_list);
     "get_robust_list" [Int, Ptr, Ptr] Do(get_robust_list);
@@ -53,6 +53,31 @@ fn futex(t: &mut Thread, a: &[u64; 6]) -> Sys {
     let r = host_by_name(t, "futex", [mm.pointer(a[0]), a[1], a[2], timeout, second, a[5]]);
     // A relative wait that is made again would wait too long.
     if command == libc::FUTEX_WAIT && a[3] != 0 { r.map_err(once) } else { r.map_err(again) }
+}
+
+/// `struct futex_waitv` of all architectures, with the host's addresses.
+fn waiters(t: &Thread, at: u64, count: u64) -> Result<Vec<u64>, Errno> {
+    const MOST: u64 = 128;
+    const WORDS: u64 = 3;
+    if at == 0 || !(1..=MOST).contains(&count) {
+        return Err(Errno(libc::EINVAL));
+    }
+    let mm = &t.process.mm;
+    let words: Result<Vec<u64>, Errno> = (0..count * WORDS).map(|n| mm.read_u64(at + n * 8)).collect();
+    let mut words = words?;
+    words.chunks_exact_mut(WORDS as usize).for_each(|w| w[1] = mm.pointer(w[1]));
+    Ok(words)
+}
+
+fn futex_waitv(t: &mut Thread, a: &[u64; 6]) -> Sys {
+    let list = waiters(t, a[0], a[1] & 0xffff_ffff)?;
+    let at = list.as_ptr() as u64;
+    host_by_name(t, "futex_waitv", [at, a[1], a[2], t.process.mm.pointer(a[3]), a[4], 0]).map_err(again)
+}
+
+fn futex_requeue(t: &mut Thread, a: &[u64; 6]) -> Sys {
+    let list = waiters(t, a[0], 2)?;
+    host_by_name(t, "futex_requeue", [list.as_ptr() as u64, a[1], a[2], a[3], 0, 0])
 }
 
 fn set_tid_address(t: &mut Thread, a: &[u64; 6]) -> Sys {

@@ -9,7 +9,7 @@ const EINVAL: Errno = Errno(libc::EINVAL);
 /// `struct flock` and `struct flock64`, the host's being `2hqqw`.
 const FLOCK: &str = "2h2lw";
 const FLOCK64: &str = "2h2qw";
-const HERE: u64 = libc::AT_FDCWD as u64;
+pub(super) const HERE: u64 = libc::AT_FDCWD as u64;
 
 pub(super) fn llseek(t: &mut Thread, a: &[u64; 6]) -> Sys {
     let offset = a[1] << 32 | a[2] & 0xffff_ffff;
@@ -86,6 +86,26 @@ fn stat_of(t: &mut Thread, call: &str, args: [u64; 6], out: usize, at: u64, long
         return Err(Errno(libc::EOVERFLOW));
     }
     put_stat(t, at, &s, long)?;
+    Ok(0)
+}
+
+/// `struct __old_kernel_stat`, which has neither blocks nor parts of seconds.
+pub(super) fn oldest_stat(t: &mut Thread, args: [u64; 6], at: u64) -> Sys {
+    let mut buf = [0u64; size_of::<libc::stat>().div_ceil(8)];
+    let mut args = args;
+    args[2] = (buf.as_mut_ptr() as u64).wrapping_sub(t.process.mm.host(0));
+    wide(t, "newfstatat", args)?;
+    let s = host::as_stat(std::hint::black_box(&buf));
+    if s.st_size as u64 >> 31 != 0 {
+        return Err(Errno(libc::EOVERFLOW));
+    }
+    let shorts =
+        [s.st_dev, s.st_ino, s.st_mode.into(), s.st_nlink, s.st_uid.into(), s.st_gid.into(), s.st_rdev];
+    let mut b: Vec<u8> = shorts.iter().flat_map(|v| (*v as u16).to_le_bytes()).collect();
+    b.extend([0; 2]);
+    let words = [s.st_size, s.st_atime, s.st_mtime, s.st_ctime];
+    b.extend(words.iter().flat_map(|v| (*v as u32).to_le_bytes()));
+    t.process.mm.write(at, &b)?;
     Ok(0)
 }
 

@@ -6,6 +6,7 @@
 mod code;
 mod layout;
 mod messages;
+mod old;
 mod rows;
 mod signals;
 

@@ -1,7 +1,7 @@
 //! Calls of 32-bit programs whose arguments or structures differ from those of 64-bit ones, and the calls they become
 //! (`arch/x86/entry/syscalls/syscall_32.tbl`, `include/uapi/asm-generic/unistd.h`, `fs/compat.c` and others of Linux 6.12).
 
-use super::{A::*, Narrow, To::*, code, messages, signals};
+use super::{A::*, Narrow, To::*, code, messages, old, signals};
 
 const TIME: &str = "2l";
 const TIME64: &str = "qn";
@@ -76,6 +76,12 @@ rows! {
     "lchown" => Call("lchown"), [V(0), Id16(1), Id16(2)];
     "fchown" => Call("fchown"), [V(0), Id16(1), Id16(2)];
 
+    "oldstat" => Code(old::oldstat), [];
+    "oldlstat" => Code(old::oldlstat), [];
+    "oldfstat" => Code(old::oldfstat), [];
+    "readdir" => Code(old::readdir), [];
+    "io_pgetevents_time64" => Call("io_pgetevents"), [];
+
     // Waiting.
     "ppoll" => Call("ppoll"), [V(0), V(1), In(2, TIME), V(3), V(4)];
     "ppoll_time64" => Call("ppoll"), [V(0), V(1), In(2, TIME64), V(3), V(4)];
@@ -115,6 +121,8 @@ rows! {
     "timerfd_settime64" => Call("timerfd_settime"), [V(0), V(1), In(2, ITIMER64), Out(3, ITIMER64)];
     "timerfd_gettime64" => Call("timerfd_gettime"), [V(0), Out(1, ITIMER64)];
 
+    "stime" => Code(old::stime), [];
+
     // Memory.
     "mmap2" => Code(code::mmap2), [];
     "mmap" => Code(code::old_mmap), [];
@@ -132,6 +140,9 @@ rows! {
     "ugetrlimit" => Call("getrlimit"), [V(0), Out(1, LIMIT)];
     "setrlimit" => Call("setrlimit"), [V(0), In(1, LIMIT)];
     "sysinfo" => Code(code::sysinfo), [];
+    "nice" => Code(old::nice), [];
+    "olduname" => Code(old::olduname), [];
+    "oldolduname" => Code(old::oldolduname), [];
     "sched_rr_get_interval" => Call("sched_rr_get_interval"), [V(0), Out(1, TIME)];
     "sched_rr_get_interval_time64" => Call("sched_rr_get_interval"), [V(0), Out(1, TIME64)];
     "getuid32" => Call("getuid"), [];
@@ -174,6 +185,12 @@ rows! {
     "sigaltstack" => Call("sigaltstack"), [In(0, STACK), Out(1, STACK)];
     "sigreturn" => Code(signals::sigreturn), [];
     "sigprocmask" => Code(signals::sigprocmask), [];
+    "sigaction" => Code(old::sigaction), [];
+    "signal" => Code(old::signal), [];
+    "sigpending" => Code(old::sigpending), [];
+    "sigsuspend" => Code(old::sigsuspend), [];
+    "sgetmask" => Code(old::sgetmask), [];
+    "ssetmask" => Code(old::ssetmask), [];
 
     // Sockets and queues.
     "sendmsg" => Code(messages::sendmsg), [];
