@@ -12,10 +12,13 @@ SCRIPTS := resources/scripts
 PROFILE ?= release
 RHEA := $(or $(CARGO_TARGET_DIR),target)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))/rhea
 
-.PHONY: build run test check cross-check bench fuzz boot-tests user-tests golden-bless install clean help deps guests block-tests
+.PHONY: build static install-static run test check cross-check bench fuzz boot-tests user-tests golden-bless install clean help deps guests block-tests
 
 build: deps ## build the binary (PROFILE=release)
 	cargo build --profile $(PROFILE) --package rhea
+
+static: deps ## build user mode alone as a binary that needs no shared library (rhea-static)
+	cargo rustc --profile $(PROFILE) --package rhea --bin rhea-static --features static -- -C target-feature=+crt-static
 
 run: build guests ## boot Debian's kernel to a shell on this terminal (Ctrl-A x leaves; ARCH=x86_64 or riscv64)
 	@$(SCRIPTS)/run.sh $(RHEA) $(GUESTS) $(ARCH)
@@ -34,7 +37,7 @@ boot-tests: build guests ## the long whole-system tests
 	$(SCRIPTS)/guests.sh $(GUESTS) userland drivers system net
 	cargo test --package rhea_tests --features long --test long --test cpus_long --test firmware_long --test libvirt --test net_long --test net_guests --test drivers --test system -- --test-threads=1
 
-user-tests: build ## the long tests of user mode: Debian's programs of three architectures, storms, random system calls
+user-tests: build static ## the long tests of user mode: Debian's programs of three architectures, storms, random system calls
 	$(SCRIPTS)/deps.sh test
 	$(SCRIPTS)/guests.sh $(GUESTS) suites
 	cargo test --package rhea_tests --features long --test user_suites -- --test-threads=1
@@ -59,6 +62,9 @@ golden-bless: deps ## accept the present output as the golden text
 
 install: build ## install under PREFIX (default /usr/local); NAMES='qemu-system-riscv64 ...' links it under these too
 	$(SCRIPTS)/install.sh $(RHEA) '$(DESTDIR)$(PREFIX)' $(NAMES)
+
+install-static: static ## install that binary beside rhea; 'rhea binfmt install' registers it then, for foreign roots
+	install -D -m 755 $(RHEA)-static '$(DESTDIR)$(PREFIX)/bin/rhea-static'
 
 deps: # what a build needs from Debian
 	@$(SCRIPTS)/deps.sh build

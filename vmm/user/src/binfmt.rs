@@ -1,9 +1,13 @@
 //! Registration with the host's kernel (`Documentation/admin-guide/binfmt-misc.rst`): programs of a guest architecture start
 //! Rhea by themselves.
 
-use std::path::Path;
+use std::fs::File;
+use std::path::{Path, PathBuf};
 
-use crate::{Guest, abi};
+use crate::{Guest, abi, elf};
+
+/// The binary that needs no shared libraries.
+const STATIC: &str = "rhea-static";
 
 const DIR: &str = "/proc/sys/fs/binfmt_misc";
 const USAGE: &str = "usage: rhea binfmt install|remove|status [ARCH...]";
@@ -24,6 +28,26 @@ fn line(name: &str, machine: u16, wide: bool, exe: &str) -> String {
     // Any OS ABI and padding; executables and shared objects (2 and 3).
     let mask = *b"\xff\xff\xff\xff\xff\xff\xff\x00\xff\xff\xff\xff\xff\xff\xff\xff\xfe\xff\xff\xff";
     format!(":{}:M::{}:{}:{exe}:POCF\n", entry(name), hex(&magic), hex(&mask))
+}
+
+/// What the kernel is to start: Rhea's own file, or the one beside it that needs no shared libraries. A foreign root has none of the
+/// host's.
+fn starter() -> std::io::Result<PathBuf> {
+    let own = std::fs::read_link("/proc/self/exe")?;
+    let needs =
+        |path: &Path| File::open(path).is_ok_and(|f| elf::parse(&f).is_ok_and(|e| e.interp.is_some()));
+    let beside = own.with_file_name(STATIC);
+    if !needs(&own) {
+        return Ok(own);
+    }
+    if beside.exists() && !needs(&beside) {
+        return Ok(beside);
+    }
+    eprintln!(
+        "rhea: {} needs shared libraries, which a foreign root does not have; 'make install-static' puts {STATIC} beside it",
+        own.display()
+    );
+    Ok(own)
 }
 
 /// `rhea binfmt`.
@@ -60,7 +84,7 @@ fn try_binfmt(args: &[String], guests: &[Guest]) -> Result<(), String> {
                 if path.exists() {
                     std::fs::write(&path, "-1").map_err(fail)?;
                 }
-                let exe = std::fs::read_link("/proc/self/exe").map_err(fail)?;
+                let exe = starter().map_err(fail)?;
                 let register = Path::new(DIR).join("register");
                 std::fs::write(&register, line(a.name, a.machine, a.wide, &exe.to_string_lossy()))
                     .map_err(|e| format!("{}: {e}", register.display()))?;
