@@ -33,6 +33,8 @@ const DATA: u64 = RAM + 0x18_0000;
 const CASE: usize = 0x800;
 const INPUT: usize = 0x100;
 const OUTPUT: usize = 0x300;
+/// CBIE, CBCFE and CBZE of menvcfg and senvcfg.
+const BLOCKS: u64 = 0xf0;
 /// Times that a loop still has to go round.
 const COUNT: i32 = 0x2f8;
 /// Trap handler on our side.
@@ -244,6 +246,9 @@ fn run_rhea(image: &[u8], backend: &str, xlen: u32) -> Vec<u8> {
         privilege: 0,
         mtvec: HANDLER,
         mstatus: rig.fresh.mstatus | 1 << 13,
+        // Everything on cache blocks is allowed, as to programs under QEMU.
+        menvcfg: rig.fresh.menvcfg | BLOCKS,
+        senvcfg: rig.fresh.senvcfg | BLOCKS,
         pmpcfg: std::array::from_fn(|n| if n == 0 { 0x1f } else { 0 }),
         pmpaddr: std::array::from_fn(|n| if n == 0 { (1 << 54) - 1 } else { 0 }),
         ..rig.fresh.clone()

@@ -28,6 +28,8 @@ pub(crate) enum Kind {
     /// Compressed, relative to sp.
     Stack16,
     Atomic,
+    /// On the cache block that x31 lies in.
+    Block,
     /// Skips the next instruction, or not.
     Branch,
     Jump,
@@ -86,7 +88,7 @@ impl Pattern {
     /// What cannot run as an ordinary user instruction.
     fn excluded(&self) -> bool {
         let n = self.name.as_str();
-        let privileged = ["cbo", "wrs", "sfence", "sinval", "mret", "sret", "wfi", "ecall", "ebreak"];
+        let privileged = ["wrs", "sfence", "sinval", "mret", "sret", "wfi", "ecall", "ebreak"];
         privileged.iter().any(|s| n.starts_with(s)) || n.contains("illegal")
     }
 
@@ -134,6 +136,7 @@ impl Pattern {
             "jal" => Kind::Jump,
             "jalr" => Kind::Indirect,
             _ if n.starts_with("csr") => Kind::Csr,
+            _ if n.starts_with("cbo") => Kind::Block,
             _ if n.starts_with("amo") || n.starts_with("lr_") || n.starts_with("sc_") => Kind::Atomic,
             _ => Kind::Plain,
         }
@@ -224,7 +227,7 @@ impl Pattern {
                 w = put(w, imm >> 5, 25, 7);
                 w = put(w, imm, 7, 5);
             }
-            Kind::Atomic => w = put(w, 31, 15, 5),
+            Kind::Atomic | Kind::Block => w = put(w, 31, 15, 5),
             // The lowest bit of the sum is dropped.
             Kind::Indirect => w = put(put(w, TARGET, 15, 5), rng.below(2) as u32, 20, 12),
             Kind::Branch => w = w & 0x01ff_f07f | b_type(0, 0, 0, 4 + next as i32),
