@@ -197,4 +197,18 @@ impl Front {
         }
         self.tell(Message::words(request::NET_SET_MTU, &[mtu.into()]), &[])
     }
+
+    /// Has the back end tell the network where a guest's address is; false if it does not know how.
+    ///
+    /// # Errors
+    /// Those of the session.
+    pub fn send_rarp(&self, address: [u8; 6]) -> Result<bool, Error> {
+        if self.protocol & protocol::RARP == 0 {
+            return Ok(false);
+        }
+        let [a, b, c, d, e, f] = address;
+        let word = u64::from_ne_bytes([a, b, c, d, e, f, 0, 0]);
+        self.tell(Message::words(request::SEND_RARP, &[word]), &[])?;
+        Ok(true)
+    }
 }

@@ -77,6 +77,11 @@ impl Memory {
         Ok(())
     }
 
+    /// Adds a piece that is mapped here already: where it begins in `block` is the region's offset.
+    pub fn add_block(&mut self, region: Region, block: Arc<RamBlock>) {
+        self.0.push((region, block));
+    }
+
     /// Takes a piece away; false if there is none such.
     pub fn remove(&mut self, region: &Region) -> bool {
         let before = self.0.len();
