@@ -166,6 +166,8 @@ impl Cable {
         list.insert(at, Attached { id: id.to_owned(), queue, filter, on: Arc::new(on.into()) });
         *chain = Arc::new(list);
         self.0.filtered.store(true, Ordering::Release);
+        drop(chain);
+        self.0.rings_changed();
         Ok(())
     }
 
@@ -178,6 +180,8 @@ impl Cable {
         let found = list.len() < before;
         self.0.filtered.store(!list.is_empty(), Ordering::Release);
         *chain = Arc::new(list);
+        drop(chain);
+        self.0.rings_changed();
         found
     }
 
@@ -200,6 +204,14 @@ impl Shared {
 
     fn is_up(&self) -> bool {
         self.up.load(Ordering::Acquire)
+    }
+
+    /// A filter sees each frame, or there is none any more: the NIC keeps its rings, or may hand them over.
+    fn rings_changed(&self) {
+        let card = self.card.lock().clone();
+        if let Some(card) = card {
+            card.lock().rings_changed();
+        }
     }
 
     /// Header that the NIC sees.
@@ -377,6 +389,16 @@ impl Endpoint for Cable {
         self.0.inner.read().queues()
     }
 
+    fn has_rings(&self) -> bool {
+        self.0.inner.read().has_rings()
+    }
+
+    #[cfg(target_os = "linux")]
+    fn rings(&self) -> Option<Arc<dyn vhost::Backend>> {
+        let whole = self.0.is_up() && !self.0.filtered.load(Ordering::Acquire) && !self.0.is_plain();
+        whole.then(|| self.0.inner.read().rings()).flatten()
+    }
+
     fn set_offload(&self, header: usize, guest_features: u64) -> bool {
         let inner = self.0.inner.read().clone();
         if self.0.is_plain() {
@@ -427,6 +449,12 @@ impl NetReceiver for Gate {
         let card = cable.card.lock().clone();
         if let (true, Some(card)) = (cable.is_up(), card) {
             card.lock().link(up);
+        }
+    }
+
+    fn rings_changed(&mut self) {
+        if let Some(cable) = self.0.upgrade() {
+            cable.rings_changed();
         }
     }
 }

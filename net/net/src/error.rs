@@ -13,6 +13,10 @@ pub enum NetError {
         /// The host's reason.
         source: io::Error,
     },
+    /// The kernel does not serve a card's rings, which was insisted on.
+    #[cfg(target_os = "linux")]
+    #[error("vhost: {0}")]
+    Vhost(vhost::Error),
     /// An option cannot be what it is.
     #[error("{0}")]
     Option(String),

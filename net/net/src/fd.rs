@@ -77,6 +77,14 @@ impl<C: Carrier> Carried<C> {
         self.ends.iter().for_each(FdEndpoint::accept_input);
     }
 
+    /// Leaves the descriptors alone, as somebody else reads them, or no longer. A frame that is being read is still given.
+    pub(crate) fn set_resting(&self, resting: bool) {
+        for end in &self.ends {
+            end.shared.state.lock().resting = resting;
+            end.wake.wake();
+        }
+    }
+
     /// How many there are.
     pub(crate) fn queues(&self) -> u16 {
         self.ends.len() as u16
@@ -114,6 +122,8 @@ struct State {
     /// The NIC may be asked for room again.
     retry: bool,
     closed: bool,
+    /// Nothing is to be read.
+    resting: bool,
 }
 
 /// One descriptor with its thread.
@@ -173,9 +183,11 @@ impl<C: Carrier> Shared<C> {
         let mut buffer = vec![0; BUFFER];
         let mut held: Option<Range<usize>> = None;
         let mut errors = 0;
+        let mut away = false;
         loop {
             let resting = errors >= PATIENCE;
-            let listen = (held.is_none() && !resting).then_some((self.carrier.as_fd(), PollFlags::IN));
+            let listen =
+                (held.is_none() && !resting && !away).then_some((self.carrier.as_fd(), PollFlags::IN));
             let Ok(ready) = woken.wait(listen, resting.then_some(REST)) else { return };
             if resting {
                 errors = 0;
@@ -185,7 +197,12 @@ impl<C: Carrier> Shared<C> {
                 return;
             }
             let retry = std::mem::take(&mut state.retry);
+            away = state.resting;
             drop(state);
+            if away {
+                held = None;
+                continue;
+            }
             if ready.is_empty() && !retry {
                 continue;
             }

@@ -57,7 +57,7 @@ pub use rss::{Flow, FlowPorts, RSS_KEY};
 #[cfg(unix)]
 pub use stream::{Stream, StreamEvent, StreamPeer};
 #[cfg(target_os = "linux")]
-pub use tap::{Tap, TapOptions, TapSource};
+pub use tap::{Tap, TapOptions, TapSource, TapVhost};
 #[cfg(target_os = "linux")]
 pub use vde::{Vde, VdeOptions};
 #[cfg(target_os = "linux")]
@@ -138,6 +138,18 @@ pub trait Endpoint: Send + Sync {
         false
     }
 
+    /// Who can serve a virtio card's own rings, in the place of frames that come and go by this trait. What can be had may
+    /// change, of which the card hears by [`NetReceiver::rings_changed`].
+    #[cfg(target_os = "linux")]
+    fn rings(&self) -> Option<std::sync::Arc<dyn ::vhost::Backend>> {
+        None
+    }
+
+    /// Whether it serves a card's rings now.
+    fn has_rings(&self) -> bool {
+        false
+    }
+
     /// Pairs of queues that a card makes the best use of it with.
     fn queues(&self) -> u16 {
         1
@@ -166,6 +178,9 @@ pub trait NetReceiver: Send {
     fn link(&mut self, up: bool) {
         let _ = up;
     }
+
+    /// What [`Endpoint::rings`] gives is another than before, as it may be after [`NetReceiver::link`] too.
+    fn rings_changed(&mut self) {}
 }
 
 /// Where an endpoint keeps its receiver: replacing it never waits for a delivery under way.

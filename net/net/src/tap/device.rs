@@ -88,6 +88,23 @@ impl Queue {
         if done { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 
+    /// Sets the length of the header alone.
+    pub(super) fn set_header(&self, header: usize) -> io::Result<()> {
+        let size = header as libc::c_int;
+        // SAFETY: TUNSETVNETHDRSZ reads an int.
+        let done = unsafe { libc::ioctl(self.0.as_raw_fd(), libc::TUNSETVNETHDRSZ, &raw const size) };
+        if done >= 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+
+    /// Has the device use this queue, or not. A device of one queue always does.
+    pub(super) fn set_attached(&self, attached: bool) {
+        let flag = if attached { libc::IFF_ATTACH_QUEUE } else { libc::IFF_DETACH_QUEUE };
+        let mut request = Request { name: [0; NAME_SIZE], flags: flag as libc::c_short, padding: [0; 22] };
+        // SAFETY: `request` has the layout and size of struct ifreq, which the kernel reads. That it is refused means that
+        // things are so already.
+        unsafe { libc::ioctl(self.0.as_raw_fd(), libc::TUNSETQUEUE, &raw mut request) };
+    }
+
     /// Whether the kernel knows of several datagrams in one frame. No offload is set afterwards.
     pub(super) fn has_uso(&self) -> bool {
         let set = |offload: libc::c_uint| {

@@ -2,13 +2,17 @@
 
 mod device;
 mod helper;
+mod vhost;
 
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use self::device::{NAME_SIZE, Queue};
+pub use self::vhost::TapVhost;
+use self::vhost::{Served, kernels};
 use crate::fd::Carried;
 use crate::{Endpoint, NetError, NetReceiver};
 
@@ -47,21 +51,26 @@ pub struct TapOptions {
     pub vnet_header: Option<bool>,
     /// Bytes the host's kernel may keep of what was sent.
     pub send_buffer: Option<u32>,
+    /// Have the kernel serve a card's rings where it can.
+    pub vhost: Option<TapVhost>,
 }
 
 impl TapOptions {
     /// An interface by name with one queue and without scripts.
     pub fn named(name: &str, vnet_header: bool) -> Self {
         let source = TapSource::Open { name: name.to_owned(), queues: 1, scripts: (None, None) };
-        TapOptions { source, vnet_header: Some(vnet_header), send_buffer: None }
+        TapOptions { source, vnet_header: Some(vnet_header), send_buffer: None, vhost: None }
     }
 }
 
 /// A tap device. It is gone with the last handle unless it was made persistent.
 pub struct Tap {
-    queues: Carried<Queue>,
+    queues: Arc<Carried<Queue>>,
     name: String,
-    header: AtomicUsize,
+    header: Arc<AtomicUsize>,
+    vhost: Option<Arc<Served>>,
+    /// Why there is none, although it was asked for.
+    without: Option<::vhost::Error>,
     uso: bool,
     /// Run before it goes.
     down: Option<PathBuf>,
@@ -96,9 +105,36 @@ impl Tap {
             }
         }
         let uso = header && queues.iter().all(Queue::has_uso);
-        let queues = Carried::new(&name, queues)?;
-        let header = AtomicUsize::new(if header { 10 } else { 0 });
-        Ok(Tap { queues, name, header, uso, down })
+        let count = queues.len();
+        let kernel = match options.vhost {
+            None => None,
+            Some(TapVhost { fds: Some(fds), .. }) if fds.len() != count => {
+                let found = fds.len();
+                return Err(NetError::Option(format!(
+                    "vhostfds: expected {count}, one a queue, found {found}"
+                )));
+            }
+            Some(TapVhost { fds, forced }) => match kernels(fds, count) {
+                Err(e) if forced => return Err(NetError::Vhost(e)),
+                other => Some(other),
+            },
+        };
+        let queues = Arc::new(Carried::new(&name, queues)?);
+        let header = Arc::new(AtomicUsize::new(if header { 10 } else { 0 }));
+        let (mut vhost, mut without) = (None, None);
+        match kernel {
+            Some(Ok(kernels)) => {
+                vhost = Some(Arc::new(Served::new(queues.clone(), kernels, header.clone(), uso)));
+            }
+            Some(Err(e)) => without = Some(e),
+            None => {}
+        }
+        Ok(Tap { queues, name, header, vhost, without, uso, down })
+    }
+
+    /// Why the kernel will not serve a card's rings, if that was asked for and is not possible.
+    pub fn without_vhost(&self) -> Option<&::vhost::Error> {
+        self.without.as_ref()
     }
 
     /// Name of the interface.
@@ -182,11 +218,20 @@ impl Endpoint for Tap {
         self.queues.queues()
     }
 
+    fn has_rings(&self) -> bool {
+        self.vhost.as_ref().is_some_and(|v| v.header().is_some())
+    }
+
+    fn rings(&self) -> Option<Arc<dyn ::vhost::Backend>> {
+        self.vhost.clone().map(|v| v as Arc<dyn ::vhost::Backend>)
+    }
+
     fn set_offload(&self, header: usize, guest_features: u64) -> bool {
         if self.vnet_header() == 0 || !matches!(header, 10 | 12) {
             return false;
         }
-        let done = self.queues.carriers().all(|q| q.set_offload(header, guest_features).is_ok());
+        let now = self.vhost.as_ref().and_then(|v| v.header()).unwrap_or(header);
+        let done = self.queues.carriers().all(|q| q.set_offload(now, guest_features).is_ok());
         if done {
             self.header.store(header, Ordering::Relaxed);
         }

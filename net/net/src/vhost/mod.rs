@@ -1,13 +1,15 @@
 //! `-netdev vhost-user`: a network that another process serves through rings in memory shared with it.
 //!
-//! The rings are ours, in memory of our own, and frames are copied into and out of them: whatever card, hub or filter is
-//! on the cable can use the back end, the guest's memory need not be shared, and a guest moves without the back end's help.
-//! A back end that does all that a driver may leave to it gets the card's headers, offloads included; for others headers
+//! A virtio card hands its rings over ([`Endpoint::rings`]) where the guest's memory can be shared; see `handover.rs`. Else, and
+//! for whatever other card, hub or filter is on the cable, the rings are ours, in memory of our own, and frames are copied into
+//! and out of them. So it is as well while a migration sees to it what is written.
+//! A back end that does all that a driver may leave to it gets the card's headers then, offloads included; for others headers
 //! are empty.
 //!
 //! While nobody serves, frames are lost and the link is down. Bounds: the rings, and one frame for a guest that reads slowly.
 
 mod checksum;
+mod handover;
 mod session;
 
 use std::os::fd::{AsFd, OwnedFd};
@@ -174,6 +176,12 @@ impl Endpoint for VhostUser {
             whole = [&frame.concat()[..]].concat();
             return !whole.is_empty() && self.send(&[&whole]);
         }
+        if let Some(session) = self.shared.state.lock().session.as_ref().filter(|s| s.is_handed()) {
+            // The rings are the guest's: what else is sent is announcements.
+            let whole = frame.concat();
+            let address = handover::announced(whole.get(self.vnet_header()..).unwrap_or_default());
+            return address.is_some_and(|a| session.announce(a));
+        }
         let Some((first, rest)) = pieces.split_first() else { return false };
         let (header, from) = self.shared.header(first);
         let head = [&first[from..]];
@@ -210,13 +218,21 @@ impl Endpoint for VhostUser {
         self.shared.queues
     }
 
+    fn has_rings(&self) -> bool {
+        self.shared.state.lock().session.as_ref().is_some_and(Session::is_handed)
+    }
+
+    fn rings(&self) -> Option<Arc<dyn vhost::Backend>> {
+        Some(self.shared.clone())
+    }
+
     fn set_offload(&self, header: usize, guest_features: u64) -> bool {
         if !self.shared.passes() || header != HEADER {
             return false;
         }
         let mut state = self.shared.state.lock();
         state.offloads = guest_features;
-        let Some(session) = &mut state.session else { return true };
+        let Some(session) = state.session.as_mut().filter(|s| !s.is_handed()) else { return true };
         // One that fails has hung up, which the thread sees.
         session.set_offloads(guest_features).is_ok()
     }
@@ -359,5 +375,7 @@ fn socket_ended(socket: &OwnedFd) -> bool {
     !matches!(rustix::net::recv(socket, &mut byte, flags), Err(rustix::io::Errno::AGAIN))
 }
 
+#[cfg(test)]
+pub(crate) mod handover_tests;
 #[cfg(test)]
 mod tests;

@@ -2,12 +2,16 @@
 //!
 //! Memory, for each pair of rings: the receive ring, the send ring, then the buffers of both. Every descriptor has a buffer of
 //! its own, which is where it was put; an entry's id thus says where its bytes are.
+//!
+//! All of this rests while the back end has a card's rings ([`Session::hand_over`]), and begins anew afterwards. The back end keeps
+//! both memories from then on.
 
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
 use guest_memory::{Backing, RamBlock, RamConfig};
+use vhost::{Plan, Table, user};
 use vhost_user::{DriverRing, Event, Front, Region, feature, protocol};
 
 use crate::flow::spread;
@@ -43,8 +47,8 @@ const PIECE: u64 = 4096;
 
 const SEND_RING: u64 = 0x8000;
 const BUFFERS: u64 = 0x10000;
-/// Addresses under which the back end knows the memory.
-const GUEST_BASE: u64 = 1 << 20;
+/// Addresses under which the back end knows the memory: beyond those that a guest has memory at, and that this process has.
+const GUEST_BASE: u64 = 1 << 56;
 const USER_BASE: u64 = 1 << 32;
 
 /// Two rings, running.
@@ -69,8 +73,11 @@ struct Pair {
 pub(super) struct Session {
     front: Front,
     pairs: Vec<Pair>,
+    memory: Arc<RamBlock>,
     /// Features in use.
     features: u64,
+    /// Numbers of the card's rings that are served in the place of ours.
+    handed: Option<Vec<u16>>,
 }
 
 fn failed(what: &str, error: impl std::error::Error + Send + Sync + 'static) -> NetError {
@@ -81,7 +88,7 @@ impl Session {
     /// Begins a session on a connected socket, with as many pairs of rings and the offloads the guest takes.
     pub(super) fn new(socket: UnixStream, queues: u16, offloads: u64) -> Result<Self, NetError> {
         let gone = |e| failed("the back end", e);
-        let front = Front::new(socket, protocol::REPLY_ACK | protocol::MQ).map_err(gone)?;
+        let front = Front::new(socket, protocol::REPLY_ACK | protocol::MQ | protocol::RARP).map_err(gone)?;
         let features = front.features();
         if features & feature::VERSION_1 == 0 {
             return Err(NetError::Option(format!(
@@ -114,13 +121,60 @@ impl Session {
                 missing: 0,
             })
         });
-        let mut session = Session { pairs: pairs.collect::<Result<_, NetError>>()?, features: 0, front };
-        let region = Region { guest: GUEST_BASE, size, user: USER_BASE, offset: 0 };
-        let file = memory.file().ok_or_else(|| NetError::Option("vhost-user: no shared memory".into()))?;
+        let pairs = pairs.collect::<Result<_, NetError>>()?;
+        let mut session = Session { pairs, memory, features: 0, handed: None, front };
         session.front.set_features(session.wanted(offloads)).map_err(gone)?;
-        session.front.set_memory(&[(region, file.as_fd())]).map_err(gone)?;
+        session.front.set_memory(&[Self::own(&session.memory).map_err(gone)?]).map_err(gone)?;
         session.start(offloads).map_err(gone)?;
         Ok(session)
+    }
+
+    /// Our memory as the back end is given it.
+    fn own(memory: &RamBlock) -> Result<user::Own<'_>, vhost_user::Error> {
+        let region = Region { guest: GUEST_BASE, size: memory.size(), user: USER_BASE, offset: 0 };
+        Ok((region, memory.file().ok_or(vhost_user::Error::Gone)?.as_fd()))
+    }
+
+    /// Features of the back end.
+    pub(super) fn features(&self) -> u64 {
+        self.front.features()
+    }
+
+    /// Whether the back end has a card's rings.
+    pub(super) fn is_handed(&self) -> bool {
+        self.handed.is_some()
+    }
+
+    /// Has the back end serve a card's rings. If it cannot, it has ours again.
+    pub(super) fn hand_over(&mut self, plan: &Plan<'_>, offloads: u64) -> Result<(), vhost::Error> {
+        self.pairs.iter().try_for_each(|pair| pair.stop(&self.front))?;
+        let started = user::start(&self.front, Self::own(&self.memory)?, plan);
+        self.handed = Some(plan.rings.iter().map(|r| r.index).collect());
+        if started.is_err() {
+            self.take_back(offloads);
+        }
+        started
+    }
+
+    /// Gives the back end the memory that the guest has now.
+    pub(super) fn set_memory(&self, memory: &Table) -> Result<(), vhost::Error> {
+        user::set_memory(&self.front, Self::own(&self.memory)?, memory)
+    }
+
+    /// Takes a card's rings back: the entries they go on with. A session that does not go on with ours is over, which the
+    /// thread sees by its socket.
+    pub(super) fn take_back(&mut self, offloads: u64) -> Option<Vec<u16>> {
+        let rings = self.handed.take()?;
+        let bases = user::stop(&self.front, &rings).ok();
+        if let Err(e) = self.start(offloads) {
+            tracing::warn!("vhost-user: {e}");
+        }
+        bases
+    }
+
+    /// Has the back end announce a card's address while it has the card's rings.
+    pub(super) fn announce(&self, address: [u8; 6]) -> bool {
+        self.front.send_rarp(address).unwrap_or(false)
     }
 
     fn wanted(&self, offloads: u64) -> u64 {
@@ -151,10 +205,7 @@ impl Session {
         if self.wanted(offloads) == self.features {
             return Ok(());
         }
-        for pair in &self.pairs {
-            self.front.stop(pair.index)?;
-            self.front.stop(pair.index + 1)?;
-        }
+        self.pairs.iter().try_for_each(|pair| pair.stop(&self.front))?;
         self.start(offloads)
     }
 
@@ -187,6 +238,12 @@ impl Session {
 }
 
 impl Pair {
+    /// Takes both rings from the back end.
+    fn stop(&self, front: &Front) -> Result<(), vhost_user::Error> {
+        front.stop(self.index)?;
+        front.stop(self.index + 1).map(drop)
+    }
+
     /// Starts both rings anew.
     fn start(&mut self, front: &Front) -> Result<(), vhost_user::Error> {
         let broken = |_| vhost_user::Error::Gone;

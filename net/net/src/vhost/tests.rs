@@ -8,7 +8,7 @@ use vhost_user::{Back, Device, Ring, feature};
 use super::*;
 use crate::testing::Sink;
 
-const MRG_RXBUF: u64 = 1 << 15;
+pub(super) const MRG_RXBUF: u64 = 1 << 15;
 const MQ: u64 = 1 << 22;
 const OFFLOADS: u64 = 0b1_1001_1000_0011 | 1 << 11 | 1 << 12;
 
@@ -16,7 +16,7 @@ const OFFLOADS: u64 = 0b1_1001_1000_0011 | 1 << 11 | 1 << 12;
 const PAIRS: u16 = 3;
 
 #[derive(Default)]
-struct Mirror {
+pub(super) struct Mirror {
     features: u64,
     used: u64,
     rings: BTreeMap<u16, Ring>,
@@ -83,7 +83,7 @@ impl Mirror {
 }
 
 /// A back end that serves one connection; ends with the front end, and says which features were used.
-fn back_end(path: &std::path::Path, features: u64) -> JoinHandle<(u64, Mirror)> {
+pub(super) fn back_end(path: &std::path::Path, features: u64) -> JoinHandle<(u64, Mirror)> {
     let listener = std::os::unix::net::UnixListener::bind(path).unwrap();
     std::thread::spawn(move || {
         let (socket, _) = listener.accept().unwrap();
