@@ -63,6 +63,11 @@ pub trait VirtioDevice: Send {
     /// The device's own feature bits that it offers.
     fn features(&self) -> u64;
 
+    /// Features of its rings, and others, that may be offered at all: who is to serve its rings may lack some.
+    fn permitted(&self) -> u64 {
+        !0
+    }
+
     /// Whether it can work with these features, a subset of those offered.
     fn accepts(&self, features: u64) -> bool {
         let _ = features;

@@ -12,6 +12,11 @@ mod blk;
 mod chain;
 mod console;
 mod device;
+#[cfg(target_os = "linux")]
+mod direct;
+#[cfg(not(target_os = "linux"))]
+#[path = "direct/none.rs"]
+mod direct;
 mod net;
 mod queue;
 mod rng;
@@ -20,6 +25,8 @@ mod scsi;
 mod test_driver;
 mod transfer;
 mod transport;
+#[cfg(target_os = "linux")]
+mod vhost_vsock;
 mod vsock;
 
 pub use self::device::{Notifier, Progress, VirtioConfig, VirtioDevice, feature};
@@ -34,6 +41,8 @@ pub use scsi::{Scsi, ScsiConfig};
 pub use transport::RingOptions;
 pub use transport::mmio::{COMPATIBLE, EmptySlot, IRQ_PIN, Mmio, REGION_SIZE};
 pub use transport::pci::{PciOptions, Switch, VirtioPci};
+#[cfg(target_os = "linux")]
+pub use vhost_vsock::{VhostVsockBackend, VhostVsockConfig};
 pub use vsock::{VsockBackend, VsockConfig};
 
 use ::device::DeviceKind;
@@ -49,6 +58,8 @@ pub const KINDS: &[DeviceKind] = &[
     DeviceKind::of::<Mmio<ScsiConfig>>(),
     DeviceKind::of::<Mmio<ConsoleConfig>>(),
     DeviceKind::of::<Mmio<VsockConfig>>(),
+    #[cfg(target_os = "linux")]
+    DeviceKind::of::<Mmio<VhostVsockConfig>>(),
 ];
 
 /// All of them on PCI.
@@ -60,4 +71,6 @@ pub const PCI_KINDS: &[PciKind] = &[
     PciKind::of::<VirtioPci<ScsiConfig>>(),
     PciKind::of::<VirtioPci<ConsoleConfig>>(),
     PciKind::of::<VirtioPci<VsockConfig>>(),
+    #[cfg(target_os = "linux")]
+    PciKind::of::<VirtioPci<VhostVsockConfig>>(),
 ];

@@ -3,6 +3,9 @@
 //! Frames to send leave on the notifying thread; frames received come on the backend's thread. A frame for which
 //! the driver has no buffers is held, one at most, and the backend is told to wait: nothing is dropped for want
 //! of buffers and nothing piles up here. Offloads are offered only if the backend carries their header through.
+//!
+//! A backend that can serve the driver's rings itself gets them (`direct`), but for the control queue; frames do not pass here
+//! then, and are not filtered either.
 
 mod control;
 mod feature;
@@ -21,6 +24,7 @@ pub use self::control::RxFilter;
 use self::rss::{Hash, Rss};
 use crate::chain::Chain;
 use crate::device::{Notifier, Progress, VirtioConfig, VirtioDevice, config_bytes};
+use crate::direct::Direct;
 use crate::queue::{QueueState, Virtqueue};
 
 const DEVICE_TYPE: u32 = 1;
@@ -29,6 +33,8 @@ const KIND: &str = "virtio-net";
 const HEADER: usize = 12;
 /// Length of hash, its type and padding, which follow if hashes are reported.
 const HASH: usize = 8;
+/// The timer by which the card looks at queues that it has back from the backend.
+const AGAIN: usize = 0;
 /// Shortest frame: an Ethernet header.
 const MIN_FRAME: usize = 14;
 /// The link is up, in the status of the config space.
@@ -187,8 +193,18 @@ impl VirtioConfig for NetConfig {
             }
         }
         let endpoint = backend.0.unwrap_or_else(|| wires.nic("netdev"));
+        #[cfg(target_os = "linux")]
+        let find = {
+            let endpoint = endpoint.clone();
+            Box::new(move || endpoint.rings())
+        };
+        #[cfg(not(target_os = "linux"))]
+        let find = ();
+        let direct = Direct::new(find, feature::OWN, AGAIN, wires)?;
+        direct.set_wanted(2);
         let shared = Arc::new(Shared {
             endpoint,
+            direct,
             log: wires.log(),
             rx: Mutex::new(Rx::new(mac, self.queue_pairs.into())),
         });
@@ -196,6 +212,7 @@ impl VirtioConfig for NetConfig {
         Ok(Box::new(NetCard {
             offload: self.offloads && shared.endpoint.vnet_header() != 0,
             uso: shared.endpoint.has_uso(),
+            permitted: shared.direct.permitted(),
             tx: vec![None; self.queue_pairs.into()],
             control: None,
             mac,
@@ -217,6 +234,8 @@ pub struct NetCard {
     offload: bool,
     /// Frames of several datagrams are among them.
     uso: bool,
+    /// Features that whoever may get the rings has, and the card's own.
+    permitted: u64,
     shared: Arc<Shared>,
     tx: Vec<Option<Arc<Virtqueue>>>,
     control: Option<Arc<Virtqueue>>,
@@ -229,6 +248,7 @@ pub struct NetCard {
 /// What the backend's thread needs.
 struct Shared {
     endpoint: Arc<dyn Endpoint>,
+    direct: Direct,
     log: Arc<GuestLog>,
     rx: Mutex<Rx>,
 }
@@ -270,6 +290,10 @@ struct Receiver(Weak<Shared>);
 impl NetReceiver for Receiver {
     fn can_receive(&mut self) -> bool {
         let Some(shared) = self.0.upgrade() else { return true };
+        if shared.direct.is_on() {
+            // What is still under way by another path is lost.
+            return true;
+        }
         let mut rx = shared.rx.lock();
         let can = !rx.paused && rx.held.is_none();
         rx.blocked |= !can;
@@ -277,16 +301,23 @@ impl NetReceiver for Receiver {
     }
 
     fn receive(&mut self, frame: &[u8]) {
-        let Some(shared) = self.0.upgrade() else { return };
+        let Some(shared) = self.0.upgrade().filter(|s| !s.direct.is_on()) else { return };
         let length = shared.endpoint.vnet_header();
         shared.rx.lock().receive(frame, length, &shared.log);
     }
 
     fn link(&mut self, _up: bool) {
         let Some(shared) = self.0.upgrade() else { return };
+        shared.direct.backend_changed();
         let rx = shared.rx.lock();
         if let (true, Some(notifier)) = (rx.active && rx.features & feature::STATUS != 0, &rx.notifier) {
             notifier.config_changed();
+        }
+    }
+
+    fn rings_changed(&mut self) {
+        if let Some(shared) = self.0.upgrade() {
+            shared.direct.backend_changed();
         }
     }
 }
@@ -483,10 +514,16 @@ impl NetCard {
             self.shared.endpoint.set_offload(HEADER, offloads);
         }
     }
+
+    /// What is agreed on, with the offloads that the guest takes now.
+    fn agreed(&self, offloads: u64) -> u64 {
+        self.features & !feature::GUEST | offloads
+    }
 }
 
 impl Drop for NetCard {
     fn drop(&mut self) {
+        self.shared.direct.close();
         self.shared.endpoint.set_receiver(None);
     }
 }
@@ -534,6 +571,7 @@ impl VirtioDevice for NetCard {
             (c.speed.0.is_some() || c.duplex.is_some(), feature::SPEED_DUPLEX),
         ];
         let mut all = optional.iter().filter(|(on, _)| *on).fold(feature::MAC, |all, (_, bits)| all | bits);
+        all &= self.permitted;
         if !self.offload {
             all &= !(feature::GUEST | feature::HOST | feature::CTRL_GUEST_OFFLOADS);
         } else if !self.uso {
@@ -544,6 +582,10 @@ impl VirtioDevice for NetCard {
             all &= if all & needed == 0 { !bits } else { !0 };
         }
         all
+    }
+
+    fn permitted(&self) -> u64 {
+        self.permitted
     }
 
     fn accepts(&self, features: u64) -> bool {
@@ -586,6 +628,7 @@ impl VirtioDevice for NetCard {
     }
 
     fn attach(&mut self, notifier: Arc<dyn Notifier>) {
+        self.shared.direct.attach(notifier.clone());
         self.shared.rx.lock().notifier = Some(notifier);
     }
 
@@ -599,9 +642,13 @@ impl VirtioDevice for NetCard {
             rx.offloads.unwrap_or(features & feature::GUEST)
         };
         self.set_offloads(offloads);
+        self.shared.direct.set_features(self.agreed(offloads));
     }
 
     fn start_queue(&mut self, index: usize, queue: Arc<Virtqueue>) {
+        if index != self.control_index() {
+            self.shared.direct.start_queue(index, &queue);
+        }
         if index == self.control_index() {
             self.control = Some(queue);
         } else if index % 2 == 1 {
@@ -612,6 +659,9 @@ impl VirtioDevice for NetCard {
     }
 
     fn stop_queue(&mut self, index: usize) -> QueueState {
+        if index != self.control_index() {
+            self.shared.direct.stop_queue(index);
+        }
         let queue = if index == self.control_index() {
             self.control.take()
         } else if index % 2 == 1 {
@@ -634,6 +684,9 @@ impl VirtioDevice for NetCard {
                 true
             });
         }
+        if self.shared.direct.kick(index) {
+            return Progress::Done;
+        }
         if index % 2 == 1 {
             let Some(queue) = self.tx[index / 2].clone() else { return Progress::Done };
             return queue.drain(|mut chain| {
@@ -653,6 +706,8 @@ impl VirtioDevice for NetCard {
 
     fn reset(&mut self) {
         self.features = 0;
+        self.shared.direct.reset();
+        self.shared.direct.set_wanted(2);
         self.frame = Vec::new();
         {
             let mut rx = self.shared.rx.lock();
@@ -692,6 +747,7 @@ impl VirtioDevice for NetCard {
         let pairs = self.config.queue_pairs;
         let rss = state.rss.as_ref().map(|r| Rss::restore(r, pairs)).transpose();
         let rss = rss.map_err(|e| e.within("rss"))?;
+        self.shared.direct.set_wanted(2 * usize::from(state.pairs));
         let mut rx = self.shared.rx.lock();
         rx.rss = rss;
         rx.pairs = state.pairs;
@@ -707,6 +763,7 @@ impl VirtioDevice for NetCard {
 
     fn quiesce(&mut self) {
         self.paused = true;
+        self.shared.direct.set_running(false);
         self.shared.rx.lock().paused = true;
     }
 
@@ -721,7 +778,16 @@ impl VirtioDevice for NetCard {
                 notifier.config_changed();
             }
         }
+        self.shared.direct.set_running(true);
         self.shared.retry();
+    }
+
+    fn timer(&mut self, _id: usize) {
+        for index in 0..2 * self.tx.len() {
+            if self.notify(index) == Progress::More {
+                self.shared.direct.look_again();
+            }
+        }
     }
 
     fn as_any(&mut self) -> &mut dyn Any {

@@ -55,7 +55,9 @@ impl Machine {
         let mut late = Vec::new();
         let (cell, _) = self.workshop.build(node, &mut late)?;
         self.workshop.connect(late, &present);
-        if !lifecycle.running {
+        if lifecycle.running {
+            cell.resume();
+        } else {
             cell.quiesce();
         }
         let mut all = Vec::clone(&present);

@@ -276,9 +276,14 @@ impl NetCard {
                 rx.offloads = Some(offloads);
                 drop(rx);
                 self.set_offloads(offloads);
+                self.shared.direct.set_features(self.agreed(offloads));
+                return Some(());
             }
             _ => return None,
         }
+        let pairs = usize::from(rx.pairs);
+        drop(rx);
+        self.shared.direct.set_wanted(2 * pairs);
         Some(())
     }
 }

@@ -30,6 +30,20 @@ pub(super) const SPEED_DUPLEX: u64 = 1 << 63;
 pub(super) const GUEST: u64 = GUEST_CSUM | GUEST_TSO4 | GUEST_TSO6 | GUEST_ECN | GUEST_USO4 | GUEST_USO6;
 /// What the host takes from the guest.
 pub(super) const HOST: u64 = CSUM | HOST_TSO4 | HOST_TSO6 | HOST_ECN | HOST_USO;
+/// What is between the driver and the card alone, whoever serves the rings.
+pub(super) const OWN: u64 = MAC
+    | MTU
+    | STATUS
+    | CTRL_VQ
+    | CTRL_RX
+    | CTRL_VLAN
+    | CTRL_RX_EXTRA
+    | CTRL_MAC_ADDR
+    | CTRL_GUEST_OFFLOADS
+    | GUEST_ANNOUNCE
+    | SPEED_DUPLEX
+    | crate::device::feature::ACCESS_PLATFORM
+    | crate::device::feature::RING_RESET;
 /// Those of them that the endpoint must know of.
 pub(super) const USO: u64 = GUEST_USO4 | GUEST_USO6 | HOST_USO;
 /// Features and what each needs, which is before those that need it in turn.

@@ -166,6 +166,19 @@ impl Virtqueue {
         either!(&*self.ring.lock(), r => r.state())
     }
 
+    /// Whether its ring is packed.
+    pub fn is_packed(&self) -> bool {
+        matches!(*self.ring.lock(), Ring::Packed(_))
+    }
+
+    /// Goes on where somebody else has left the (split) ring: at entry `next` of the available ring, or behind what was used if
+    /// that is all there is to know.
+    pub(crate) fn take_back(&self, next: Option<u16>) {
+        if let Ring::Split(ring) = &mut *self.ring.lock() {
+            ring.take_back(&self.dma.memory(), next);
+        }
+    }
+
     /// Buffers popped and not yet pushed.
     pub fn outstanding(&self) -> u16 {
         either!(&*self.ring.lock(), r => r.outstanding())

@@ -52,6 +52,15 @@ impl SplitRing {
         }
     }
 
+    /// See [`super::Virtqueue::take_back`].
+    pub(super) fn take_back(&mut self, memory: &DmaGuard, next: Option<u16>) {
+        let used = self.queue.used_idx(&**memory, Ordering::Acquire).map(|idx| idx.0);
+        let used = used.unwrap_or_else(|_| self.queue.next_used());
+        self.queue.set_next_used(used);
+        self.queue.set_next_avail(next.unwrap_or(used));
+        (self.outstanding, self.told) = (0, used);
+    }
+
     pub(super) fn outstanding(&self) -> u16 {
         self.outstanding
     }

@@ -117,6 +117,7 @@ impl Core {
         offered |= if options.packed { feature::RING_PACKED } else { 0 };
         offered |= if options.queue_reset { feature::RING_RESET } else { 0 };
         offered |= if options.iommu_platform { feature::ACCESS_PLATFORM } else { 0 };
+        offered &= device.permitted() | feature::VERSION_1;
         let sizes = device.queue_sizes();
         Ok(Core {
             device,

@@ -119,6 +119,10 @@ impl Drop for Recording<'_> {
             tracing::warn!("{e}");
         }
         self.0.blocks.iter().for_each(|b| b.dirty().stop(DirtyClient::Migration));
+        // Devices whose rings others serve took them back for this, and see to that whenever the machine starts.
+        if self.0.stop() {
+            self.0.start();
+        }
     }
 }
 
