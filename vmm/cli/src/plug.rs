@@ -20,6 +20,8 @@ use virtio::{
     BalloonConfig, ConsoleConfig, Mmio, NetBackend, NetConfig, RngConfig, RngSource, ScsiConfig,
     VirtioConfig, VirtioPci, VsockBackend, VsockConfig,
 };
+#[cfg(target_os = "linux")]
+use virtio::{VhostVsockBackend, VhostVsockConfig};
 
 use crate::backends::{Backends, Peripheral};
 use crate::chardevs::Chars;
@@ -128,6 +130,8 @@ const NE2K: [Extra; 3] = [
 ];
 const VSOCK: [Extra; 1] =
     [("uds-path", "str", "socket at which programs of the host reach the guest's ports")];
+#[cfg(target_os = "linux")]
+const VHOST_VSOCK: [Extra; 1] = [("vhostfd", "str", "open descriptor of /dev/vhost-vsock")];
 const RNG: [Extra; 1] = [("rng", "link<rng-backend>", "object that random bytes come from")];
 
 /// All drivers for `-device`: those with back ends, and PCI functions without.
@@ -325,6 +329,22 @@ const DRIVERS: &[Driver] = &[
         extra: &[],
         make: Make::With(virtio_serial),
     },
+    #[cfg(target_os = "linux")]
+    Driver {
+        name: "vhost-vsock-device",
+        category: "Misc",
+        bus: "virtio-bus",
+        extra: &VHOST_VSOCK,
+        make: Make::With(vhost_vsock),
+    },
+    #[cfg(target_os = "linux")]
+    Driver {
+        name: "vhost-vsock-pci",
+        category: "Misc",
+        bus: PCI,
+        extra: &VHOST_VSOCK,
+        make: Make::With(vhost_vsock),
+    },
     Driver {
         name: "virtio-vsock-device",
         category: "Misc",
@@ -357,12 +377,6 @@ pub(crate) fn driver(name: &str) -> Result<Driver> {
     let all = drivers();
     let full = if ALIASES.contains(&name) { format!("{name}-pci") } else { name.to_owned() };
     all.iter().find(|d| d.name == full).copied().ok_or_else(|| {
-        if name.starts_with("vhost-vsock") {
-            let instead = "virtio-vsock-device,guest-cid=N,uds-path=PATH";
-            return anyhow!(
-                "the host kernel's sockets are not supported; {instead} needs no help of the kernel's"
-            );
-        }
         let hint = nearest(name, all.iter().map(|d| d.name));
         let hint = hint.map_or(String::new(), |n| format!("; did you mean '{n}'?"));
         anyhow!("no such device{hint} ('-device help' lists all)")
@@ -531,12 +545,33 @@ fn virtio_vsock(m: &mut Making<'_>) -> Result<Made> {
     let mut config = VsockConfig::default();
     let path = m.props.take_text("uds-path")?;
     let path = path.ok_or_else(|| anyhow!("needs uds-path=PATH, where the host's programs connect"))?;
-    if let Some(cid) = m.props.take_text("guest-cid")? {
-        let bad = || anyhow!("guest-cid={cid}: expected 3 to 4294967294");
-        config.guest_cid = cid.parse().map_err(|_| bad())?;
+    if let Some(cid) = context_id(m)? {
+        config.guest_cid = cid;
     }
     let muxer = net_vsock::Muxer::new(path.as_ref(), config.guest_cid)?;
     Ok(virtio(m.pci, config, VsockBackend(Some(Arc::new(muxer)))))
+}
+
+/// The guest's context id, if it is said.
+fn context_id(m: &mut Making<'_>) -> Result<Option<u64>> {
+    let Some(cid) = m.props.take_text("guest-cid")? else { return Ok(None) };
+    let fits = cid.parse().ok().filter(|n| (3..u64::from(u32::MAX)).contains(n));
+    Ok(Some(fits.ok_or_else(|| anyhow!("guest-cid={cid}: expected 3 to 4294967294"))?))
+}
+
+/// Sockets of the host's kernel.
+#[cfg(target_os = "linux")]
+fn vhost_vsock(m: &mut Making<'_>) -> Result<Made> {
+    let cid = context_id(m)?.ok_or_else(|| anyhow!("needs guest-cid=N, from 3 to 4294967294"))?;
+    let kernel = match m.props.take_text("vhostfd")? {
+        Some(number) => vhost::Kernel::from_fd(vhost::VSOCK, crate::netdevs::descriptor(&number)?),
+        None => vhost::Kernel::open(vhost::VSOCK),
+    };
+    let instead = "virtio-vsock-pci,guest-cid=N,uds-path=PATH needs no help of the kernel's";
+    let kernel = kernel.map_err(|e| anyhow!("{e}; {instead}"))?;
+    let kernel = vhost::KernelVsock::new(kernel, cid)?;
+    let config = VhostVsockConfig { guest_cid: cid, ..VhostVsockConfig::default() };
+    Ok(virtio(m.pci, config, VhostVsockBackend(Some(Arc::new(kernel)))))
 }
 
 fn virtio_scsi(m: &mut Making<'_>) -> Result<Made> {

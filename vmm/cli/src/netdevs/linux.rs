@@ -6,8 +6,8 @@ use std::sync::Arc;
 use anyhow::{Result, anyhow, bail};
 use control::config::Props;
 use net::{
-    Endpoint, L2tpv3, L2tpv3Options, PasstOptions, Tap, TapOptions, TapSource, Vde, VdeOptions, Xdp, XdpMode,
-    XdpOptions,
+    Endpoint, L2tpv3, L2tpv3Options, PasstOptions, Tap, TapOptions, TapSource, TapVhost, Vde, VdeOptions,
+    Xdp, XdpMode, XdpOptions,
 };
 
 use super::sockets::{descriptor, events, needed};
@@ -29,20 +29,8 @@ fn script(props: &Props, key: &str, default: &str) -> Result<Option<PathBuf>> {
 }
 
 /// `tap`.
-pub(super) fn tap(props: &Props) -> Result<Arc<dyn Endpoint>> {
-    if props.bool("vhostforce")? == Some(true) {
-        bail!(
-            "vhostforce=on: the kernel's vhost-net is not used; leave it out: the tap device works without"
-        );
-    }
-    if props.bool("vhost")? == Some(true) {
-        tracing::warn!("tap: vhost=on: the kernel's vhost-net is not used; frames go by way of this process");
-    }
-    // They come with vhost=on, and are not needed.
-    let unused = props.text("vhostfds")?.or(props.text("vhostfd")?).unwrap_or_default().into_owned();
-    for number in unused.split(':').filter(|n| !n.is_empty()) {
-        drop(descriptor(number)?);
-    }
+pub(super) fn tap(id: &str, props: &Props) -> Result<Arc<dyn Endpoint>> {
+    let vhost = vhost(props)?;
     let has = |key: &str| props.get(key).is_some();
     let only = |main: &str, others: &[&str]| match others.iter().find(|k| has(k)) {
         Some(other) => Err(anyhow!("{other}: not together with {main}")),
@@ -72,7 +60,29 @@ pub(super) fn tap(props: &Props) -> Result<Arc<dyn Endpoint>> {
         None | Some(0) => None,
         Some(n) => Some(u32::try_from(n).unwrap_or(u32::MAX)),
     };
-    Ok(Arc::new(Tap::open(TapOptions { source, vnet_header: props.bool("vnet_hdr")?, send_buffer })?))
+    let tap = Tap::open(TapOptions { source, vnet_header: props.bool("vnet_hdr")?, send_buffer, vhost })?;
+    if let Some(e) = tap.without_vhost() {
+        tracing::warn!("netdev '{id}': vhost=on: {e}; frames go by way of this process");
+    }
+    Ok(Arc::new(tap))
+}
+
+/// Whether the kernel is to serve a card's rings; as on QEMU, descriptors for that need `vhost=on`.
+fn vhost(props: &Props) -> Result<Option<TapVhost>> {
+    let forced = props.bool("vhostforce")?.unwrap_or(false);
+    let wanted = props.bool("vhost")?.unwrap_or(forced);
+    let fds = match (props.text("vhostfd")?, props.text("vhostfds")?) {
+        (Some(_), Some(_)) => bail!("vhostfds: not together with vhostfd"),
+        (one, many) => one.or(many),
+    };
+    if !wanted {
+        return match fds {
+            Some(fds) => bail!("vhostfd={fds}: expected vhost=on with it"),
+            None => Ok(None),
+        };
+    }
+    let fds = fds.map(|fds| fds.split(':').map(descriptor).collect::<Result<_>>()).transpose()?;
+    Ok(Some(TapVhost { fds, forced }))
 }
 
 fn bridge_source(props: &Props) -> Result<TapSource> {
@@ -85,7 +95,7 @@ fn bridge_source(props: &Props) -> Result<TapSource> {
 /// `bridge`.
 pub(super) fn bridge(props: &Props) -> Result<Arc<dyn Endpoint>> {
     let source = bridge_source(props)?;
-    Ok(Arc::new(Tap::open(TapOptions { source, vnet_header: None, send_buffer: None })?))
+    Ok(Arc::new(Tap::open(TapOptions { source, vnet_header: None, send_buffer: None, vhost: None })?))
 }
 
 /// `af-xdp`.

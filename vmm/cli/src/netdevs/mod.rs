@@ -7,6 +7,9 @@ mod sockets;
 #[cfg(target_os = "linux")]
 mod vhost;
 
+#[cfg(target_os = "linux")]
+pub(crate) use sockets::descriptor;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -145,7 +148,7 @@ impl Nets {
             #[cfg(unix)]
             "socket" => sockets::socket(&n.id, &n.props, &self.announcer)?,
             #[cfg(target_os = "linux")]
-            "tap" => linux::tap(&n.props)?,
+            "tap" => linux::tap(&n.id, &n.props)?,
             #[cfg(target_os = "linux")]
             "bridge" => linux::bridge(&n.props)?,
             #[cfg(target_os = "linux")]
@@ -293,7 +296,8 @@ impl Nets {
         for (id, n) in &self.all {
             let link = if n.cable.is_up() { "up" } else { "down" };
             let user = n.user.as_deref().unwrap_or("nobody");
-            out.push_str(&format!("{id}: type={},link={link},used by {user}\n", n.kind));
+            let rings = if n.cable.has_rings() { ",rings=guest" } else { "" };
+            out.push_str(&format!("{id}: type={},link={link}{rings},used by {user}\n", n.kind));
             for (filter, on) in n.cable.filters() {
                 out.push_str(&format!("  filter {filter}: {}\n", if on { "on" } else { "off" }));
             }

@@ -21,7 +21,7 @@ pub(super) fn needed(props: &Props, key: &str) -> Result<String> {
 }
 
 /// A descriptor by its number.
-pub(super) fn descriptor(text: &str) -> Result<OwnedFd> {
+pub(crate) fn descriptor(text: &str) -> Result<OwnedFd> {
     let number =
         text.parse().map_err(|_| anyhow!("fd={text}: expected the number of an inherited descriptor"))?;
     inherited(number).with_context(|| format!("fd={text}"))
