@@ -165,10 +165,9 @@ fn a_debugger_debugs_programs() {
             "= 0",
             "Value returned is",
             "Breakpoint 1, twice (n=1)",
-            "Breakpoint 1, twice (n=2)",
             "= 42",
-            "sum 42",
-            "exited with code 052",
+            "sum 44",
+            "exited with code 054",
         ];
         in_order(&text, &expected, root.arch);
     });
