@@ -273,6 +273,56 @@ fn virtio_devices_come_and_go_in_a_slot() {
     come_and_go("q35", &["-device", "pcie-root-port,id=rp,slot=1,chassis=1"], Some("rp"));
 }
 
+/// Says of all disks how many sectors they have, whenever that changes.
+const SIZES: &str = "\
+last=; n=0
+echo WATCHING
+while [ $n -lt 3000 ]; do
+  now=\"$(for d in vda nvme0n1 sda; do echo $d=$(cat /sys/block/$d/size 2>/dev/null); done)\"
+  [ \"$now\" = \"$last\" ] || echo \"SIZES\" $now .
+  last=$now; n=$((n+1)); sleep 0.1
+done
+";
+
+#[test]
+fn disks_are_seen_to_grow_and_shrink() {
+    if !boot::has_board("x86_64", "q35") {
+        return;
+    }
+    let scratch = Scratch::new("disks-grow");
+    let modules = ["virtio_blk", "scsi_common", "scsi_mod", "virtio_scsi", "sd_mod"];
+    let Some(linux) = guest(&scratch, &modules, SIZES) else { return };
+    let socket = scratch.path("socket");
+    let option = format!("unix:{},server=on,wait=off", socket.display());
+    let mut arguments = vec!["-qmp", &option, "-device", "virtio-scsi-pci"];
+    let devices = ["virtio-blk-pci,drive=n0", "nvme,serial=1,drive=n1", "scsi-hd,drive=n2"];
+    let nodes: Vec<String> = (0..3)
+        .map(|i| {
+            let path = scratch.path(&format!("disk{i}")).display().to_string();
+            rhea(&["img", "create", "-f", "qcow2", &path, "8M"]);
+            format!("driver=qcow2,node-name=n{i},file.driver=file,file.filename={path}")
+        })
+        .collect();
+    for (node, device) in nodes.iter().zip(devices) {
+        arguments.extend(["-blockdev", node, "-device", device]);
+    }
+    let mut guest = start("q35", &linux, &arguments);
+    let mut qmp = Qmp::connect(&socket, STEP).expect("the socket");
+    guest.console.expect("SIZES vda=16384 nvme0n1=16384 sda=16384 .", STEP).expect("the guest starts");
+    let mut sectors = [16384u64; 3];
+    // Twice each: the second is told of only if the guest has dealt with the first.
+    for (disk, size) in [(0, 24576), (1, 24576), (2, 24576), (0, 8192), (1, 32768), (2, 8192), (1, 8192)] {
+        qmp.execute("block_resize", json!({"node-name": format!("n{disk}"), "size": 512 * size}))
+            .unwrap_or_else(|e| panic!("n{disk}: {e}"));
+        sectors[disk] = size;
+        let [a, b, c] = sectors;
+        let seen = format!("SIZES vda={a} nvme0n1={b} sda={c} .");
+        guest.console.expect(&seen, STEP).unwrap_or_else(|e| panic!("{}: {e}", devices[disk]));
+    }
+    qmp.execute("quit", Value::Null).expect("it ends");
+    powers_off(&mut guest).expect("it ends");
+}
+
 /// A watchdog that nobody feeds resets the machine, which ends the run.
 fn watchdog(module: &str, option: &str) {
     if !boot::has_board("x86_64", "pc") {

@@ -1,7 +1,7 @@
 //! Admin commands (section 5).
 
 use super::queues::{CompletionQueue, SubmissionQueue};
-use super::{IO_QUEUES, MAX_ENTRIES, MAX_EVENTS, Nvme, Outcome, long, status, word};
+use super::{IO_QUEUES, MAX_ENTRIES, MAX_EVENTS, Nvme, Outcome, events, long, status, word};
 
 mod op {
     pub(super) const DELETE_SUBMISSION: u8 = 0x00;
@@ -24,6 +24,8 @@ mod feature {
 }
 
 const ALL_NAMESPACES: u32 = u32::MAX;
+/// In a command for a log: the event that led to it is not over.
+const RETAIN_EVENT: u32 = 1 << 15;
 
 impl Nvme {
     pub(super) fn admin(&mut self, id: u16, c: &[u8; 64]) -> Outcome {
@@ -56,6 +58,7 @@ impl Nvme {
             op::EVENT if self.r.events.len() >= MAX_EVENTS => Err(status::EVENT_LIMIT),
             op::EVENT => {
                 self.r.events.push(id);
+                self.tell();
                 Ok(None)
             }
             _ => Err(status::INVALID_OPCODE),
@@ -120,19 +123,25 @@ impl Nvme {
         self.give(c, &data)
     }
 
-    fn log(&self, c: &[u8; 64]) -> Outcome {
+    fn log(&mut self, c: &[u8; 64]) -> Outcome {
         let words = u64::from(word(c, 10) >> 16) | u64::from(word(c, 11) & 0xffff) << 16;
         let (len, offset) = (4 * (words + 1), long(c, 12));
-        let page = match word(c, 10) & 0xff {
+        let number = word(c, 10) & 0xff;
+        let page = match number {
             // No errors have been logged.
             1 => vec![0; 64],
             2 => self.health(),
             3 => self.firmware_slots(),
+            events::LOG => self.changed_namespaces(),
             _ => return Err(status::INVALID_LOG),
         };
         let rest = usize::try_from(offset).ok().and_then(|offset| page.get(offset..));
         let rest = rest.ok_or(status::INVALID_FIELD)?;
-        self.give(c, &rest[..rest.len().min(usize::try_from(len).unwrap_or(usize::MAX))])
+        let outcome = self.give(c, &rest[..rest.len().min(usize::try_from(len).unwrap_or(usize::MAX))])?;
+        if number == events::LOG && word(c, 10) & RETAIN_EVENT == 0 {
+            self.changes_read();
+        }
+        Ok(outcome)
     }
 
     fn feature(&self, number: u32) -> Result<u32, u16> {
@@ -155,6 +164,7 @@ impl Nvme {
         if let Some(to) = self.r.features.get_mut(number as usize) {
             *to = value;
         }
+        self.tell();
         Ok(Some(0))
     }
 }

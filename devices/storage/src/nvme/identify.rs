@@ -1,6 +1,6 @@
 //! What the controller and its namespaces say about themselves (section 5.15).
 
-use super::{DATA_PAGES, MAX_EVENTS, Nvme, VERSION};
+use super::{DATA_PAGES, MAX_EVENTS, Nvme, VERSION, events};
 
 /// Bytes of each structure.
 pub(super) const SIZE: usize = 4096;
@@ -28,6 +28,8 @@ impl Nvme {
         d[72] = 6;
         d[77] = DATA_PAGES;
         put(&mut d, 80, &VERSION.to_le_bytes());
+        // Events that can be asked for.
+        put(&mut d, 92, &events::NAMESPACES.to_le_bytes());
         // Aborts and events at a time, from 0; one firmware slot, read-only; logs for each namespace.
         (d[258], d[259], d[260], d[261]) = (3, MAX_EVENTS as u8 - 1, 3, 0);
         put(&mut d, 266, &343u16.to_le_bytes());

@@ -4,6 +4,7 @@
 //! its disk, of bounded size; commands are fetched only while there is room for their completions to wait.
 
 mod admin;
+mod events;
 mod identify;
 mod io;
 mod prp;
@@ -13,7 +14,7 @@ mod state;
 mod tests;
 
 use std::any::Any;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use block::Disk;
 use device::{
@@ -40,6 +41,10 @@ const DOORBELLS: u64 = 0x1000;
 const TABLE: u32 = 0x2000;
 const PENDING: u32 = 0x3000;
 const BAR_SIZE: u64 = 0x4000;
+
+/// Who wakes the controller: its disks' requests, and disks with another size.
+const REQUESTS: usize = 0;
+const RESIZED: usize = 1;
 
 /// Registers.
 mod reg {
@@ -109,17 +114,24 @@ impl PciConfig for NvmeConfig {
         if self.serial.len() > 20 || self.serial.is_empty() {
             return Err(wires.bad_property("serial", "expected 1 to 20 bytes of text"));
         }
-        Ok(Box::new(Nvme {
+        for disk in &self.disks {
+            let waker = wires.waker(RESIZED);
+            disk.on_resize(move || waker.wake());
+        }
+        let mut nvme = Nvme {
             function,
             dma: wires.dma()?,
-            requests: Requests::new(wires.waker(0)),
+            requests: Requests::new(wires.waker(REQUESTS)),
             config: self,
             r: Registers::default(),
             q: Queues::default(),
             jobs: BTreeMap::new(),
             next_job: 0,
+            sizes: Vec::new(),
             paused: false,
-        }))
+        };
+        nvme.note_sizes();
+        Ok(Box::new(nvme))
     }
 }
 
@@ -136,6 +148,9 @@ struct Registers {
     features: [u32; 16],
     /// Identifiers of the commands that wait for an event.
     events: Vec<u16>,
+    /// Namespaces that have changed since the host has read of it, and whether it was told to.
+    changed: BTreeSet<u32>,
+    told: bool,
 }
 
 /// A command on its way.
@@ -158,6 +173,8 @@ struct Nvme {
     q: Queues,
     jobs: BTreeMap<u64, Job>,
     next_job: u64,
+    /// Bytes of each disk as the host knows them.
+    sizes: Vec<u64>,
     paused: bool,
 }
 
@@ -176,6 +193,8 @@ impl Nvme {
         self.jobs.clear();
         self.q = Queues::default();
         self.r.events.clear();
+        self.changes_read();
+        self.note_sizes();
         self.r.features = [0; 16];
         // The write cache is on.
         self.r.features[6] = 1;
@@ -395,7 +414,10 @@ impl Device for Nvme {
         state::restore(self, state)
     }
 
-    fn wake(&mut self, _id: usize) {
+    fn wake(&mut self, id: usize) {
+        if id == RESIZED {
+            self.look_at_sizes();
+        }
         self.poll();
         self.work();
     }
@@ -409,6 +431,7 @@ impl Device for Nvme {
 
     fn resume(&mut self) {
         self.paused = false;
+        self.look_at_sizes();
         self.work();
     }
 

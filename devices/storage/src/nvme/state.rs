@@ -40,6 +40,9 @@ device::state! {
         9 => submissions: Vec<SubmissionV1>,
         10 => completions: Vec<CompletionV1>,
         11 => last: u16,
+        12 => changed: Vec<u32>,
+        13 => told: bool,
+        14 => sizes: Vec<u64>,
     }
 }
 
@@ -82,6 +85,9 @@ pub(super) fn save(n: &Nvme) -> StateBlob {
         submissions: n.q.submissions.iter().map(submission).collect(),
         completions: n.q.completions.iter().map(completion).collect(),
         last: n.q.last,
+        changed: r.changed.iter().copied().collect(),
+        told: r.told,
+        sizes: n.sizes.clone(),
     };
     StateBlob::new(NvmeConfig::KIND, 1, &state)
 }
@@ -132,6 +138,10 @@ pub(super) fn restore(n: &mut Nvme, state: &StateBlob) -> Result<(), StateError>
     let s: V1 = state.decode(NvmeConfig::KIND, 1)?;
     StateError::at_most("events", s.events.len(), MAX_EVENTS)?;
     StateError::at_most("configuration", s.configuration >> 7 & 15, 15)?;
+    StateError::at_most("changed", s.changed.len(), n.config.disks.len())?;
+    if !s.sizes.is_empty() && s.sizes.len() != n.config.disks.len() {
+        return Err(StateError::new("sizes", "expected one for each disk"));
+    }
     n.q = queues(&s)?;
     n.r = Registers {
         masked: s.masked,
@@ -142,7 +152,14 @@ pub(super) fn restore(n: &mut Nvme, state: &StateBlob) -> Result<(), StateError>
         admin_completion: s.admin_completion,
         features: s.features,
         events: s.events,
+        changed: s.changed.into_iter().collect(),
+        told: s.told,
     };
+    n.sizes = s.sizes;
+    // A state without them is older than they are.
+    if n.sizes.is_empty() {
+        n.note_sizes();
+    }
     n.jobs.clear();
     // Nothing begins before the machine runs.
     n.paused = true;

@@ -172,6 +172,60 @@ fn reads_and_writes() {
 }
 
 #[test]
+fn another_size_is_an_event() {
+    const EVENT: [u8; 64] = {
+        let mut c = [0; 64];
+        c[0] = 12;
+        c
+    };
+    let n = Nvm::new(&IoPool::immediate());
+    let grow = |disk: usize, blocks: u64| {
+        n.config.disks[disk].node().resize(512 * blocks).unwrap();
+        n.config.disks[disk].resized();
+    };
+    let log = |keep: u32| {
+        assert_eq!(n.run(0, &command(2, u32::MAX, [DATA, 0], [0x03ff_0004 | keep << 15, 0, 0])), (0, 0));
+        n.memory(DATA, 12)
+    };
+    assert_eq!(n.run(0, &command(6, 0, [DATA, 0], [1, 0, 0])), (0, 0));
+    assert_eq!(n.memory(DATA + 92, 4), [0, 1, 0, 0], "what can be asked for");
+    // Not asked for: noted all the same.
+    n.submit(0, &EVENT);
+    grow(1, 200);
+    assert!(!n.line("intx"));
+    assert_eq!(log(0)[..8], [2, 0, 0, 0, 0, 0, 0, 0]);
+    assert_eq!(log(0)[..4], [0; 4], "it was read");
+    // Asked for: one event until the log is read and not retained.
+    assert_eq!(n.run(0, &command(9, 0, [0, 0], [11, 0x100, 0])), (0, 0));
+    grow(1, 300);
+    assert!(n.line("intx"));
+    assert_eq!(n.completion(0), (0x0004_0002, 0));
+    n.submit(0, &EVENT);
+    grow(0, 5000);
+    assert_eq!(log(1)[..], [1, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0]);
+    grow(0, 6000);
+    assert!(!n.line("intx"));
+    assert_eq!(log(0)[..], [1, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0]);
+    grow(0, 7000);
+    assert_eq!(n.completion(0), (0x0004_0002, 0));
+    assert_eq!(log(0)[..8], [1, 0, 0, 0, 0, 0, 0, 0]);
+    // One that changed while the machine stood, or before there was a command to end.
+    n.cell().quiesce();
+    let saved = n.cell().save();
+    grow(0, 8000);
+    n.cell().restore(&saved).unwrap();
+    assert_eq!(n.cell().save(), saved);
+    n.cell().resume();
+    assert!(!n.line("intx"));
+    n.submit(0, &EVENT);
+    assert_eq!(n.completion(0), (0x0004_0002, 0));
+    // Nothing is left after a reset.
+    n.cell().reset(ResetKind::Cold);
+    grow(0, 9000);
+    assert!(!n.line("intx"));
+}
+
+#[test]
 fn completions_wait_for_room() {
     let n = Nvm::new(&IoPool::immediate());
     n.enable_messages(0xfee0_0000, 0x40);
