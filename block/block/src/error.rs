@@ -6,7 +6,7 @@ use std::io;
 #[derive(Debug, thiserror::Error)]
 pub enum BlockError {
     /// The image could not be opened or looked at.
-    #[error("{path}: {source}")]
+    #[error("{path}: {}", reason(source))]
     Open {
         /// Path of the image.
         path: String,
@@ -46,8 +46,23 @@ pub enum BlockError {
         what: String,
     },
     /// The host failed the request.
-    #[error(transparent)]
-    Io(#[from] io::Error),
+    #[error("{}", reason(.0))]
+    Io(io::Error),
+}
+
+impl From<io::Error> for BlockError {
+    fn from(e: io::Error) -> Self {
+        BlockError::Io(e)
+    }
+}
+
+/// The host's words for an error, without its number.
+pub fn reason(e: &io::Error) -> String {
+    let text = e.to_string();
+    match text.rfind(" (os error ") {
+        Some(at) if e.raw_os_error().is_some() => text[..at].to_owned(),
+        _ => text,
+    }
 }
 
 impl BlockError {

@@ -17,12 +17,14 @@ mod mapped;
 mod name;
 mod options;
 mod parallels;
+mod place;
 mod protocol;
 mod qcow;
 mod qcow2;
 mod qed;
 mod raw;
 mod registry;
+mod temporary;
 mod vdi;
 mod vhdx;
 mod vmdk;
@@ -39,5 +41,7 @@ pub use options::{Kind, OptionSpec, Options, bad_option, parse_size};
 pub use protocol::Protocol;
 pub use raw::RawImage;
 pub use registry::{
-    CreateContext, Format, Measure, OpenContext, OpenOptions, create, find, formats, open, open_node, probe,
+    CreateContext, Format, Measure, OpenContext, OpenOptions, create, create_on, find, formats, open,
+    open_node, probe,
 };
+pub use temporary::temporary;

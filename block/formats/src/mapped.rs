@@ -631,6 +631,9 @@ impl<L: Layout> Image for Mapped<L> {
                     next = Some(at + self.unit);
                     places.push((at, block));
                 }
+                Ok(Place::Packed(at)) if at >= self.file.size() => {
+                    bad.push((block, format!("block {block} at {at:#x} is beyond the end of the file")));
+                }
                 Ok(_) => {}
                 Err(e) => bad.push((block, e.to_string())),
             }

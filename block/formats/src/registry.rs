@@ -10,6 +10,7 @@ use crate::crypto::Secrets;
 use crate::image::{BackingName, Image};
 use crate::name::{Name, resolve};
 use crate::options::{Kind, OptionSpec, Options, bad_option};
+use crate::place::Place;
 use crate::{bochs, cloop, dmg, luks, parallels, qcow, qcow2, qed, raw, vdi, vhdx, vmdk, vpc, vvfat};
 
 /// Bytes at the start of a file that tell its format.
@@ -461,12 +462,17 @@ pub struct CreateContext<'a> {
     /// Options.
     pub options: &'a Options,
     format: &'static Format,
+    /// What it is written on, if that is no file of the host.
+    node: Option<Arc<dyn BlockNode>>,
 }
 
 impl CreateContext<'_> {
     /// Makes the file.
-    pub fn file(&self) -> Result<Arc<FileNode>, BlockError> {
-        Ok(Arc::new(FileNode::create(self.path, FileOptions::default())?))
+    pub(crate) fn file(&self) -> Result<Arc<Place>, BlockError> {
+        Ok(Arc::new(match &self.node {
+            Some(node) => Place::Node(node.clone(), self.name.display().to_string()),
+            None => Place::File(FileNode::create(self.path, FileOptions::default())?),
+        }))
     }
 
     /// Where a file beside this one is.
@@ -485,6 +491,14 @@ impl CreateContext<'_> {
         let keys = keys.map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
         let secrets = self.options.secrets().clone();
         let options = OpenOptions { no_backing: true, keys, secrets, ..OpenOptions::default() };
+        if let Some(node) = &self.node {
+            return open_node(
+                node.clone(),
+                &self.name.display().to_string(),
+                Some(self.format.name),
+                &options,
+            );
+        }
         open(&format!("file:{}", self.path.display()), Some(self.format.name), &options)
     }
 }
@@ -494,6 +508,26 @@ pub fn create(
     format: &str,
     path: &Path,
     name: Option<&Path>,
+    size: Option<u64>,
+    options: &Options,
+) -> Result<(), BlockError> {
+    make(format, (path, name.unwrap_or(path), None), size, options)
+}
+
+/// Makes an image on a node, which keeps its size; `name` is what it is called.
+pub fn create_on(
+    format: &str,
+    node: Arc<dyn BlockNode>,
+    name: &str,
+    size: Option<u64>,
+    options: &Options,
+) -> Result<(), BlockError> {
+    make(format, (Path::new(name), Path::new(name), Some(node)), size, options)
+}
+
+fn make(
+    format: &str,
+    (path, name, node): (&Path, &Path, Option<Arc<dyn BlockNode>>),
     size: Option<u64>,
     options: &Options,
 ) -> Result<(), BlockError> {
@@ -509,7 +543,7 @@ pub fn create(
         (Some(size), _) | (None, Some(size)) => size,
         (None, None) => return Err(bad_option("size", "", "the size of the disk")),
     };
-    make(&CreateContext { path, name: name.unwrap_or(path), size, options, format })
+    make(&CreateContext { path, name, size, options, format, node })
 }
 
 /// The kind of an option, for help.

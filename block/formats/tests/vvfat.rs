@@ -324,3 +324,37 @@ fn mistakes_are_named() {
     std::fs::write(dir.path().join("big"), vec![1; 4 << 20]).unwrap();
     assert!(fails(format!("fat:floppy:{path}")).contains("do not fit"));
 }
+
+/// Whenever the power fails, a file in the directory is the old one or the new one.
+#[test]
+fn a_file_is_whole_at_every_moment() {
+    const LEN: usize = 200_000;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("big.bin");
+    std::fs::write(&path, vec![1; LEN]).unwrap();
+    let image = open_fat("rw:", dir.path());
+    let before = read(&*image, 0, USED as usize);
+    let at = before.windows(SECTOR).position(|w| w.iter().all(|b| *b == 1)).unwrap() as u64;
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|s| {
+        let watcher = s.spawn(|| {
+            let mut seen = std::collections::BTreeSet::new();
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                let data = std::fs::read(&path).unwrap();
+                let first = data[0];
+                assert!(data.len() == LEN && data.iter().all(|b| *b == first), "{first}: {}", data.len());
+                seen.insert(first);
+            }
+            seen.len()
+        });
+        for version in 2..60 {
+            write(&*image, at, &vec![version; LEN]);
+            image.flush().unwrap();
+            assert_eq!(std::fs::read(&path).unwrap()[LEN - 1], version);
+        }
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert!(watcher.join().unwrap() > 1);
+    });
+    let names: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(names, ["big.bin"], "nothing is left beside it");
+}

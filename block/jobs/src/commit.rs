@@ -4,11 +4,11 @@
 
 use std::sync::Arc;
 
-use block::BlockNode;
+use block::{BlockError, BlockNode};
 use block_formats::Image;
 use block_graph::Node;
 
-use crate::copy::{CHUNK, copy, ranges_above};
+use crate::copy::{CHUNK, copy, own_ranges, ranges_above};
 use crate::job::{Job, Stop};
 
 /// Bytes of the disk that are asked about at a time.
@@ -56,4 +56,26 @@ impl Commit {
         self.base.flush()?;
         Ok(())
     }
+}
+
+/// Moves what an image has of its own into `base`, which is below it and open for writing, and empties the image. Nothing may be
+/// under way on either.
+pub fn commit_at_once(image: &Arc<dyn Image>, base: &Arc<Node>) -> Result<(), BlockError> {
+    let size = image.size();
+    if base.size() < size {
+        base.resize(size)?;
+    }
+    let mut buffer = Vec::new();
+    for start in (0..size).step_by(STEP as usize) {
+        for range in own_ranges(image, start..(start + STEP).min(size))? {
+            for from in range.clone().step_by(CHUNK as usize) {
+                let piece = from..(from + CHUNK).min(range.end);
+                copy(&**image, &**base, piece, false, &mut buffer).map_err(|(_, e)| e)?;
+            }
+        }
+    }
+    base.flush()?;
+    // Only now is what it has needed by nobody.
+    image.make_empty()?;
+    image.flush()
 }

@@ -12,7 +12,7 @@ mod mirror;
 mod stream;
 
 pub use backup::{Backup, BitmapMode};
-pub use commit::Commit;
+pub use commit::{Commit, commit_at_once};
 pub use copy::Sync;
 pub use job::{Event, Job, JobError, JobOptions, Jobs, OnError, Status, Stop};
 pub use mirror::{End, Mirror};

@@ -93,6 +93,11 @@ impl Negotiation {
         let name = options.uri();
         let failed = |source| BlockError::Open { path: name.clone(), source };
         let socket = Socket::connect(&options.address).map_err(failed)?;
+        Self::over(socket, name)
+    }
+
+    fn over(socket: Socket, name: String) -> Result<Self, BlockError> {
+        let failed = |source| BlockError::Open { path: name.clone(), source };
         let (reader, writer) = channel(socket).map_err(failed)?;
         reader.set_timeout(Some(PATIENCE)).map_err(failed)?;
         let mut n = Negotiation { name: name.clone(), reader, writer, fixed: false, zeroes: true, old: None };
@@ -341,6 +346,14 @@ pub(crate) fn connect(options: &NbdOptions) -> Result<Connected, BlockError> {
         BlockError::Io(source) => BlockError::Open { path: name, source },
         other => other,
     })
+}
+
+/// Chooses an export over a connected socket for somebody else who goes on from there, with simple replies only (the kernel).
+pub fn hand_over(socket: Socket, export: &str) -> Result<(Socket, ExportInfo), BlockError> {
+    let mut n = Negotiation::over(socket, format!("export '{export}'"))?;
+    let info = n.info(option::GO, export)?.ok_or_else(|| n.bad("the server is too old"))?;
+    n.reader.set_timeout(None)?;
+    Ok((n.reader.socket()?, info))
 }
 
 /// All exports of a server, each with all that it tells.

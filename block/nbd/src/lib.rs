@@ -6,16 +6,19 @@
 //! uses the same wire and streams.
 
 mod address;
+mod authz;
 mod client;
 mod handshake;
 pub mod proto;
 mod socket;
 mod stream;
+mod subject;
 mod tls;
 
 pub use address::{Address, NbdOptions, TlsRole};
+pub use authz::{AUTHZ_KINDS, Authz};
 pub use client::NbdNode;
-pub use handshake::{ExportInfo, list};
+pub use handshake::{ExportInfo, hand_over, list};
 pub use socket::{Listener, Socket};
 pub use stream::{Reader, Writer, channel, start_tls};
 pub use tls::{TlsClient, TlsServer};

@@ -94,6 +94,12 @@ pub fn start_tls(reader: &mut Reader, writer: &mut Writer, mut connection: Conne
 }
 
 impl Reader {
+    /// The name of the other end in its certificate; nothing without TLS or a certificate.
+    pub fn peer_name(&self) -> Option<String> {
+        let connection = self.session.as_ref()?.connection.lock();
+        crate::subject::subject(connection.peer_certificates()?.first()?)
+    }
+
     /// Gives the session a part of what the network brought, or waits for more. The session takes no more than one
     /// record's worth while nobody reads what is in it.
     fn feed(&mut self, session: &Session) -> io::Result<()> {

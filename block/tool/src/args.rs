@@ -105,6 +105,7 @@ impl Args {
                 None => return usage(format!("option '--{}' needs {}", opt.long, opt.value)),
             },
         };
+        let value = if opt.long == "object" { crate::objects::plain(value)? } else { value };
         self.options.push((opt.long, value));
         Ok(())
     }
@@ -172,8 +173,11 @@ pub(crate) fn size(what: &str, text: &str) -> Result<u64, ToolError> {
     }
 }
 
+/// What the help of a command begins with.
+pub(crate) const HELP: &str = "arguments: ";
+
 fn help(table: &[Opt], operands: &str) -> String {
-    let mut out = format!("arguments: [OPTIONS] {operands}\n\n");
+    let mut out = format!("{HELP}[OPTIONS] {operands}\n\n");
     for t in table {
         let short = if t.short == ' ' { "    ".to_owned() } else { format!("-{}, ", t.short) };
         out += &format!("  {short}--{} {}\n      {}\n", t.long, t.value, t.help);

@@ -42,14 +42,14 @@ pub(crate) fn run(args: &[String]) -> Outcome {
     let image = open::image(&args, name, &options)?;
     let report = match image.check(repair) {
         Err(block::BlockError::Unsupported(_)) => {
-            if !args.has("quiet") {
-                text::warn("rhea img", "This image format does not support checks");
-            }
-            return Ok(NO_CHECK);
+            return Err(ToolError::Code(NO_CHECK, "This image format does not support checks".into()));
         }
         other => other?,
     };
     image.close()?;
+    if !args.has("quiet") {
+        report.messages.iter().for_each(|m| text::complain(m));
+    }
     if json {
         say(&text::json(&as_json(&report, name, image.format())));
     } else if !args.has("quiet") {
@@ -88,7 +88,7 @@ fn as_json(r: &CheckReport, name: &str, format: &str) -> serde_json::Value {
 }
 
 fn as_text(r: &CheckReport) -> String {
-    let mut out: String = r.messages.iter().map(|m| format!("{m}\n")).collect();
+    let mut out = String::new();
     if r.leaks_fixed + r.corruptions_fixed != 0 {
         out += &format!(
             "The following inconsistencies were found and repaired:\n\n    {} leaked clusters\n    {} corruptions\n\nDouble checking the fixed image now...\n",

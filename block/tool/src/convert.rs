@@ -1,6 +1,6 @@
 //! `convert`: one disk, or several one after the other, into a new image.
 
-use block_formats::{BitmapChange, Options, create, find};
+use block_formats::{BitmapChange, Options, find};
 
 use crate::Outcome;
 use crate::args::{Args, Opt, o};
@@ -45,6 +45,25 @@ const OPTIONS: &[Opt] = &[
     o('W', "oob-writes", "", "Write in any order"),
 ];
 
+/// Refuses options that do not go together.
+fn contradictions(args: &Args) -> Result<(), ToolError> {
+    for (name, needs) in [
+        ("target-is-zero", "no-create"),
+        ("target-image-opts", "no-create"),
+        ("skip-broken-bitmaps", "bitmaps"),
+    ] {
+        if args.has(name) && !args.has(needs) {
+            return usage(format!("--{name} needs --{needs}"));
+        }
+    }
+    for name in ["compress", "sparse-size"] {
+        if args.has("copy-range-offloading") && args.has(name) {
+            return usage(format!("--copy-range-offloading does not go with --{name}"));
+        }
+    }
+    Ok(())
+}
+
 /// Runs the command.
 pub(crate) fn run(args: &[String]) -> Outcome {
     let args = Args::parse(args, OPTIONS, "SOURCE... TARGET")?;
@@ -53,6 +72,10 @@ pub(crate) fn run(args: &[String]) -> Outcome {
     };
     let format = find(args.get("target-format").unwrap_or("raw"))?;
     let compress = args.has("compress");
+    contradictions(&args)?;
+    if args.has("bitmaps") && format.name != "qcow2" {
+        return Err(ToolError::Failed(format!("format {} keeps no bitmaps", format.name)));
+    }
     if compress && !format.compresses {
         return Err(ToolError::Failed(format!("format {} cannot store compressed data", format.name)));
     }
@@ -83,6 +106,13 @@ pub(crate) fn run(args: &[String]) -> Outcome {
     let backing = target_options.text("backing_file").filter(|b| !b.is_empty()).map(str::to_owned);
     if backing.is_some() && (sources.len() > 1 || args.has("no-create")) {
         return usage("a backing file needs one source and a target that is made");
+    }
+    if let (Some(_), Some(backing), None) =
+        (args.get("backing"), &backing, target_options.text("backing_fmt"))
+    {
+        return usage(format!(
+            "backing file '{backing}' needs its format named (-F); guessing it is not safe"
+        ));
     }
     let salvage = args.has("salvage");
     let bitmaps_of = images[0].clone();
@@ -117,13 +147,8 @@ pub(crate) fn run(args: &[String]) -> Outcome {
     }
     let place = if args.has("no-create") { None } else { Some(Target::new(target_name)?) };
     if let Some(place) = &place {
-        create(
-            format.name,
-            &place.path,
-            Some(&place.name),
-            Some(wanted.unwrap_or(source.size)),
-            &target_options,
-        )?;
+        let how = block_formats::OpenOptions { tls: options.tls.clone(), ..Default::default() };
+        place.create(format.name, wanted.unwrap_or(source.size), &target_options, &how)?;
     }
     if place.is_some() {
         // What is not whole has no name; it is made stable before it gets one.
@@ -131,6 +156,7 @@ pub(crate) fn run(args: &[String]) -> Outcome {
     }
     let write = block_formats::OpenOptions {
         cache: target_cache,
+        tls: options.tls.clone(),
         secrets: options.secrets.clone(),
         keys: open::key_secrets(&target_options),
         ..block_formats::OpenOptions::default()
@@ -150,7 +176,8 @@ pub(crate) fn run(args: &[String]) -> Outcome {
             source.size
         )));
     }
-    let zero = (place.is_some() && backing.is_none() && target.starts_zero()) || args.has("target-is-zero");
+    let fresh = place.as_ref().is_some_and(Target::is_new) && backing.is_none();
+    let zero = fresh && target.starts_zero() || args.has("target-is-zero");
     Copy {
         source: &source,
         target: &*target,

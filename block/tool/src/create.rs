@@ -1,10 +1,12 @@
 //! `create`: a new image.
 
-use block_formats::{Format, OpenOptions, Options, create, find, resolve};
+use block_formats::{Format, OpenOptions, Options, find, resolve};
 
 use crate::Outcome;
 use crate::args::{Args, Opt, o, size};
 use crate::error::{ToolError, usage};
+use crate::formatting;
+use crate::objects;
 use crate::open::{self, OBJECT, QUIET};
 use crate::target::Target;
 use crate::text::say;
@@ -24,7 +26,11 @@ pub(crate) fn option_help(format: &Format) -> String {
     let line = |s: &block_formats::OptionSpec| {
         format!("  {:<22} - {}\n", format!("{}={}", s.name, s.kind.shown()), s.help)
     };
-    format!("Supported options:\n{}", format.create_options.iter().map(line).collect::<String>())
+    format!(
+        "Supported {} options:\n{}",
+        format.name,
+        format.create_options.iter().map(line).collect::<String>()
+    )
 }
 
 /// Runs the command.
@@ -58,13 +64,10 @@ pub(crate) fn run(args: &[String]) -> Outcome {
     }
     let total = complete(&mut options, name, args.has("backing-unsafe"))?;
     let place = Target::new(name)?;
-    create(format.name, &place.path, Some(&place.name), Some(total), &options)?;
+    let how = OpenOptions { tls: objects::tls_clients(&args)?, ..OpenOptions::default() };
+    place.create(format.name, total, &options, &how)?;
     if !args.has("quiet") {
-        let mut line = format!("Formatting '{name}', fmt={} size={total}", format.name);
-        for (k, v) in options.iter().filter(|(k, _)| *k != "size") {
-            line += &format!(" {k}={v}");
-        }
-        say(&format!("{line}\n"));
+        say(&format!("{}\n", formatting::line(name, format, total, &options)));
     }
     place.finish()?;
     Ok(0)

@@ -1,6 +1,6 @@
 //! `dd`: a part of an image into a new one.
 
-use block_formats::{Options, create, find};
+use block_formats::{Options, find};
 
 use crate::Outcome;
 use crate::args::{Args, Opt, o, size};
@@ -44,8 +44,12 @@ pub(crate) fn run(args: &[String]) -> Outcome {
     let start = skip.saturating_mul(bs).min(total);
     let end = count.map_or(total, |c| start.saturating_add(c.saturating_mul(bs))).min(total);
     let place = Target::new(&output)?;
-    create(format.name, &place.path, Some(&place.name), Some(end - start), &Options::default())?;
-    let write = block_formats::OpenOptions { cache: open::cache(Some("unsafe"))?, ..Default::default() };
+    let write = block_formats::OpenOptions {
+        cache: open::cache(Some("unsafe"))?,
+        tls: crate::objects::tls_clients(&args)?,
+        ..Default::default()
+    };
+    place.create(format.name, end - start, &Options::default(), &write)?;
     let target = block_formats::open(&place.open_name(), Some(format.name), &write)?;
     let progress = Progress::new(false, 1);
     let source = Source::new(vec![image], u32::MAX, false).limited(end).from(start);
@@ -56,7 +60,7 @@ pub(crate) fn run(args: &[String]) -> Outcome {
         threads: 1,
         compress: false,
         unordered: false,
-        target_is_zero: true,
+        target_is_zero: place.is_new() && target.starts_zero(),
         sparse: 4096,
         progress: &progress,
     }

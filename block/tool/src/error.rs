@@ -13,13 +13,16 @@ pub enum ToolError {
     #[error(transparent)]
     Block(#[from] block::BlockError),
     /// A file.
-    #[error("{path}: {source}")]
+    #[error("{path}: {}", block::reason(source))]
     File {
         /// Its path.
         path: String,
         /// The host's reason.
         source: std::io::Error,
     },
+    /// What a command found out, with an exit code of its own.
+    #[error("{1}")]
+    Code(u8, String),
     /// Somebody else has said why.
     #[error("failed")]
     Silent,

@@ -138,7 +138,7 @@ fn as_text(image: &Arc<dyn Image>) -> Result<String, crate::ToolError> {
     }
     let snapshots = image.snapshots();
     if !snapshots.is_empty() {
-        out += &snapshot::table(&snapshots);
+        out += &format!("Snapshot list:\n{}", snapshot::snapshot_table(&snapshots));
     }
     if !d.specific.is_empty() {
         out += "Format specific information:\n";

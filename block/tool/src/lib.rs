@@ -15,6 +15,7 @@ mod copy;
 mod create;
 mod dd;
 mod error;
+mod formatting;
 mod info;
 mod io;
 mod luks;
@@ -35,6 +36,7 @@ mod tree;
 use std::process::ExitCode;
 
 pub use error::ToolError;
+pub use snapshot::snapshot_table;
 
 use text::{say, warn};
 
@@ -135,12 +137,18 @@ pub fn img(program: &str, args: &[String]) -> ExitCode {
     match (command.run)(rest) {
         Ok(code) => ExitCode::from(code),
         Err(ToolError::Help(text)) => {
-            say(&format!("{program} {name} - {}\n\n{text}", command.help));
+            // What an option's `help` asks for stands alone.
+            let heading = format!("{program} {name} - {}\n\n", command.help);
+            say(&if text.starts_with(args::HELP) { heading + &text } else { text });
             ExitCode::SUCCESS
         }
         Err(e) => {
             warn(program, &e.to_string());
-            ExitCode::from(command.failure)
+            ExitCode::from(match e {
+                ToolError::Code(code, _) => code,
+                ToolError::Usage(_) => 1,
+                _ => command.failure,
+            })
         }
     }
 }

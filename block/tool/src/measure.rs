@@ -71,13 +71,16 @@ pub(crate) fn run(args: &[String]) -> Outcome {
     };
     let m = format.measure(&options, size, &data)?;
     let mut bitmaps = 0;
-    let mut any = false;
     if let Some(image) = &image {
+        let cluster = options.size("cluster_size")?.unwrap_or(65536);
+        // Bits and a table of their clusters for each, and a directory of all.
+        let mut directory = 0u64;
         for b in image.bitmaps()? {
-            any = true;
-            let bytes = size.div_ceil(b.granularity).div_ceil(8);
-            bitmaps += bytes.next_multiple_of(65536) + 65536;
+            let clusters = size.div_ceil(b.granularity).div_ceil(8).div_ceil(cluster);
+            bitmaps += (clusters + (8 * clusters).div_ceil(cluster)) * cluster;
+            directory += (24 + b.name.len() as u64).next_multiple_of(8);
         }
+        bitmaps += directory.next_multiple_of(cluster);
     }
     let shows = format.name == "qcow2" && image.as_ref().is_some_and(|i| i.format() == "qcow2");
     if as_json {
@@ -88,7 +91,7 @@ pub(crate) fn run(args: &[String]) -> Outcome {
         say(&json(&value));
     } else {
         say(&format!("required size: {}\nfully allocated size: {}\n", m.required, m.fully_allocated));
-        if any && shows {
+        if shows {
             say(&format!("bitmaps size: {bitmaps}\n"));
         }
     }

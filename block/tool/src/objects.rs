@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use block_filters::{Limits, ThrottleGroup};
 use block_formats::Options;
-use block_nbd::{TlsClient, TlsServer};
+use block_nbd::{Authz, TlsClient, TlsServer};
+
+use serde_json::{Map, Value};
 
 use crate::args::Args;
 use crate::error::{ToolError, usage};
@@ -40,6 +42,35 @@ fn credentials(args: &Args, end: &str) -> Result<Vec<(String, PathBuf, bool)>, T
     Ok(out)
 }
 
+/// An object described in JSON as a list of keys and values; others as they are.
+pub(crate) fn plain(text: String) -> Result<String, ToolError> {
+    if !text.starts_with('{') {
+        return Ok(text);
+    }
+    let mut map: Map<String, Value> = match serde_json::from_str(&text) {
+        Ok(map) => map,
+        Err(e) => return usage(format!("--object {text}: {e}")),
+    };
+    let Some(Value::String(mut out)) = map.remove("qom-type") else {
+        return usage(format!("--object {text}: needs qom-type"));
+    };
+    map.iter().for_each(|(key, value)| flatten(key, value, &mut out));
+    Ok(out)
+}
+
+/// Adds a value, or all that is in it, as `key.part=value`.
+fn flatten(key: &str, value: &Value, out: &mut String) {
+    match value {
+        Value::Object(map) => map.iter().for_each(|(k, v)| flatten(&format!("{key}.{k}"), v, out)),
+        Value::Array(list) => {
+            list.iter().enumerate().for_each(|(i, v)| flatten(&format!("{key}.{i}"), v, out));
+        }
+        Value::String(text) => *out += &format!(",{key}={}", text.replace(',', ",,")),
+        Value::Bool(on) => *out += &format!(",{key}={}", if *on { "on" } else { "off" }),
+        other => *out += &format!(",{key}={other}"),
+    }
+}
+
 /// The kind of an object, and its properties.
 fn kind(text: &str) -> (&str, &str) {
     let (kind, rest) = text.split_once(',').unwrap_or((text, ""));
@@ -48,7 +79,8 @@ fn kind(text: &str) -> (&str, &str) {
 
 /// Whether an object is one that is looked at here.
 pub(crate) fn is_ours(text: &str) -> bool {
-    kind(text).0.starts_with("tls-creds-") || kind(text).0 == "throttle-group"
+    let kind = kind(text).0;
+    kind.starts_with("tls-creds-") || kind.starts_with("authz-") || kind == "throttle-group"
 }
 
 /// The groups of limits.
@@ -77,10 +109,40 @@ pub(crate) fn tls_servers(args: &Args) -> Result<Vec<(String, TlsServer)>, ToolE
     all.into_iter().map(|(id, dir, verify)| Ok((id, TlsServer::open(&dir, verify)?))).collect()
 }
 
+/// Who may use a server, by the object of an id.
+pub(crate) fn authz(args: &Args, id: &str) -> Result<Authz, ToolError> {
+    for text in args.all("object") {
+        let (kind, rest) = kind(text);
+        if kind.starts_with("authz-") {
+            let mut keys = Options::parse(rest)?;
+            if keys.take("id").as_deref() == Some(id) {
+                let map = keys.iter().map(|(k, v)| (k.to_owned(), v.into())).collect();
+                return Authz::parse(kind, &map).or_else(|e| usage(format!("--object {kind},id={id}: {e}")));
+            }
+        }
+    }
+    usage(format!("--tls-authz {id}: no --object authz-... has that id"))
+}
+
 /// The one of an id.
 pub(crate) fn find<T: Clone>(all: &[(String, T)], id: &str) -> Result<T, ToolError> {
     match all.iter().find(|(name, _)| name == id) {
         Some((_, found)) => Ok(found.clone()),
         None => usage(format!("--tls-creds {id}: no --object tls-creds-x509 of this end has that id")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn objects_in_json() {
+        let text =
+            r#"{"qom-type":"authz-list","id":"a","rules":[{"match":"O=x,CN=y","policy":"allow"}],"on":true}"#;
+        let plain = plain(text.into()).unwrap();
+        assert_eq!(plain, "authz-list,id=a,on=on,rules.0.match=O=x,,CN=y,rules.0.policy=allow");
+        assert_eq!(super::plain("secret,id=s".into()).unwrap(), "secret,id=s");
+        assert!(super::plain("{".into()).is_err() && super::plain("{}".into()).is_err());
     }
 }

@@ -35,6 +35,9 @@ pub(crate) fn run(args: &[String]) -> Outcome {
     let args = Args::parse(args, OPTIONS, "FILE")?;
     let name = args.one("FILE")?;
     let unsafely = args.has("backing-unsafe");
+    if !unsafely && !args.has("backing") {
+        return usage("rebase needs a backing file (--backing, \"\" for none) or --backing-unsafe");
+    }
     let new_name = args.get("backing").filter(|b| !b.is_empty());
     let mut options = open::options(&args, false)?;
     options.no_backing = unsafely;

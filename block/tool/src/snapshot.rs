@@ -3,6 +3,8 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use block_formats::Snapshot;
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
 use serde_json::{Value, json};
 
 use crate::Outcome;
@@ -51,7 +53,7 @@ pub(crate) fn run(args: &[String]) -> Outcome {
         _ => {
             let list = image.snapshots();
             if !list.is_empty() {
-                say(&table(&list));
+                say(&format!("Snapshot list:\n{}", snapshot_table(&list)));
             }
         }
     }
@@ -59,11 +61,14 @@ pub(crate) fn run(args: &[String]) -> Outcome {
     Ok(0)
 }
 
-/// The table of snapshots.
-pub(crate) fn table(list: &[Snapshot]) -> String {
+/// Snapshots as a table, with local dates.
+pub fn snapshot_table(list: &[Snapshot]) -> String {
+    table(list, &TimeZone::system())
+}
+
+fn table(list: &[Snapshot], zone: &TimeZone) -> String {
     let mut out =
-        "Snapshot list:\nID      TAG               VM_SIZE                DATE        VM_CLOCK     ICOUNT\n"
-            .to_owned();
+        "ID      TAG               VM_SIZE                DATE        VM_CLOCK     ICOUNT\n".to_owned();
     for s in list {
         let clock = s.vm_clock_nsec / 1_000_000_000;
         let clock = format!(
@@ -79,26 +84,16 @@ pub(crate) fn table(list: &[Snapshot]) -> String {
             "{:<8}{:<16}{size:>9}{:>20}{clock:>16}{icount:>11}\n",
             s.id,
             s.name,
-            date(s.date_sec.into())
+            date(s.date_sec.into(), zone.clone())
         );
     }
     out
 }
 
-/// Seconds since 1970 as a date, in UTC.
-fn date(seconds: i64) -> String {
-    let (days, rest) = (seconds.div_euclid(86400), seconds.rem_euclid(86400));
-    // Days since 0000-03-01, in eras of 400 years; years begin in March, so that the leap day is last.
-    let z = days + 719_468;
-    let era = z.div_euclid(146_097);
-    let day_of_era = z.rem_euclid(146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month + 2) / 5 + 1;
-    let month = if month < 10 { month + 3 } else { month - 9 };
-    let year = year_of_era + era * 400 + i64::from(month <= 2);
-    format!("{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02}", rest / 3600, rest / 60 % 60, rest % 60)
+/// Seconds since 1970 as a date there.
+fn date(seconds: i64, zone: TimeZone) -> String {
+    let time = Timestamp::from_second(seconds).unwrap_or_default();
+    time.to_zoned(zone).strftime("%Y-%m-%d %H:%M:%S").to_string()
 }
 
 /// A snapshot in JSON.
@@ -128,7 +123,7 @@ mod tests {
             ..Snapshot::default()
         };
         let line = "1       s1                    0 B 2026-11-27 19:37:32  0000:00:00.000          0";
-        assert_eq!(table(&[s]).lines().nth(2), Some(line));
-        assert_eq!(date(951_782_400), "2000-02-29 00:00:00");
+        assert_eq!(table(&[s], &TimeZone::UTC).lines().nth(1), Some(line));
+        assert_eq!(date(951_782_400, TimeZone::fixed(jiff::tz::offset(2))), "2000-02-29 02:00:00");
     }
 }

@@ -12,6 +12,11 @@ pub(crate) fn say(text: &str) {
 }
 
 /// Prints a line on standard error.
+pub(crate) fn complain(text: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{text}");
+}
+
+/// The same with the program's name.
 pub(crate) fn warn(program: &str, text: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{program}: {text}");
 }

@@ -26,7 +26,6 @@ use crate::node::{BlockNode, Extent, NodeInfo, write_zero_buffers};
 
 use direct::Direct;
 pub use engine::{Aio, CacheMode};
-pub(crate) use transfer::{read, write};
 
 /// Who else may use a file while it is open.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -210,6 +210,13 @@ impl Negotiation<'_> {
         self.reply(option, reply::ACK, b"")?;
         let session = tls.start().map_err(io::Error::other)?;
         start_tls(&mut self.reader, &mut self.writer, session)?;
+        if let Some(authz) = &self.server.options.authz {
+            let name = self.reader.peer_name();
+            if !name.as_ref().is_some_and(|name| authz.allows(name)) {
+                let name = name.unwrap_or_else(|| "a client without a certificate".into());
+                return Err(io::Error::other(format!("{name} is not allowed to use this server")));
+            }
+        }
         self.secure = true;
         // What was said in the clear does not count.
         self.structured = false;

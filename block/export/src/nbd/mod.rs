@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use block_nbd::{Address, Listener, Socket, TlsServer, channel};
+use block_nbd::{Address, Authz, Listener, Socket, TlsServer, channel};
 use parking_lot::{Condvar, Mutex};
 
 use crate::Export;
@@ -20,6 +20,8 @@ use crate::Export;
 pub struct ServerOptions {
     /// Clients have to use TLS, with these credentials.
     pub tls: Option<TlsServer>,
+    /// Who may, by the name in their certificate.
+    pub authz: Option<Authz>,
     /// Clients at a time; 0 is no limit.
     pub max_connections: usize,
     /// Seconds that a client has to choose an export; 0 is no limit.
@@ -28,7 +30,7 @@ pub struct ServerOptions {
 
 impl Default for ServerOptions {
     fn default() -> Self {
-        ServerOptions { tls: None, max_connections: 0, handshake_limit: 10 }
+        ServerOptions { tls: None, authz: None, max_connections: 0, handshake_limit: 10 }
     }
 }
 

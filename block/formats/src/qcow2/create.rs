@@ -202,7 +202,9 @@ pub(crate) fn create(context: &CreateContext<'_>) -> Result<(), BlockError> {
             Encryption::Luks { offset: (1 + t + b + l1_clusters) * cluster, len: luks.length() };
     }
     let file: Arc<dyn BlockNode> = context.file()?;
-    let table: Vec<u8> = (0..b).flat_map(|i| ((1 + t + i) * cluster).to_be_bytes()).collect();
+    let mut table: Vec<u8> = (0..b).flat_map(|i| ((1 + t + i) * cluster).to_be_bytes()).collect();
+    // All of it: a device may have held something else.
+    table.resize((t * cluster) as usize, 0);
     file.write(cluster, &[IoSlice::new(&table)], false)?;
     for i in 0..b {
         let mut data = vec![0; cluster as usize];
@@ -211,7 +213,6 @@ pub(crate) fn create(context: &CreateContext<'_>) -> Result<(), BlockError> {
             let (at, raw, n) = set_count(&data, header.refcount_order, index, 1);
             data[at..at + n].copy_from_slice(&raw[..n]);
         }
-        // The rest of the block is beyond the end of a new file, or zero there.
         file.write((1 + t + i) * cluster, &[IoSlice::new(&data)], false)?;
     }
     let l1 = vec![0; header.l1_size as usize * 8];

@@ -126,9 +126,7 @@ impl Image for Qcow2 {
         let h = &meta.header;
         let mut specific: Vec<(&'static str, Value)> =
             vec![("compat", json!(if h.version == 2 { "0.10" } else { "1.1" }))];
-        if h.version >= 3 || h.compression.name() != "zlib" {
-            specific.push(("compression-type", json!(h.compression.name())));
-        }
+        specific.push(("compression-type", json!(h.compression.name())));
         if h.version == 2 {
             specific.push(("refcount-bits", json!(16)));
         } else {

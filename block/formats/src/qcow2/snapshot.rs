@@ -301,8 +301,8 @@ pub(super) fn create(image: &Qcow2, snapshot: &Snapshot) -> Result<(), BlockErro
     if snapshot.name.len() > u16::MAX.into() {
         return Err(image.bad("the snapshot's name is longer than 65535 bytes"));
     }
-    if snapshot.name.is_empty() || meta.snapshots.iter().any(|s| s.info.name == snapshot.name) {
-        return Err(image.bad(format!("snapshot name '{}' is empty or in use", printable(&snapshot.name))));
+    if snapshot.name.is_empty() {
+        return Err(image.bad("a snapshot needs a name"));
     }
     let bits = image.geo.cluster_bits;
     image.mark_dirty(meta)?;

@@ -3,7 +3,7 @@
 use std::io::IoSlice;
 use std::path::Path;
 
-use block::{BlockError, BlockNode, FileNode};
+use block::{BlockError, BlockNode};
 
 use super::SECTOR;
 use super::sparse::{COMPRESSED, HEADER, MAGIC, MARKERS, NEWLINES, PER_TABLE, REDUNDANT, ZERO_GRAINS};
@@ -127,7 +127,7 @@ pub(crate) fn create(context: &CreateContext<'_>) -> Result<(), BlockError> {
     if text.len() as u64 > DESCRIPTOR * SECTOR {
         return Err(bad_option("file name", Path::new(&name).display(), "a shorter one"));
     }
-    write_sparse(&file, size, sub, zeroed, Some(&text))
+    write_sparse(&*file, size, sub, zeroed, Some(&text))
 }
 
 /// Content id of the parent that is asked for, and the line that names it.
@@ -153,7 +153,7 @@ fn parent(context: &CreateContext<'_>, sub: Sub) -> Result<(u32, String), BlockE
 
 /// Writes an empty sparse extent.
 fn write_sparse(
-    file: &FileNode,
+    file: &dyn BlockNode,
     size: u64,
     sub: Sub,
     zeroed: bool,

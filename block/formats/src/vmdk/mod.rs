@@ -15,7 +15,7 @@ use block::{BlockError, BlockNode, Extent, NodeInfo};
 use parking_lot::Mutex;
 use serde_json::json;
 
-use crate::image::{BackingName, Details, Image};
+use crate::image::{BackingName, CheckReport, Details, Image, Repair};
 use crate::mapped::{Mapped, head};
 use crate::raw::RawImage;
 use crate::registry::OpenContext;
@@ -227,6 +227,24 @@ impl Vmdk {
         Ok(())
     }
 
+    /// What `info` shows of an extent.
+    fn extent(&self, part: &Part) -> serde_json::Value {
+        let size = part.range.end - part.range.start;
+        let own = part.filename != self.filename;
+        let cluster = part.node.as_ref().and_then(|n| n.details().cluster_size);
+        let mut shown = json!({ "filename": part.filename, "virtual-size": size });
+        if let Some(cluster) = cluster {
+            shown["cluster-size"] = json!(cluster);
+        }
+        shown["format"] = json!(match (own, cluster) {
+            // The descriptor is within it.
+            (false, _) => "",
+            (true, Some(_)) => "SPARSE",
+            (true, None) => "FLAT",
+        });
+        shown
+    }
+
     /// Cuts a range at extents: (extent, offset in it, length).
     fn pieces(&self, offset: u64, len: u64) -> impl Iterator<Item = (&Part, u64, usize)> {
         let end = offset + len;
@@ -343,10 +361,6 @@ impl Image for Vmdk {
         &self.filename
     }
 
-    fn files(&self) -> Vec<(String, Arc<dyn BlockNode>)> {
-        vec![("file".into(), self.file.clone())]
-    }
-
     fn backing(&self) -> Option<Arc<dyn Image>> {
         self.parent.clone()
     }
@@ -361,12 +375,8 @@ impl Image for Vmdk {
 
     fn details(&self) -> Details {
         let first = self.parts.iter().find_map(|p| p.node.as_ref()).map(|n| n.details()).unwrap_or_default();
-        let extents: Vec<_> = self
-            .parts
-            .iter()
-            .filter(|p| p.node.is_some())
-            .map(|p| json!({ "filename": p.filename, "virtual-size": p.range.end - p.range.start }))
-            .collect();
+        let extents: Vec<_> =
+            self.parts.iter().filter(|p| p.node.is_some()).map(|p| self.extent(p)).collect();
         Details {
             cluster_size: first.cluster_size,
             compressed: first.compressed,
@@ -379,6 +389,27 @@ impl Image for Vmdk {
             ],
             ..Details::default()
         }
+    }
+
+    fn check(&self, repair: Repair) -> Result<CheckReport, BlockError> {
+        if repair != Repair::No {
+            return Err(BlockError::Unsupported("repairing"));
+        }
+        let mut all = CheckReport::default();
+        for part in &self.parts {
+            // A flat extent has nothing to be damaged.
+            let Some(Ok(report)) = part.node.as_ref().map(|n| n.check(repair)) else { continue };
+            all.corruptions += report.corruptions;
+            all.messages.extend(report.messages.into_iter().map(|m| format!("{}: {m}", part.filename)));
+        }
+        Ok(all)
+    }
+
+    fn files(&self) -> Vec<(String, Arc<dyn BlockNode>)> {
+        let own = self.parts.iter().filter(|p| p.filename != self.filename);
+        let nodes = own.filter_map(|p| p.node.as_ref()?.files().into_iter().next());
+        let extents = nodes.enumerate().map(|(i, (_, node))| (format!("extents.{i}"), node));
+        extents.chain([("file".to_owned(), self.file.clone())]).collect()
     }
 
     fn write_compressed(&self, offset: u64, data: &[u8]) -> Result<(), BlockError> {

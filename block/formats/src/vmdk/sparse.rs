@@ -238,6 +238,10 @@ impl Layout for Sparse {
         self.compressed()
     }
 
+    fn checks(&self) -> bool {
+        true
+    }
+
     fn unpack(&mut self, file: &dyn BlockNode, place: u64, out: &mut [u8]) -> Result<(), BlockError> {
         // With markers a grain starts with its number and its length.
         let marker = head(file, place, 12)?;

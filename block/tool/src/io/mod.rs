@@ -8,7 +8,7 @@ mod running;
 use std::io::BufRead;
 use std::sync::Arc;
 
-use block::{CacheMode, Overlay};
+use block::CacheMode;
 use block_filters::CopyOnRead;
 use block_formats::{Image, OpenOptions, Options};
 use block_graph::Bare;
@@ -129,11 +129,10 @@ impl Opened {
         let shown = image.filename().to_owned();
         if layers.copy_on_read && !options.read_only {
             let unit = image.details().cluster_size;
-            image =
-                Arc::new(Bare::new(Arc::new(CopyOnRead::new(image, unit)), "copy-on-read", shown.clone()));
+            image = Arc::new(Bare::new(Arc::new(CopyOnRead::new(image, unit)), "copy-on-read", shown));
         }
         if layers.temporary {
-            image = Arc::new(Bare::new(Arc::new(Overlay::new(image)?), "snapshot", shown));
+            image = block_formats::temporary(image)?;
         }
         let (name, format) = (name.to_owned(), format.map(str::to_owned));
         Ok(Opened { image, name, format, keys, options, layers, running })

@@ -1,8 +1,13 @@
 //! `qemu-nbd`: an image given to others by NBD, or the list of what a server gives.
 
+#[cfg(target_os = "linux")]
+mod device;
+#[cfg(target_os = "linux")]
+mod kernel;
+
 use std::sync::Arc;
 
-use block::{BlockNode, Overlay};
+use block::BlockNode;
 use block_export::{Export, NbdServer, ServerOptions, image_pieces};
 use block_formats::{Image, RawImage};
 use block_graph::{DetectZeroes, Node};
@@ -36,13 +41,23 @@ const OWN: [Opt; 28] = [
     OBJECT,
     o(' ', "tls-creds", "ID", "Use TLS, with an --object tls-creds-x509"),
     o(' ', "tls-hostname", "NAME", "The name a server's certificate has to have"),
-    o(' ', "tls-authz", "ID", "Not supported"),
+    o(
+        ' ',
+        "tls-authz",
+        "ID",
+        "Clients' certificates have to pass an --object authz-simple, authz-list or authz-list-file",
+    ),
     o('T', "trace", "SPEC", "Accepted"),
     o(' ', "fork", "", "Go to the background once clients can connect"),
     o(' ', "pid-file", "PATH", "Write the process's number to a file"),
-    o(' ', "selinux-label", "LABEL", "Not supported"),
-    o('c', "connect", "DEVICE", "Not supported"),
-    o('d', "disconnect", "", "Not supported"),
+    o(' ', "selinux-label", "LABEL", "Label of the socket to listen at"),
+    o(
+        'c',
+        "connect",
+        "DEVICE",
+        "Give the image to a device of the kernel's, such as /dev/nbd0, in the background unless --verbose",
+    ),
+    o('d', "disconnect", "", "Take it away again: the operand is the device"),
     FORMAT,
     o('l', "load-snapshot", "SNAPSHOT", "Export a snapshot inside the image"),
     o(' ', "detect-zeroes", "MODE", "What becomes of written zeroes: off, on or unmap"),
@@ -61,16 +76,22 @@ pub(crate) fn run(program: &str, args: &[String]) -> Outcome {
         say(&format!("{program} (Rhea) {}\n", env!("CARGO_PKG_VERSION")));
         return Ok(0);
     }
-    for name in ["tls-authz", "selinux-label", "connect", "disconnect"] {
+    #[cfg(target_os = "linux")]
+    if args.has("disconnect") {
+        return kernel::disconnect(&args);
+    }
+    #[cfg(not(target_os = "linux"))]
+    for name in ["selinux-label", "connect", "disconnect"] {
         if args.has(name) {
-            return usage(format!("--{name} is not supported"));
+            return usage(format!("--{name} is for Linux hosts"));
         }
     }
     if args.has("list") {
         return list(&args);
     }
     #[cfg(unix)]
-    if args.has("fork") && std::env::var_os(FORKED).is_none() {
+    if (args.has("fork") || args.has("connect") && !args.has("verbose")) && std::env::var_os(FORKED).is_none()
+    {
         return background();
     }
     #[cfg(not(unix))]
@@ -99,6 +120,9 @@ fn address(args: &Args) -> Result<Address, ToolError> {
 fn list(args: &Args) -> Outcome {
     if let Some(more) = args.operands.first() {
         return usage(format!("unexpected argument '{more}'"));
+    }
+    if args.has("tls-authz") {
+        return usage("--tls-authz does not go with --list");
     }
     let mut at = address(args)?;
     if let (Address::Inet { host, .. }, false) = (&mut at, args.has("bind")) {
@@ -214,13 +238,11 @@ fn open_export(args: &Args) -> Result<Served, ToolError> {
                 top = Node::detecting(name, top, *detect);
             }
             if temporary {
-                let layer: Arc<dyn BlockNode> = Arc::new(Overlay::new(top)?);
-                Export::new(export_name, layer, args.has("read-only"))
-            } else {
-                let mut e = Export::new(export_name, top.clone(), read_only);
-                e.status = image_pieces(top);
-                e
+                top = block_formats::temporary(top)?;
             }
+            let mut e = Export::new(export_name, top.clone(), read_only);
+            e.status = image_pieces(top);
+            e
         }
     };
     export.description = args.get("description").unwrap_or("").into();
@@ -247,23 +269,43 @@ fn serve(args: &Args) -> Outcome {
         max_connections: usize::try_from(shared).unwrap_or(0),
         handshake_limit: args.number("handshake-limit")?.unwrap_or(10),
         tls: None,
+        authz: None,
     };
     if let Some(id) = args.get("tls-creds") {
         options.tls = Some(objects::find::<TlsServer>(&objects::tls_servers(args)?, id)?);
+    }
+    if let Some(id) = args.get("tls-authz") {
+        if options.tls.is_none() {
+            return usage("--tls-authz needs --tls-creds");
+        }
+        options.authz = Some(objects::authz(args, id)?);
     }
     let at = address(args)?;
     let Served { image, mut export } = open_export(args)?;
     export.shared = shared != 1;
     let failed = |source| ToolError::File { path: at.to_string(), source };
-    let listener = Listener::bind(&at).map_err(failed)?;
+    if args.has("connect") && options.tls.is_some() {
+        return usage("--connect does not go with --tls-creds: the kernel has no TLS");
+    }
+    // A device alone needs no socket that others can find.
+    let listens = !args.has("connect") || args.has("socket") || args.has("port") || args.has("bind");
+    let listener = listens.then(|| labelled(args, || Listener::bind(&at).map_err(failed))).transpose()?;
     let server = NbdServer::new(options);
+    #[cfg(target_os = "linux")]
+    let name = export.name.clone();
     server.add(export);
     if let Some(path) = args.get("pid-file") {
         std::fs::write(path, format!("{}\n", std::process::id()))
             .map_err(|e| crate::target::no_file(path, e))?;
     }
     stop_on_signals(&server);
-    server.listen(listener).map_err(failed)?;
+    if let Some(listener) = listener {
+        server.listen(listener).map_err(failed)?;
+    }
+    #[cfg(target_os = "linux")]
+    if let Some(device) = args.get("connect") {
+        kernel::connect(&server, &name, device)?;
+    }
     #[cfg(unix)]
     if std::env::var_os(FORKED).is_some() {
         detach();
@@ -279,6 +321,24 @@ fn serve(args: &Args) -> Outcome {
     }
     image.close()?;
     Ok(0)
+}
+
+/// Makes a socket under the label of `--selinux-label`.
+#[cfg(target_os = "linux")]
+fn labelled<T>(args: &Args, make: impl FnOnce() -> Result<T, ToolError>) -> Result<T, ToolError> {
+    // For the sockets of this thread; libselinux writes the same.
+    const LABEL: &str = "/proc/thread-self/attr/sockcreate";
+    let Some(label) = args.get("selinux-label") else { return make() };
+    let failed = |source| ToolError::File { path: format!("--selinux-label {label}"), source };
+    std::fs::write(LABEL, format!("{label}\0")).map_err(failed)?;
+    let made = make();
+    std::fs::write(LABEL, "").map_err(failed)?;
+    made
+}
+
+#[cfg(not(target_os = "linux"))]
+fn labelled<T>(_: &Args, make: impl FnOnce() -> Result<T, ToolError>) -> Result<T, ToolError> {
+    make()
 }
 
 /// Leaves the terminal and tells who waits that clients can connect.
