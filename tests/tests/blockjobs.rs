@@ -584,6 +584,60 @@ fn options_of_an_image_in_use_are_amended() {
 }
 
 #[test]
+fn a_drive_with_snapshot_on_is_saved_and_committed() {
+    let scratch = Scratch::new("temporary");
+    let file = scratch.path("disk");
+    std::fs::write(&file, vec![1; 4 << 20]).unwrap();
+    let drive =
+        format!("if=none,id=d,format=raw,snapshot=on,throttling.bps-total=1G,file={}", file.display());
+    let mut m = Machine::with(scratch, &["-drive", &drive]);
+    let monitor = |m: &mut Machine, line: &str| {
+        let said = m.ok("human-monitor-command", json!({ "command-line": line }));
+        said.as_str().unwrap().to_owned()
+    };
+    assert_eq!(monitor(&mut m, "savevm a"), "");
+    assert_eq!(monitor(&mut m, "loadvm a"), "");
+    let list = monitor(&mut m, "info snapshots");
+    let lines: Vec<&str> = list.lines().collect();
+    assert_eq!(lines[0], "List of snapshots present on all disks:");
+    assert_eq!(lines[1], "ID      TAG               VM_SIZE                DATE        VM_CLOCK     ICOUNT");
+    assert!(lines[2].starts_with("--      a ") && lines.len() == 3, "{list}");
+    m.refused("migrate", json!({"uri": "exec:cat"}), "'d'");
+    assert!(monitor(&mut m, "commit nothing").contains("nothing"));
+    assert_eq!(monitor(&mut m, "commit d"), "");
+    let scratch = m.end();
+    assert!(std::fs::read(scratch.path("disk")).unwrap().iter().all(|b| *b == 1));
+}
+
+#[test]
+fn a_disk_is_committed_to_its_backing_file() {
+    let mut m = Machine::new("commit");
+    m.tool("img", &["create", "-q", "-f", "qcow2", "base", "4M"]);
+    m.tool("img", &["create", "-q", "-f", "qcow2", "-b", "base", "-F", "qcow2", "top", "6M"]);
+    let file = m.path("top").display().to_string();
+    m.ok(
+        "blockdev-add",
+        json!({"driver": "qcow2", "node-name": "top", "file": {"driver": "file", "filename": file}}),
+    );
+    m.export("top");
+    m.io(&["write -P 5 0 1M", "write -P 6 5M 1M"]);
+    let said = m.ok("human-monitor-command", json!({ "command-line": "commit all" }));
+    assert_eq!(said, "");
+    m.io(&["read -P 5 0 1M", "read -P 6 5M 1M", "write -P 7 1M 64k"]);
+    let scratch = m.end();
+    let run = |args: &[&str]| {
+        let out = Command::new(boot::rhea()).args(args).current_dir(scratch.path(".")).output().unwrap();
+        String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr)
+    };
+    let said = run(&["io", "-c", "read -P 5 0 1M", "-c", "read -P 0 1M 1M", "-c", "read -P 6 5M 1M", "base"]);
+    assert!(!said.contains("failed") && said.matches("read 1048576").count() == 3, "{said}");
+    assert!(
+        run(&["img", "check", "base"]).contains("No errors")
+            && run(&["img", "check", "top"]).contains("No errors")
+    );
+}
+
+#[test]
 fn a_machine_is_saved_with_its_disks() {
     let mut m = Machine::new("savevm");
     m.image("one");

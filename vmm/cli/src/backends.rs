@@ -159,8 +159,9 @@ impl Backends {
     pub(crate) fn drive(&mut self, config: &VmConfig, d: &control::config::Drive, id: &str) -> Result<()> {
         self.new_name(id)?;
         let on_error = (on_error("rerror", d.rerror.as_deref())?, on_error("werror", d.werror.as_deref())?);
-        let temporary = d.snapshot.unwrap_or(config.snapshot);
         let readonly = d.readonly || d.media == control::config::Media::Cdrom;
+        // What is only read needs no place for what is written.
+        let temporary = d.snapshot.unwrap_or(config.snapshot) && !readonly;
         let d = control::config::Drive { readonly, ..d.clone() };
         let edge = self.graph.drive(&d, id, temporary)?;
         let cache = d.cache.as_deref().and_then(CacheMode::find).unwrap_or_default();
@@ -384,6 +385,7 @@ impl Backends {
     pub(crate) fn objects_changed(&mut self) {
         self.objects.give(&mut self.graph);
         self.exports.tls = self.objects.tls_servers();
+        self.exports.authz = self.objects.authz();
     }
 
     /// Ends all exports and puts everything on stable storage: the machine is going.

@@ -214,7 +214,7 @@ fn follow(
 }
 
 /// Opens a node for reading only again.
-fn read_only(vm: &RheaVm, name: &str) {
+pub(crate) fn read_only(vm: &RheaVm, name: &str) {
     let changes = Map::from_iter([("read-only".to_owned(), Value::Bool(true))]);
     if let Err(e) = vm.backends.lock().graph.reopen(name, &changes) {
         tracing::warn!("{e:#}");
@@ -222,7 +222,7 @@ fn read_only(vm: &RheaVm, name: &str) {
 }
 
 /// Opens a node for writing; whether it was not before.
-fn writable(b: &mut Backends, name: &str) -> Result<bool> {
+pub(crate) fn writable(b: &mut Backends, name: &str) -> Result<bool> {
     if !b.graph.find(name)?.info().read_only {
         return Ok(false);
     }
@@ -320,7 +320,7 @@ fn bottom(top: &Arc<Node>) -> Place {
     place
 }
 
-fn node_at(b: &Backends, image: &dyn Image) -> Result<Arc<Node>> {
+pub(crate) fn node_at(b: &Backends, image: &dyn Image) -> Result<Arc<Node>> {
     let name = image.node_name();
     let name = name.ok_or_else(|| anyhow!("{}: this image of the chain has no node", image.filename()))?;
     b.graph.find(&name)

@@ -60,19 +60,6 @@ impl Handover {
         *file = (FileNode::open(&self.path, Self::as_owner(&self.options, ours))?, ours);
         Ok(())
     }
-
-    /// Lets `f` write to the file, which is open for reading only.
-    pub(crate) fn with_writer(
-        &self,
-        f: impl FnOnce(&FileNode) -> Result<(), BlockError>,
-    ) -> Result<(), BlockError> {
-        let file = self.file.write();
-        // Our own lock for reading would be in the way of one for writing.
-        let options = FileOptions { read_only: false, sharing: Sharing::Unlocked, ..self.options.clone() };
-        let result = f(&FileNode::open(&self.path, options)?);
-        drop(file);
-        result
-    }
 }
 
 impl BlockNode for Handover {

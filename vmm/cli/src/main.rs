@@ -10,6 +10,7 @@ mod balloon;
 mod blockcommands;
 mod blockjobs;
 mod chardevs;
+mod commit;
 mod console;
 mod cpus;
 mod curses;

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use block::IoPool;
 use block_filters::{Limits, ThrottleGroup};
 use block_formats::{Options, Secrets};
-use block_nbd::{TlsClient, TlsServer};
+use block_nbd::{AUTHZ_KINDS, Authz, TlsClient, TlsServer};
 use control::config::ObjectConfig;
 use control::vm::IothreadInfo;
 use serde_json::{Map, Value};
@@ -34,6 +34,8 @@ enum Object {
     TlsClient(TlsClient),
     /// Credentials of servers.
     TlsServer(TlsServer),
+    /// Who may use a server.
+    Authz(Authz),
 }
 
 /// All of them, with how many users each has.
@@ -118,6 +120,15 @@ impl Objects {
         self.all.iter().filter_map(one).collect()
     }
 
+    /// Who may use servers, by id.
+    pub(crate) fn authz(&self) -> Vec<(String, Authz)> {
+        let one = |(id, (_, object, _)): (&String, &(ObjectConfig, Object, usize))| match object {
+            Object::Authz(authz) => Some((id.clone(), authz.clone())),
+            _ => None,
+        };
+        self.all.iter().filter_map(one).collect()
+    }
+
     /// For `query-iothreads`.
     pub(crate) fn iothreads(&self) -> Vec<IothreadInfo> {
         let one = |(id, (_, object, _)): (&String, &(ObjectConfig, Object, usize))| match object {
@@ -191,6 +202,10 @@ fn make(o: &ObjectConfig) -> Result<Object> {
                 }
                 other => bail!("endpoint={other}: expected client or server"),
             }
+        }
+        kind if AUTHZ_KINDS.contains(&kind) => {
+            let map = o.props.iter().map(|(k, v)| (k.to_owned(), v.clone())).collect();
+            Object::Authz(Authz::parse(kind, &map).map_err(|e| anyhow!("{kind}: {e}"))?)
         }
         other => bail!("an object of type '{other}' cannot be made while the machine runs"),
     })

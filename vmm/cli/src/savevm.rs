@@ -11,7 +11,7 @@ use anyhow::{Result, anyhow, bail};
 use block::{BlockError, BlockNode};
 use block_formats::{Image, Snapshot};
 use block_graph::Node;
-use control::vm::{Event, RunState, SnapshotInfo, SnapshotScope};
+use control::vm::{Event, RunState, SnapshotScope};
 use machine::{MachineError, snapshot};
 use serde_json::Value;
 
@@ -235,12 +235,28 @@ pub(crate) fn delete(vm: &RheaVm, tag: &str, scope: &SnapshotScope) -> Result<bo
     Ok(true)
 }
 
-/// The snapshots that all disks have, in order; nothing if there are no disks that could have some.
-pub(crate) fn list(vm: &RheaVm) -> Result<Option<Vec<SnapshotInfo>>> {
-    let Some(disks) = Disks::of(&vm.backends.lock(), &SnapshotScope::default())? else { return Ok(None) };
-    let mut all = disks.keeper().image().snapshots();
-    all.retain(|s| disks.named(&s.name).len() == disks.all.len());
-    Ok(Some(all.iter().map(snapshot_info).collect()))
+/// Tables of the snapshots that all disks have, and for each disk of those that not all have. `files` tells of machines that are
+/// saved without disks.
+pub(crate) fn table(vm: &RheaVm, files: impl FnOnce() -> Vec<Snapshot>) -> Result<String> {
+    let disks = Disks::of(&vm.backends.lock(), &SnapshotScope::default())?;
+    let is_whole = |s: &Snapshot| disks.as_ref().is_none_or(|d| d.named(&s.name).len() == d.all.len());
+    let mut whole = disks.as_ref().map_or_else(files, |d| d.keeper().image().snapshots());
+    whole.retain(is_whole);
+    // Each disk has an id of its own for it.
+    whole.iter_mut().for_each(|s| s.id = "--".into());
+    let mut out = String::new();
+    if !whole.is_empty() {
+        out = format!("List of snapshots present on all disks:\n{}", block_tool::snapshot_table(&whole));
+    }
+    for (name, node) in disks.iter().flat_map(|d| &d.all) {
+        let mut partial = node.image().snapshots();
+        partial.retain(|s| !is_whole(s));
+        if !partial.is_empty() {
+            let table = block_tool::snapshot_table(&partial);
+            out += &format!("\nList of partial (non-loadable) snapshots on '{name}':\n{table}");
+        }
+    }
+    Ok(if out.is_empty() { "There is no snapshot available.\n".into() } else { out })
 }
 
 /// The image that a command about one disk's snapshots means.

@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use accel::DebugConfig;
 use accel::arch::{CpuState, GuestArch};
+use block_formats::Snapshot;
 use control::config::{Blockdev, Chardev, DeviceConfig, Netdev, ObjectConfig, OnWatchdog};
 use control::gdb::{DebugStop, DebugTarget, StopListener};
 use control::vm::{
     Announcement, BlockInfo, BlockStats, ChardevInfo, CpuInfo, CpuModelInfo, CpuSlot, Event, EventBus,
     InputEvent, IothreadInfo, KeyId, MachineInfo, MediumInfo, MemdevInfo, MemorySpace, MigrationInfo,
-    MigrationLimits, OspmInfo, QomProperty, QomType, RunState, RxFilterInfo, SnapshotInfo, SnapshotScope, Vm,
-    VmError, VmInfo,
+    MigrationLimits, OspmInfo, QomProperty, QomType, RunState, RxFilterInfo, SnapshotScope, Vm, VmError,
+    VmInfo,
 };
 use guest_memory::PAGE_SIZE;
 use machine::{Machine, snapshot};
@@ -27,7 +28,7 @@ use crate::launch::Launched;
 use crate::media;
 use crate::migration::{self, Migration};
 use crate::rx_filter;
-use crate::{balloon, blockcommands, console, cpus, host, list, plug, qom, savevm};
+use crate::{balloon, blockcommands, commit, console, cpus, host, list, plug, qom, savevm};
 
 type Answer<T> = Result<T, VmError>;
 
@@ -336,22 +337,22 @@ impl RheaVm {
     }
 
     /// Saved machines in files.
-    fn files(&self) -> Vec<SnapshotInfo> {
+    /// The machines in files of their own.
+    fn files(&self) -> Vec<Snapshot> {
         let Ok(dir) = std::fs::read_dir(&self.snapshots) else { return Vec::new() };
         let mut all = Vec::new();
         for e in dir.flatten() {
             let name = e.file_name().to_string_lossy().into_owned();
             let (Some(tag), Ok(meta)) = (name.strip_suffix(".rhea"), e.metadata()) else { continue };
             let date = meta.modified().ok().and_then(|t| t.duration_since(std::time::UNIX_EPOCH).ok());
-            all.push(SnapshotInfo {
-                id: tag.into(),
-                tag: tag.into(),
-                size: meta.len(),
-                date: date.map_or(0, |d| d.as_secs() as i64),
-                ..SnapshotInfo::default()
+            all.push(Snapshot {
+                name: tag.into(),
+                vm_state_size: meta.len(),
+                date_sec: date.and_then(|d| u32::try_from(d.as_secs()).ok()).unwrap_or(u32::MAX),
+                ..Snapshot::default()
             });
         }
-        all.sort_by(|a, b| a.tag.cmp(&b.tag));
+        all.sort_by(|a, b| a.name.cmp(&b.name));
         all
     }
 }
@@ -529,9 +530,8 @@ impl Vm for RheaVm {
         std::fs::remove_file(&path).map_err(|e| failed(format!("snapshot '{tag}': {e}")))
     }
 
-    fn snapshots(&self) -> Answer<Vec<SnapshotInfo>> {
-        let kept = savevm::list(self).map_err(|e| failed(format!("{e:#}")))?;
-        Ok(kept.unwrap_or_else(|| self.files()))
+    fn snapshots(&self) -> Answer<String> {
+        savevm::table(self, || self.files()).map_err(|e| failed(format!("{e:#}")))
     }
 
     fn read_memory(&self, space: MemorySpace, address: u64, data: &mut [u8]) -> Answer<()> {
@@ -647,10 +647,8 @@ impl Vm for RheaVm {
     fn commit(&self, device: &str) -> Answer<usize> {
         let _standing = self.standing.lock();
         let ran = self.machine.stop();
-        let backends = self.backends.lock();
-        backends.drain();
-        let done = backends.graph.commit(device).map_err(|e| failed(format!("{e:#}")));
-        drop(backends);
+        self.backends.lock().drain();
+        let done = commit::commit(self, device).map_err(|e| failed(format!("{e:#}")));
         if ran {
             self.machine.start();
         }

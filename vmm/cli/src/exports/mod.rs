@@ -16,7 +16,7 @@ use block::BlockNode;
 use block_export::{Bitmap, Export, NbdServer, ServerOptions, image_pieces};
 use block_formats::Image;
 use block_graph::{DirtyBitmap, Node, WriteThrough};
-use block_nbd::{Address, Listener, TlsServer};
+use block_nbd::{Address, Authz, Listener, TlsServer};
 use serde_json::{Map, Value, json};
 
 use crate::nodes::Graph;
@@ -39,6 +39,8 @@ pub(crate) struct Exports {
     given: BTreeMap<String, Given>,
     /// Credentials of servers, by id.
     pub(crate) tls: Vec<(String, TlsServer)>,
+    /// Who may use a server, by the id of the object that says so.
+    pub(crate) authz: Vec<(String, Authz)>,
 }
 
 /// A bitmap as it is when a client asks.
@@ -135,14 +137,19 @@ impl Exports {
             max_connections: a.get("max-connections").and_then(Value::as_u64).unwrap_or(100) as usize,
             handshake_limit: a.get("handshake-max-seconds").and_then(Value::as_u64).unwrap_or(10),
             tls: None,
+            authz: None,
         };
-        if text(a, "tls-authz").is_some() {
-            bail!("argument 'tls-authz' is not supported");
-        }
         if let Some(id) = text(a, "tls-creds") {
             let found = self.tls.iter().find(|(name, _)| name == id).map(|(_, t)| t.clone());
             options.tls =
                 Some(found.ok_or_else(|| anyhow!("No TLS credentials with id '{id}' for a server"))?);
+        }
+        if let Some(id) = text(a, "tls-authz") {
+            if options.tls.is_none() {
+                bail!("argument 'tls-authz' needs 'tls-creds'");
+            }
+            let found = self.authz.iter().find(|(name, _)| name == id).map(|(_, a)| a.clone());
+            options.authz = Some(found.ok_or_else(|| anyhow!("No authorization object with id '{id}'"))?);
         }
         let listener = Listener::bind(&at).with_context(|| format!("NBD server at {at}"))?;
         let server = NbdServer::new(options);

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 
 use anyhow::{Context, Result, anyhow, bail};
-use block::{BlockError, BlockNode, CacheMode, Overlay};
+use block::{BlockError, BlockNode, CacheMode};
 use block_filters::{CopyOnRead, Limits, Throttle, ThrottleGroup};
 use block_formats::{BitmapChange, Image, Secrets};
 use block_graph::{Bare, DetectZeroes, DirtyBitmap, Edge, Node, Renewable};
@@ -104,11 +104,10 @@ struct Link {
     writes: bool,
 }
 
-/// A disk with `snapshot=on`: the layer and the file under it.
+/// A drive with `snapshot=on`: its id, and the image that keeps what is written.
 struct Temporary {
     id: String,
-    layer: Arc<Overlay>,
-    file: Arc<Handover>,
+    node: Weak<Node>,
 }
 
 /// All nodes of a machine.
@@ -419,8 +418,8 @@ impl Graph {
             }
         }
         let name = name.unwrap_or_else(|| self.unused_name());
-        let raw = map.get("driver").and_then(Value::as_str) == Some("raw");
-        // Who stands on the node, and on each layer above it, of which each is a node of its own.
+        // Who stands on the node, and on each layer above it, of which each is a node of its own. Limits are those of the drive,
+        // whatever it keeps where.
         let mut layers =
             usize::from(!limits.is_empty()) + usize::from(d.copy_on_read) + usize::from(temporary);
         let mut user = || {
@@ -428,9 +427,18 @@ impl Graph {
             layers = layers.saturating_sub(1);
             format!("{under}drive '{id}'")
         };
-        let files = self.files.len();
+        if d.copy_on_read && (d.readonly || temporary) {
+            bail!("copy-on-read=on does not go with a read-only disk");
+        }
         self.describe(&name, map, true)?;
         let mut edge = self.take(&name, &user())?;
+        if temporary {
+            let image = block_formats::temporary(edge.clone())?;
+            let file = image.filename().to_owned();
+            let node = self.insert(image, "qcow2", file, true);
+            self.temporary.push(Temporary { id: id.to_owned(), node: Arc::downgrade(&node) });
+            edge = self.take(node.name(), &user())?;
+        }
         if !limits.is_empty() {
             let group = match limits.remove("group") {
                 Some(Value::String(group)) => group,
@@ -442,22 +450,8 @@ impl Graph {
             edge = self.layer(filter, "throttle", &edge, &user())?;
         }
         if d.copy_on_read {
-            if d.readonly || temporary {
-                bail!("copy-on-read=on does not go with a read-only disk");
-            }
             let filter = Arc::new(CopyOnRead::new(edge.clone(), edge.details().cluster_size));
             edge = self.layer(filter, "copy-on-read", &edge, &user())?;
-        }
-        if temporary {
-            let layer = Arc::new(Overlay::new(edge.clone())?);
-            if let Some(file) = self.files.get(files).filter(|_| raw) {
-                self.temporary.push(Temporary {
-                    id: id.to_owned(),
-                    layer: layer.clone(),
-                    file: file.clone(),
-                });
-            }
-            edge = self.layer(layer, "snapshot", &edge, &user())?;
         }
         Ok(edge)
     }
@@ -471,11 +465,7 @@ impl Graph {
         user: &str,
     ) -> Result<Arc<Edge>> {
         let file = self.nodes.get(below.node().name()).map(|e| e.file.clone()).unwrap_or_default();
-        let mut image = Bare::new(node, driver, file.clone());
-        if driver != "snapshot" {
-            image = image.over(below.clone());
-        }
-        let image = Arc::new(image);
+        let image = Arc::new(Bare::new(node, driver, file.clone()).over(below.clone()));
         let name = self.insert(image, driver, file, true).name().to_owned();
         self.take(&name, user)
     }
@@ -521,30 +511,25 @@ impl Graph {
         self.nodes.values().map(|e| &e.node).filter(top).cloned().collect()
     }
 
-    /// Writes what is kept beside disks into them; all of them, or one.
-    pub(crate) fn commit(&self, device: &str) -> Result<usize> {
-        let mut n = 0;
-        for t in self.temporary.iter().filter(|t| device == "all" || t.id == device) {
-            t.file.with_writer(|file| t.layer.commit(file)).with_context(|| format!("drive '{}'", t.id))?;
-            n += 1;
-        }
-        if n == 0 && device != "all" {
-            bail!("Device '{device}' not found");
-        }
-        Ok(n)
+    /// The drives with `snapshot=on`, and the image of each that keeps what is written.
+    pub(crate) fn temporary(&self) -> impl Iterator<Item = (&str, Arc<Node>)> {
+        self.temporary.iter().filter_map(|t| Some((&*t.id, t.node.upgrade()?)))
     }
 
     /// Why the disks cannot go to another machine, if they cannot.
     pub(crate) fn bound(&self) -> Option<String> {
-        let temporary = self.temporary.first().map(|t| {
+        let temporary = self.temporary().next().map(|(id, _)| {
             format!(
-                "drive '{}' keeps its writes in a temporary file (snapshot=on), which cannot be migrated",
-                t.id
+                "drive '{id}' keeps its writes in a temporary file (snapshot=on), which cannot be migrated"
             )
         });
-        let is_folder = |e: &&Entry| e.driver == "vvfat";
-        let folder = self.nodes.values().find(is_folder).map(|e| e.file.clone());
-        temporary.or_else(|| folder.map(|f| format!("{f}: a folder as a disk (vvfat) cannot be migrated")))
+        // What the guest has written to it is not in the folder yet.
+        let is_folder = |e: &&Entry| e.driver == "vvfat" && !e.node.info().read_only;
+        let folder = self.nodes.values().find(is_folder).map(|e| (e.node.name().to_owned(), e.file.clone()));
+        let said = |(node, file)| {
+            format!("{file}: the vvfat (rw) format used by node '{node}' does not support live migration")
+        };
+        temporary.or_else(|| folder.map(said))
     }
 
     /// Gives all images up to another process.
@@ -683,13 +668,18 @@ mod tests {
         let mut g = Graph::new(true);
         let d = Drive { file: Some(path.display().to_string()), ..Drive::default() };
         let node = g.drive(&d, "d", true).unwrap();
-        let name = node.node().name().to_owned();
         node.write(7, &[std::io::IoSlice::new(&[9, 9])], true).unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), [1; 4096], "the image is spared");
         assert!(g.bound().unwrap().contains("'d'"));
-        assert_eq!(g.commit("all").unwrap(), 1);
-        assert_eq!(std::fs::read(&path).unwrap()[6..10], [1, 9, 9, 1]);
-        assert!(g.commit("e").is_err() && g.remove(&name).is_err());
+        let (id, layer) = g.temporary().next().map(|(id, layer)| (id.to_owned(), layer)).unwrap();
+        let name = layer.image().backing().unwrap().node_name().unwrap();
+        g.reopen(&name, &Map::from_iter([("read-only".to_owned(), Value::Bool(false))])).unwrap();
+        let image: Arc<dyn Image> = layer.clone();
+        block_jobs::commit_at_once(&image, &g.find(&name).unwrap()).unwrap();
+        assert_eq!((id.as_str(), &std::fs::read(&path).unwrap()[6..10]), ("d", &[1, 9, 9, 1][..]));
+        let mut back = [0; 4];
+        node.read(6, &mut [std::io::IoSliceMut::new(&mut back)]).unwrap();
+        assert_eq!(back, [1, 9, 9, 1]);
         std::fs::remove_file(&path).unwrap();
     }
 

@@ -136,17 +136,7 @@ fn block(c: &Context<'_>) -> String {
 }
 
 fn snapshots(c: &Context<'_>) -> Answer {
-    let list = c.control.vm.snapshots()?;
-    if list.is_empty() {
-        return Ok("There is no snapshot available.\n".into());
-    }
-    let mut out =
-        format!("{:<8} {:<24} {:>12} {:>14} {:>18}\n", "ID", "TAG", "VM SIZE", "DATE (UNIX)", "VM CLOCK (s)");
-    for s in list {
-        let clock = format!("{}.{:03}", s.clock / 1_000_000_000, s.clock / 1_000_000 % 1000);
-        out.push_str(&format!("{:<8} {:<24} {:>12} {:>14} {clock:>18}\n", s.id, s.tag, s.size, s.date));
-    }
-    Ok(out)
+    c.control.vm.snapshots()
 }
 
 pub(super) fn qom_list(c: &Context<'_>) -> Answer {

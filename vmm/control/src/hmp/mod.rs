@@ -90,7 +90,7 @@ commands! {
     "chardev-remove" "id" "take a character back end away" |c| done(c.control.vm.chardev_remove(one(c.args, "id")?));
     "object_add" "type,id=ID[,key=value...]" "add an object" backends::object_add;
     "object_del" "id" "take an object away" |c| done(c.control.vm.object_del(one(c.args, "id")?));
-    "commit" "device|all" "write what snapshot=on keeps beside a disk into it" |c| {
+    "commit" "device|all" "write what a disk keeps above its backing file, or with snapshot=on, into that" |c| {
         done(c.control.vm.commit(one(c.args, "device or 'all'")?).map(drop))
     };
     "eject" "[-f] device" "open the tray of a drive and take out what is in it; -f even if the guest holds it" backends::eject;

@@ -19,12 +19,14 @@ pub(crate) enum Kind {
     Size(u64),
     /// One of these words.
     Word(&'static [&'static str]),
+    /// Something with parts, each of whose keys begins with this one's name and a dot.
+    Parts,
 }
 
 impl Kind {
     pub(crate) fn expected(self) -> String {
         match self {
-            Self::Text => "a text".into(),
+            Self::Text | Self::Parts => "a text".into(),
             Self::Bool => "on or off".into(),
             Self::Number => "a number".into(),
             Self::Size(_) => "a size (a number with an optional suffix K, M, G, T, P or E)".into(),
@@ -34,7 +36,7 @@ impl Kind {
 
     fn accepts(self, value: &str) -> bool {
         match self {
-            Self::Text => true,
+            Self::Text | Self::Parts => true,
             Self::Bool => parse_bool(value).is_some(),
             Self::Number => parse_number(value).is_some(),
             Self::Size(unit) => parse_size(value, unit).is_some(),
@@ -195,6 +197,11 @@ impl Group {
 }
 
 impl Key {
+    fn fits(&self, name: &str) -> bool {
+        let is_part = || name.strip_prefix(self.name).is_some_and(|rest| rest.starts_with('.'));
+        self.name == name || matches!(self.kind, Kind::Parts) && is_part()
+    }
+
     /// Its type in the words of QMP.
     pub(crate) fn type_name(&self) -> &'static str {
         match self.kind {
@@ -202,6 +209,7 @@ impl Key {
             Kind::Bool => "bool",
             Kind::Number => "int",
             Kind::Size(_) => "size",
+            Kind::Parts => "list",
         }
     }
 
@@ -213,6 +221,7 @@ impl Key {
             Kind::Number => format!("{}=N", self.name),
             Kind::Size(_) => format!("{}=SIZE", self.name),
             Kind::Word(words) => format!("{}={}", self.name, words.join("|")),
+            Kind::Parts => format!("{}.KEY=TEXT", self.name),
         }
     }
 }
@@ -221,7 +230,7 @@ impl Values {
     /// Checks the items against another table of keys: those of a type within a family.
     pub(crate) fn check_keys(&self, what: &str, keys: &[Key]) -> Result<(), ConfigError> {
         for (name, value) in &self.items {
-            let Some(key) = keys.iter().find(|k| k.name == name) else {
+            let Some(key) = keys.iter().find(|k| k.fits(name)) else {
                 return Err(ConfigError::unknown(format!("{what} key"), name, keys.iter().map(|k| k.name)));
             };
             if let Value::String(s) = value

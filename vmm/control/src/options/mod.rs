@@ -148,7 +148,7 @@ fn apply_alone(group: &'static group::Group, values: &mut group::Values) -> Resu
 }
 
 /// Types of `-object`.
-pub const OBJECT_TYPES: [&str; 15] = [
+pub const OBJECT_TYPES: [&str; 18] = [
     "memory-backend-ram",
     "memory-backend-memfd",
     "memory-backend-file",
@@ -164,6 +164,9 @@ pub const OBJECT_TYPES: [&str; 15] = [
     "filter-impair",
     "throttle-group",
     "tls-creds-x509",
+    "authz-simple",
+    "authz-list",
+    "authz-list-file",
 ];
 
 /// Keys of one of these types, with their types in the words of QMP.

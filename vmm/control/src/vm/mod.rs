@@ -129,9 +129,9 @@ pub trait Vm: Send + Sync {
         let _ = (tag, scope);
         unsupported("delvm")
     }
-    /// All saved machines.
-    fn snapshots(&self) -> Answer<Vec<SnapshotInfo>> {
-        Ok(Vec::new())
+    /// All saved machines, as `info snapshots` shows them.
+    fn snapshots(&self) -> Answer<String> {
+        Ok("There is no snapshot available.\n".into())
     }
 
     /// Sends a non-maskable interrupt.

@@ -180,6 +180,9 @@ pub(crate) static OBJECTS: Family = Family {
             "secret",
             &[text("data"), text("file"), word("format", &["raw", "base64"]), text("keyid"), text("iv")],
         ),
+        ("authz-simple", &[text("identity")]),
+        ("authz-list", &[word("policy", &["allow", "deny"]), Key { name: "rules", kind: Kind::Parts }]),
+        ("authz-list-file", &[text("filename"), switch("refresh")]),
         (
             "tls-creds-x509",
             &[
