@@ -177,6 +177,8 @@ pub struct KeptUnit<'a> {
 pub struct CompiledUnit {
     /// Host address to jump to.
     pub entry: u64,
+    /// Guest and host addresses of the region's side entries, which look for exit requests like a loop.
+    pub sides: Vec<(u64, u64)>,
     /// Bytes of code, from `entry` on.
     pub len: u32,
     /// Bytes of exit maps, behind the code.

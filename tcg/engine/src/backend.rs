@@ -128,7 +128,8 @@ impl Backend {
                     Link::new(l.pc, offset(l.site), offset(l.stub), matches!(l.hint, Hint::Call(_)))
                 };
                 let code = Code::Host { start: offset(unit.entry), len: unit.len, maps_len: unit.maps_len };
-                Ok(Made { code, links: unit.links.iter().map(link).collect(), relocs: unit.relocs })
+                let sides = unit.sides.iter().map(|&(pc, at)| (pc, offset(at))).collect();
+                Ok(Made { code, links: unit.links.iter().map(link).collect(), relocs: unit.relocs, sides })
             }
             Err(CompileError::Full) => Err(CompileError::Full),
             Err(_) => Ok(Made::interp(region)),
@@ -269,12 +270,15 @@ pub(crate) struct Made {
     pub(crate) code: Code,
     pub(crate) links: Box<[Link]>,
     pub(crate) relocs: Box<[Reloc]>,
+    /// Guest addresses of side entries, and where their code lies in the code memory.
+    pub(crate) sides: Box<[(u64, u32)]>,
 }
 
 impl Made {
     /// For the interpreter.
     pub(crate) fn interp(region: &Region) -> Self {
-        Self { code: Code::Interp(Box::new(region.clone())), links: Box::default(), relocs: Box::default() }
+        let code = Code::Interp(Box::new(region.clone()));
+        Self { code, links: Box::default(), relocs: Box::default(), sides: Box::default() }
     }
 }
 
@@ -282,13 +286,24 @@ impl Made {
 pub(crate) enum Code {
     /// For the interpreter.
     Interp(Box<Region>),
-    /// For the host: offset in the code memory, bytes of code and of exit maps.
+    /// For the host: offset in the code memory, bytes of code and of exit maps. None of either at a side entry, whose code is
+    /// another unit's.
     Host { start: u32, len: u32, maps_len: u32 },
 }
 
 impl Code {
     pub(crate) fn is_host(&self) -> bool {
         matches!(self, Self::Host { .. })
+    }
+
+    /// A way into the code of another unit.
+    pub(crate) fn side(start: u32) -> Self {
+        Self::Host { start, len: 0, maps_len: 0 }
+    }
+
+    /// True if there is host code of which no other unit's is a part.
+    pub(crate) fn is_own(&self) -> bool {
+        matches!(self, Self::Host { len: 1.., .. })
     }
 
     /// Offset in the code memory.

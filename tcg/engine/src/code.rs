@@ -21,7 +21,7 @@ use std::{
 };
 
 use guest_memory::{PAGE_SIZE, RamBlock, WriteHook};
-use parking_lot::{Mutex, RwLock, RwLockWriteGuard};
+use parking_lot::{Mutex, RwLock};
 use rustc_hash::FxHashMap;
 
 use crate::{
@@ -161,6 +161,15 @@ impl Unit {
         self.links.iter().position(|l| l.stub() == stub).map(|i| i as u32)
     }
 
+    /// What it covers in its block, if it was made of what follows its start.
+    pub(crate) fn first_span(&self) -> Range<u64> {
+        if self.at.block == DIRECT {
+            return self.at.offset..self.at.offset + u64::from(self.len).max(1);
+        }
+        let part = self.first_part();
+        part.start..part.end.max(part.start + 1)
+    }
+
     /// Address range in its first block, cut at the page's end.
     fn first_part(&self) -> Range<u64> {
         let end = (self.at.offset / PAGE_SIZE + 1) * PAGE_SIZE;
@@ -194,6 +203,19 @@ impl Unit {
     }
 }
 
+/// Spans in ascending order, apart.
+pub(crate) fn merged(mut all: Vec<Range<u64>>) -> Box<[Range<u64>]> {
+    all.sort_by_key(|s| s.start);
+    let mut spans: Vec<Range<u64>> = Vec::new();
+    for s in all {
+        match spans.last_mut() {
+            Some(last) if s.start <= last.end => last.end = last.end.max(s.end),
+            _ => spans.push(s),
+        }
+    }
+    spans.into()
+}
+
 /// The units that begin on a page, or reach into it.
 #[derive(Default)]
 struct Page {
@@ -223,7 +245,7 @@ struct Maps {
     hosts: Vec<u32>,
     /// The first number of each stretch of the code memory.
     stretches: Vec<u32>,
-    /// Numbers of dropped units without host code.
+    /// Numbers of dropped units without host code of their own.
     unused: Vec<u32>,
     /// Numbers of dropped units with host code that are still there.
     gone: Vec<u32>,
@@ -337,7 +359,7 @@ impl Maps {
             }
         }
         self.live -= 1;
-        if u.code.is_host() {
+        if u.code.is_own() {
             self.gone.push(id);
         } else if let Some(place) = self.units.get_mut(id as usize) {
             *place = None;
@@ -451,11 +473,11 @@ impl CodeCache {
         let bound = |s: usize| maps.stretches.get(s).map_or(maps.hosts.len(), |id| *id as usize);
         let (first, end) = (bound(stretch), bound(stretch + 1));
         let mut i = first + maps.hosts[first..end].partition_point(|start| *start <= offset);
-        // Units without host code share their neighbour's start.
+        // Units without host code of their own share their neighbour's start.
         while i > 0 && maps.hosts[i - 1] <= offset {
             i -= 1;
             if let Some(u) = &maps.units[i]
-                && u.code.is_host()
+                && u.code.is_own()
             {
                 return u.code.holds(offset).then(|| u.clone());
             }
@@ -479,19 +501,24 @@ impl CodeCache {
     pub(crate) fn insert(&self, unit: &Arc<Unit>, keep: bool) {
         let mut maps = self.maps.write();
         let keep = keep & !std::mem::take(&mut maps.reading).written;
-        self.put(maps, unit, keep);
+        let old = self.put(&mut maps, unit, keep);
+        drop(maps);
+        if let Some(old) = old {
+            self.strike(&old);
+        }
     }
 
-    /// The second half of [`CodeCache::insert`].
-    fn put(&self, mut maps: RwLockWriteGuard<'_, Maps>, unit: &Arc<Unit>, keep: bool) {
+    /// The second half of [`CodeCache::insert`]. Gives the unit that was there, for the caller to strike.
+    fn put(&self, maps: &mut Maps, unit: &Arc<Unit>, keep: bool) -> Option<Arc<Unit>> {
+        let own = unit.code.is_own();
         if !keep {
             unit.dropped.store(true, SeqCst);
-            if !unit.code.is_host() {
-                return;
+            if !own {
+                return None;
             }
         }
-        let start = unit.code.start().or(maps.hosts.last().copied()).unwrap_or(0);
-        let unused = if unit.code.is_host() { None } else { maps.unused.pop() };
+        let start = unit.code.start().filter(|_| own).or(maps.hosts.last().copied()).unwrap_or(0);
+        let unused = if own { None } else { maps.unused.pop() };
         let id = match unused {
             Some(id) => {
                 maps.units[id as usize] = Some(unit.clone());
@@ -511,7 +538,7 @@ impl CodeCache {
         unit.id.store(id, Relaxed);
         if !keep {
             maps.gone.push(id);
-            return;
+            return None;
         }
         maps.live += 1;
         let old = maps.find(&unit.at).cloned();
@@ -540,10 +567,7 @@ impl CodeCache {
         for key in pages {
             maps.pages.entry(key).or_default().reaching.push(id);
         }
-        drop(maps);
-        if let Some(old) = old {
-            self.strike(&old);
-        }
+        old
     }
 
     /// Begins a second look at the code of `unit`, which is to be read from `pages` now. False if one is under way already, or the
@@ -567,15 +591,34 @@ impl CodeCache {
     }
 
     /// Ends a second look. Its unit, if it has led to one, takes the place of the one it began with, unless something has happened
-    /// to the code meanwhile; true if it did. The caller holds `translating` if there is a unit.
-    pub(crate) fn end_second_look(&self, made: Option<&Arc<Unit>>) -> bool {
+    /// to the code meanwhile; true if it did. So do the units of its side entries, those of `sides`, with what is there, except other
+    /// regions. The caller holds `translating` if there is a unit.
+    pub(crate) fn end_second_look(&self, made: Option<(&Arc<Unit>, Vec<Unit>)>) -> bool {
         let mut maps = self.maps.write();
         let Some((reading, old)) = maps.second_look.take() else { return false };
-        let Some(unit) = made else { return false };
+        let Some((unit, sides)) = made else { return false };
         let keep = !reading.written
             && !old.dropped.load(Relaxed)
             && maps.find(&unit.at).is_some_and(|u| Arc::ptr_eq(u, &old));
-        self.put(maps, unit, keep);
+        let mut replaced = Vec::new();
+        replaced.extend(self.put(&mut maps, unit, keep));
+        for mut side in sides.into_iter().filter(|_| keep) {
+            if let Some(there) = maps.find(&side.at) {
+                if there.is_hot()
+                    || there.second.is_some() && side.at.block != DIRECT
+                    || there.bytes.is_some()
+                {
+                    continue;
+                }
+                // It may still run, as the one at the entry may.
+                let mut spans = side.spans.take().unwrap_or_default().into_vec();
+                spans.push(there.first_span());
+                side.spans = Some(merged(spans));
+            }
+            replaced.extend(self.put(&mut maps, &Arc::new(side), true));
+        }
+        drop(maps);
+        replaced.iter().for_each(|u| self.strike(u));
         keep
     }
 

@@ -14,7 +14,7 @@ use std::{
     },
 };
 
-use tcg_ir::abi::{EnvHeader, MMU_INDEXES, RETURN_STACK, ReturnEntry, SCRATCH, STATE_OFFSET, TlbDesc};
+use tcg_ir::abi::{CALL_TARGETS, EnvHeader, MMU_INDEXES, SCRATCH, STATE_OFFSET, TlbDesc};
 use tcg_plugin::COUNTERS;
 
 const PAD: usize = STATE_OFFSET - size_of::<EnvHeader>();
@@ -76,8 +76,7 @@ impl<S: Send + 'static> EnvBox<S> {
             jump_mask: 0,
             shared_jumps: 0,
             shared_mask: 0,
-            return_top: 0,
-            return_stack: [ReturnEntry::default(); RETURN_STACK],
+            call_targets: [0; CALL_TARGETS],
             tlb: [TlbDesc::default(); MMU_INDEXES],
             host_fpcr: 0x1f80,
             guest_fpcr: 0x1f80,

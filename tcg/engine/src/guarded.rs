@@ -9,12 +9,9 @@
 
 use std::ops::Range;
 
-use tcg_ir::{
-    Block, BlockId, Cond, Edge, Effects, HelperDesc, Inst, MemOp, Op, Region, SlotTable, Terminator, Type,
-    Value,
-};
+use tcg_ir::{Block, BlockId, Builder, Cond, Effects, HelperDesc, Inst, MemOp, Op, Region, SlotTable, Type};
 
-/// [`Terminator::Exit`] code of a unit whose code has changed; nothing of it was executed.
+/// [`Terminator::Exit`](tcg_ir::Terminator::Exit) code of a unit whose code has changed; nothing of it was executed.
 pub(crate) const STALE: u32 = u32::MAX;
 /// Most instructions of such a unit: what is to be compared before it starts should be short.
 pub(crate) const MAX_INSNS: u32 = 16;
@@ -67,10 +64,9 @@ pub(crate) fn guard(region: &mut Region, slots: &SlotTable, bytes: &[u8]) {
 
     let pc_slot = slots.pc();
     let ty = slots.get(pc_slot).ty;
-    let mut g = Guard { region, block: 0 };
-    let none = Value::NONE;
-    let pc = g.region.pc;
-    g.push(Op::Insn, Type::Void, length, [none; 3], pc);
+    let pc = region.pc;
+    let mut b = Builder::edit(region, BlockId(0));
+    b.insn(pc, length);
     let mut differs = None;
     for piece in pieces {
         let mut at = piece.start;
@@ -82,12 +78,11 @@ pub(crate) fn guard(region: &mut Region, slots: &SlotTable, bytes: &[u8]) {
             let Some(code) = bytes.get(at..at + n) else { break };
             let mut word = [0; 8];
             word[..n].copy_from_slice(code);
-            let address = g.push(Op::Const, ty, 0, [none; 3], pc.wrapping_add(at as u64) & ty.mask());
-            let memory = u64::from(MemOp::new(log2).0);
-            let now = g.push(Op::Load, Type::I64, 0, [address, none, none], memory);
-            let then = g.push(Op::Const, Type::I64, 0, [none; 3], u64::from_le_bytes(word));
-            let d = g.push(Op::Xor, Type::I64, 0, [now, then, none], 0);
-            differs = Some(differs.map_or(d, |old| g.push(Op::Or, Type::I64, 0, [old, d, none], 0)));
+            let address = b.iconst(ty, pc.wrapping_add(at as u64));
+            let now = b.load(Type::I64, MemOp::new(log2), address, 0);
+            let then = b.iconst(Type::I64, u64::from_le_bytes(word));
+            let d = b.xor(now, then);
+            differs = Some(differs.map_or(d, |old| b.or(old, d)));
             at += n;
             let rest = piece.end - at;
             if rest > 0 && rest < 8 && piece.end - piece.start >= 8 {
@@ -95,32 +90,16 @@ pub(crate) fn guard(region: &mut Region, slots: &SlotTable, bytes: &[u8]) {
             }
         }
     }
-    let end = match differs {
+    match differs {
         Some(d) => {
-            let zero = g.push(Op::Const, Type::I64, 0, [none; 3], 0);
-            let cond = g.push(Op::Setcc, Type::I32, Cond::Ne as u16, [d, zero, none], 0);
-            Terminator::Branch { cond, then: Edge::to(stale), other: Edge::to(body), likely_then: false }
+            let zero = b.iconst(Type::I64, 0);
+            let cond = b.setcc(Type::I32, Cond::Ne, d, zero);
+            b.branch(cond, stale, body, false);
         }
-        None => Terminator::Jump(Edge::to(body)),
-    };
-    g.region.blocks[0].end = Some(end);
-    g.block = stale.0 as usize;
-    let here = g.push(Op::Pc, ty, 0, [none; 3], pc & ty.mask());
-    g.push(Op::Set, Type::Void, pc_slot.0, [here, none, none], 0);
-    g.region.blocks[g.block].end = Some(Terminator::Exit { code: STALE });
-}
-
-/// Appends to a block of a region that exists.
-struct Guard<'a> {
-    region: &'a mut Region,
-    block: usize,
-}
-
-impl Guard<'_> {
-    fn push(&mut self, op: Op, ty: Type, sub: u16, [a, b, c]: [Value; 3], imm: u64) -> Value {
-        let v = Value(self.region.insts.len() as u32);
-        self.region.insts.push(Inst { op, ty, sub, a, b, c, imm });
-        self.region.blocks[self.block].insts.push(v);
-        v
+        None => b.jump(body),
     }
+    b.switch_to(stale);
+    let here = b.pc(ty, pc);
+    b.set(pc_slot, here);
+    b.exit(STALE);
 }

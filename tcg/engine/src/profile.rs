@@ -97,6 +97,11 @@ mod host {
         clock(libc::CLOCK_THREAD_CPUTIME_ID)
     }
 
+    /// CPU time of the process in nanoseconds.
+    pub(super) fn process_cpu() -> u64 {
+        clock(libc::CLOCK_PROCESS_CPUTIME_ID)
+    }
+
     /// The calling thread as the kernel numbers it.
     pub(super) fn thread() -> u32 {
         // SAFETY: no arguments.
@@ -125,6 +130,10 @@ mod host {
         0
     }
 
+    pub(super) fn process_cpu() -> u64 {
+        0
+    }
+
     pub(super) fn thread() -> u32 {
         0
     }
@@ -133,4 +142,9 @@ mod host {
 /// CPU time of the calling thread in nanoseconds, for statistics; 0 on hosts that do not say.
 pub(crate) fn cpu_ns() -> u64 {
     host::cpu()
+}
+
+/// CPU time of the process in nanoseconds; 0 on hosts that do not say.
+pub(crate) fn process_cpu_ns() -> u64 {
+    host::process_cpu()
 }

@@ -393,10 +393,6 @@ impl Tlb {
         header.jump_mask = space.jumps.mask();
         header.shared_jumps = self.shared_space.jumps.address();
         header.shared_mask = self.shared_space.jumps.mask();
-        header.return_top = 0;
-        for r in &mut header.return_stack {
-            r.pc = u64::MAX;
-        }
     }
 
     /// Makes `tag` the current space; true if descriptors must be published.

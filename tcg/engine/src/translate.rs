@@ -7,7 +7,7 @@ use guest_memory::PAGE_SIZE;
 use tcg_codegen::CompileError;
 use tcg_ir::abi::PAGE_BITS;
 use tcg_ir::{
-    Builder, Inst, Op, Region, SlotTable, Tables, Terminator, Value,
+    BlockId, Builder, Region, SlotTable, Tables, Terminator,
     passes::{Optimizer, PassSet},
 };
 
@@ -296,7 +296,7 @@ pub(crate) fn translate<G: Guest>(
     if at.is_some() && cache.is_full() {
         empty_cache(&engine);
     }
-    let Made { code, links, relocs } = match &at {
+    let Made { code, links, relocs, .. } = match &at {
         None => interp(),
         Some(_) => match backend.make(region, key, fp, tier) {
             Ok(made) => made,
@@ -354,16 +354,13 @@ pub(crate) fn translate<G: Guest>(
 pub(crate) fn loosen_far_links(region: &mut Region, slots: &SlotTable) {
     let ty = slots.get(slots.pc()).ty;
     let page = region.pc >> PAGE_BITS;
-    let Region { insts, blocks, .. } = region;
-    for b in blocks {
-        if let Some(Terminator::Link { pc, hint }) = b.end
+    for n in 0..region.blocks.len() {
+        if let Some(Terminator::Link { pc, hint }) = region.blocks[n].end
             && pc >> PAGE_BITS != page
         {
-            let v = Value(insts.len() as u32);
-            let none = Value::NONE;
-            insts.push(Inst { op: Op::Pc, ty, sub: 0, a: none, b: none, c: none, imm: pc });
-            b.insts.push(v);
-            b.end = Some(Terminator::Indirect { pc: v, hint });
+            let mut b = Builder::edit(region, BlockId(n as u32));
+            let to = b.pc(ty, pc);
+            b.indirect(to, hint);
         }
     }
 }

@@ -26,7 +26,7 @@ use crate::{
     engine::Engine,
     env::EnvBox,
     guest::{STATUS_EXIT, STATUS_FAULT},
-    hot::HotMode,
+    hot::{Calls, HotMode},
     memory::{self, Place},
     origins::Walked,
     plugins::Plugged,
@@ -181,14 +181,12 @@ impl Core {
 
     pub(crate) fn flush_tlb(&mut self, gva: Option<u64>, space: impl Fn(u64) -> bool) {
         self.tlb.flush(gva, space);
-        // The return stack may hold what was flushed.
         self.publish();
     }
 
     /// Makes `tag` the current space, and drops of it what a walk from `root` would not find again.
     pub(crate) fn reload_space(&mut self, tag: u64, root: u64, set_by_walks: u64) {
         let dropped = self.tlb.refresh(tag, root, set_by_walks, &memory::Tables(&self.view));
-        // The return stack may hold what was dropped.
         if self.tlb.set_space(tag) || dropped {
             self.publish();
         }
@@ -309,6 +307,8 @@ pub(crate) struct Vcpu<G: Guest> {
     pub(crate) executed: u64,
     /// Exits from units by kind.
     exits: [u64; EXIT_KINDS.len()],
+    /// Where samples have found indirect calls to go.
+    pub(crate) calls: Calls,
 }
 
 /// Kinds of exits, for the statistics.
@@ -394,6 +394,7 @@ impl<G: Guest> Vcpu<G> {
             resume_at: None,
             executed: 0,
             exits: [0; EXIT_KINDS.len()],
+            calls: Calls::default(),
         });
         let address = (&raw mut *v) as u64;
         let helpers = v.engine.helper_entries();

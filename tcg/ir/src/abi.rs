@@ -14,8 +14,16 @@ pub const MMU_INDEXES: usize = 16;
 pub const PAGE_BITS: u32 = 12;
 /// Words of scratch: 16 general registers, 16 vector registers of 64 bytes, 16 more.
 pub const SCRATCH: usize = 160;
-/// Entries of the return stack.
-pub const RETURN_STACK: usize = 16;
+/// Indirect calls whose targets an environment remembers.
+pub const CALL_TARGETS: usize = 32;
+
+/// Where in [`EnvHeader::call_targets`] the indirect call at guest address `pc` notes its target. Wherever a page of code lies, that
+/// is the same.
+#[must_use]
+pub const fn call_site(pc: u64) -> usize {
+    let at = pc & 0xfff;
+    ((at >> 1) ^ (at >> 6)) as usize % CALL_TARGETS
+}
 
 /// One softmmu translation; 32 bytes.
 ///
@@ -71,16 +79,6 @@ pub struct JumpEntry {
     pub unused: u64,
 }
 
-/// One entry of the return stack.
-#[derive(Debug, Clone, Copy, Default)]
-#[repr(C)]
-pub struct ReturnEntry {
-    /// Guest address a return is expected to go to.
-    pub pc: u64,
-    /// Host address of the unit there, valid under the key and address space it was pushed in; 0 if unknown.
-    pub code: u64,
-}
-
 /// Head of an environment. Offsets are taken with `core::mem::offset_of!`.
 #[derive(Debug)]
 #[repr(C)]
@@ -103,10 +101,8 @@ pub struct EnvHeader {
     pub shared_jumps: u64,
     /// `(entries - 1) * size_of::<JumpEntry>()`.
     pub shared_mask: u64,
-    /// Number of pushes so far; the top is entry `(return_top - 1) % RETURN_STACK`.
-    pub return_top: u64,
-    /// The return stack.
-    pub return_stack: [ReturnEntry; RETURN_STACK],
+    /// Where indirect calls went last, by [`call_site`]: a hint that nothing relies on.
+    pub call_targets: [u64; CALL_TARGETS],
     /// TLBs by MMU index.
     pub tlb: [TlbDesc; MMU_INDEXES],
     /// MXCSR of the host's Rust code (x86_64 hosts), saved on entry.

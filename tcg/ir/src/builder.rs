@@ -22,6 +22,12 @@ impl<'a> Builder<'a> {
         b
     }
 
+    /// Goes on with a region that is there, at the end of `block`, which loses its terminator.
+    pub fn edit(region: &'a mut Region, block: BlockId) -> Self {
+        region.blocks[block.0 as usize].end = None;
+        Self { region, block }
+    }
+
     /// The region so far.
     #[must_use]
     pub fn region(&self) -> &Region {

@@ -7,14 +7,20 @@ use crate::{BlockId, Op, Region, Terminator, Value};
 
 const NONE: u32 = u32::MAX;
 
-/// Successor number `k` of block `b`.
+/// Successor number `k` of block `b`. The region's entry leads to its side entries as well, after its own successors.
 fn successor(r: &Region, b: u32, k: u32) -> Option<u32> {
-    match (r.blocks[b as usize].end.as_ref()?, k) {
+    let (own, n) = match (r.blocks[b as usize].end.as_ref()?, k) {
         (Terminator::Jump(e), 0)
         | (Terminator::Branch { then: e, .. }, 0)
-        | (Terminator::Branch { other: e, .. }, 1) => Some(e.block.0),
-        _ => None,
+        | (Terminator::Branch { other: e, .. }, 1) => (Some(e.block.0), 0),
+        (Terminator::Jump(_), _) => (None, 1),
+        (Terminator::Branch { .. }, _) => (None, 2),
+        _ => (None, 0),
+    };
+    if own.is_some() || b != 0 {
+        return own;
     }
+    r.entries.get((k - n) as usize).map(|e| e.0)
 }
 
 /// Control flow of a region. Blocks that cannot be reached from the entry are not in the order and have no dominator.
@@ -27,7 +33,7 @@ pub struct Graph {
     rank: Vec<u32>,
     /// Immediate dominator by block; until dominators are asked for, the predecessor that reached the block first.
     idom: Vec<u32>,
-    /// Number of edges into each block from blocks that can be reached.
+    /// Number of edges into each block from blocks that can be reached; one more for side entries, which extend nothing.
     preds: Vec<u32>,
     stack: Vec<(u32, u32)>,
 }
@@ -51,6 +57,9 @@ impl Graph {
         self.stack.push((0, 0));
         self.rank[0] = 0;
         self.idom[0] = 0;
+        for e in &r.entries {
+            self.preds[e.0 as usize] += 1;
+        }
         while let Some((b, k)) = self.stack.last_mut() {
             let at = *b;
             if let Some(to) = successor(r, at, *k) {
@@ -81,7 +90,7 @@ impl Graph {
             changed = false;
             for i in 0..self.order.len() {
                 let b = self.order[i].0;
-                for k in 0..2 {
+                for k in 0.. {
                     let Some(to) = successor(r, b, k) else { break };
                     let old = self.idom[to as usize];
                     let new = self.common(old, b);
@@ -125,7 +134,7 @@ impl Graph {
         self.rank[b.0 as usize]
     }
 
-    /// Number of edges into `b` from reachable blocks.
+    /// Number of edges into `b` from reachable blocks; at least two for a side entry.
     #[must_use]
     pub fn preds(&self, b: BlockId) -> u32 {
         self.preds[b.0 as usize]
@@ -172,6 +181,9 @@ impl Graph {
         let mut marks: Vec<Option<Option<Value>>> = vec![None; r.blocks.len()];
         if let Some(first) = marks.first_mut() {
             *first = Some(None);
+        }
+        for e in &r.entries {
+            marks[e.0 as usize] = Some(None);
         }
         let mut changed = true;
         while changed {

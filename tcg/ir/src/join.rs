@@ -4,12 +4,15 @@
 //! instead of the exit; a return first compares its address with those behind the calls that the pieces make. Only loops keep
 //! their budget checks: a piece checks when it begins, as it cannot know who leads to it.
 //!
+//! Where loops begin, and behind calls, control may come in from outside as well: these are the side entries. Whoever leaves the
+//! region for a moment, to look at a request or to run a function that is not part of it, gets back that way.
+//!
 //! The pieces must have been made under one key. Nothing else about them matters here, so that front ends need not know.
 
-use crate::{Block, BlockId, Cond, Edge, Hint, Inst, Op, Region, Terminator, Type, Value, graph::Graph};
+use crate::{Block, BlockId, Builder, Cond, Edge, Hint, Op, Region, Terminator, Type, Value, graph::Graph};
 
 /// Most addresses that a return is compared with.
-const MAX_RETURNS: usize = 4;
+const MAX_RETURNS: usize = 8;
 
 /// Where a piece begins in the joined region.
 #[derive(Debug, Clone, Copy)]
@@ -22,18 +25,34 @@ struct Start {
 #[must_use]
 pub fn join(pieces: &[Region], pc_type: Type) -> Region {
     let mut whole = Region::default();
-    whole.pc = pieces.first().map_or(0, |p| p.pc);
+    let Some(first) = pieces.first() else { return whole };
+    whole.pc = first.pc;
     let starts = starts(pieces);
-    let returns = returns(pieces, &starts);
+    let (backs, returns) = returns(pieces, &starts);
+    // Nothing but the way to the first piece, so that all pieces are alike.
+    let entry = whole.add_block();
+    let to = starts.iter().find(|s| s.pc == whole.pc).map_or(entry, |s| s.block);
+    whole.blocks[0].end = Some(Terminator::Jump(Edge::to(to)));
     let mut j = Joiner { whole: &mut whole, starts, returns, pc_type };
     pieces.iter().for_each(|p| j.append(p));
-    keep_budgets_of_loops(&mut whole);
+    let starts = j.starts;
+    let fits = |r: &Region, s: &Start| {
+        let head = r.blocks[s.block.0 as usize].insts.first().map(|v| r.inst(*v));
+        s.pc != r.pc && head.is_some_and(|i| i.op == Op::Insn && i.imm == s.pc)
+    };
+    whole.entries =
+        starts.iter().filter(|s| backs.contains(&s.pc) && fits(&whole, s)).map(|s| s.block).collect();
+    let heads = keep_budgets_of_loops(&mut whole);
+    let loops = starts.iter().filter(|s| heads[s.block.0 as usize] && fits(&whole, s));
+    let loops: Vec<BlockId> = loops.map(|s| s.block).filter(|b| !whole.entries.contains(b)).collect();
+    whole.entries.extend(loops);
+    whole.entries.sort_unstable_by_key(|b| b.0);
     whole
 }
 
 /// Where the pieces will begin, ascending by address.
 fn starts(pieces: &[Region]) -> Vec<Start> {
-    let mut first = 0;
+    let mut first = 1;
     let mut starts = Vec::with_capacity(pieces.len());
     for p in pieces {
         // A front end's entry block may do nothing but lead to the head of its loop.
@@ -45,7 +64,7 @@ fn starts(pieces: &[Region]) -> Vec<Start> {
         first += p.blocks.len() as u32;
         // Blocks for comparisons of return addresses stand behind their piece's own.
         let returns = p.blocks.iter().filter(|b| is_return(b)).count();
-        first += (returns * returns_of(pieces).len()) as u32;
+        first += (returns * backs(pieces).len().min(MAX_RETURNS)) as u32;
     }
     starts.sort_by_key(|s| s.pc);
     starts
@@ -56,7 +75,7 @@ fn is_return(b: &Block) -> bool {
 }
 
 /// The addresses behind the pieces' calls at which a piece begins.
-fn returns_of(pieces: &[Region]) -> Vec<u64> {
+fn backs(pieces: &[Region]) -> Vec<u64> {
     let mut all = Vec::new();
     for end in pieces.iter().flat_map(|p| &p.blocks).filter_map(|b| b.end.as_ref()) {
         let (Terminator::Link { hint: Hint::Call(back), .. }
@@ -68,13 +87,15 @@ fn returns_of(pieces: &[Region]) -> Vec<u64> {
             all.push(*back);
         }
     }
-    all.truncate(MAX_RETURNS);
     all
 }
 
-fn returns(pieces: &[Region], starts: &[Start]) -> Vec<Start> {
-    let back = returns_of(pieces);
-    back.iter().filter_map(|pc| starts.iter().find(|s| s.pc == *pc).copied()).collect()
+/// Those addresses, and where those begin that returns are compared with.
+fn returns(pieces: &[Region], starts: &[Start]) -> (Vec<u64>, Vec<Start>) {
+    let backs = backs(pieces);
+    let start = |pc: &u64| starts.iter().find(|s| s.pc == *pc).copied();
+    let returns = backs.iter().filter_map(start).take(MAX_RETURNS).collect();
+    (backs, returns)
 }
 
 struct Joiner<'a> {
@@ -164,32 +185,15 @@ impl Joiner<'_> {
     fn compare(&mut self, block: u32, pc: Value, free: &mut u32) {
         let leave = self.whole.blocks[block as usize].end.take();
         let mut at = block;
-        for k in 0..self.returns.len() {
-            let to = self.returns[k];
-            let none = Value::NONE;
-            let ty = self.pc_type;
-            let back = self.push(
-                at,
-                Inst { op: Op::Const, ty, sub: 0, a: none, b: none, c: none, imm: to.pc & ty.mask() },
-            );
-            let cond = self.push(
-                at,
-                Inst { op: Op::Setcc, ty: Type::I32, sub: Cond::Eq as u16, a: pc, b: back, c: none, imm: 0 },
-            );
-            let (then, other) = (Edge::to(to.block), Edge::to(BlockId(*free)));
-            self.whole.blocks[at as usize].end =
-                Some(Terminator::Branch { cond, then, other, likely_then: true });
+        for to in &self.returns {
+            let mut b = Builder::edit(self.whole, BlockId(at));
+            let back = b.iconst(self.pc_type, to.pc);
+            let same = b.setcc(Type::I32, Cond::Eq, pc, back);
+            b.branch(same, to.block, BlockId(*free), true);
             at = *free;
             *free += 1;
         }
         self.whole.blocks[at as usize].end = leave;
-    }
-
-    fn push(&mut self, block: u32, inst: Inst) -> Value {
-        let v = Value(self.whole.insts.len() as u32);
-        self.whole.insts.push(inst);
-        self.whole.blocks[block as usize].insts.push(v);
-        v
     }
 }
 
@@ -197,8 +201,9 @@ fn checks(r: &Region, b: BlockId) -> bool {
     r.blocks[b.0 as usize].insts.iter().any(|v| r.inst(*v).op == Op::Budget)
 }
 
-/// Removes the budget checks of blocks to which no edge leads back, as long as every loop still has one.
-fn keep_budgets_of_loops(r: &mut Region) {
+/// Removes the budget checks of blocks to which no edge leads back, as long as every loop still has one. Tells to which blocks one
+/// does.
+fn keep_budgets_of_loops(r: &mut Region) -> Vec<bool> {
     let mut graph = Graph::default();
     graph.build(r);
     let order: Vec<BlockId> = graph.order().to_vec();
@@ -213,10 +218,11 @@ fn keep_budgets_of_loops(r: &mut Region) {
     }
     let all_check = order.iter().all(|b| !heads[b.0 as usize] || checks(r, *b));
     if !all_check {
-        return;
+        return heads;
     }
     for b in order.iter().filter(|b| !heads[b.0 as usize]) {
         let Region { insts, blocks, .. } = r;
         blocks[b.0 as usize].insts.retain(|v| insts[v.index()].op != Op::Budget);
     }
+    heads
 }

@@ -267,6 +267,9 @@ fn block_head(c: &mut Cursor<'_>, r: &mut Region, voids: &mut Vec<Inst>) -> Resu
     if let Some(b) = r.blocks.last_mut() {
         b.params = params;
     }
+    if c.eat("entry") {
+        r.entries.push(BlockId(n));
+    }
     c.word(":")
 }
 

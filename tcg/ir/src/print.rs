@@ -29,7 +29,8 @@ pub fn region(r: &Region, t: Tables<'_>) -> String {
             let ty = r.insts.get(p.index()).map_or("?", |i| i.ty.name());
             let _ = write!(s, "{}v{}: {ty}", if n == 0 { "(" } else { ", " }, p.0);
         }
-        s.push_str(if b.params > 0 { "):\n" } else { ":\n" });
+        s.push_str(if b.params > 0 { ")" } else { "" });
+        s.push_str(if r.entries.contains(&BlockId(i as u32)) { " entry:\n" } else { ":\n" });
         for &v in b.insts.iter().skip(b.params as usize) {
             s.push_str("  ");
             inst(&mut s, r, t, v);

@@ -1,6 +1,6 @@
 //! Regions: the unit of translation.
 //!
-//! A region is a control-flow graph with one entry, block 0. Values are numbered by the instruction that defines
+//! A region is a control-flow graph with an entry, block 0; it may have side entries. Values are numbered by the instruction that defines
 //! them; a value may be used in its own block and in every block it dominates. Block parameters are the first
 //! instructions of their block's list (`Op::Nop` with `ty` not void and `sub` = parameter number).
 
@@ -173,6 +173,8 @@ pub struct Region {
     pub insts: Vec<Inst>,
     /// Blocks; 0 is the entry.
     pub blocks: Vec<Block>,
+    /// Side entries: blocks where control may come in from outside as well, as if block 0 led to them too. None has parameters.
+    pub entries: Vec<BlockId>,
     /// Operand lists of calls.
     pub lists: Vec<Value>,
     /// Schedules of blocks that are gone, for their allocations.
@@ -234,6 +236,7 @@ impl Region {
         self.guest_len = 0;
         self.guest_insns = 0;
         self.insts.clear();
+        self.entries.clear();
         for block in self.blocks.drain(..) {
             let mut insts = block.insts;
             if insts.capacity() > 0 && self.spare.0.len() < 64 {

@@ -2,7 +2,7 @@
 //!
 //! Rules: operands and results have the types the op table asks for; attributes are in range; a value is defined once,
 //! before its uses, in a block that dominates them; edges bring one argument a parameter, of its type; each block ends
-//! in one terminator; slots and helpers exist and are used with their types; whatever may leave the unit stands behind
+//! in one terminator; side entries have no parameters, and where there are any the entry block holds nothing; slots and helpers exist and are used with their types; whatever may leave the unit stands behind
 //! an `insn` mark that is the same on every path. Code that cannot be reached is checked for all but dominance.
 
 use thiserror::Error;
@@ -70,6 +70,19 @@ pub fn verify(r: &Region, t: Tables<'_>) -> Result<(), VerifyError> {
     }
     if r.blocks[0].params != 0 {
         return Err(at_end(0, &r.blocks[0], "the entry block has no parameters"));
+    }
+    if let Some(e) =
+        r.entries.iter().find(|e| e.0 == 0 || r.blocks.get(e.0 as usize).is_none_or(|b| b.params != 0))
+    {
+        let inst = format!("entry b{}", e.0);
+        return Err(VerifyError {
+            block: e.0,
+            inst,
+            rule: "a side entry is another block, without parameters",
+        });
+    }
+    if !r.entries.is_empty() && !r.blocks[0].insts.is_empty() {
+        return Err(at_end(0, &r.blocks[0], "the entry block of a region with side entries holds nothing"));
     }
     let mut graph = Graph::default();
     graph.build(r);

@@ -5,7 +5,9 @@ use tcg_ir::abi::UnitExit;
 use tcg_ir::interp::Interp;
 use tcg_ir::passes::{Optimizer, PassSet};
 use tcg_ir::testing::{Rng, TestMachine, helpers, slots};
-use tcg_ir::{Builder, Cond, Hint, Op, Region, SlotId, Tables, Terminator, Type, join::join, print, verify};
+use tcg_ir::{
+    Builder, Cond, Edge, Hint, Op, Region, SlotId, Tables, Terminator, Type, join::join, print, verify,
+};
 
 const PC: SlotId = SlotId(0);
 /// Counts down, and stops the program at zero.
@@ -103,6 +105,33 @@ fn set_pc(m: &mut TestMachine, t: Tables<'_>, pc: u64) {
     m.state[at..at + 8].copy_from_slice(&pc.to_le_bytes());
 }
 
+/// Enters the whole by each of its side entries; how many there were.
+fn enter_at_sides(
+    interp: &mut Interp,
+    pieces: &[Region],
+    whole: &Region,
+    rng: &mut Rng,
+    t: Tables<'_>,
+) -> usize {
+    for side in &whole.entries {
+        let mark = whole.inst(whole.blocks[side.0 as usize].insts[0]);
+        let mut r = whole.clone();
+        r.entries.clear();
+        r.blocks[0].end = Some(Terminator::Jump(Edge::to(*side)));
+        let mut m = TestMachine::random(rng, t.slots);
+        m.budget = i64::MAX;
+        let at = t.slots.get(STEPS).offset as usize;
+        m.state[at..at + 8].copy_from_slice(&(1 + rng.below(60) as u64).to_le_bytes());
+        set_pc(&mut m, t, mark.imm);
+        let mut apart = m.clone();
+        run(interp, pieces, &mut apart, t);
+        interp.run(&r, &mut m, t.slots);
+        run(interp, pieces, &mut m, t);
+        assert!(m.state == apart.state, "{:#x}\n{}", mark.imm, print::region(&r, t));
+    }
+    whole.entries.len()
+}
+
 #[test]
 fn joined_pieces_do_what_they_do_alone() {
     let (slots, helpers) = (slots(), helpers());
@@ -110,6 +139,7 @@ fn joined_pieces_do_what_they_do_alone() {
     let mut rng = Rng::new(77);
     let mut interp = Interp::new();
     let mut optimizer = Optimizer::new(PassSet::ALL);
+    let mut sides = 0;
     for n in 0..300 {
         let count = 1 + rng.below(8);
         let pieces: Vec<Region> = (0..count).map(|p| piece(&mut rng, p, count)).collect();
@@ -132,8 +162,10 @@ fn joined_pieces_do_what_they_do_alone() {
                 run(&mut interp, &pieces, m, t);
                 assert!(m.state == apart.state, "{n}\n{}", print::region(r, t));
             }
+            sides += enter_at_sides(&mut interp, &pieces, &whole, &mut rng, t);
         }
     }
+    assert!(sides > 300, "{sides}");
 }
 
 #[test]
@@ -167,7 +199,8 @@ fn loops_check_their_budget_and_nothing_else_does() {
     let checks: Vec<usize> = (0..whole.blocks.len())
         .filter(|b| whole.blocks[*b].insts.iter().any(|v| whole.inst(*v).op == Op::Budget))
         .collect();
-    assert_eq!(checks, [0]);
+    assert_eq!(checks, [1]);
+    assert!(whole.entries.is_empty());
     let links: Vec<&Terminator> = whole
         .blocks
         .iter()
@@ -176,4 +209,56 @@ fn loops_check_their_budget_and_nothing_else_does() {
         .collect();
     assert_eq!(links, [&Terminator::Link { pc: 9, hint: Hint::None }]);
     assert_eq!((whole.pc, whole.guest_insns), (1, 4));
+}
+
+#[test]
+fn loops_and_returns_are_side_entries() {
+    let (slots, helpers) = (slots(), helpers());
+    let t = Tables { slots: &slots, helpers: &helpers };
+    let region = |pc: u64, end: &dyn Fn(&mut Builder<'_>)| {
+        let mut r = Region::default();
+        let mut b = Builder::new(&mut r, pc);
+        b.insn(pc, 4);
+        b.budget(1);
+        end(&mut b);
+        b.set_extent(4, 1);
+        r
+    };
+    // 1 calls 5, which returns behind that, to 2; 2 has a loop with 3.
+    let pieces = [
+        region(1, &|b| b.link(5, Hint::Call(2))),
+        region(2, &|b| b.link(3, Hint::None)),
+        region(3, &|b| {
+            let c = b.get(x(0), Type::I64);
+            let (then, other) = (b.new_block(), b.new_block());
+            b.branch(c, then, other, false);
+            b.switch_to(then);
+            b.link(3, Hint::None);
+            b.switch_to(other);
+            b.link(1, Hint::None);
+        }),
+        region(5, &|b| {
+            let to = b.get(BACK, Type::I64);
+            b.indirect(to, Hint::Return);
+        }),
+    ];
+    let whole = join(&pieces, Type::I64);
+    verify::verify(&whole, t).unwrap();
+    let sides = |r: &Region| -> Vec<u64> {
+        r.entries.iter().map(|e| r.inst(r.blocks[e.0 as usize].insts[0]).imm).collect()
+    };
+    assert_eq!(sides(&whole), [2, 3]);
+    let text = print::region(&whole, t);
+    assert!(text.contains(" entry:\n"), "{text}");
+    assert_eq!(tcg_ir::parse::region(&text, t).unwrap().entries, whole.entries);
+    let mut better = whole.clone();
+    Optimizer::new(PassSet::ALL).run(&mut better, t);
+    assert_eq!(sides(&better), [2, 3], "they stay: {}", print::region(&better, t));
+    assert!(better.blocks[0].insts.is_empty());
+    // Nothing leads back to the first block, which stays apart from the entry all the same.
+    let text = "region 0x1 len=0 insns=2\nb0:\n  jump b1\nb1:\n  insn 0x1 4\n  jump b2\nb2 entry:\n  insn 0x5 4\n  link 0x9\n";
+    let mut open = tcg_ir::parse::region(text, t).unwrap();
+    Optimizer::new(PassSet::ALL).run(&mut open, t);
+    assert!(open.blocks[0].insts.is_empty());
+    assert_eq!((sides(&open), open.blocks.len()), (vec![5], 3));
 }

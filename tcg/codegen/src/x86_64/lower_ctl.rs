@@ -1,5 +1,6 @@
 //! State slots, budget checks, helper calls and the ends of blocks.
 
+use tcg_ir::abi::call_site;
 use tcg_ir::{BlockId, Edge, Effects, Hint, Op, SlotId, Terminator, Type, Value};
 
 use super::alloc::{Class, NO_REG, NONE, Place, class, fl, frame_bytes};
@@ -321,6 +322,40 @@ impl Gen<'_> {
         Ok(())
     }
 
+    /// The ways into the middle: they look for exit requests, as no more than loops do inside, and load what is in registers there.
+    pub(super) fn side_entries(&mut self) -> Result<(), Too> {
+        let r = self.r;
+        for e in &r.entries {
+            let block = &r.blocks[e.0 as usize];
+            let Some(first) = block.insts.first().map(|v| r.inst(*v)).filter(|i| i.op == Op::Insn) else {
+                continue;
+            };
+            let (label, out, pc) = (self.asm.label(), self.asm.label(), first.imm);
+            self.cold(|g| {
+                g.asm.bind(out);
+                g.load_pc(RCX, pc);
+                g.go_stub(false, Stub::Budget);
+                g.asm.bind(label);
+                g.asm.alu_imm(false, Alu::Cmp, Mem::env(EXIT_REQUEST), 0);
+                g.asm.jcc(Cc::Ne, out);
+                for i in 0..g.pins.len() {
+                    let p = g.pins[i];
+                    let slot = g.fx.slots[p.slot as usize];
+                    match (p.reg, slot.ty.bits()) {
+                        (reg @ 16.., _) => g.asm.vload(slot.ty.bytes(), Xmm(reg - 16), slot.mem()),
+                        (reg, 64) => g.asm.mov(true, Gpr(reg), slot.mem()),
+                        (reg, bits) => g.asm.extend(false, bits, false, Gpr(reg), slot.mem()),
+                    }
+                }
+                let to = g.blocks[e.0 as usize].label;
+                g.asm.jmp(to);
+                Ok(())
+            })?;
+            self.sides.push((pc, label));
+        }
+        Ok(())
+    }
+
     // Ends of blocks.
 
     /// Returns the next block if it continues with the allocation as it stands.
@@ -359,9 +394,9 @@ impl Gen<'_> {
                 self.link(b, *pc, *hint)?;
                 Ok(None)
             }
-            Terminator::Indirect { pc, .. } => {
+            Terminator::Indirect { pc, hint } => {
                 self.write_back_all();
-                self.indirect(*pc)?;
+                self.indirect(*pc, *hint)?;
                 Ok(None)
             }
             Terminator::Lookup => {
@@ -578,7 +613,7 @@ impl Gen<'_> {
     }
 
     /// Through the jump cache: entry `(pc >> 1 ^ pc >> 13) & mask`.
-    fn indirect(&mut self, pc: Value) -> Result<(), Too> {
+    fn indirect(&mut self, pc: Value, hint: Hint) -> Result<(), Too> {
         let from = self.use_gpr(pc)?;
         if self.r.inst(pc).ty == Type::I32 {
             self.asm.mov(false, RCX, from);
@@ -589,6 +624,10 @@ impl Gen<'_> {
             self.done(pc);
             self.go_shared(false, super::outline::jump());
             return Ok(());
+        }
+        if matches!(hint, Hint::Call(_)) {
+            let at = CALL_TARGETS + call_site(self.pc) as i32 * 8;
+            self.asm.store(true, Mem::env(at), RCX);
         }
         let miss = self.asm.label();
         let key = match i32::try_from(self.key as i64) {

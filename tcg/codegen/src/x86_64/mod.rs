@@ -93,7 +93,7 @@ struct Work {
     order: Vec<u32>,
     weights: Vec<u32>,
     def_block: Vec<u32>,
-    stack: Vec<(u32, u8)>,
+    stack: Vec<(u32, u32)>,
     pins: Vec<Pin>,
     bodies: Vec<u8>,
     sites: Vec<Site>,
@@ -132,7 +132,7 @@ struct Gen<'a> {
     order: Vec<u32>,
     weights: Vec<u32>,
     def_block: Vec<u32>,
-    stack: Vec<(u32, u8)>,
+    stack: Vec<(u32, u32)>,
     pins: Vec<Pin>,
     pin_mask: u32,
     bodies: Vec<u8>,
@@ -157,6 +157,8 @@ struct Gen<'a> {
     /// Guest address of the current instruction.
     pc: u64,
     links: Vec<Option<(Label, u32, LinkSite)>>,
+    /// Guest addresses and code of side entries.
+    sides: Vec<(u64, Label)>,
 }
 
 impl Compiler {
@@ -251,6 +253,7 @@ impl Compiler {
             frame_base: regs::SPILL,
             pc: region.pc,
             links: Vec::new(),
+            sides: Vec::new(),
         };
         let done = g
             .unit()
@@ -338,7 +341,7 @@ impl Gen<'_> {
                 return Err(Too);
             }
         }
-        Ok(())
+        self.side_entries()
     }
 
     /// Emits a block. Returns the next block if it continues with the allocation as it stands.
@@ -574,8 +577,11 @@ impl Gen<'_> {
             },
             None => LinkSite { site: 0, stub: 0, pc: 0, hint: tcg_ir::Hint::None },
         });
+        let side =
+            |&(pc, label): &(u64, Label)| (pc, entry + u64::from(flat(self.asm.label_pos(label), hot)));
         let unit = CompiledUnit {
             entry,
+            sides: self.sides.iter().map(side).collect(),
             len: len as u32,
             maps_len: out.len() as u32,
             links: links.collect(),

@@ -32,17 +32,20 @@ pub(super) struct BlockPlan {
 }
 
 impl Gen<'_> {
-    /// Successor `i` of a block, in the order of visiting: the last is placed right behind it.
-    fn succ(&self, b: u32, i: u8) -> Option<BlockId> {
-        match &self.r.blocks[b as usize].end {
-            Some(Terminator::Jump(e)) => (i == 0).then_some(e.block),
+    /// Successor `i` of a block, in the order of visiting: the last is placed right behind it. Side entries come behind the
+    /// successors of the region's entry; what is reached by its own way first is ordered by that.
+    fn succ(&self, b: u32, i: u32) -> Option<BlockId> {
+        let n = match &self.r.blocks[b as usize].end {
+            Some(Terminator::Jump(e)) if i == 0 => return Some(e.block),
+            Some(Terminator::Jump(_)) => 1,
             Some(Terminator::Branch { then, other, likely_then, .. }) => match (i, likely_then) {
-                (0, false) | (1, true) => Some(then.block),
-                (0 | 1, _) => Some(other.block),
-                _ => None,
+                (0, false) | (1, true) => return Some(then.block),
+                (0 | 1, _) => return Some(other.block),
+                _ => 2,
             },
-            _ => None,
-        }
+            _ => 0,
+        };
+        if b == 0 { self.r.entries.get((i - n) as usize).copied() } else { None }
     }
 
     pub(super) fn plan(&mut self) -> Result<(), Too> {
@@ -72,11 +75,9 @@ impl Gen<'_> {
                 self.blocks[b as usize].ebb = b;
             }
             let ebb = self.blocks[b as usize].ebb;
-            for k in 0..2 {
-                if let Some(s) = self.succ(b, k)
-                    && self.blocks[s.0 as usize].preds == 1
-                    && s.0 != 0
-                {
+            for k in 0.. {
+                let Some(s) = self.succ(b, k) else { break };
+                if self.blocks[s.0 as usize].preds == 1 && s.0 != 0 {
                     self.blocks[s.0 as usize].ebb = ebb;
                 }
             }
@@ -106,6 +107,10 @@ impl Gen<'_> {
         self.stack.clear();
         self.stack.push((0, 0));
         self.blocks[0].place = 1;
+        // A side entry starts with the canonical allocation, whoever else leads to it.
+        for e in &self.r.entries {
+            self.blocks[e.0 as usize].preds += 1;
+        }
         while let Some((b, i)) = self.stack.last().copied() {
             match self.succ(b, i) {
                 Some(s) => {
@@ -131,8 +136,8 @@ impl Gen<'_> {
         let mut looped = false;
         for i in 0..self.order.len() {
             let b = self.order[i];
-            for k in 0..2 {
-                let Some(s) = self.succ(b, k) else { continue };
+            for k in 0.. {
+                let Some(s) = self.succ(b, k) else { break };
                 let head = self.blocks[s.0 as usize].place;
                 if head <= i as u32 + 1 {
                     looped = true;

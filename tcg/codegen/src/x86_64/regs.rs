@@ -67,6 +67,7 @@ header! {
     BUDGET budget
     STATUS status
     EXIT_SITE exit_site
+    CALL_TARGETS call_targets
     JUMP_CACHE jump_cache
     SHARED_JUMPS shared_jumps
     TLB tlb

@@ -1,9 +1,13 @@
 //! Which basic blocks belong to a hot region: those that can be reached from its entry, have been executed, and lead back to it.
 
+use guest_memory::PAGE_SIZE;
 use rustc_hash::{FxHashMap, FxHashSet};
 use tcg_ir::{Builder, Hint, Op, Region, Terminator};
 
-use super::snapshot::{Reader, Snapshot};
+use super::{
+    guess::{self, Targets},
+    snapshot::{Reader, Snapshot},
+};
 use crate::{Guest, Key, Limits};
 
 /// Most blocks that are looked at, and most instructions in them.
@@ -29,11 +33,29 @@ pub(super) struct Shape {
     pub(super) stops: FxHashSet<u64>,
 }
 
+/// What there is around an entry.
+pub(super) struct Around {
+    /// `None` if nothing leads back.
+    pub(super) shape: Option<Shape>,
+    /// Pages of code that has been executed, and that the snapshot lacks; empty if it lacks none. Those that it must not lose are
+    /// among them.
+    pub(super) pages: Vec<u64>,
+}
+
+/// Whom a search asks.
+pub(super) struct Known<'a> {
+    /// Whether code has been executed; the second argument is true for what follows a branch directly.
+    pub(super) code: &'a dyn Fn(u64, bool) -> bool,
+    /// Where indirect calls go.
+    pub(super) targets: &'a Targets,
+}
+
 /// What is being found out.
 struct Search<'a, G: Guest> {
     guest: &'a G,
     mode: u64,
     code: &'a Snapshot,
+    known: Known<'a>,
     blocks: Vec<Block>,
     index: FxHashMap<u64, usize>,
     /// Behind calls.
@@ -44,18 +66,13 @@ struct Search<'a, G: Guest> {
     scratch: Region,
 }
 
-/// Finds the blocks around `entry`. `known` tells whether code has been executed; its second argument is true for what follows a
-/// branch directly.
-pub(super) fn shape<G: Guest>(
-    guest: &G,
-    entry: Key,
-    code: &Snapshot,
-    known: &dyn Fn(u64, bool) -> bool,
-) -> Option<Shape> {
+/// Finds the blocks around `entry`.
+pub(super) fn around<G: Guest>(guest: &G, entry: Key, code: &Snapshot, known: Known<'_>) -> Around {
     let mut s = Search {
         guest,
         mode: entry.mode,
         code,
+        known,
         blocks: Vec::new(),
         index: FxHashMap::default(),
         backs: Vec::new(),
@@ -67,12 +84,19 @@ pub(super) fn shape<G: Guest>(
     // Nearest first, so that what does not fit any more is what is far away.
     let mut queue = std::collections::VecDeque::from([(entry.pc, false)]);
     let mut seen: FxHashSet<u64> = FxHashSet::default();
+    let mut lacks: Vec<u64> = Vec::new();
     seen.insert(entry.pc);
     while let Some((pc, follows)) = queue.pop_front() {
         if s.blocks.len() >= MAX_BLOCKS || s.insns >= MAX_INSNS {
             break;
         }
-        if pc != entry.pc && !known(pc, follows) {
+        if pc != entry.pc && !(s.known.code)(pc, follows) {
+            continue;
+        }
+        if !code.has(pc) {
+            if (s.known.code)(pc, false) {
+                lacks.push(pc & !(PAGE_SIZE - 1));
+            }
             continue;
         }
         for next in s.block(pc).unwrap_or_default() {
@@ -84,7 +108,10 @@ pub(super) fn shape<G: Guest>(
             }
         }
     }
-    s.finish(entry.pc, &seen)
+    if !lacks.is_empty() {
+        lacks.extend(s.blocks.iter().map(|b| b.pc & !(PAGE_SIZE - 1)));
+    }
+    Around { shape: s.finish(entry.pc, &seen), pages: lacks }
 }
 
 impl<G: Guest> Search<'_, G> {
@@ -95,6 +122,9 @@ impl<G: Guest> Search<'_, G> {
         let region = &mut self.scratch;
         let key = Key { pc, mode: self.mode };
         self.guest.translate(key, limits, &mut reader, &mut Builder::new(region, pc)).ok()?;
+        let slots = self.guest.slots();
+        let known = self.known.code;
+        guess::guess(region, slots.get(slots.pc()).ty, self.known.targets, &|to| known(to, false));
         let end = pc.wrapping_add(u64::from(region.guest_len));
         let (mut out, mut next, mut returns) = (Vec::new(), Vec::new(), false);
         for t in region.blocks.iter().filter_map(|b| b.end.as_ref()) {

@@ -14,6 +14,7 @@
 //! There is one look at a time. None is taken with plugins, breakpoints or a debugger, which want to see units as they are.
 
 mod blocks;
+mod guess;
 mod region;
 mod snapshot;
 
@@ -32,7 +33,12 @@ use guest_memory::PAGE_SIZE;
 use parking_lot::Mutex;
 use tcg_ir::passes::{Optimizer, PassSet};
 
-use self::snapshot::{Page, Snapshot};
+pub(crate) use self::guess::Calls;
+use self::{
+    guess::Targets,
+    region::Outcome,
+    snapshot::{Page, Snapshot},
+};
 use crate::{
     Access, Guest, Key,
     backend::Backend,
@@ -40,6 +46,7 @@ use crate::{
     direct,
     engine::Engine,
     memory,
+    profile::{cpu_ns, process_cpu_ns},
     shared::request,
     user::CodePage,
     vcpu::Vcpu,
@@ -56,6 +63,10 @@ const FIRST: Duration = Duration::from_millis(2);
 const LAST: Duration = Duration::from_millis(16);
 /// Samples without anything new after which that time is doubled.
 const DULL: u32 = 24;
+/// CPU time of the process for one of looks.
+const SHARE: u64 = 24;
+/// What the first look is expected to cost, in nanoseconds.
+const FIRST_LOOK: u64 = 500_000;
 /// Looks for a vCPU that runs, in vain, before the thread sleeps until one does.
 const IDLE: u32 = 3;
 
@@ -95,12 +106,24 @@ pub(crate) struct Job {
     unit: Arc<Unit>,
     key: Key,
     code: Snapshot,
+    /// Where indirect calls have gone.
+    targets: Targets,
+    /// It is not the first, and has the pages that the first lacked.
+    again: bool,
     log: LogSink,
+}
+
+/// Pages that a look lacked.
+struct Lacks {
+    /// The place that it was a look at.
+    pc: u64,
+    pages: Vec<u64>,
 }
 
 #[derive(Default)]
 struct Work {
     job: Option<Job>,
+    lacks: Option<Lacks>,
     thread: Option<JoinHandle<()>>,
     /// The thread is to end.
     stop: bool,
@@ -112,6 +135,8 @@ pub(crate) struct Hot {
     work: Mutex<Work>,
     /// The thread sleeps until a vCPU runs.
     asleep: AtomicBool,
+    /// The next look costs no more than its share.
+    affordable: AtomicBool,
     /// The process whose thread it is.
     process: std::sync::atomic::AtomicU32,
 }
@@ -120,7 +145,8 @@ impl Hot {
     pub(crate) fn new(mode: HotMode, backend: &Backend, plugins: bool) -> Arc<Self> {
         let mode = if backend.has_tiers() && !plugins { mode } else { HotMode::Off };
         let process = std::process::id().into();
-        Arc::new(Self { mode, work: Mutex::default(), asleep: AtomicBool::new(false), process })
+        let (asleep, affordable) = (AtomicBool::new(false), AtomicBool::new(false));
+        Arc::new(Self { mode, work: Mutex::default(), asleep, affordable, process })
     }
 
     /// Wakes the thread if it sleeps because nobody runs.
@@ -135,6 +161,12 @@ impl Hot {
         if let Some(thread) = self.work.lock().thread.as_ref().map(JoinHandle::thread) {
             thread.unpark();
         }
+    }
+
+    /// Notes the pages that a look lacked. The place is hot already.
+    fn lacks(&self, job: &Job, pages: Vec<u64>) {
+        self.work.lock().lacks = Some(Lacks { pc: job.key.pc, pages });
+        job.unit.heat.store(HOT, Relaxed);
     }
 
     /// Ends the thread. It begins again with the next code that is translated again, unless it is `for_good`.
@@ -190,9 +222,31 @@ impl<G: Guest> Engine<G> {
     }
 }
 
+/// What looks have cost, in nanoseconds of CPU time.
+#[derive(Default)]
+struct Budget {
+    spent: u64,
+    looks: u64,
+}
+
+impl Budget {
+    fn spend(&mut self, ns: u64) {
+        self.spent += ns;
+        self.looks += 1;
+    }
+
+    /// True if all looks will have cost no more than their share of what the process has used after one more of the usual price.
+    /// Hosts that do not tell are not asked for it.
+    fn allows(&self, process: u64) -> bool {
+        let next = self.spent.checked_div(self.looks).unwrap_or(FIRST_LOOK);
+        process == 0 || (self.spent + next) * SHARE <= process
+    }
+}
+
 /// The thread: asks vCPUs where they stand, and does jobs.
 fn sample<G: Guest>(weak: &Weak<Engine<G>>, hot: &Hot) {
     let mut passes = optimizer();
+    let mut budget = Budget::default();
     let (mut interval, mut dull, mut idle) = (FIRST, 0, 0);
     loop {
         std::thread::park_timeout(interval);
@@ -204,13 +258,21 @@ fn sample<G: Guest>(weak: &Weak<Engine<G>>, hot: &Hot) {
         let job = work.job.take();
         drop(work);
         if let Some(job) = job {
-            if region::finish(&engine, &job, &mut passes) {
-                (interval, dull) = (FIRST, 0);
-                // Whoever is in the old unit's loop goes on in the new one.
-                engine.cache.stop_running(0);
+            let started = cpu_ns();
+            let outcome = region::finish(&engine, &job, &mut passes);
+            budget.spend(cpu_ns().saturating_sub(started));
+            match outcome {
+                Outcome::Made => {
+                    (interval, dull) = (FIRST, 0);
+                    // Whoever is in the old unit's loop goes on in the new one.
+                    engine.cache.stop_running(0);
+                }
+                Outcome::Lacks(pages) => hot.lacks(&job, pages),
+                Outcome::Nothing => {}
             }
             continue;
         }
+        hot.affordable.store(budget.allows(process_cpu_ns()), Relaxed);
         if engine.cache.stop_running(request::SAMPLE) {
             (idle, dull) = (0, dull + 1);
             if dull >= DULL {
@@ -244,10 +306,15 @@ impl<G: Guest> Vcpu<G> {
         if self.core.debugging() || engine.breakpoints.any() || self.core.log.wants(LogItems::NOCHAIN) {
             return;
         }
+        self.calls.sample(&self.core.header().call_targets);
         let key = engine.guest.key(self.env.state());
         let Ok(Some(at)) = self.locate(key) else { return };
         let Some(unit) = engine.cache.find(&at) else { return };
-        if unit.tier != Tier::Second || unit.heat.fetch_add(1, Relaxed) + 1 < HOT {
+        // At the head of a loop in a region: it goes on there.
+        if unit.is_hot() || unit.tier != Tier::Second || unit.heat.fetch_add(1, Relaxed) + 1 < HOT {
+            return;
+        }
+        if !engine.hot.affordable.load(Relaxed) {
             return;
         }
         if let Some(job) = self.begin_second_look(&unit) {
@@ -262,8 +329,14 @@ impl<G: Guest> Vcpu<G> {
         if engine.breakpoints.any() || self.core.debugging() {
             return false;
         }
-        let Some(job) = self.begin_second_look(unit) else { return false };
-        region::finish(&engine, &job, &mut optimizer())
+        loop {
+            let Some(job) = self.begin_second_look(unit) else { return false };
+            match region::finish(&engine, &job, &mut optimizer()) {
+                Outcome::Made => return true,
+                Outcome::Lacks(pages) => engine.hot.lacks(&job, pages),
+                Outcome::Nothing => return false,
+            }
+        }
     }
 
     /// Takes a snapshot for a second look at `unit`; `None` if there is none to be taken, or one is under way.
@@ -279,9 +352,22 @@ impl<G: Guest> Vcpu<G> {
             return None;
         }
         let engine = self.engine.clone();
-        let offsets = match self.core.direct {
-            Some(_) => engine.cache.linked_pages(unit, PAGES),
-            None => vec![unit.at.offset & !(PAGE_SIZE - 1)],
+        let first = unit.at.offset & !(PAGE_SIZE - 1);
+        let lacked = engine.hot.work.lock().lacks.take().filter(|l| l.pc == unit.at.key.pc);
+        let again = lacked.is_some();
+        let offsets = match (self.core.direct.is_some(), lacked) {
+            (true, Some(lacked)) => {
+                let mut all = vec![first];
+                lacked.pages.iter().for_each(|page| {
+                    if !all.contains(page) {
+                        all.push(*page)
+                    }
+                });
+                all.truncate(PAGES);
+                all
+            }
+            (true, None) => engine.cache.linked_pages(unit, PAGES),
+            (false, _) => vec![first],
         };
         if !engine.cache.begin_second_look(unit, offsets.iter().copied()) {
             return None;
@@ -300,7 +386,11 @@ impl<G: Guest> Vcpu<G> {
             return None;
         }
         let code = Snapshot { pages };
-        Some(Job { unit: unit.clone(), key: unit.at.key, code, log: self.core.log.clone() })
+        let targets = match engine.hot.mode {
+            HotMode::Now => self.core.header().call_targets,
+            _ => self.calls.steady(),
+        };
+        Some(Job { unit: unit.clone(), key: unit.at.key, code, targets, again, log: self.core.log.clone() })
     }
 
     /// The bytes of a page of code, if stores to it are heard of.
@@ -348,11 +438,27 @@ mod tests {
     const PC: u64 = 0x8000_2340;
     const OFFSET: u64 = 0x2340;
 
-    fn unit(cache: &CodeCache, block: &Arc<RamBlock>) -> Arc<Unit> {
-        let at = UnitKey { block: block_ref(block), offset: OFFSET, key: Key { pc: PC, mode: 1 } };
-        let mut u = Unit::new(at, 16, Tier::Second, Code::Interp(Box::default()), Box::default());
+    fn place(block: &Arc<RamBlock>, n: u64) -> UnitKey {
+        UnitKey { block: block_ref(block), offset: OFFSET + n, key: Key { pc: PC + n, mode: 1 } }
+    }
+
+    fn unit_at(cache: &CodeCache, block: &Arc<RamBlock>, n: u64) -> Unit {
+        let mut u =
+            Unit::new(place(block, n), 16, Tier::Second, Code::Interp(Box::default()), Box::default());
         u.generation = cache.generation();
-        Arc::new(u)
+        u
+    }
+
+    fn unit(cache: &CodeCache, block: &Arc<RamBlock>) -> Arc<Unit> {
+        Arc::new(unit_at(cache, block, 0))
+    }
+
+    /// A side entry of a region.
+    fn side(cache: &CodeCache, block: &Arc<RamBlock>, n: u64) -> Unit {
+        let mut u = Unit::new(place(block, n), 1, Tier::Second, Code::side(0x40), Box::default());
+        u.generation = cache.generation();
+        u.spans = Some(Box::new([0x2100..0x2110, OFFSET..OFFSET + 16]));
+        u
     }
 
     /// A second look at a unit, and what happens before it ends; true if its unit has come into the cache.
@@ -360,24 +466,39 @@ mod tests {
         let cache = CodeCache::new(Backend::Interp, Vec::new());
         let block = RamBlock::anonymous("ram", 0x10000).unwrap();
         block.watch(0x2000, PAGE_SIZE);
-        let old = unit(&cache, &block);
-        cache.begin();
-        cache.insert(&old, true);
+        let (old, plain, hot) = (
+            unit(&cache, &block),
+            Arc::new(unit_at(&cache, &block, 0x20)),
+            Arc::new(side(&cache, &block, 0x60)),
+        );
+        for u in [&old, &plain, &hot] {
+            cache.begin();
+            cache.insert(u, true);
+        }
         assert!(cache.begin_second_look(&old, [0x2000].into_iter()));
         assert!(!cache.begin_second_look(&old, [0x2000].into_iter()), "there is one at a time");
         meanwhile(&cache, &block);
         let mut new = unit(&cache, &block);
-        Arc::get_mut(&mut new).unwrap().spans = Some(Box::new([0x2100..0x2110, OFFSET..OFFSET + 16]));
-        let good = cache.end_second_look(Some(&new));
-        let there = cache.find(&old.at).is_some_and(|u| Arc::ptr_eq(&u, &new));
-        assert_eq!(good, there);
+        Arc::get_mut(&mut new).unwrap().spans = side(&cache, &block, 0).spans;
+        // Side entries where a unit is, where there is none, and where another region has one.
+        let sides = [0x20, 0x40, 0x60].map(|n| side(&cache, &block, n)).into();
+        let good = cache.end_second_look(Some((&new, sides)));
+        let is =
+            |n: u64, u: &Arc<Unit>| cache.find(&place(&block, n)).is_some_and(|there| Arc::ptr_eq(u, &there));
+        assert_eq!(good, is(0, &new));
+        assert_eq!(good, cache.find(&place(&block, 0x40)).is_some());
         if good {
-            assert!(old.dropped.load(SeqCst) && !block.dirty().is_watched(0x3000, 1));
+            assert!(old.dropped.load(SeqCst) && plain.dropped.load(SeqCst) && is(0x60, &hot));
+            assert!(!block.dirty().is_watched(0x3000, 1));
             // What lies between the parts of its code is none of it.
             assert!(!cache.invalidate(&block, &(0x2110..0x2120)));
-            assert!(cache.find(&old.at).is_some() && block.dirty().is_watched(0x2000, 1));
+            assert!(is(0, &new) && block.dirty().is_watched(0x2000, 1));
+            // What a side entry has taken the place of may still run.
+            assert!(cache.invalidate(&block, &(OFFSET + 0x2f..OFFSET + 0x30)));
+            assert!(cache.find(&place(&block, 0x20)).is_none() && is(0, &new));
             assert!(cache.invalidate(&block, &(0x210f..0x2110)), "what lies before its start is");
-            assert!(cache.find(&old.at).is_none() && !block.dirty().is_watched(0x2000, 1));
+            assert!([0, 0x20, 0x40, 0x60].iter().all(|n| cache.find(&place(&block, *n)).is_none()));
+            assert!(!block.dirty().is_watched(0x2000, 1));
         }
         assert!(cache.begin_second_look(&unit(&cache, &block), std::iter::empty()), "the next may begin");
         good
@@ -401,6 +522,17 @@ mod tests {
             cache.begin();
             cache.insert(&unit(cache, block), true);
         }));
+    }
+
+    #[test]
+    fn looks_cost_no_more_than_their_share() {
+        let mut budget = Budget::default();
+        assert!(!budget.allows(FIRST_LOOK * SHARE - 1) && budget.allows(FIRST_LOOK * SHARE));
+        budget.spend(1000);
+        assert!(budget.allows(2000 * SHARE) && !budget.allows(2000 * SHARE - 1));
+        budget.spend(3000);
+        assert!(budget.allows(6000 * SHARE) && !budget.allows(6000 * SHARE - 1));
+        assert!(budget.allows(0), "who knows");
     }
 
     #[test]

@@ -8,13 +8,13 @@ use rustc_hash::FxHashSet;
 use tcg_ir::{Builder, Op, Region, Tables, Terminator, join, passes::Optimizer};
 
 use super::{
-    Job, blocks,
+    Job, blocks, guess,
     snapshot::{Reader, Snapshot},
 };
 use crate::{
     Guest, Key, Limits,
-    backend::Made,
-    code::{DIRECT, Tier, Unit, UnitKey},
+    backend::{Code, Made},
+    code::{DIRECT, Tier, Unit, UnitKey, merged},
     engine::Engine,
     profile::cpu_ns,
     translate::loosen_far_links,
@@ -25,14 +25,31 @@ const PIECE_INSNS: u32 = 96;
 /// Most operations of a region.
 const MAX_OPERATIONS: usize = 8000;
 
+/// What came of a job.
+pub(super) enum Outcome {
+    /// The region's unit is where it belongs.
+    Made,
+    /// More pages of code are needed, all of these.
+    Lacks(Vec<u64>),
+    Nothing,
+}
+
 /// Does a job: makes the region's code and puts it in the place of the unit it began with, if the guest's code is still the
-/// same. True if it did.
-pub(super) fn finish<G: Guest>(engine: &Engine<G>, job: &Job, optimizer: &mut Optimizer) -> bool {
+/// same.
+pub(super) fn finish<G: Guest>(engine: &Engine<G>, job: &Job, optimizer: &mut Optimizer) -> Outcome {
     let started = if job.log.wants(LogItems::STATS) { cpu_ns() } else { 0 };
-    let made = make(engine, job);
-    let done = match made {
-        Some((region, spans)) => install(engine, job, region, spans, optimizer),
-        None => engine.cache.end_second_look(None),
+    let done = match make(engine, job) {
+        Ok((region, spans)) => {
+            if install(engine, job, region, spans, optimizer) {
+                Outcome::Made
+            } else {
+                Outcome::Nothing
+            }
+        }
+        Err(outcome) => {
+            engine.cache.end_second_look(None);
+            outcome
+        }
     };
     if started != 0 {
         engine.stats.translate_ns.fetch_add(cpu_ns() - started, Ordering::Relaxed);
@@ -41,7 +58,7 @@ pub(super) fn finish<G: Guest>(engine: &Engine<G>, job: &Job, optimizer: &mut Op
 }
 
 /// The region of a job, and what of the block it covers.
-fn make<G: Guest>(engine: &Engine<G>, job: &Job) -> Option<(Region, Vec<Range<u64>>)> {
+fn make<G: Guest>(engine: &Engine<G>, job: &Job) -> Result<(Region, Box<[Range<u64>]>), Outcome> {
     let unit = &job.unit;
     let mode = job.key.mode;
     let known = |pc: u64, follows: bool| {
@@ -51,10 +68,17 @@ fn make<G: Guest>(engine: &Engine<G>, job: &Job) -> Option<(Region, Vec<Range<u6
             let key = Key { pc, mode };
             engine.cache.find(&UnitKey { block: unit.at.block, offset, key }).is_some()
         };
-        kept || job.code.offset(pc).is_some_and(there)
+        kept || job.code.offset(pc).or(engine.direct.then_some(pc)).is_some_and(there)
     };
-    let shape = blocks::shape(&*engine.guest, job.key, &job.code, &known)?;
+    let asked = blocks::Known { code: &known, targets: &job.targets };
+    let around = blocks::around(&*engine.guest, job.key, &job.code, asked);
+    if !around.pages.is_empty() && !job.again {
+        return Err(Outcome::Lacks(around.pages));
+    }
+    let shape = around.shape.ok_or(Outcome::Nothing)?;
     let inside: FxHashSet<u64> = shape.inside.iter().copied().collect();
+    let slots = engine.guest.slots();
+    let pc_type = slots.get(slots.pc()).ty;
     let mut pieces: Vec<Region> = Vec::new();
     let mut begun: FxHashSet<u64> = FxHashSet::default();
     let mut operations = 0;
@@ -71,6 +95,7 @@ fn make<G: Guest>(engine: &Engine<G>, job: &Job) -> Option<(Region, Vec<Range<u6
         if engine.guest.translate(Key { pc, mode }, limits, &mut reader, &mut b).is_err() {
             continue;
         }
+        guess::guess(&mut region, pc_type, &job.targets, &|to| inside.contains(&to));
         operations += region.insts.len();
         // What a piece was expected to hold, and does not.
         for t in region.blocks.iter().filter_map(|b| b.end.as_ref()) {
@@ -85,20 +110,17 @@ fn make<G: Guest>(engine: &Engine<G>, job: &Job) -> Option<(Region, Vec<Range<u6
     }
     // A single piece, with a loop to its own head, is what there is already.
     if pieces.len() < 2 || pieces[0].pc != job.key.pc {
-        return None;
+        return Err(Outcome::Nothing);
     }
-    let slots = engine.guest.slots();
-    let region = join::join(&pieces, slots.get(slots.pc()).ty);
-    let spans = spans(&region, unit, &job.code)?;
-    Some((region, spans))
+    let region = join::join(&pieces, pc_type);
+    let spans = spans(&region, unit, &job.code).ok_or(Outcome::Nothing)?;
+    Ok((region, spans))
 }
 
 /// What of the block a region covers that takes the place of `old`, ascending and apart. What the old unit covers is among it: it
 /// may still run.
-fn spans(region: &Region, old: &Unit, code: &Snapshot) -> Option<Vec<Range<u64>>> {
-    let first = old.at.offset;
-    let mut all = Vec::new();
-    all.push(first..first + u64::from(old.len).max(1));
+fn spans(region: &Region, old: &Unit, code: &Snapshot) -> Option<Box<[Range<u64>]>> {
+    let mut all = vec![old.first_span()];
     for i in region.blocks.iter().flat_map(|b| &b.insts).map(|v| region.inst(*v)) {
         if i.op == Op::Insn {
             let start = code.offset(i.imm)?;
@@ -109,15 +131,7 @@ fn spans(region: &Region, old: &Unit, code: &Snapshot) -> Option<Vec<Range<u64>>
         let end = (old.at.offset / PAGE_SIZE + 1) * PAGE_SIZE;
         all.iter_mut().for_each(|s| s.end = s.end.min(end));
     }
-    all.sort_by_key(|s| s.start);
-    let mut spans: Vec<Range<u64>> = Vec::new();
-    for s in all {
-        match spans.last_mut() {
-            Some(last) if s.start <= last.end => last.end = last.end.max(s.end),
-            _ => spans.push(s),
-        }
-    }
-    Some(spans)
+    Some(merged(all))
 }
 
 /// Generates the code of a region and makes the unit known.
@@ -125,7 +139,7 @@ fn install<G: Guest>(
     engine: &Engine<G>,
     job: &Job,
     mut region: Region,
-    spans: Vec<Range<u64>>,
+    spans: Box<[Range<u64>]>,
     optimizer: &mut Optimizer,
 ) -> bool {
     let tables = Tables { slots: &engine.tables.slots, helpers: &engine.tables.helpers };
@@ -144,7 +158,7 @@ fn install<G: Guest>(
     if !cache.second_look_is_good() || engine.breakpoints.any() || cache.is_full() {
         return cache.end_second_look(None);
     }
-    let Ok(Made { code, links, .. }) = cache.backend.make(&region, job.key, fp, Tier::Second) else {
+    let Ok(Made { code, links, sides, .. }) = cache.backend.make(&region, job.key, fp, Tier::Second) else {
         return cache.end_second_look(None);
     };
     if !code.is_host() || links.len() > usize::from(u8::MAX) {
@@ -162,7 +176,15 @@ fn install<G: Guest>(
     s.guest_insns.fetch_add(u64::from(region.guest_insns), Ordering::Relaxed);
     let mut unit = Unit::new(job.unit.at, job.unit.len, Tier::Second, code, links);
     unit.generation = cache.generation();
-    unit.spans = Some(spans.into());
-    let unit = Arc::new(unit);
-    cache.end_second_look(Some(&unit))
+    unit.spans = Some(spans.clone());
+    let side = |&(pc, start): &(u64, u32)| {
+        let key = Key { pc, ..job.key };
+        let at = UnitKey { block: unit.at.block, offset: job.code.offset(pc)?, key };
+        let mut side = Unit::new(at, 1, Tier::Second, Code::side(start), Box::default());
+        side.generation = unit.generation;
+        side.spans = Some(spans.clone());
+        Some(side)
+    };
+    let sides = sides.iter().filter_map(side).collect();
+    cache.end_second_look(Some((&Arc::new(unit), sides)))
 }

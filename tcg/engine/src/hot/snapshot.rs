@@ -24,6 +24,11 @@ impl Snapshot {
         self.pages.iter().find(|p| p.gva == pc & !(PAGE_SIZE - 1))
     }
 
+    /// True if it holds the page of `pc`.
+    pub(super) fn has(&self, pc: u64) -> bool {
+        self.page(pc).is_some()
+    }
+
     /// Where the code at `pc` lies in the block.
     pub(super) fn offset(&self, pc: u64) -> Option<u64> {
         self.page(pc).map(|p| p.offset | pc & (PAGE_SIZE - 1))

@@ -60,6 +60,10 @@ fn merge(r: &mut Region, s: &mut Scratch) -> bool {
     for k in 0..s.graph.order().len() {
         let b = s.graph.order()[k];
         let at = b.0 as usize;
+        // The entry block leads to side entries too, as far as the graph goes.
+        if at == 0 && !r.entries.is_empty() {
+            continue;
+        }
         while let Some(Terminator::Jump(e)) = &r.blocks[at].end {
             let to = e.block;
             if to == b || to.0 == 0 || s.graph.preds(to) != 1 {
@@ -115,6 +119,7 @@ pub(super) fn remove_unreachable(r: &mut Region, s: &mut Scratch) {
         at += 1;
         graph.is_reachable(BlockId(at - 1))
     });
+    r.entries.iter_mut().for_each(|e| e.0 = number[e.0 as usize]);
     for block in &mut r.blocks {
         let renumber = |e: &mut crate::Edge| e.block.0 = number[e.block.0 as usize];
         match &mut block.end {

@@ -1,7 +1,10 @@
 //! Random regions. `RHEA_FUZZ` is a number of thousands of regions (default 1), `RHEA_SEED` one seed to run alone.
 
 use tcg_ir::testing::{GenConfig, Rng, TestMachine, generate};
-use tcg_ir::{Op, Rounding, print};
+use tcg_ir::{
+    Block, BlockId, Edge, Hint, Inst, Op, Region, Rounding, Tables, Terminator, Type, Value, join, print,
+    verify,
+};
 
 use super::Bench;
 use crate::{CompileError, Tier};
@@ -168,4 +171,87 @@ fn halves() {
         ops.extend([Op::Get, Op::Set]);
     }
     run(&GenConfig { ops, types: vec![I32, I64, F16, F32], ..GenConfig::default() }, 6);
+}
+
+/// Some random regions that lead to each other, joined.
+fn joined(rng: &mut Rng, cfg: &GenConfig, t: Tables<'_>) -> Region {
+    let address = |n: usize| 0x1000 + n as u64 * 0x100;
+    let none = Value::NONE;
+    let pieces: Vec<Region> = (0..3)
+        .map(|n| {
+            let mut r = generate(rng, cfg, t);
+            r.pc = address(n);
+            // A head that is marked, and looks for requests, as front ends have it.
+            let to = BlockId(r.blocks.len() as u32);
+            let mark = Inst { op: Op::Insn, ty: Type::Void, sub: 4, a: none, b: none, c: none, imm: r.pc };
+            let first = Value(r.insts.len() as u32);
+            r.insts.extend([mark, Inst { op: Op::Budget, sub: 0, imm: 1, ..mark }]);
+            let insts = vec![first, Value(first.0 + 1)];
+            let head = Block { insts, params: 0, end: Some(Terminator::Jump(Edge::to(to))) };
+            let body = std::mem::replace(&mut r.blocks[0], head);
+            r.blocks.push(body);
+            for end in r.blocks.iter_mut().filter_map(|b| b.end.as_mut()) {
+                if matches!(end, Terminator::Link { .. } | Terminator::Lookup | Terminator::Exit { .. }) {
+                    let hint = if rng.one_in(2) { Hint::Call(address(rng.below(3))) } else { Hint::None };
+                    *end = Terminator::Link { pc: address(rng.below(4)), hint };
+                }
+            }
+            r
+        })
+        .collect();
+    join::join(&pieces, t.slots.get(t.slots.pc()).ty)
+}
+
+#[test]
+fn side_entries() {
+    let Some(mut bench) = Bench::new() else { return };
+    let cfg = GenConfig { ops: all_ops(), ..GenConfig::default() };
+    let mut runs = 0;
+    for seed in 0..count() / 5 {
+        let _note = Note(seed);
+        let mut rng = Rng::new(seed ^ 77 << 40);
+        let region = joined(&mut rng, &cfg, bench.tables());
+        verify::verify(&region, bench.tables()).unwrap();
+        for side in (0..region.entries.len()).map(Some).chain([None]) {
+            let mut alone = region.clone();
+            if let Some(n) = side {
+                alone.blocks[0].end = Some(Terminator::Jump(Edge::to(region.entries[n])));
+            }
+            let mut start = TestMachine::random(&mut rng, &bench.slots);
+            start.budget = rng.below(40) as i64;
+            bench.side = side;
+            let got = bench.jit(&region, &start, Rounding::NearestEven, Tier::Second, rng.bits() as u32);
+            let Ok(got) = got else { break };
+            runs += 1;
+            let want = bench.interpret(&alone, &start);
+            if let Some(d) = bench.differ(&got, &want) {
+                panic!("seed {seed}, {side:?}: {d}\n{}", print::region(&region, bench.tables()));
+            }
+        }
+    }
+    assert!(runs > count() / 5, "{runs} runs");
+}
+
+#[test]
+fn side_entries_look_for_requests() {
+    use std::sync::atomic::Ordering::Relaxed;
+    use tcg_ir::abi::UnitExit;
+
+    let Some(mut bench) = Bench::new() else { return };
+    let text = "region 0x1000 len=8 insns=2\nb0:\n  jump b1\nb1:\n  insn 0x1000 4\n  v0 = get.i64 x1\n  v1 = get.i64 x2\n  \
+        v2 = add.i64 v0, v1\n  set x1, v2\n  br v2, b2, b3\nb2 entry:\n  insn 0x1004 4\n  v3 = get.i64 x1\n  set x2, v3\n  \
+        br v3, b1, b3\nb3:\n  link 0x2000\n";
+    let region = tcg_ir::parse::region(text, bench.tables()).unwrap();
+    verify::verify(&region, bench.tables()).unwrap();
+    let mut start = TestMachine::new();
+    start.budget = 100;
+    bench.side = Some(0);
+    bench.header().exit_request.store(1, Relaxed);
+    let got = bench.jit(&region, &start, Rounding::NearestEven, Tier::Second, 0).unwrap();
+    assert_eq!(got.exit, UnitExit::Budget);
+    let pc = bench.slots.get(bench.slots.pc());
+    assert_eq!(tcg_ir::interp::read_slot(&got.m.state, pc).0[0], 0x1004);
+    bench.header().exit_request.store(0, Relaxed);
+    let got = bench.jit(&region, &start, Rounding::NearestEven, Tier::Second, 0).unwrap();
+    assert_eq!(got.exit, UnitExit::Link { index: 0 });
 }

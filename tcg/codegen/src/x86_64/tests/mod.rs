@@ -117,6 +117,8 @@ struct Bench {
     compiler: Compiler,
     /// Of units made in pieces.
     tier: Tier,
+    /// The side entry by which regions are entered.
+    side: Option<usize>,
     /// Address of the second jump cache; 0 for that of the first.
     shared: u64,
     env: Box<Env>,
@@ -178,6 +180,7 @@ impl Bench {
             base,
             compiler,
             tier: Tier::Second,
+            side: None,
             shared: 0,
             env,
             interp: interp::Interp::new(),
@@ -227,9 +230,10 @@ impl Bench {
         h.shared_mask = h.jump_mask;
         h.tlb = [TlbDesc { mask: (TLB_SIZE as u64 - 1) * 32, table: tlb.as_ptr() as u64 }; MMU_INDEXES];
         self.env.bytes[STATE_OFFSET..].copy_from_slice(&start.state);
+        let entry = self.side.map_or(unit.entry, |n| unit.sides[n].1);
         let env = std::ptr::from_mut(&mut *self.env).cast::<EnvHeader>();
         // SAFETY: the unit was made for this environment's slots, and all tables it uses live until it returns.
-        let raw = unsafe { enter(env, unit.entry) };
+        let raw = unsafe { enter(env, entry) };
         let exit = Compiler::decode_exit(raw);
         let (head, state) = self.env.bytes.split_at_mut(STATE_OFFSET);
         // SAFETY: as in `header`; the state is another part of the environment.
