@@ -273,14 +273,11 @@ fn sample<G: Guest>(weak: &Weak<Engine<G>>, hot: &Hot) {
             continue;
         }
         hot.affordable.store(budget.allows(process_cpu_ns()), Relaxed);
-        if engine.cache.stop_running(request::SAMPLE) {
-            (idle, dull) = (0, dull + 1);
-            if dull >= DULL {
-                (interval, dull) = ((interval * 2).min(LAST), 0);
-            }
-            continue;
+        idle = if engine.cache.stop_running(request::SAMPLE) { 0 } else { idle + 1 };
+        dull += 1;
+        if dull >= DULL {
+            (interval, dull) = ((interval * 2).min(LAST), 0);
         }
-        idle += 1;
         if idle >= IDLE {
             hot.asleep.store(true, SeqCst);
             // One that began to run just before would not wake us.
@@ -294,7 +291,8 @@ fn sample<G: Guest>(weak: &Weak<Engine<G>>, hot: &Hot) {
                 }
             }
             hot.asleep.store(false, SeqCst);
-            (interval, idle) = (FIRST, 0);
+            // A program that is in system calls most of the time is met seldom: the interval stays.
+            idle = 0;
         }
     }
 }

@@ -25,6 +25,9 @@ const PIECE_INSNS: u32 = 96;
 /// Most operations of a region.
 const MAX_OPERATIONS: usize = 8000;
 
+/// What of a block a region covers, ascending and apart.
+type Spans = Box<[Range<u64>]>;
+
 /// What came of a job.
 pub(super) enum Outcome {
     /// The region's unit is where it belongs.
@@ -58,7 +61,7 @@ pub(super) fn finish<G: Guest>(engine: &Engine<G>, job: &Job, optimizer: &mut Op
 }
 
 /// The region of a job, and what of the block it covers.
-fn make<G: Guest>(engine: &Engine<G>, job: &Job) -> Result<(Region, Box<[Range<u64>]>), Outcome> {
+fn make<G: Guest>(engine: &Engine<G>, job: &Job) -> Result<(Region, Spans), Outcome> {
     let unit = &job.unit;
     let mode = job.key.mode;
     let known = |pc: u64, follows: bool| {
@@ -119,7 +122,7 @@ fn make<G: Guest>(engine: &Engine<G>, job: &Job) -> Result<(Region, Box<[Range<u
 
 /// What of the block a region covers that takes the place of `old`, ascending and apart. What the old unit covers is among it: it
 /// may still run.
-fn spans(region: &Region, old: &Unit, code: &Snapshot) -> Option<Box<[Range<u64>]>> {
+fn spans(region: &Region, old: &Unit, code: &Snapshot) -> Option<Spans> {
     let mut all = vec![old.first_span()];
     for i in region.blocks.iter().flat_map(|b| &b.insts).map(|v| region.inst(*v)) {
         if i.op == Op::Insn {
@@ -139,7 +142,7 @@ fn install<G: Guest>(
     engine: &Engine<G>,
     job: &Job,
     mut region: Region,
-    spans: Box<[Range<u64>]>,
+    spans: Spans,
     optimizer: &mut Optimizer,
 ) -> bool {
     let tables = Tables { slots: &engine.tables.slots, helpers: &engine.tables.helpers };
