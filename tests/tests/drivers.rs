@@ -290,7 +290,7 @@ fn disks_are_seen_to_grow_and_shrink() {
         return;
     }
     let scratch = Scratch::new("disks-grow");
-    let modules = ["virtio_blk", "scsi_common", "scsi_mod", "virtio_scsi", "sd_mod"];
+    let modules = ["virtio_blk", "scsi_common", "scsi_mod", "virtio_scsi", "sd_mod", "nvme"];
     let Some(linux) = guest(&scratch, &modules, SIZES) else { return };
     let socket = scratch.path("socket");
     let option = format!("unix:{},server=on,wait=off", socket.display());
