@@ -5,6 +5,7 @@ pub mod irqchip;
 pub mod riscv;
 pub mod table;
 pub mod x86_64;
+pub mod x86_cpu;
 pub mod x86_models;
 pub mod x86_topology;
 

@@ -91,7 +91,11 @@ impl Guest for X86 {
         if config.guest != GuestArch::X86_64 {
             return Err(AccelError::WrongGuest { accel: "tcg", guest: config.guest });
         }
-        Model::new(&config.cpu, config.topology).map(Self::with_model)
+        let (model, left_out) = Model::told(&config.cpu, config.topology)?;
+        if let Some(line) = left_out {
+            tracing::warn!("{line}");
+        }
+        Ok(Self::with_model(model))
     }
 
     fn slots(&self) -> &SlotTable {

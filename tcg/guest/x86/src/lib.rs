@@ -43,6 +43,7 @@ mod task;
 mod text;
 mod translate;
 mod user;
+mod vme;
 mod wide;
 mod x87;
 mod xsave;

@@ -6,6 +6,7 @@
 //! operands as those without have them. What a mask of AVX-512 changes is seen to where operands are read and results
 //! written (`evex`).
 
+mod amd;
 mod compare;
 mod convert;
 mod crypto;
@@ -40,6 +41,7 @@ impl Translator<'_, '_> {
             || self.sse_convert(m)
             || self.sse_crypto(m)
             || self.sse_text(m)
+            || self.sse_amd(m)
     }
 
     /// Whether the instruction has VEX or EVEX.
