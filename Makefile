@@ -35,7 +35,7 @@ cross-check: deps ## clippy for aarch64 Linux, aarch64 macOS and x86_64 Windows
 boot-tests: build guests ## the long whole-system tests
 	$(SCRIPTS)/deps.sh test pc net libvirt
 	$(SCRIPTS)/guests.sh $(GUESTS) userland drivers system net
-	cargo test --package rhea_tests --features long --test long --test cpus_long --test firmware_long --test saved --test libvirt --test net_long --test net_guests --test drivers --test system -- --test-threads=1
+	cargo test --package rhea_tests --features long --test long --test cpus_long --test firmware_long --test libvirt --test net_long --test net_guests --test drivers --test system -- --test-threads=1
 
 user-tests: build static ## the long tests of user mode: Debian's programs of three architectures, storms, random system calls
 	$(SCRIPTS)/deps.sh test

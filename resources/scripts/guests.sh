@@ -110,8 +110,6 @@ fetch_firmware() {
     kernel=$(newest linux-image-686:i386)
     fetch "$kernel:i386"
     install -D -m 644 "$work/x/$kernel:i386"/boot/vmlinuz-* "$out/pc/linux-686"
-    # The driver of the card for the ISA bus, which no kernel for amd64 has.
-    install -m 644 "$work/x/$kernel:i386"/lib/modules/*/kernel/drivers/net/ethernet/8390/{8390p,ne}.ko "$out/pc/"
     # The one for all machines: that for clouds cannot be Xen's first domain.
     kernel=$(newest linux-image-amd64:amd64)
     fetch "$kernel:amd64"
@@ -343,7 +341,7 @@ if [[ $groups == *" i386 "* ]] && ! checked FILES.i386; then
     # shellcheck disable=SC2046 # a list
     fetch_root i386 i386 $(i386_packages)
 fi
-if [[ $groups == *" firmware "* ]] && { [ ! -e "$out/pc/ne.ko" ] || ! checked FILES.firmware; }; then
+if [[ $groups == *" firmware "* ]] && ! checked FILES.firmware; then
     fetch_firmware
 fi
 if [[ $groups == *" net "* ]] && [ ! -e "$out/net/x86_64/ipxe.lkrn" ]; then

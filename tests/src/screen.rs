@@ -24,9 +24,6 @@ pub struct Screen {
     qmp: Qmp,
     guest: Process,
     scratch: Scratch,
-    /// How it was started: the board, and what was said besides.
-    board: String,
-    arguments: Vec<String>,
 }
 
 impl Screen {
@@ -35,10 +32,7 @@ impl Screen {
     /// # Panics
     /// When the binary does not start.
     pub fn start(name: &str, board: &str, arguments: &[&str]) -> Self {
-        Self::begin(Scratch::new(name), board, arguments.iter().map(ToString::to_string).collect(), &[])
-    }
-
-    fn begin(scratch: Scratch, board: &str, arguments: Vec<String>, more: &[&str]) -> Self {
+        let scratch = Scratch::new(name);
         let socket = scratch.path("qmp");
         let mut command = std::process::Command::new(boot::rhea());
         command.args([
@@ -54,31 +48,12 @@ impl Screen {
             "-no-reboot",
         ]);
         command.args(["-serial", "stdio", "-qmp", &format!("unix:{},server=on,wait=off", socket.display())]);
-        // Where a machine without disks is saved.
-        command.env("XDG_STATE_HOME", scratch.path("state"));
-        let guest = Process::piped(command.args(&arguments).args(more)).expect("the binary starts");
+        let guest = Process::piped(command.args(arguments)).expect("the binary starts");
         let qmp = match Qmp::connect(&socket, boot::STEP) {
             Ok(qmp) => qmp,
             Err(error) => panic!("{error}"),
         };
-        Screen { qmp, guest, scratch, board: board.to_owned(), arguments }
-    }
-
-    /// Saves the machine, ends it, and goes on from there in another process.
-    ///
-    /// # Errors
-    /// What the machine said.
-    ///
-    /// # Panics
-    /// When the binary does not start.
-    pub fn saved_and_loaded(mut self) -> Result<Self, String> {
-        let said = self.qmp.execute("human-monitor-command", json!({ "command-line": "savevm middle" }))?;
-        if said != "" {
-            return Err(format!("savevm: {said}"));
-        }
-        self.qmp.execute("quit", json!(null))?;
-        boot::powers_off(&mut self.guest)?;
-        Ok(Self::begin(self.scratch, &self.board, self.arguments, &["-loadvm", "middle"]))
+        Screen { qmp, guest, scratch }
     }
 
     /// The text on the screen, a line each, without spaces at their ends.

@@ -2,13 +2,12 @@
 //! 32-bit kernel on each board.
 #![cfg(target_os = "linux")]
 
-use std::{path::Path, process::Command, time::Duration};
+use std::{path::Path, time::Duration};
 
 use rhea_tests::{
     boot::{self, Linux, Scratch, powers_off},
     process::Process,
     screen::Screen,
-    workspace,
 };
 
 /// A step that is slow by nature.
@@ -144,68 +143,6 @@ fn i386_linux_powers_off_on_each_board() {
     };
     let linux = Linux { arch: "x86_64", firmware: None, kernel, initrd };
     powers_off_on(&linux, "i686", &[("pc", "pentium3"), ("q35", "qemu32"), ("microvm", "max")]).unwrap();
-    if has_boards(&["isapc"]) {
-        // Without ACPI there is nothing to power off: it resets.
-        let mut guest =
-            linux.start("isapc", "guest.reboot", &["-accel", "tcg", "-cpu", "pentium3", "-m", "256"]);
-        guest.console.expect("GUEST-FLOAT 7464.534242052", LONG).unwrap();
-        powers_off(&mut guest).unwrap();
-    }
-}
-
-/// A lease, an answer, and a file of which every byte counts.
-const NE2000: &str = "\
-insmod /tmp/8390p.ko; insmod /tmp/ne.ko io=0x300 irq=IRQ
-n=0; while [ ! -e /sys/class/net/eth0 ] && [ $n -lt 300 ]; do sleep 0.1; n=$((n+1)); done
-ifconfig eth0 up
-cat > /tmp/lease <<'END'
-#!/bin/sh
-[ \"$1\" = bound ] || exit 0
-ifconfig eth0 $ip netmask $subnet
-echo \"LEASE $ip\"
-END
-chmod +x /tmp/lease
-udhcpc -i eth0 -n -q -t 10 -s /tmp/lease
-ping -c 3 -s 1400 10.0.2.2 && echo PING-OK
-tftp -g -r data -l /tmp/data 10.0.2.2 && echo SUM $(sha256sum </tmp/data)
-";
-
-/// Debian's driver for the card of the ISA bus, which its 32-bit kernel has. Interrupt 10 is PCI's in SeaBIOS's tables, and without ACPI
-/// there are no others.
-#[test]
-fn ne2k_isa_gets_a_lease() {
-    let modules = ["pc/8390p.ko", "pc/ne.ko"].map(boot::guest);
-    let (Some(kernel), Some(busybox), [Some(core), Some(driver)]) =
-        (boot::guest("pc/linux-686"), boot::guest("pc/busybox-i386"), modules)
-    else {
-        return;
-    };
-    for (board, irq) in [("isapc", "3"), ("pc", "10")].into_iter().filter(|(b, _)| has_boards(&[b])) {
-        let scratch = Scratch::new(&format!("ne2k-{board}"));
-        let (programs, initrd, data) =
-            (scratch.path("programs"), scratch.path("initrd"), scratch.path("data"));
-        std::fs::write(&programs, NE2000.replace("IRQ", irq)).unwrap();
-        let bytes: Vec<u8> = (0..300_000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 11) as u8).collect();
-        std::fs::write(&data, bytes).unwrap();
-        let sum = Command::new("sha256sum").arg(&data).output().unwrap();
-        let sum = String::from_utf8_lossy(&sum.stdout)[..64].to_owned();
-        let mut make = Command::new(env!("CARGO_BIN_EXE_mkinitrd"));
-        make.arg(&initrd).arg(workspace::root().join("resources/guest/init")).arg(&busybox);
-        for (name, file) in [("programs", &programs), ("tmp/8390p.ko", &core), ("tmp/ne.ko", &driver)] {
-            make.arg(format!("{name}={}", text(file)));
-        }
-        assert!(make.status().unwrap().success());
-        let linux = Linux { arch: "x86_64", firmware: None, kernel: kernel.clone(), initrd };
-        let netdev = format!("user,id=n,tftp={}", text(data.parent().unwrap()));
-        let card = format!("ne2k_isa,netdev=n,iobase=0x300,irq={irq}");
-        let arguments =
-            ["-accel", "tcg", "-cpu", "pentium3", "-m", "256", "-netdev", &netdev, "-device", &card];
-        let mut guest = linux.start(board, "quiet guest.reboot", &arguments);
-        for line in ["LEASE 10.0.2.15", "PING-OK", &format!("SUM {sum}")] {
-            guest.console.expect(line, LONG).unwrap_or_else(|e| panic!("{board}: {e}"));
-        }
-        powers_off(&mut guest).unwrap();
-    }
 }
 
 /// Debian's kernel as the ELF file inside its bzImage, by PVH.

@@ -45,7 +45,6 @@ impl DeviceConfig for Mc146818Config {
             clock: wires.clock(),
             wall: wires.wall_clock(),
             board: [0; SIZE],
-            later: Vec::new(),
             index: 0,
             shift: 0,
             memory: [0; SIZE],
@@ -62,8 +61,6 @@ pub struct CmosRtcConfig {
     pub rtc: Mc146818Config,
     /// Indices and values; those of the clock's own bytes are ignored.
     pub cmos: Vec<(u8, u8)>,
-    /// Those that differ from the first reset on.
-    pub later: Vec<(u8, u8)>,
 }
 
 impl Properties for CmosRtcConfig {
@@ -92,7 +89,6 @@ impl DeviceConfig for CmosRtcConfig {
         let mut rtc = DeviceConfig::build(self.rtc, wires)?;
         if let Some(rtc) = rtc.as_any().and_then(|any| any.downcast_mut::<Mc146818>()) {
             self.cmos.iter().for_each(|(index, value)| rtc.set_cmos(*index, *value));
-            rtc.later = self.later;
         }
         Ok(rtc)
     }
@@ -148,8 +144,6 @@ pub struct Mc146818 {
     wall: WallClock,
     /// What the board put into CMOS.
     board: [u8; SIZE],
-    /// What it puts there at the first reset.
-    later: Vec<(u8, u8)>,
     index: u8,
     /// Added to the wall clock, in nanoseconds.
     shift: i64,
@@ -423,12 +417,7 @@ impl Device for Mc146818 {
 
     fn reset(&mut self, kind: ResetKind) {
         match kind {
-            ResetKind::Cold => {
-                for (index, value) in std::mem::take(&mut self.later) {
-                    self.set_cmos(index, value);
-                }
-                self.power_on();
-            }
+            ResetKind::Cold => self.power_on(),
             // The battery keeps the rest.
             ResetKind::Warm => {
                 self.memory[B] &= !(PERIODIC_IRQ | ALARM_IRQ | UPDATE_IRQ);
@@ -585,17 +574,6 @@ mod tests {
         assert!(!b.line("irq"));
         b.advance(1);
         assert!(b.line("irq"));
-    }
-
-    #[test]
-    fn some_board_settings_change_with_the_first_reset() {
-        let (cmos, later) = (vec![(0x3d, 3), (0x38, 1)], vec![(0x3d, 2)]);
-        let b = Bench::new(CmosRtcConfig { cmos, later, ..CmosRtcConfig::default() });
-        assert_eq!((get(&b, 0x3d), get(&b, 0x38)), (3, 1));
-        for _ in 0..2 {
-            b.cell().reset(ResetKind::Cold);
-            assert_eq!((get(&b, 0x3d), get(&b, 0x38)), (2, 1));
-        }
     }
 
     #[test]

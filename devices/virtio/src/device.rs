@@ -85,6 +85,9 @@ pub trait VirtioDevice: Send {
         let _ = (offset, data);
     }
 
+    /// The device may reach memory now, or no longer.
+    fn reach_changed(&mut self) {}
+
     /// Gives the device its way to the driver; once, before anything else.
     fn attach(&mut self, notifier: Arc<dyn Notifier>) {
         let _ = notifier;

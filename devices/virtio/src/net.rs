@@ -301,7 +301,8 @@ impl NetReceiver for Receiver {
     }
 
     fn receive(&mut self, frame: &[u8]) {
-        let Some(shared) = self.0.upgrade().filter(|s| !s.direct.is_on()) else { return };
+        let Some(shared) = self.0.upgrade() else { return };
+        let Some(_work) = shared.direct.work() else { return };
         let length = shared.endpoint.vnet_header();
         shared.rx.lock().receive(frame, length, &shared.log);
     }
@@ -459,7 +460,17 @@ fn header_length(features: u64) -> usize {
 impl Shared {
     /// Tries again with a held frame and lets the backend go on.
     fn retry(&self) {
-        let go_on = self.rx.lock().retry(&self.log);
+        let go_on = {
+            let work = self.direct.work();
+            let mut rx = self.rx.lock();
+            if work.is_some() {
+                rx.retry(&self.log)
+            } else {
+                // It has come by another path.
+                rx.held = None;
+                std::mem::take(&mut rx.blocked)
+            }
+        };
         if go_on {
             self.endpoint.accept_input();
         }
@@ -778,11 +789,18 @@ impl VirtioDevice for NetCard {
                 notifier.config_changed();
             }
         }
-        self.shared.direct.set_running(true);
         self.shared.retry();
+        self.shared.direct.set_running(true);
+    }
+
+    fn reach_changed(&mut self) {
+        self.shared.direct.update();
     }
 
     fn timer(&mut self, _id: usize) {
+        if !self.shared.direct.look() {
+            return;
+        }
         for index in 0..2 * self.tx.len() {
             if self.notify(index) == Progress::More {
                 self.shared.direct.look_again();

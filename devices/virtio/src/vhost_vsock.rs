@@ -185,6 +185,14 @@ impl VirtioDevice for VhostVsock {
         self.tell();
     }
 
+    fn reach_changed(&mut self) {
+        self.direct.update();
+    }
+
+    fn timer(&mut self, _id: usize) {
+        self.direct.update();
+    }
+
     fn as_any(&mut self) -> &mut dyn Any {
         self
     }

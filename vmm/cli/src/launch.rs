@@ -164,15 +164,8 @@ pub(crate) fn launch(
     check_globals(config)?;
     let empty = board.name == none::NONE.name;
     let wall_clock = wall_time(config)?;
-    let boot = &config.boot;
-    for (given, what) in [
-        (boot.menu == Some(true), "menu=on"),
-        (boot.splash.is_some(), "splash"),
-        (boot.reboot_timeout.is_some(), "reboot-timeout"),
-    ] {
-        if given && !board.fw_cfg {
-            bail!("-boot {what} is not supported: machine {} has no firmware that reads it", board.name);
-        }
+    if config.boot.menu == Some(true) && !board.fw_cfg {
+        bail!("-boot menu=on is not supported: machine {} has no firmware that reads it", board.name);
     }
     let mut backends = Backends::open(config, chars)?;
     let mut plugs = plug::plug(config, chars, &mut backends, board)?;
@@ -210,8 +203,7 @@ pub(crate) fn launch(
         boot_drives: plugs.boot_drives,
         vga: vga(config, board)?,
         fw_cfg: fw_cfg(config, board)?,
-        boot_order: boot_order(config.boot.once.as_ref().or(config.boot.order.as_ref())),
-        boot_later: boot_order(config.boot.order.as_ref()),
+        boot_order: boot_order(config),
         boot_menu: config.boot.menu.unwrap_or(false).then(|| config.boot.splash_time.unwrap_or(0) as u32),
         no_graphics: config.nographic || config.display.as_deref() == Some("none"),
         flash,
@@ -315,15 +307,8 @@ const MAX_FW_CFG: u64 = 64 << 20;
 
 /// Files for firmware and guest, read.
 fn fw_cfg(config: &VmConfig, board: &BoardKind) -> Result<Vec<(String, Vec<u8>)>> {
-    let contents = |path: &str, option: &str| -> Result<Vec<u8>> {
-        let fail = || option.to_owned();
-        let size = std::fs::metadata(path).with_context(|| path.to_owned()).with_context(fail)?.len();
-        if size > MAX_FW_CFG {
-            bail!("{option}: {path} has {size} bytes, expected at most {MAX_FW_CFG}");
-        }
-        std::fs::read(path).with_context(|| path.to_owned()).with_context(fail)
-    };
     let read = |item: &FwCfgItem| -> Result<(String, Vec<u8>)> {
+        let fail = || format!("-fw_cfg {}", item.name);
         if !board.fw_cfg {
             bail!("-fw_cfg {}: machine {} does not offer files to its guest", item.name, board.name);
         }
@@ -332,27 +317,17 @@ fn fw_cfg(config: &VmConfig, board: &BoardKind) -> Result<Vec<(String, Vec<u8>)>
         }
         let data = match &item.file {
             None => item.string.clone().unwrap_or_default().into_bytes(),
-            Some(path) => contents(path, &format!("-fw_cfg {}", item.name))?,
+            Some(path) => {
+                let size = std::fs::metadata(path).with_context(|| path.clone()).with_context(fail)?.len();
+                if size > MAX_FW_CFG {
+                    bail!("-fw_cfg {}: {path} has {size} bytes, expected at most {MAX_FW_CFG}", item.name);
+                }
+                std::fs::read(path).with_context(|| path.clone()).with_context(fail)?
+            }
         };
         Ok((item.name.clone(), data))
     };
-    let mut files = config.fw_cfg.iter().map(read).collect::<Result<Vec<_>>>()?;
-    // Names that SeaBIOS knows (its docs, Runtime_config): milliseconds before a failed boot starts again, and a picture.
-    if let Some(wait) = config.boot.reboot_timeout {
-        let wait = u32::try_from(wait).ok().filter(|ms| *ms <= 0xffff);
-        let wait = wait.with_context(|| "-boot reboot-timeout: expected 0 to 65535 milliseconds")?;
-        files.push(("etc/boot-fail-wait".to_owned(), wait.to_le_bytes().to_vec()));
-    }
-    if let Some(path) = &config.boot.splash {
-        let picture = contents(path, "-boot splash")?;
-        let name = match picture.get(..2) {
-            Some(b"BM") => "bootsplash.bmp",
-            Some([0xff, 0xd8]) => "bootsplash.jpg",
-            _ => bail!("-boot splash: {path} is neither a JPEG nor a BMP picture"),
-        };
-        files.push((name.to_owned(), picture));
-    }
-    Ok(files)
+    config.fw_cfg.iter().map(read).collect()
 }
 
 /// Contents of the flash chips in order: those given as drives with their numbers, and nodes named by properties of the machine.
@@ -380,7 +355,8 @@ fn flash(
 }
 
 /// Boot devices in order, by letter; disk, CD and network if the user says nothing.
-fn boot_order(order: Option<&String>) -> String {
+fn boot_order(config: &VmConfig) -> String {
+    let order = config.boot.once.as_ref().or(config.boot.order.as_ref());
     order.cloned().unwrap_or_else(|| "cad".into())
 }
 

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use accel::arch::{GuestArch, x86_models::Models};
+use accel::arch::GuestArch;
 use anyhow::{Result, bail};
 use control::vm::QomProperty;
 use control::{ListOf, VmConfig, nearest};
@@ -69,7 +69,14 @@ pub(crate) fn show(what: &ListOf, config: &VmConfig) -> Result<String> {
                 writeln!(t, "  {head:<22} - {help}")?;
             }
         }
-        ListOf::Cpus => cpus(arch, &mut t)?,
+        ListOf::Cpus => {
+            t.push_str("Available CPUs:\n");
+            for a in crate::accels::all().iter().filter(|a| a.guests().contains(&arch)) {
+                for (model, help) in a.cpu_models(arch) {
+                    writeln!(t, "  {model:<20} {help} ({})", a.name())?;
+                }
+            }
+        }
         ListOf::Devices => {
             let all = crate::devices::all();
             let drivers = drivers();
@@ -114,37 +121,6 @@ pub(crate) fn show(what: &ListOf, config: &VmConfig) -> Result<String> {
         }
     }
     Ok(t)
-}
-
-/// CPU models, each once with the accelerators that have it, and the names of features.
-fn cpus(arch: GuestArch, t: &mut String) -> Result<()> {
-    let mut models: Vec<(String, String, Vec<&str>)> = Vec::new();
-    for a in crate::accels::all().iter().filter(|a| a.guests().contains(&arch)) {
-        for (model, help) in a.cpu_models(arch) {
-            match models.iter_mut().find(|(m, ..)| *m == model) {
-                Some((.., accels)) => accels.push(a.name()),
-                None => models.push((model, help, vec![a.name()])),
-            }
-        }
-    }
-    t.push_str("Available CPUs:\n");
-    for (model, help, accels) in models {
-        writeln!(t, "  {model:<26} {help} ({})", accels.join(", "))?;
-    }
-    if arch == GuestArch::X86_64 {
-        let known = Models::built_in().map_err(anyhow::Error::msg)?;
-        t.push_str("\nRecognized CPUID flags:\n");
-        let mut line = String::from(" ");
-        for f in &known.features {
-            if line.len() + f.name.len() > 78 {
-                writeln!(t, "{line}")?;
-                line = String::from(" ");
-            }
-            write!(line, " {}", f.name)?;
-        }
-        writeln!(t, "{line}")?;
-    }
-    Ok(())
 }
 
 /// A value as the command line writes it.

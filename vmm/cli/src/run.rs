@@ -145,6 +145,14 @@ fn refuse_unsupported(config: &VmConfig) -> Result<()> {
     if config.memory.slots.is_some() || config.memory.maxmem.is_some_and(|m| Some(m) != config.memory.size) {
         bail!("-m: memory cannot be plugged; expected maxmem to be the size, and no slots");
     }
+    let boot = &config.boot;
+    for (given, what) in
+        [(boot.splash.is_some(), "splash"), (boot.reboot_timeout.is_some(), "reboot-timeout")]
+    {
+        if given {
+            bail!("-boot {what} is not supported: no firmware here would read it");
+        }
+    }
     let stdio = config.chardevs.iter().find(|c| matches!(c.kind, ChardevKind::Stdio { .. }));
     if let Some(c) = stdio.filter(|_| config.daemonize) {
         bail!(

@@ -165,8 +165,6 @@ pub struct BoardConfig {
     pub fw_cfg: Vec<(String, Vec<u8>)>,
     /// What is tried in what order to boot from, one letter each, of classes: `a` floppy, `c` disk, `d` CD, `n` network.
     pub boot_order: String,
-    /// The same from the first reset on.
-    pub boot_later: String,
     /// Whether firmware shows a menu, and for how many milliseconds.
     pub boot_menu: Option<u32>,
     /// Nobody looks at a display: firmware is to use the serial port.

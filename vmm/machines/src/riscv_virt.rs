@@ -399,7 +399,6 @@ mod tests {
             vga: None,
             fw_cfg: Vec::new(),
             boot_order: String::new(),
-            boot_later: String::new(),
             boot_menu: None,
             no_graphics: false,
             flash: Vec::new(),

@@ -5,7 +5,6 @@ pub mod irqchip;
 pub mod riscv;
 pub mod table;
 pub mod x86_64;
-pub mod x86_cpu;
 pub mod x86_models;
 pub mod x86_topology;
 

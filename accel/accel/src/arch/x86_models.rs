@@ -69,15 +69,6 @@ struct Section {
     lines: Vec<(usize, &'static str)>,
 }
 
-impl Section {
-    /// The model that this is another name of.
-    fn alias(&self) -> Option<&'static str> {
-        let (_, line) = self.lines.first()?;
-        let (key, value) = line.split_once('=')?;
-        (key.trim() == "alias").then_some(value.trim())
-    }
-}
-
 /// Both files. A model is put together when it is asked for: one is needed of many, and most build on others.
 #[derive(Debug)]
 pub struct Models {
@@ -122,31 +113,19 @@ impl Models {
         Ok(Self { features: parse_features(features)?, sections })
     }
 
-    /// Names of all models, other names among them.
+    /// Names of all models.
     pub fn names(&self) -> impl Iterator<Item = &'static str> {
         self.sections.iter().map(|s| s.name)
     }
 
-    /// All models, each once.
+    /// All models.
     pub fn list(&self) -> Result<Vec<Model>, String> {
-        let all = (0..self.sections.len()).filter(|i| self.sections[*i].alias().is_none());
-        all.map(|i| self.resolve(i)).collect()
+        (0..self.sections.len()).map(|i| self.resolve(i)).collect()
     }
 
-    /// The model of that name, of which it may be another name or that of the first version.
+    /// The model of that name.
     pub fn model(&self, name: &str) -> Result<Option<Model>, String> {
-        let find = |name: &str| self.sections.iter().position(|s| s.name == name);
-        let at = find(name).or_else(|| find(name.strip_suffix("-v1")?));
-        at.map(|i| self.resolve(i)).transpose()
-    }
-
-    /// All names with a line about each, for lists.
-    pub fn described(&self) -> Result<Vec<(String, String)>, String> {
-        let line = |i: usize| match self.sections[i].alias() {
-            Some(of) => Ok(format!("the same as {of}")),
-            None => self.resolve(i).map(|model| model.about),
-        };
-        (0..self.sections.len()).map(|i| Ok((self.sections[i].name.to_owned(), line(i)?))).collect()
+        self.sections.iter().position(|s| s.name == name).map(|i| self.resolve(i)).transpose()
     }
 
     /// A model, on top of those it builds on, which stand above it.
@@ -161,19 +140,16 @@ impl Models {
             let value_number = || number(value).ok_or(format!("line {n}: {value} is not a number"));
             match key {
                 "about" => model.about = value.to_owned(),
-                "alias" | "base" => {
+                "base" => {
                     let above = self.sections[..index].iter().position(|s| s.name == value);
                     let base = self.resolve(above.ok_or(format!("line {n}: no model {value} above"))?)?;
-                    if key == "alias" {
-                        return Ok(base);
-                    }
                     model = Model { name: model.name, about: model.about, ..base };
                 }
                 "vendor" if value.len() == 12 => model.vendor = value.to_owned(),
                 "family" => model.family = value_number()?,
                 "model" => model.model = value_number()?,
                 "stepping" => model.stepping = value_number()?,
-                "name" if value.len() <= 48 => model.brand = value.to_owned(),
+                "name" if value.len() < 48 => model.brand = value.to_owned(),
                 "level" => model.level = value_number()?,
                 "xlevel" => model.xlevel = value_number()?,
                 "features" => {
@@ -267,19 +243,12 @@ mod tests {
     fn the_files_are_sound() {
         let m = Models::built_in().unwrap();
         let list = m.list().unwrap();
-        let names: BTreeSet<_> = m.names().collect();
-        assert_eq!(names.len(), m.names().count(), "a name appears twice");
-        assert!(list.len() > 15 && list.iter().all(|l| names.contains(l.name.as_str())));
-        let model = |name| m.model(name).unwrap();
-        assert_eq!(model("EPYC-IBPB"), model("EPYC-v2"));
-        assert_eq!(model("EPYC-v1"), model("EPYC"));
-        assert_eq!((model("EPYC-v99"), m.described().unwrap().len()), (None, names.len()));
-        assert!(m.described().unwrap().contains(&("EPYC-IBPB".to_owned(), "the same as EPYC-v2".to_owned())));
+        assert!(list.len() > 15 && m.names().eq(list.iter().map(|l| l.name.as_str())));
         for model in &list {
             assert_eq!(model.vendor.len(), 12, "{}", model.name);
             assert!(model.level >= 1 && model.features.contains("fpu") && !model.about.is_empty());
             if model.features.contains("lm") {
-                assert!(model.xlevel >= 0x8000_0008, "{}", model.name);
+                assert!(model.level >= 7 && model.xlevel >= 0x8000_0008, "{}", model.name);
             }
             assert_eq!(model.xlevel == 0, model.brand.is_empty(), "{}", model.name);
         }
@@ -304,7 +273,6 @@ mod tests {
         assert!(models("a = b").unwrap_err().contains("section"));
         let m = models("[m]\nfeatures = a b\n[n]\nbase = m\nfeatures = -a").unwrap();
         assert_eq!(m[1].features.iter().collect::<Vec<_>>(), [&"b"]);
-        assert!(models("[m]\nalias = n").is_ok_and(|all| all.is_empty()));
     }
 
     #[test]

@@ -13,8 +13,12 @@
 //!
 //! So that features fit, what a back end lacks is not offered to the driver if the back end is there when the device is made.
 //!
-//! Locks: [`Direct`]'s is taken with the device's held or a back end's receiver, never the other way round. The thread that
-//! passes on interrupts takes none of them.
+//! Rings go over and back with the device held alone, so that it never works on a queue that somebody else serves: what
+//! changes on other threads (a back end, memory) has the device's timer look. Who works on a queue without holding the device
+//! does so under [`Direct::work`].
+//!
+//! Locks: [`Direct`]'s is taken with the device's held or a back end's receiver, never the other way round; the one of
+//! [`Direct::work`] is taken after it, and none of these after that. The thread that passes on interrupts takes none of them.
 
 mod rings;
 #[cfg(test)]
@@ -25,7 +29,7 @@ use std::sync::{Arc, Weak};
 
 use ::device::{BuildError, Clock, Dma, Timer, Wires};
 use guest_memory::{ListenerError, ListenerId, ViewChange, ViewListener};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use vhost::{Backend, Table};
 use vm_memory::GuestAddressSpace;
 
@@ -51,7 +55,9 @@ struct Shared {
     own: u64,
     /// The rings are handed over.
     on: AtomicBool,
-    /// Has the device look at its queues once it has them back.
+    /// Held by who works on a queue without the device.
+    work: Mutex<()>,
+    /// Has the device see whether things are as they are to be, and look at its queues once it has them back.
     again: Timer,
     clock: Clock,
     state: Mutex<State>,
@@ -69,6 +75,8 @@ struct State {
     running: bool,
     /// The back end could not take the rings; it is not asked again before something about it changes.
     refused: bool,
+    /// The device has its queues back and has not looked at them: it could not reach memory.
+    owes: bool,
     handed: Option<Handed>,
 }
 
@@ -86,7 +94,7 @@ struct Follower(Weak<Shared>);
 impl ViewListener for Follower {
     fn changed(&self, _change: &ViewChange) -> Result<(), ListenerError> {
         if let Some(shared) = self.0.upgrade() {
-            shared.update();
+            shared.follow();
         }
         Ok(())
     }
@@ -105,6 +113,7 @@ impl Direct {
             dma,
             own,
             on: AtomicBool::new(false),
+            work: Mutex::default(),
             again,
             clock,
             state: Mutex::default(),
@@ -127,6 +136,26 @@ impl Direct {
     /// Whether the rings are handed over now: the device keeps off its queues.
     pub(crate) fn is_on(&self) -> bool {
         self.shared.on.load(Ordering::Acquire)
+    }
+
+    /// For work on a queue without the device being held: nothing while rings are handed over, which stays so as long as this is
+    /// kept.
+    pub(crate) fn work(&self) -> Option<MutexGuard<'_, ()>> {
+        let work = self.shared.work.lock();
+        (!self.is_on()).then_some(work)
+    }
+
+    /// Has things as they are to be; with the device held alone. To be called when it may reach memory or no longer.
+    pub(crate) fn update(&self) {
+        self.shared.update();
+    }
+
+    /// The same by the device's timer; whether the device may look at its queues. If not, it has its timer called when it may.
+    pub(crate) fn look(&self) -> bool {
+        self.shared.update();
+        let open = self.shared.dma.is_open();
+        self.shared.state.lock().owes |= !open;
+        open
     }
 
     /// Passes a notification of the driver's on; false if the device has its queues itself.
@@ -187,9 +216,10 @@ impl Direct {
         self.change(|s| s.features = None);
     }
 
-    /// The back end is another, or can do other things.
+    /// The back end is another, or can do other things. From any thread: the device's timer sees to it.
     pub(crate) fn backend_changed(&self) {
-        self.change(|s| s.refused = false);
+        self.shared.state.lock().refused = false;
+        self.look_again();
     }
 
     /// Takes the rings back for good.
@@ -222,7 +252,20 @@ impl Shared {
         fits.then_some(Wish { backend, features, memory, queues })
     }
 
-    /// Has things as they are to be.
+    /// Has the back end follow changes of memory, from any thread; for anything else the device's timer sees to it.
+    fn follow(&self) {
+        let mut state = self.state.lock();
+        let wish = self.wish(&state);
+        let follows = match (&mut state.handed, &wish) {
+            (Some(handed), Some(wish)) => handed.follow(wish),
+            (handed, wish) => handed.is_none() && wish.is_none(),
+        };
+        if !follows {
+            self.again.arm(self.clock.now());
+        }
+    }
+
+    /// Has things as they are to be; see [`Direct::update`].
     fn update(&self) {
         let mut state = self.state.lock();
         let s = &mut *state;
@@ -230,24 +273,29 @@ impl Shared {
         if let Some(handed) = s.handed.as_mut()
             && !wish.as_ref().is_some_and(|w| handed.follow(w))
         {
-            self.on.store(false, Ordering::Release);
-            handed.take_back();
+            handed.take_back(&Dma::new(self.dma.space().clone()).memory());
             s.handed = None;
-            if s.running && s.features.is_some() {
-                self.again.arm(self.clock.now());
-            }
+            self.on.store(false, Ordering::Release);
+            s.owes = s.running && s.features.is_some();
         }
         if let (None, Some(wish), Some(notifier)) = (&s.handed, &wish, &s.notifier) {
-            match Handed::start(wish, notifier) {
-                Ok(handed) => {
-                    s.handed = Some(handed);
-                    self.on.store(true, Ordering::Release);
-                }
+            {
+                // Whoever works on a queue now ends first.
+                let _work = self.work.lock();
+                self.on.store(true, Ordering::Release);
+            }
+            match Handed::start(wish, notifier, &self.dma.memory()) {
+                Ok(handed) => (s.handed, s.owes) = (Some(handed), false),
                 Err(e) => {
-                    s.refused = true;
+                    self.on.store(false, Ordering::Release);
+                    (s.refused, s.owes) = (true, true);
                     tracing::warn!("{}: the queues stay with the device: {e}", self.path);
                 }
             }
+        }
+        if s.owes && self.dma.is_open() {
+            s.owes = false;
+            self.again.arm(self.clock.now());
         }
     }
 }

@@ -20,6 +20,13 @@ impl Direct {
     pub(crate) fn is_on(&self) -> bool {
         false
     }
+    pub(crate) fn work(&self) -> Option<()> {
+        Some(())
+    }
+    pub(crate) fn update(&self) {}
+    pub(crate) fn look(&self) -> bool {
+        true
+    }
     pub(crate) fn kick(&self, _index: usize) -> bool {
         false
     }

@@ -5,6 +5,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
+use guest_memory::DmaGuard;
 use rustix::event::{PollFd, PollFlags, poll};
 use vhost::{Backend, Error, Event, Plan, Ring, Table};
 
@@ -37,7 +38,7 @@ fn host(what: &str) -> impl Fn(io::Error) -> Error {
 
 impl Handed {
     /// Hands rings over.
-    pub(super) fn start(wish: &Wish, notifier: &Arc<dyn Notifier>) -> Result<Self, Error> {
+    pub(super) fn start(wish: &Wish, notifier: &Arc<dyn Notifier>, memory: &DmaGuard) -> Result<Self, Error> {
         let event = || Event::new().map_err(host("an event counter"));
         let wires = wish.queues.iter().map(|_| Ok(Wires { kick: event()?, call: event()? }));
         let wires = wires.collect::<Result<Vec<_>, Error>>()?;
@@ -63,7 +64,11 @@ impl Handed {
         let thread = std::thread::Builder::new().name("virtio-calls".into()).spawn(listener);
         handed.thread = Some(thread.map_err(host("a thread"))?);
         // Dropping what was made so far ends the thread.
-        handed.hand_over()?;
+        if let Err(e) = handed.hand_over() {
+            // It may have served some of them for a moment.
+            handed.queues.iter().for_each(|q| q.take_back(memory, None));
+            return Err(e);
+        }
         Ok(handed)
     }
 
@@ -121,11 +126,11 @@ impl Handed {
         true
     }
 
-    /// Takes the rings back: queues stand where the back end was.
-    pub(super) fn take_back(&mut self) {
+    /// Takes the rings back: queues stand where the back end was, in memory that the device itself may not reach now.
+    pub(super) fn take_back(&mut self, memory: &DmaGuard) {
         let bases = self.backend.stop();
         for (i, queue) in self.queues.iter().enumerate() {
-            queue.take_back(bases.as_ref().and_then(|b| b.get(i)).copied());
+            queue.take_back(memory, bases.as_ref().and_then(|b| b.get(i)).copied());
         }
         self.hang_up();
         // The last words of a back end may not have been passed on.

@@ -173,9 +173,9 @@ impl Virtqueue {
 
     /// Goes on where somebody else has left the (split) ring: at entry `next` of the available ring, or behind what was used if
     /// that is all there is to know.
-    pub(crate) fn take_back(&self, next: Option<u16>) {
+    pub(crate) fn take_back(&self, memory: &DmaGuard, next: Option<u16>) {
         if let Ring::Split(ring) = &mut *self.ring.lock() {
-            ring.take_back(&self.dma.memory(), next);
+            ring.take_back(memory, next);
         }
     }
 

@@ -34,6 +34,9 @@ const NOTIFY_STEP: u64 = 4;
 /// Configuration type of the access capability, and its length before the data.
 const CFG_ACCESS: u8 = 5;
 const CFG_DATA: usize = 16;
+/// The command register, in which bus mastering is switched.
+const COMMAND: usize = 4;
+const COMMAND_END: usize = 6;
 /// No vector.
 const NO_VECTOR: u16 = 0xffff;
 
@@ -531,6 +534,9 @@ impl PciDevice for PciTransport {
     }
 
     fn config_written(&mut self, at: usize, len: usize) {
+        if at < COMMAND_END && at + len > COMMAND {
+            self.core.device.reach_changed();
+        }
         if self.access.is_some_and(|access| at == access + CFG_DATA)
             && let Some((offset, size)) = self.window()
             && size <= len

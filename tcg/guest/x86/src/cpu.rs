@@ -8,19 +8,15 @@ use std::collections::BTreeSet;
 use accel::{
     AccelError, CpuModel,
     arch::{
-        x86_cpu::{UNSPOKEN, Wanted},
-        x86_models::{self, Models, Register},
+        x86_models::{self, Models, Register, number},
         x86_topology::Topology,
     },
 };
 use iced_x86::{CpuidFeature, Instruction};
 
-use crate::msr;
-
 /// Features that translation, helpers and system registers implement.
 const IMPLEMENTED: &[&str] = &[
     "fpu",
-    "vme",
     "de",
     "pse",
     "tsc",
@@ -99,7 +95,6 @@ const IMPLEMENTED: &[&str] = &[
     "xsaveopt",
     "xsavec",
     "xgetbv1",
-    "xsaves",
     "arat",
     "x2apic",
     "tsc-deadline",
@@ -109,35 +104,7 @@ const IMPLEMENTED: &[&str] = &[
     "pku",
     "topoext",
     "svm",
-    "npt",
-    "nrip-save",
-    "flushbyasid",
-    "decodeassists",
-    "lfence-always-serializing",
-    "tsc-adjust",
-    "ss",
-    "mmxext",
-    "osvw",
-    "xsaveerptr",
-    "sse4a",
-    "clzero",
-    "serialize",
-    "movdiri",
-    "movdir64b",
-    "avx-vnni",
-    // Hints: what they hint at takes no notice.
-    "cldemote",
-    "prefetchiti",
-    "fzrm",
-    "fsrs",
-    "fsrc",
-    // Those of the hypervisor.
-    "kvmclock",
-    "kvmclock-stable-bit",
 ];
-
-/// Features of the hypervisor, which no processor has by itself.
-const VIRTUAL: [&str; 3] = ["hypervisor", "kvmclock", "kvmclock-stable-bit"];
 
 /// The default model.
 const DEFAULT: &str = "qemu64";
@@ -152,10 +119,6 @@ pub struct Model {
     pub(crate) id: x86_models::Model,
     /// Bits of a physical address.
     pub(crate) phys_bits: u32,
-    /// The hypervisor says that it has KVM's interface.
-    pub(crate) kvm: bool,
-    /// Frequency of the time stamp counter at reset.
-    pub(crate) tsc_khz: u64,
     /// Where the vCPUs are.
     pub(crate) topology: Topology,
     registers: Vec<(u32, u32, Register, u32)>,
@@ -198,8 +161,6 @@ features! {
     pcid "pcid"
     xsave "xsave"
     xsavec "xsavec"
-    xsaves "xsaves"
-    osvw "osvw"
     smep "smep"
     smap "smap"
     syscall "syscall"
@@ -290,71 +251,95 @@ const NEEDS: &[(CpuidFeature, &str)] = &[
     (CpuidFeature::MONITOR, "monitor"),
     (CpuidFeature::SVM, "svm"),
     (CpuidFeature::SKINIT_or_SVM, "svm"),
-    (CpuidFeature::CLZERO, "clzero"),
-    (CpuidFeature::SERIALIZE, "serialize"),
-    (CpuidFeature::MOVDIRI, "movdiri"),
-    (CpuidFeature::MOVDIR64B, "movdir64b"),
-    (CpuidFeature::AVX_VNNI, "avx-vnni"),
 ];
 
 /// Names of the models with a line about each.
 #[must_use]
 pub fn models() -> Vec<(String, String)> {
-    let mut list = Models::built_in().and_then(|m| m.described()).unwrap_or_default();
+    let Ok(list) = Models::built_in().and_then(|m| m.list()) else { return Vec::new() };
+    let mut list: Vec<_> = list.into_iter().map(|m| (m.name, m.about)).collect();
     list.sort_by_key(|(name, _)| name != DEFAULT);
     list.insert(1, ("max".to_owned(), "everything the translator implements".to_owned()));
     list
 }
 
-/// All that is implemented, under the default's identity.
-fn everything(files: &Models) -> Result<x86_models::Model, String> {
-    let mut max = files.model(DEFAULT)?.unwrap_or_default();
-    max.name = "max".to_owned();
-    (max.level, max.xlevel) = (0x1f, 0x8000_0021);
-    max.features = IMPLEMENTED.iter().copied().collect();
-    Ok(max)
-}
-
 impl Model {
-    /// The model that `-cpu` asks for. What the translator does not have of it is left out.
-    ///
-    /// # Errors
-    /// Unknown names and values, and missing features if none may be left out.
+    /// A model by name, with properties. Unknown names are refused; features that are not implemented are left out
+    /// silently when a model has them, and refused when they are asked for.
     pub fn new(cpu: &CpuModel, topology: Topology) -> Result<Self, AccelError> {
-        Self::told(cpu, topology).map(|(model, _)| model)
-    }
-
-    /// The same with the line that says what was left out.
-    ///
-    /// # Errors
-    /// As for [`new`](Self::new).
-    pub fn told(cpu: &CpuModel, topology: Topology) -> Result<(Self, Option<String>), AccelError> {
         let bad = |e| AccelError::Cpu(format!("model file: {e}"));
-        let files = Models::built_in().map_err(bad)?;
-        let wanted = Wanted::new(&files, cpu, DEFAULT)?;
-        let here = |name: &str| IMPLEMENTED.contains(&name);
-        let mut id = match &wanted.model {
-            Some(model) => model.clone(),
-            None => everything(&files).map_err(bad)?,
+        let m = Models::built_in().map_err(bad)?;
+        let name = match cpu.name.as_str() {
+            "" => DEFAULT,
+            "host" => "max",
+            n => n,
         };
-        id.features.extend(VIRTUAL);
-        let mut lacking: BTreeSet<&str> = BTreeSet::new();
-        for (name, on) in &wanted.switched {
-            if *on {
-                lacking.extend((!here(name)).then_some(*name));
-                id.features.insert(name);
-            } else {
-                lacking.remove(name);
-                id.features.remove(name);
+        let mut id = if name == "max" {
+            let mut max = m.model(DEFAULT).map_err(bad)?.unwrap_or_default();
+            max.name = "max".to_owned();
+            (max.level, max.xlevel) = (0x1f, 0x8000_001e);
+            max.features = IMPLEMENTED.iter().copied().collect();
+            max
+        } else {
+            m.model(name).map_err(bad)?.ok_or_else(|| {
+                let known: Vec<_> = m.names().collect();
+                let hint = x86_models::near(name, known.iter().copied());
+                let hint = hint.map_or(String::new(), |n| format!(", did you mean '{n}'?"));
+                let known = known.join(", ");
+                AccelError::Cpu(format!("model '{name}' does not exist{hint}; there are max, {known}"))
+            })?
+        };
+        id.features.insert("hypervisor");
+        if name != "max" {
+            id.features.retain(|f| IMPLEMENTED.contains(f));
+        }
+        let mut phys_bits = 40;
+        for (key, value) in &cpu.features {
+            let need = || {
+                number(value)
+                    .ok_or_else(|| AccelError::Cpu(format!("property '{key}': '{value}' is not a number")))
+            };
+            match key.as_str() {
+                "family" => id.family = need()?,
+                "model" => id.model = need()?,
+                "stepping" => id.stepping = need()?,
+                "level" => id.level = need()?,
+                "xlevel" => id.xlevel = need()?,
+                "phys-bits" => {
+                    phys_bits = need()?;
+                    if !(32..=52).contains(&phys_bits) {
+                        return Err(AccelError::Cpu(format!("phys-bits is {phys_bits}, expected 32 to 52")));
+                    }
+                }
+                "vendor" if value.len() == 12 && value.is_ascii() => id.vendor.clone_from(value),
+                "model-id" if value.len() < 48 && value.is_ascii() => id.brand.clone_from(value),
+                name if m.feature(name).is_some() => match value.as_str() {
+                    "on" | "true" | "yes" => match IMPLEMENTED.iter().find(|i| **i == name) {
+                        Some(name) => {
+                            id.features.insert(name);
+                        }
+                        None => {
+                            return Err(AccelError::Cpu(format!(
+                                "feature '{name}' is not implemented by tcg"
+                            )));
+                        }
+                    },
+                    "off" | "false" | "no" => {
+                        id.features.remove(name);
+                    }
+                    v => {
+                        return Err(AccelError::Cpu(format!(
+                            "feature '{name}': '{v}' is neither on nor off"
+                        )));
+                    }
+                },
+                name => {
+                    let hint = m.nearest(name).map_or(String::new(), |n| format!(", did you mean '{n}'?"));
+                    return Err(AccelError::Cpu(format!("has no property or feature '{name}'{hint}")));
+                }
             }
         }
-        if wanted.model.is_some() {
-            lacking.extend(id.features.iter().filter(|f| !here(f) && !UNSPOKEN.contains(f)));
-        }
-        id.features.retain(|f| here(f));
-        let lacking: Vec<_> = lacking.into_iter().map(str::to_owned).collect();
-        let told = wanted.missing("tcg", &lacking)?;
-        let registers = files
+        let registers = m
             .features
             .iter()
             .filter(|f| id.features.contains(f.name))
@@ -367,17 +352,7 @@ impl Model {
                 *d = name.is_empty() || id.features.contains(*name);
             }
         }
-        let model = Self {
-            phys_bits: wanted.phys_bits.unwrap_or(40),
-            kvm: wanted.kvm && id.features.contains("hypervisor"),
-            tsc_khz: wanted.tsc_khz.map_or(msr::TSC_KHZ, u64::from),
-            id,
-            topology,
-            registers,
-            has,
-            decoder,
-        };
-        Ok((model, told))
+        Ok(Self { id, phys_bits, topology, registers, has, decoder })
     }
 
     /// Features by name of field.
@@ -417,23 +392,10 @@ mod tests {
         let max = named("max", &[]).unwrap();
         assert_eq!(max.id.features.len(), IMPLEMENTED.len());
         assert!(max.has().lm && !named("max", &[("lm", "off")]).unwrap().has().lm);
-        let e = named("max", &[("sgx", "on"), ("enforce", "on")]).unwrap_err().to_string();
-        assert!(e.contains("model 'max': accelerator tcg does not have sgx"), "{e}");
+        let e = named("max", &[("sgx", "on")]).unwrap_err().to_string();
+        assert!(e.contains("'sgx' is not implemented"), "{e}");
+        let e = named("max", &[("mwx", "on")]).unwrap_err().to_string();
+        assert!(e.contains("did you mean"), "{e}");
         assert!(named("Z80", &[]).unwrap_err().to_string().contains("does not exist"));
-        assert!(named("qemu64", &[("enforce", "on")]).is_ok());
-    }
-
-    #[test]
-    fn what_is_left_out_is_told() {
-        let told = |name: &str, key: &str, value: &str| {
-            let features = vec![(key.to_owned(), value.to_owned())];
-            let cpu = CpuModel { name: name.to_owned(), features };
-            Model::told(&cpu, Topology::default()).unwrap().1
-        };
-        let line = told("Haswell", "sgx", "on").unwrap();
-        assert_eq!(line, "cpu model 'Haswell': accelerator tcg does not have hle, rtm, sgx");
-        assert_eq!(told("Haswell-noTSX", "avx", "off"), None);
-        assert_eq!(told("Haswell", "check", "off"), None);
-        assert_eq!(told("max", "phys-bits", "36"), None);
     }
 }

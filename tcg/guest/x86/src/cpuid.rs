@@ -94,7 +94,7 @@ pub(crate) fn leaf(m: &Model, s: &Cpu, leaf: u32, subleaf: u32) -> Leaf {
     let last = if topology.is_deep() { m.id.level.max(0x1f) } else { m.id.level };
     let highest = match leaf >> 16 {
         0x8000 => m.id.xlevel,
-        0x4000 if m.kvm => 0x4000_0001,
+        0x4000 => 0x4000_0001,
         _ => last,
     };
     // Beyond the last leaf: what the last basic one says (SDM).
@@ -136,11 +136,8 @@ pub(crate) fn leaf(m: &Model, s: &Cpu, leaf: u32, subleaf: u32) -> Leaf {
             if s.cr4 & CR4_PKE != 0 {
                 ecx |= 1 << 4;
             }
-            // The last subleaf that has anything.
-            let more = [Register::Eax, Register::Edx].iter().any(|r| bits(7, 1, *r) != 0);
-            [more.into(), bits(7, 0, Register::Ebx), ecx, bits(7, 0, Register::Edx)]
+            [0, bits(7, 0, Register::Ebx), ecx, bits(7, 0, Register::Edx)]
         }
-        7 if subleaf == 1 => [bits(7, 1, Register::Eax), 0, 0, bits(7, 1, Register::Edx)],
         6 => [bits(6, 0, Register::Eax), 0, 0, 0],
         0xb | 0x1f => topology.cpuid(leaf, subleaf, apic_id),
         0xd if m.has().xsave => {
@@ -164,11 +161,7 @@ pub(crate) fn leaf(m: &Model, s: &Cpu, leaf: u32, subleaf: u32) -> Leaf {
         }
         // The signature of hypervisors with KVM's paravirtual interface.
         0x4000_0000 => [0x4000_0001, text(b"KVMK", 0), text(b"VMKV", 0), text(b"M\0\0\0", 0)],
-        0x4000_0001 => {
-            let bits = bits(leaf, 0, Register::Eax);
-            // The clock has two pairs of registers with a bit each.
-            [bits | if bits & kvm::CLOCK != 0 { kvm::CLOCK_NEW } else { 0 }, 0, 0, 0]
-        }
+        0x4000_0001 => [kvm::FEATURES, 0, 0, 0],
         0x8000_0000 => {
             let mut v = vendor(m);
             v[0] = m.id.xlevel;
@@ -197,8 +190,8 @@ pub(crate) fn leaf(m: &Model, s: &Cpu, leaf: u32, subleaf: u32) -> Leaf {
         0x8000_0006 => [0, 0, 1024 << 16 | 6 << 12 | 1 << 8 | LINE, 32 << 18 | 8 << 12 | 1 << 8 | LINE],
         0x8000_001d if m.has().topoext => cache(m, subleaf),
         0x8000_001e if m.has().topoext => topology.node(s.index),
-        0x8000_000a if m.has().svm => [1, ASIDS as u32, 0, bits(leaf, 0, Register::Edx)],
-        0x8000_0021 => [bits(leaf, 0, Register::Eax), 0, 0, 0],
+        // Nested paging, saving of the next instruction, flushes by ASID, decode assists.
+        0x8000_000a if m.has().svm => [1, ASIDS as u32, 0, 1 | 1 << 3 | 1 << 6 | 1 << 7],
         0x8000_0007 => [0, 0, 0, bits(0x8000_0007, 0, Register::Edx)],
         0x8000_0008 => {
             let virt = if m.has().la57 { 57 } else { 48 };
@@ -252,15 +245,7 @@ mod tests {
         let s = crate::snapshot::reset(&deep, 12);
         assert_eq!((leaf(&deep, &s, 0, 0)[0], leaf(&deep, &s, 1, 0)[1] >> 16), (0x1f, 16 << 8 | 16));
         assert_eq!(leaf(&deep, &s, 0x1f, 2), [4, 12, 0x502, 16]);
-        // Of nested paging and saving of the next instruction EPYC has both, max flushes by ASID and assists decoding as well.
-        assert_eq!(leaf(&amd, &s, 0x8000_000a, 0), [1, ASIDS as u32, 0, 9]);
-        assert_eq!(leaf(&max, &s, 0x8000_000a, 0), [1, ASIDS as u32, 0, 0xc9]);
-        assert_eq!(leaf(&max, &s, 0x4000_0001, 0), [1 | 1 << 3 | 1 << 24, 0, 0, 0]);
-        assert_eq!(leaf(&max, &s, 7, 1)[0] & 1 << 4, 1 << 4);
-        let hidden =
-            CpuModel { name: "qemu64".to_owned(), features: vec![("kvm".to_owned(), "off".to_owned())] };
-        let hidden = Model::new(&hidden, Topology::flat(1)).unwrap();
-        assert_eq!(leaf(&hidden, &s, 0x4000_0000, 0), leaf(&hidden, &s, hidden.id.level, 0));
+        assert_eq!(leaf(&amd, &s, 0x8000_000a, 0), [1, ASIDS as u32, 0, 0xc9]);
         assert_eq!(xsave_size(3), 576);
         assert_eq!(xsave_size(7), 832);
     }

@@ -17,7 +17,7 @@ use crate::{
     segment::{self, CODE, CONFORMING, Descriptor, L, P, RW, S, sys_load},
     stack::Stack,
     state::{Run, seg},
-    svm, task, vme,
+    svm, task,
 };
 
 /// Vectors.
@@ -403,13 +403,9 @@ helpers! {
     SoftInt "soft_int" (vector, n) -> Void
         reads SlotSet::All, writes SlotSet::All, effects RAISES_EXITS;
         |cx| {
-            if cx.state.vm86() && n != 0 {
-                if vme::soft_int(cx, vector as u8)? {
-                    return Ok(0);
-                }
-                if cx.state.iopl() < 3 {
-                    return Err(with_error(vector::GP, 0));
-                }
+            let vm86 = cx.state.vm86();
+            if vm86 && n != 0 && cx.state.iopl() < 3 {
+                return Err(with_error(vector::GP, 0));
             }
             deliver(cx, vector as u8, Source::Software, None, false)?;
             interrupts::look(cx);

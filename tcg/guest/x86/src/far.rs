@@ -15,7 +15,7 @@ use crate::{
     segment::{self, CODE, CONFORMING, DB, Descriptor, L, P, RW, S},
     stack::Stack,
     state::{Cpu, seg},
-    task, vme,
+    task,
 };
 
 fn gp<T>(selector: u16) -> Result<T, Trap> {
@@ -323,15 +323,14 @@ fn return_flags(s: &Cpu, new: u64, log2: u32) -> u64 {
 fn iret(cx: &mut Cx<'_, X86>, log2: u32) -> Result<(), Trap> {
     let mut stack = Stack::current(cx.state);
     if !cx.state.protected() || cx.state.vm86() {
-        let virt = cx.state.vm86() && cx.state.iopl() < 3;
-        if virt && !(vme::on(cx.state) && log2 == 1) {
+        if cx.state.vm86() && cx.state.iopl() < 3 {
             return gp(0);
         }
         let rip = stack.pop(cx, log2)?;
         let cs = stack.pop(cx, log2)? as u16;
         let new = stack.pop(cx, log2)?;
         let s = &mut *cx.state;
-        let mut f = if virt { vme::taken(s, new)? } else { return_flags(s, new, log2) };
+        let mut f = return_flags(s, new, log2);
         if s.vm86() {
             f = f & !flags::IOPL | s.sys & flags::IOPL;
         }

@@ -91,11 +91,7 @@ impl Guest for X86 {
         if config.guest != GuestArch::X86_64 {
             return Err(AccelError::WrongGuest { accel: "tcg", guest: config.guest });
         }
-        let (model, left_out) = Model::told(&config.cpu, config.topology)?;
-        if let Some(line) = left_out {
-            tracing::warn!("{line}");
-        }
-        Ok(Self::with_model(model))
+        Model::new(&config.cpu, config.topology).map(Self::with_model)
     }
 
     fn slots(&self) -> &SlotTable {

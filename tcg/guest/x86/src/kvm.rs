@@ -17,9 +17,8 @@ pub(crate) const WALL_CLOCK: u32 = 0x4b56_4d00;
 /// MSR_KVM_WALL_CLOCK.
 pub(crate) const WALL_CLOCK_OLD: u32 = 0x11;
 
-/// Bits of leaf 0x40000001: the clock by the old pair of registers, and by the new one.
-pub(crate) const CLOCK: u32 = 1;
-pub(crate) const CLOCK_NEW: u32 = 1 << 3;
+/// Leaf 0x40000001: clock by both pairs of registers, and its rate is the same for all vCPUs.
+pub(crate) const FEATURES: u32 = 1 | 1 << 3 | 1 << 24;
 
 const ENABLED: u64 = 1;
 /// Flag of the time page: readings of different vCPUs compare.

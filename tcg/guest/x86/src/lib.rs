@@ -43,7 +43,6 @@ mod task;
 mod text;
 mod translate;
 mod user;
-mod vme;
 mod wide;
 mod x87;
 mod xsave;

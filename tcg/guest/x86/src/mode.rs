@@ -11,7 +11,6 @@ use crate::{
     flags,
     segment::{self, Class},
     state::{Cpu, seg},
-    vme,
 };
 
 /// MMU index of user accesses.
@@ -38,8 +37,6 @@ pub struct Mode {
     pub cpl: u8,
     /// The privilege level is within IOPL.
     pub io_ok: bool,
-    /// VIF stands for IF where it is not.
-    pub vme: bool,
     /// MMU index of loads and stores.
     pub mmu: usize,
     /// Trap behind each instruction.
@@ -106,7 +103,6 @@ impl Mode {
             vm86: s.vm86(),
             cpl: s.cpl,
             io_ok: s.cpl <= s.iopl(),
-            vme: vme::on(s),
             mmu: data_mmu(s),
             tf: s.sys & flags::TF != 0,
             shadow: s.shadow != 0,
@@ -152,8 +148,7 @@ impl Mode {
             | (self.segs[seg::CS] as u64) << 24
             | (self.avx512 as u64) << 59
             | (self.high as u64) << 60
-            | (self.guest as u64) << 61
-            | (self.vme as u64) << 62;
+            | (self.guest as u64) << 61;
         if self.cs_base & !0xf_fff0 != 0 {
             return common | ODD | (self.cs_base as u64) << 27;
         }
@@ -182,7 +177,6 @@ impl Mode {
             vm86: bit(4),
             cpl: (bits >> 5 & 3) as u8,
             io_ok: bit(7),
-            vme: bit(62),
             mmu: (bits >> 8 & 3) as usize,
             tf: bit(10),
             shadow: bit(11),
@@ -251,7 +245,6 @@ mod tests {
             mxcsr: 9,
             unmasked: true,
             avx512: true,
-            vme: true,
             cs_base: 0xf_fff0,
             ..base
         };

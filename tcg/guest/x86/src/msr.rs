@@ -39,10 +39,6 @@ const EFER: u32 = 0xc000_0080;
 const VM_CR: u32 = 0xc001_0114;
 /// Bit of VM_CR: EFER.SVME cannot be set. It stays while bit 3 locks it.
 const SVMDIS: u64 = 1 << 4;
-/// IA32_XSS: components of the system's own, of which there are none.
-const XSS: u32 = 0xda0;
-/// AMD's OSVW: how many errata software can learn of, and which. None.
-const OSVW: [u32; 2] = [0xc001_0140, 0xc001_0141];
 const HSAVE: u32 = 0xc001_0117;
 /// Words of the extension's state are only saved under numbers from here on, and only where there is a guest or would be one.
 const SVM_WORDS: u32 = 0xc001_01e0;
@@ -141,12 +137,11 @@ fn apic_deadline(ticks: u64, khz: u64) -> u64 {
     if (ticks as i64) < 0 { 1 } else { ns_of_ticks(ticks, khz).max(1) }
 }
 
-/// Sets the time stamp counter; what it was moved by.
-pub(crate) fn set_tsc(cx: &mut Cx<'_, X86>, value: u64) -> u64 {
+/// Sets the time stamp counter.
+pub(crate) fn set_tsc(cx: &mut Cx<'_, X86>, value: u64) {
     let delta = value.wrapping_sub(tsc(cx));
     let m = &mut cx.state.msrs;
     m.tsc_offset = m.tsc_offset.wrapping_add(delta);
-    delta
 }
 
 /// True for registers that a local APIC of the machine answers for.
@@ -172,8 +167,6 @@ pub(crate) fn read(cx: &mut Cx<'_, X86>, index: u32) -> Result<u64, Trap> {
         EFER => Ok(cx.state.msrs.efer),
         VM_CR if cx.guest().model().has().svm => Ok(cx.state.svm.vm_cr),
         HSAVE if cx.guest().model().has().svm => Ok(cx.state.svm.hsave),
-        XSS if cx.guest().model().has().xsaves => Ok(0),
-        n if OSVW.contains(&n) && cx.guest().model().has().osvw => Ok(0),
         FS_BASE => Ok(cx.state.seg_base[seg::FS]),
         GS_BASE => Ok(cx.state.seg_base[seg::GS]),
         _ => match plain(cx.state, index) {
@@ -205,11 +198,7 @@ pub(crate) fn write(cx: &mut Cx<'_, X86>, index: u32, value: u64) -> Result<(), 
     match index {
         kvm::SYSTEM_TIME | kvm::SYSTEM_TIME_OLD => kvm::set_system_time(cx, value),
         kvm::WALL_CLOCK | kvm::WALL_CLOCK_OLD => kvm::set_wall_clock(cx, value),
-        TSC => {
-            let delta = set_tsc(cx, value);
-            // What software moves the counter by is seen there as well (SDM volume 3, 18.17.3).
-            cx.state.msrs.tsc_adjust = cx.state.msrs.tsc_adjust.wrapping_add(delta);
-        }
+        TSC => set_tsc(cx, value),
         TSC_ADJUST => {
             let delta = value.wrapping_sub(cx.state.msrs.tsc_adjust);
             let m = &mut cx.state.msrs;
@@ -239,7 +228,6 @@ pub(crate) fn write(cx: &mut Cx<'_, X86>, index: u32, value: u64) -> Result<(), 
             }
             cx.state.svm.hsave = value;
         }
-        XSS if cx.guest().model().has().xsaves && value == 0 => {}
         FS_BASE => cx.state.seg_base[seg::FS] = value,
         GS_BASE => cx.state.seg_base[seg::GS] = value,
         0x277 if (0..8).any(|n| matches!(value >> (8 * n) & 0xff, 2 | 3 | 8..)) => return Err(gp()),

@@ -68,7 +68,7 @@ pub(crate) fn reset(model: &Model, index: u32) -> Cpu {
             sysenter_eip: 0,
             pat: 0x0007_0406_0007_0406,
             apic_base: 0xfee0_0800 | if index == 0 { 0x100 } else { 0 },
-            tsc_khz: model.tsc_khz,
+            tsc_khz: msr::TSC_KHZ,
             tsc_aux: 0,
             tsc_offset: 0,
             tsc_adjust: 0,

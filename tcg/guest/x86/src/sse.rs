@@ -65,12 +65,6 @@ pub(crate) fn clear_from(s: &mut Cpu, reg: usize, from: usize) {
     }
 }
 
-/// Mask and place of a field; of length 0 it has 64 bits. What reaches beyond the word is undefined.
-fn field(place: u64) -> (u64, u64) {
-    let (len, at) = (place & 63, place >> 8 & 63);
-    (if len == 0 { u64::MAX } else { (1 << len) - 1 }, at)
-}
-
 fn is_signed(s: &Cpu, reg: usize, n: usize, bytes: usize) -> bool {
     lane(s, reg, n, bytes) >> (bytes * 8 - 1) & 1 != 0
 }
@@ -201,22 +195,6 @@ helpers! {
                 cx.store(at, m, data >> (8 * n) & 0xff)?;
             }
             Ok::<u64, Trap>(0)
-        }
-
-    /// EXTRQ: a field of `v`. `place`: bits of it, and from which on, a byte each.
-    ExtractField "extract_field" (v, place) -> I64
-        reads SlotSet::None, writes SlotSet::None, effects Effects::PURE;
-        |_cx| {
-            let (mask, at) = field(place);
-            Ok(v >> at & mask)
-        }
-
-    /// INSERTQ: `v` with a field replaced.
-    InsertField "insert_field" (v, new, place) -> I64
-        reads SlotSet::None, writes SlotSet::None, effects Effects::PURE;
-        |_cx| {
-            let (mask, at) = field(place);
-            Ok(v & !(mask << at) | (new & mask) << at)
         }
 
     /// A gather from `base`, described by `how`.

@@ -400,11 +400,11 @@ helpers! {
         |cx| xsave::xsave(cx, at, how & 1 != 0, xsave::Form::from_bits(how >> 1)).map(|()| 0)
 
     /// XRSTOR.
-    Xrstor "xrstor" (at, how) -> Void
+    Xrstor "xrstor" (at, wide) -> Void
         reads SlotSet::All, writes SlotSet::All, effects RAISES_MEMORY.union(Effects::FP);
         |cx| {
             let pkru = cx.state.pkru;
-            xsave::xrstor(cx, at, how & 1 != 0, how >> 1 != 0)?;
+            xsave::xrstor(cx, at, wide != 0)?;
             keys_changed(cx, pkru);
             Ok(0)
         }

@@ -7,7 +7,7 @@ use crate::{
     exceptions::{self, vector},
     guest::X86,
     helpers::{RAISES_MEMORY, helpers},
-    mode, segment,
+    segment,
     stack::Stack,
     state::{self, Cpu},
     strings,
@@ -290,26 +290,6 @@ helpers! {
     LockNeg "lock_neg" (at, how) -> I64
         reads SlotSet::None, writes SlotSet::None, effects RAISES_MEMORY;
         |cx| lock_neg(cx, at, how)
-
-    /// MOVDIR64B: 64 bytes, of which the destination is aligned.
-    CopyLine "copy_line" (from, to) -> Void
-        reads SlotSet::All, writes SlotSet::None, effects RAISES_MEMORY;
-        |cx| {
-            if to & 63 != 0 {
-                return Err(exceptions::with_error(vector::GP, 0));
-            }
-            let (mmu, mut line) = (mode::data_mmu(cx.state), [0; 64]);
-            cx.load_run(from, mmu, &mut line)?;
-            cx.store_run(to, mmu, &line).map(|()| 0)
-        }
-
-    /// CLZERO.
-    ZeroLine "zero_line" (at) -> Void
-        reads SlotSet::All, writes SlotSet::None, effects RAISES_MEMORY;
-        |cx| {
-            let mmu = mode::data_mmu(cx.state);
-            cx.store_run(at, mmu, &[0; 64]).map(|()| 0)
-        }
 
     /// BOUND: `index`, the operand's address, log2 of the size and the MMU index from bit 8.
     Bound "bound" (index, at, how) -> Void

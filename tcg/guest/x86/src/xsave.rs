@@ -258,7 +258,7 @@ pub(crate) enum Form {
     Standard,
     /// XSAVEOPT: what is in its initial state is not written.
     Optimized,
-    /// XSAVEC: the same, and components follow each other. XSAVES is the same where there are no components of the system's own.
+    /// XSAVEC: the same, and components follow each other.
     Compact,
 }
 
@@ -352,8 +352,8 @@ pub(crate) fn xsave(cx: &mut Cx<'_, X86>, at: u64, wide: bool, form: Form) -> Re
     Ok(())
 }
 
-/// XRSTOR in both forms, and XRSTORS, which takes the compacted one alone.
-pub(crate) fn xrstor(cx: &mut Cx<'_, X86>, at: u64, wide: bool, supervisor: bool) -> Result<(), Trap> {
+/// XRSTOR in both forms.
+pub(crate) fn xrstor(cx: &mut Cx<'_, X86>, at: u64, wide: bool) -> Result<(), Trap> {
     if at & 63 != 0 {
         return gp();
     }
@@ -361,11 +361,7 @@ pub(crate) fn xrstor(cx: &mut Cx<'_, X86>, at: u64, wide: bool, supervisor: bool
     let mut image = [0; LEGACY + 64];
     read_bytes(cx, at, &mut image)?;
     let (bv, comp) = (take(&image, LEGACY, 8), take(&image, LEGACY + 8, 8));
-    let has = cx.guest().model().has();
-    let compact = comp & COMPACTED != 0 && (has.xsavec || has.xsaves);
-    if supervisor && !compact {
-        return gp();
-    }
+    let compact = comp & COMPACTED != 0 && cx.guest().model().has().xsavec;
     let reserved = |from: usize| (from..64).step_by(8).any(|n| take(&image, LEGACY + n, 8) != 0);
     let present = comp & !COMPACTED;
     let bad = if compact {

@@ -10,22 +10,76 @@
 mod common;
 #[path = "native/host.rs"]
 mod host;
-#[path = "native/plain.rs"]
-mod plain;
 #[path = "native/rng.rs"]
 mod rng;
 
 use common::Rig;
 use host::{DATA, DATA_SIZE, FLAGS, Host, Registers};
 use iced_x86::{
-    Decoder, DecoderOptions, Encoder, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess,
-    OpKind, Register,
+    CpuidFeature, Decoder, DecoderOptions, Encoder, FlowControl, Instruction, InstructionInfoFactory,
+    Mnemonic, OpAccess, OpKind, Register, RflagsBits,
 };
-use plain::{flag_mask, is_odd, known, plain_operands};
 use rng::Rng;
 
 const CODE: u64 = 0x1000;
 const ARITH: u64 = 0x8d5;
+
+impl Rng {
+    fn value(&mut self) -> u64 {
+        const EDGES: [u64; 16] = [
+            0,
+            1,
+            2,
+            7,
+            8,
+            15,
+            16,
+            31,
+            32,
+            63,
+            64,
+            u64::MAX,
+            1 << 63,
+            i64::MAX as u64,
+            0x8000_0000,
+            0xffff_ffff_8000_0080,
+        ];
+        match self.below(4) {
+            0 => EDGES[self.below(16) as usize],
+            1 => self.next() & 0xffff,
+            2 => self.next() as u32 as i32 as u64,
+            _ => self.next(),
+        }
+    }
+}
+
+/// Features that the translator and, checked at run time, the host have.
+fn known(f: CpuidFeature) -> bool {
+    use CpuidFeature as F;
+    match f {
+        F::INTEL8086 | F::INTEL186 | F::INTEL286 | F::INTEL386 | F::INTEL486 | F::X64 | F::CMOV => true,
+        F::BMI1 => std::is_x86_feature_detected!("bmi1"),
+        F::BMI2 => std::is_x86_feature_detected!("bmi2"),
+        F::ADX => std::is_x86_feature_detected!("adx"),
+        F::LZCNT => std::is_x86_feature_detected!("lzcnt"),
+        F::POPCNT => std::is_x86_feature_detected!("popcnt"),
+        F::MOVBE => std::is_x86_feature_detected!("movbe"),
+        F::CX8 | F::CMPXCHG16B => std::is_x86_feature_detected!("cmpxchg16b"),
+        _ => false,
+    }
+}
+
+fn flag_mask(bits: u32) -> u64 {
+    let pairs = [
+        (RflagsBits::OF, 1 << 11),
+        (RflagsBits::SF, 1 << 7),
+        (RflagsBits::ZF, 1 << 6),
+        (RflagsBits::AF, 1 << 4),
+        (RflagsBits::CF, 1),
+        (RflagsBits::PF, 1 << 2),
+    ];
+    pairs.iter().filter(|(b, _)| bits & b != 0).fold(0, |m, (_, f)| m | f)
+}
 
 /// A random instruction in its final encoding, or nothing if the bytes make none that can be compared.
 fn instruction(rng: &mut Rng, info: &mut InstructionInfoFactory) -> Option<(Instruction, Vec<u8>)> {
@@ -55,10 +109,56 @@ fn instruction(rng: &mut Rng, info: &mut InstructionInfoFactory) -> Option<(Inst
     }
     use Mnemonic as M;
     let out = (0..i.op_count()).any(|n| i.op_kind(n) == OpKind::Register && !i.op_register(n).is_gpr());
-    if out || is_odd(&i) {
+    let odd = matches!(
+        i.mnemonic(),
+        M::Div
+            | M::Idiv
+            | M::In
+            | M::Out
+            | M::Lar
+            | M::Lsl
+            | M::Verr
+            | M::Verw
+            | M::Sldt
+            | M::Str
+            | M::Smsw
+            | M::Std
+            | M::Sgdt
+            | M::Sidt
+            | M::Xlatb
+            | M::Lss
+            | M::Lfs
+            | M::Lgs
+            | M::Enter
+            | M::Leave
+            | M::Cpuid
+            | M::Rdtsc
+            | M::Hlt
+            | M::Cli
+            | M::Sti
+            | M::Popfq
+            | M::Salc
+            | M::Reservednop
+            | M::Wait
+    );
+    if out || odd {
         return None;
     }
-    if !plain_operands(&i) {
+    if (0..i.op_count()).any(|n| {
+        !matches!(
+            i.op_kind(n),
+            OpKind::Register
+                | OpKind::Memory
+                | OpKind::Immediate8
+                | OpKind::Immediate16
+                | OpKind::Immediate32
+                | OpKind::Immediate64
+                | OpKind::Immediate8to16
+                | OpKind::Immediate8to32
+                | OpKind::Immediate8to64
+                | OpKind::Immediate32to64
+        )
+    }) {
         return None;
     }
     let memory = (0..i.op_count()).any(|n| i.op_kind(n) == OpKind::Memory);

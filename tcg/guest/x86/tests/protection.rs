@@ -299,67 +299,6 @@ fn virtual_8086_mode_comes_and_goes() {
     });
 }
 
-/// With VME a program below IOPL has an interrupt flag of its own, and takes the software interrupts that the bitmap leaves to it.
-#[test]
-fn virtual_interrupts_of_8086_programs() {
-    const SEEN: u64 = 0x3200;
-    let vme = |rig: &Rig, code: &[u8], rflags: u64| {
-        let mut s = vm86(rig, code, rflags);
-        s.cr4 |= 1;
-        s.tr.limit = 200;
-        rig.write(TSS + 102, &[136, 0]);
-        rig.write(TSS + 104, &[0; 32]);
-        // INT 0x22 is the kernel's.
-        rig.write(TSS + 104 + 4, &[1 << 2]);
-        put32(rig, 4 * 0x20, 0x300 << 16 | 0x180);
-        // pop si; pop di; pop bp; int 0x22
-        rig.write(0x3180, b"\x5e\x5f\x5d\xcd\x22");
-        s
-    };
-    both(|rig| {
-        // pushf; pop ax; sti; pushf; pop bx; cli; pushf; pop cx; sti; int 0x20
-        let s = vme(rig, b"\x9c\x58\xfb\x9c\x5b\xfa\x9c\x59\xfb\xcd\x20", 0);
-        let (v, t) = handler(rig, &s);
-        assert_eq!((v, get32(rig, t.rsp), get32(rig, t.rsp + 4)), (13, 0, 0x183));
-        assert_eq!([t.rax & SEEN, t.rbx & SEEN, t.rcx & SEEN], [0x3000, 0x3200, 0x3000]);
-        assert_eq!([t.rsi & 0xffff, t.rdi & 0xffff, t.rbp & SEEN], [0x10b, 0x300, 0x3200]);
-        let rflags = get32(rig, t.rsp + 12);
-        assert_eq!(rflags & (1 << 17 | 1 << 19 | SEEN), 1 << 17, "neither IF nor VIF: {rflags:x}");
-        // push 0x200; popf; pushf; pop ax; int 0x22
-        let s = vme(rig, b"\x68\0\x02\x9d\x9c\x58\xcd\x22", 0);
-        let (v, t) = handler(rig, &s);
-        assert_eq!((v, t.rax & SEEN, get32(rig, t.rsp + 12) & 1 << 19), (13, SEEN, 1 << 19));
-        // push 0x3200; push 0x400; push 0x10; iret, to 0x400:0x10
-        let s = vme(rig, b"\x68\0\x32\x68\0\x04\x68\x10\0\xcf", 0);
-        rig.write(0x4010, b"\xcd\x22");
-        let (v, t) = handler(rig, &s);
-        assert_eq!((v, get32(rig, t.rsp + 4), get32(rig, t.rsp + 8)), (13, 0x10, 0x400));
-        assert_eq!(get32(rig, t.rsp + 12) & (1 << 19 | SEEN), 1 << 19);
-        // Steps, 32-bit forms, and what would let a pending interrupt through go to the kernel.
-        for (code, rflags, at) in [
-            (b"\x68\0\x01\x9d".as_slice(), 0, 0x103),
-            (b"\x66\x9c", 0, 0x100),
-            (b"\xfb", 1 << 20, 0x100),
-            (b"\x68\0\x02\x9d", 1 << 20, 0x103),
-        ] {
-            let s = vme(rig, code, rflags);
-            let (v, t) = handler(rig, &s);
-            assert_eq!((v, get32(rig, t.rsp), get32(rig, t.rsp + 4)), (13, 0, at), "{code:x?}");
-        }
-        // With IOPL 3 the flag is the real one, and the bitmap alone decides.
-        let s = vme(rig, b"\xfb\xcd\x20", 3 << 12);
-        rig.put(IDT + 8 * 0x22, gate(8, HANDLERS + 16 * 0x22, 0xee, 0));
-        let (v, t) = handler(rig, &s);
-        assert_eq!((v, t.rbp & SEEN, get32(rig, t.rsp + 8) & SEEN), (0x22, SEEN, 0x3000));
-        // PVI is the same for CLI and STI of protected programs: sti; pushfd; pop eax; int 0x21
-        let mut s = prot(rig, b"\xfb\x9c\x58\xcd\x21");
-        user(&mut s);
-        s.cr4 |= 2;
-        let (v, t) = handler(rig, &s);
-        assert_eq!((v, t.rax & (1 << 19 | 1 << 9)), (0x21, 1 << 19));
-    });
-}
-
 #[test]
 fn traps_and_breakpoints_of_string_operations_and_mov_ss() {
     both(|rig| {

@@ -167,8 +167,6 @@ options! {
             "Disk with a front end that the board chooses, or with if=none for a -device.";
         "blockdev" "[driver=]NAME,node-name=NAME[,key=value...]" => Group(&storage::BLOCKDEV),
             "Node of the block graph; also as a JSON object.";
-        "fda" "FILE" => Text(storage::fda), "First diskette.";
-        "fdb" "FILE" => Text(storage::fdb), "Second diskette.";
         "hda" "FILE" => Text(storage::hda), "First disk.";
         "hdb" "FILE" => Text(storage::hdb), "Second disk.";
         "hdc" "FILE" => Text(storage::hdc), "Third disk.";
@@ -200,7 +198,6 @@ options! {
         "serial" "BACKEND" => Text(chars::serial),
             "Next serial port: stdio, mon:stdio, null, none, pty, file:PATH, pipe:PATH, tcp:HOST:PORT[,server=on], unix:PATH[,server=on], telnet:HOST:PORT, udp:HOST:PORT, vc, chardev:ID.";
         "parallel" "BACKEND" => Text(chars::parallel), "Next parallel port, with the back ends of -serial.";
-        "debugcon" "BACKEND" => Text(chars::debugcon), "Debug console at port 0xe9, with the back ends of -serial.";
         "monitor" "BACKEND" => Text(chars::monitor), "Human monitor, with the back ends of -serial.";
         "qmp" "BACKEND" => Text(chars::qmp), "QMP monitor, with the back ends of -serial.";
         "qmp-pretty" "BACKEND" => Text(chars::qmp_pretty), "QMP monitor with indented answers.";

@@ -58,19 +58,6 @@ fn here(c: &BoardConfig) -> u32 {
     if c.present.most() == 0 { c.vcpus } else { c.present.count() }
 }
 
-/// The bytes of CMOS that say what is booted from.
-pub(super) fn boot_bytes(order: &str) -> [(u8, u8); 2] {
-    let device = |n: usize| match order.as_bytes().get(n) {
-        Some(b'a' | b'b') => 1,
-        Some(b'c') => 2,
-        Some(b'd') => 3,
-        Some(b'n' | b'o' | b'p') => 4,
-        _ => 0u8,
-    };
-    // No check of the floppy's signature.
-    [(0x3d, device(1) << 4 | device(0)), (0x38, device(2) << 4 | 1)]
-}
-
 /// The bytes of CMOS that firmware sizes memory and finds its settings with.
 pub(super) fn cmos(c: &BoardConfig, low: u64) -> Vec<(u8, u8)> {
     let mut all = Vec::new();
@@ -94,7 +81,16 @@ pub(super) fn cmos(c: &BoardConfig, low: u64) -> Vec<(u8, u8)> {
         n => 1 | (n as u64 - 1) << 6,
     };
     word(0x14, 0x06 | floppies, 1);
-    all.extend(boot_bytes(&c.boot_order));
+    let device = |n: usize| match c.boot_order.as_bytes().get(n) {
+        Some(b'a' | b'b') => 1,
+        Some(b'c') => 2,
+        Some(b'd') => 3,
+        Some(b'n' | b'o' | b'p') => 4,
+        _ => 0u64,
+    };
+    word(0x3d, device(1) << 4 | device(0), 1);
+    // No check of the floppy's signature.
+    word(0x38, device(2) << 4 | 1, 1);
     all
 }
 

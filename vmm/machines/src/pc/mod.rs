@@ -271,8 +271,7 @@ fn isa(b: &mut Board, model: &Model, c: &BoardConfig, layout: &Layout) -> Result
         }
     }
     let cmos = fw_cfg::cmos(c, layout.low);
-    let later = fw_cfg::boot_bytes(&c.boot_later).to_vec();
-    irqs.wire_rtc(b.add("rtc", CmosRtcConfig { cmos, later, ..CmosRtcConfig::default() }).pio(0, 0x70));
+    irqs.wire_rtc(b.add("rtc", CmosRtcConfig { cmos, ..CmosRtcConfig::default() }).pio(0, 0x70));
     if model.switch(c, "i8042", true)? {
         let k = b.add("keyboard", I8042Config::default());
         k.pio(0, 0x60).pio(1, 0x64);

@@ -45,7 +45,6 @@ pub(crate) fn config(kernel: &Path, irqchip: IrqchipMode, append: &str) -> Board
         vga: None,
         fw_cfg: Vec::new(),
         boot_order: String::new(),
-        boot_later: String::new(),
         boot_menu: None,
         no_graphics: false,
         flash: Vec::new(),

@@ -5,32 +5,20 @@
 
 use accel::{
     AccelError, CpuModel,
-    arch::{
-        x86_cpu::{UNSPOKEN, Wanted},
-        x86_topology::{Level, Topology},
-    },
+    arch::x86_topology::{Level, Topology},
 };
 use kvm_bindings::{KVM_CPUID_FLAG_SIGNIFCANT_INDEX, kvm_cpuid_entry2};
 
 use crate::NAME;
 
-use super::models::{Feature, Model, Models, Register};
+use super::models::{Feature, Model, Models, Register, number};
 
 /// The CPUID of a partition, before what differs from vCPU to vCPU.
 pub(crate) struct Template {
     entries: Vec<kvm_cpuid_entry2>,
-    /// The line about features asked for that KVM does not offer.
-    pub(crate) left_out: Option<String>,
-    /// Frequency of the time stamp counter in kHz, if one was asked for.
-    pub(crate) tsc_khz: Option<u32>,
+    /// Features asked for that KVM does not offer.
+    pub(crate) dropped: Vec<String>,
 }
-
-/// What every guest has whose model was not told otherwise: features that exist only in virtual machines, or because of how KVM runs.
-const ALWAYS: [&str; 4] = ["hypervisor", "x2apic", "tsc-deadline", "arat"];
-/// Leaf of KVM's own features, which belong to no model.
-const PARAVIRTUAL: u32 = 0x4000_0001;
-/// Leaf of what a guest of AMD's extension has; there are none.
-const SVM: u32 = 0x8000_000a;
 
 /// `GenuineIntel` and its like from leaf 0.
 pub(crate) fn vendor(entries: &[kvm_cpuid_entry2]) -> String {
@@ -82,13 +70,19 @@ pub(super) enum Apics {
     Memory,
 }
 
+struct Wish {
+    name: String,
+    on: bool,
+}
+
 impl Template {
     pub(crate) fn build(
         supported: &[kvm_cpuid_entry2],
         cpu: &CpuModel,
         apics: Apics,
     ) -> Result<Self, AccelError> {
-        let models = Models::built_in().map_err(|e| AccelError::Cpu(format!("model file: {e}")))?;
+        let bad = |e| AccelError::Cpu(format!("model file: {e}"));
+        let models = Models::built_in().map_err(bad)?;
         let mut offered = supported.to_vec();
         let on = |name: &str, entries: &mut [kvm_cpuid_entry2], on: bool| {
             if let Some(f) = models.feature(name) {
@@ -112,36 +106,89 @@ impl Template {
         on("osxsave", &mut offered, false);
         on("ospke", &mut offered, false);
 
-        let wanted = Wanted::new(&models, cpu, "host")?;
+        let mut model = match cpu.name.as_str() {
+            "" | "host" | "max" => None,
+            name => Some(models.model(name).map_err(bad)?.ok_or_else(|| {
+                let known: Vec<_> = models.names().collect();
+                let hint =
+                    super::models::near(name, ["host", "max"].into_iter().chain(known.iter().copied()))
+                        .map_or_else(|| ",".to_owned(), |n| format!(", did you mean '{n}'?"));
+                AccelError::Cpu(format!(
+                    "model '{name}' does not exist{hint} expected host, max, {}",
+                    known.join(", ")
+                ))
+            })?),
+        };
+        let mut kvm_leaves = true;
+        let mut phys_bits = None;
+        let mut wishes = Vec::new();
+        let mut named = model.clone().unwrap_or_default();
+        let mut identity_changed = false;
+        for (key, value) in &cpu.features {
+            let need = || {
+                number(value)
+                    .ok_or_else(|| AccelError::Cpu(format!("property '{key}': '{value}' is not a number")))
+            };
+            let switched = || match value.as_str() {
+                "on" | "true" | "yes" => Ok(true),
+                "off" | "false" | "no" => Ok(false),
+                v => Err(AccelError::Cpu(format!("feature '{key}': '{v}' is neither on nor off"))),
+            };
+            match key.as_str() {
+                "family" => named.family = need()?,
+                "model" => named.model = need()?,
+                "stepping" => named.stepping = need()?,
+                "level" => named.level = need()?,
+                "xlevel" => named.xlevel = need()?,
+                "phys-bits" => phys_bits = Some(need()?),
+                "kvm" => kvm_leaves = switched()?,
+                "vendor" if value.len() == 12 && value.is_ascii() => named.vendor.clone_from(value),
+                "model-id" if value.len() < 48 && value.is_ascii() => named.brand.clone_from(value),
+                name if models.feature(name).is_some() => {
+                    wishes.push(Wish { name: name.to_owned(), on: switched()? });
+                    continue;
+                }
+                name => {
+                    let hint =
+                        models.nearest(name).map_or_else(String::new, |n| format!(", did you mean '{n}'?"));
+                    return Err(AccelError::Cpu(format!(
+                        "feature or property '{name}' does not exist{hint}"
+                    )));
+                }
+            }
+            identity_changed |= !matches!(key.as_str(), "phys-bits" | "kvm");
+        }
+        if let Some(m) = &mut model {
+            *m = named;
+        } else if identity_changed {
+            return Err(AccelError::Cpu(
+                "model 'host' keeps the host's identity: vendor, family, model, stepping, level, xlevel and model-id \
+                 need a named model"
+                    .to_owned(),
+            ));
+        }
+
         let mut dropped = Vec::new();
-        let mut entries = match &wanted.model {
+        let mut entries = match &model {
             Some(m) => named_entries(&models, m, &mut offered, &mut dropped),
             None => offered.clone(),
         };
-        for (name, on) in &wanted.switched {
-            let Some(f) = models.feature(name) else { continue };
-            dropped.retain(|d| d != name);
-            if *on && !get(&mut offered, f) {
-                dropped.push((*name).to_owned());
+        for Wish { name, on } in wishes {
+            let Some(f) = models.feature(&name) else { continue };
+            if on && !get(&mut offered, f) {
+                dropped.push(name);
             } else {
-                set(&mut entries, f, *on);
-            }
-            // The clock has two pairs of registers with a bit each.
-            if *name == "kvmclock"
-                && let Some(e) = find(&mut entries, PARAVIRTUAL, 0)
-            {
-                e.eax = e.eax & !8 | (e.eax & 1) << 3;
+                set(&mut entries, f, on);
             }
         }
-        let left_out = wanted.missing(NAME, &dropped)?;
         limit_xsave(&models, &mut entries);
         let amd = vendor(&entries) == "AuthenticAMD";
         let basic = find(&mut entries, 1, 0).map_or(0, |e| e.edx);
         if let Some(e) = find(&mut entries, 0x8000_0001, 0) {
             e.edx = if amd { e.edx | basic & AMD_ALIASES } else { e.edx };
         }
-        if let (Some(bits), Some(e)) = (wanted.phys_bits, find(&mut entries, 0x8000_0008, 0)) {
-            if bits > e.eax & 0xFF {
+        if let (Some(bits), Some(e)) = (phys_bits, find(&mut entries, 0x8000_0008, 0)) {
+            if !(32..=52).contains(&bits) || bits > e.eax & 0xFF {
                 return Err(AccelError::Cpu(format!(
                     "property 'phys-bits': expected 32 to {}",
                     e.eax & 0xFF
@@ -149,10 +196,10 @@ impl Template {
             }
             e.eax = e.eax & !0xFF | bits;
         }
-        if !wanted.kvm {
+        if !kvm_leaves {
             entries.retain(|e| e.function & 0xFFFF_FF00 != 0x4000_0000);
         }
-        Ok(Self { entries, left_out, tsc_khz: wanted.tsc_khz })
+        Ok(Self { entries, dropped })
     }
 
     /// The entries of one vCPU: APIC identity and topology.
@@ -218,15 +265,16 @@ fn named_entries(
     dropped: &mut Vec<String>,
 ) -> Vec<kvm_cpuid_entry2> {
     let mut entries = offered.to_vec();
-    for f in models.features.iter().filter(|f| f.leaf != PARAVIRTUAL) {
+    // These exist only in virtual machines, or because of how KVM runs; every model has them.
+    let always = |name: &str| matches!(name, "hypervisor" | "x2apic" | "tsc-deadline" | "arat");
+    for f in &models.features {
         let wanted = model.features.contains(f.name);
         let there = get(offered, f);
-        let name = f.name;
-        if wanted && !there && !UNSPOKEN.contains(&name) && name != "svm" && f.leaf != SVM {
+        if wanted && !there {
             dropped.push(f.name.to_owned());
         }
-        if name != "hypervisor" || !there {
-            set(&mut entries, f, there && (wanted || ALWAYS.contains(&name)));
+        if f.name != "hypervisor" || !there {
+            set(&mut entries, f, there && (wanted || always(f.name)));
         }
     }
     // Words without a named bit, and bits without a name, are not part of the model.
@@ -238,7 +286,7 @@ fn named_entries(
                 .filter(|f| f.leaf == e.function && f.subleaf == e.index && f.register == r)
                 .fold(0, |m, f| m | 1 << f.bit);
             // Leaf 1 EBX and leaf 0x80000008 EAX are not flags; a register without names is left to its leaf.
-            if named != 0 && e.function != PARAVIRTUAL {
+            if named != 0 {
                 *register(e, r) &= named;
             }
         }
@@ -363,11 +411,8 @@ mod tests {
     #[test]
     fn a_named_model_shows_its_identity_and_no_more_than_kvm_has() {
         let t = build("EPYC", &[]).unwrap();
-        let left_out = t.left_out.clone().unwrap();
-        assert!(
-            left_out.contains(" avx2,") && !left_out.contains(" lm,") && !left_out.contains("svm"),
-            "{left_out}"
-        );
+        assert!(t.dropped.iter().any(|d| d == "avx2"), "{:?}", t.dropped);
+        assert!(!t.dropped.iter().any(|d| d == "lm"));
         let mut e = t.for_vcpu(2, &Topology::flat(4));
         assert_eq!(vendor(&e), "AuthenticAMD");
         let one = *find(&mut e, 1, 0).unwrap();
@@ -405,18 +450,15 @@ mod tests {
             build("host", &[("smep", "off"), ("x2apic", "off")]).unwrap().for_vcpu(0, &Topology::flat(1));
         assert_eq!(find(&mut e, 7, 0).unwrap().ebx & 1 << 7, 0);
         assert_eq!(find(&mut e, 1, 0).unwrap().ecx & 1 << 21, 0);
-        let left_out = build("qemu64", &[("avx512f", "on")]).unwrap().left_out.unwrap();
-        assert!(left_out.ends_with("accelerator kvm does not have avx512f"), "{left_out}");
-        assert!(build("qemu64", &[("avx512f", "on"), ("enforce", "on")]).is_err());
+        assert_eq!(build("qemu64", &[("avx512f", "on")]).unwrap().dropped, ["avx512f"]);
         let error = |r: Result<Template, AccelError>| r.err().unwrap().to_string();
         assert!(error(build("host", &[("avx3", "on")])).contains("did you mean 'avx"));
         assert!(error(build("host", &[("smep", "perhaps")])).contains("neither on nor off"));
-        assert!(error(build("Elbrus", &[])).contains("model 'Elbrus' does not exist; there are max, host"));
-        assert!(error(build("EPIC", &[])).contains("did you mean 'EPYC'?; there are max, host"));
+        assert!(error(build("Elbrus", &[])).contains("model 'Elbrus' does not exist, expected host, max"));
+        assert!(error(build("EPIC", &[])).contains("did you mean 'EPYC'? expected host, max"));
         assert!(
             error(build("host", &[("svm", "on")])).contains("feature 'svm': SVM guests inside of a guest")
         );
-        assert!(build("EPYC", &[("svm", "off")]).is_ok());
         assert!(error(build("host", &[("family", "6")])).contains("named model"));
         assert!(build("host", &[("phys-bits", "60")]).is_err());
     }

@@ -113,7 +113,9 @@ pub(crate) fn cpu_models() -> Vec<(String, String)> {
         ("max".to_owned(), "everything that KVM offers".to_owned()),
     ];
     // The data file is part of the program and tested, so it can be read.
-    list.extend(models::Models::built_in().and_then(|m| m.described()).unwrap_or_default());
+    if let Ok(models) = models::Models::built_in().and_then(|m| m.list()) {
+        list.extend(models.into_iter().map(|m| (m.name, m.about)));
+    }
     list
 }
 
@@ -153,8 +155,8 @@ pub(crate) fn create_vm(kvm: &KvmFd, config: &PartitionConfig) -> Result<Created
         _ => cpuid::Apics::Kvm { deadline_timer },
     };
     let cpuid = cpuid::Template::build(supported.as_slice(), &config.cpu, apics)?;
-    if let Some(line) = &cpuid.left_out {
-        tracing::warn!("{line}");
+    for name in &cpuid.dropped {
+        tracing::warn!("cpu feature '{name}' is not offered by this host's KVM and was left out");
     }
 
     let vm = kvm.create_vm().map_err(refused("creating a virtual machine (KVM_CREATE_VM)"))?;
@@ -220,13 +222,7 @@ impl VmArch {
         let cpuid = CpuId::from_entries(&entries).map_err(|_| {
             AccelError::Cpu(format!("model needs {} CPUID entries, too many for KVM", entries.len()))
         })?;
-        fd.set_cpuid2(&cpuid).map_err(refused("setting the CPUID of a vCPU (KVM_SET_CPUID2)"))?;
-        match self.cpuid.tsc_khz {
-            Some(khz) => {
-                fd.set_tsc_khz(khz).map_err(refused("setting the frequency of the time stamp counter"))
-            }
-            None => Ok(()),
-        }
+        fd.set_cpuid2(&cpuid).map_err(refused("setting the CPUID of a vCPU (KVM_SET_CPUID2)"))
     }
 }
 

@@ -1,3 +1,3 @@
 //! The CPU models and feature names, which the contract holds for all accelerators.
 
-pub(super) use accel::arch::x86_models::{Feature, Model, Models, Register};
+pub(super) use accel::arch::x86_models::{Feature, Model, Models, Register, near, number};

@@ -268,43 +268,24 @@ impl Translator<'_, '_> {
     }
 
     fn pushf(&mut self) {
-        let virt = self.mode.vm86 && !self.mode.io_ok;
-        if virt && !(self.mode.vme && self.stack_bytes() == 2) {
+        if self.mode.vm86 && !self.mode.io_ok {
             self.raise(exceptions::with_error(vector::GP, 0));
             return;
         }
-        let mut f = self.rflags();
-        if virt {
-            // VIF is the program's IF, its IOPL is 3.
-            let vif = self.b.extract(f, 19, 1);
-            f = self.b.deposit(f, vif, 9, 1);
-            let three = self.b.iconst(Type::I64, 3);
-            f = self.b.deposit(f, three, 12, 2);
-        }
+        let f = self.rflags();
         let f = self.b.trunc(int(self.stack_bytes()), f);
         self.push_value(f);
     }
 
     fn popf(&mut self) {
-        let virt = self.mode.vm86 && !self.mode.io_ok;
-        let ty = int(self.stack_bytes());
-        if virt && !(self.mode.vme && ty == Type::I16) {
+        if self.mode.vm86 && !self.mode.io_ok {
             self.raise(exceptions::with_error(vector::GP, 0));
             return;
         }
+        let ty = int(self.stack_bytes());
         let (v, sp) = self.peek(ty);
-        let v = self.b.zext(Type::I64, v);
-        if virt {
-            let sys = self.b.get(state::SYS, Type::I64);
-            let [wants, pending, step] =
-                [(v, 9), (sys, 20), (v, 8)].map(|(f, bit)| self.b.extract(f, bit, 1));
-            let bad = self.b.and(wants, pending);
-            let bad = self.b.or(bad, step);
-            self.raise_if(bad, exceptions::with_error(vector::GP, 0));
-            let sys = self.b.deposit(sys, wants, 19, 1);
-            self.b.set(state::SYS, sys);
-        }
         self.set_gpr(4, sp);
+        let v = self.b.zext(Type::I64, v);
         self.set_rflags(v, flags::ARITH);
         let mut which = flags::TF | flags::DF | flags::NT;
         if ty != Type::I16 {

@@ -13,7 +13,6 @@ mod bit;
 mod control;
 mod data;
 mod debug;
-mod direct;
 mod evex;
 mod flags;
 mod fpu_env;
@@ -284,7 +283,6 @@ impl Translator<'_, '_> {
             || self.string(m)
             || self.segment(m)
             || self.system(m)
-            || self.direct(m)
             || self.svm(m)
             || self.fpu_env(m)
             || self.sse(m)

@@ -40,7 +40,6 @@ impl Translator<'_, '_> {
             }
             M::Cld => self.change_sys(flags::DF, false),
             M::Std => self.change_sys(flags::DF, true),
-            M::Cli | M::Sti if self.mode.vme && !self.mode.io_ok => self.virtual_if(m == M::Sti),
             M::Cli => {
                 if self.may_change_if() {
                     self.change_sys(flags::IF, false);
@@ -240,17 +239,6 @@ impl Translator<'_, '_> {
             M::Xsave | M::Xsave64 => self.save_xsave::<Xsave>(m == M::Xsave64, 0, true),
             M::Xsaveopt | M::Xsaveopt64 => self.save_xsave::<Xsave>(m == M::Xsaveopt64, 1, true),
             M::Xsavec | M::Xsavec64 => self.save_xsave::<Xsave>(m == M::Xsavec64, 2, true),
-            M::Xsaves | M::Xsaves64 | M::Xrstors | M::Xrstors64 => {
-                let save = matches!(m, M::Xsaves | M::Xsaves64);
-                let wide = matches!(m, M::Xsaves64 | M::Xrstors64);
-                if !self.mode.osxsave {
-                    self.undefined();
-                } else if self.need_cpl0() && save {
-                    self.save_xsave::<Xsave>(wide, 2, true);
-                } else if self.mode.cpl == 0 {
-                    self.save_xsave::<Xrstor>(wide, 1, false);
-                }
-            }
             M::Xrstor | M::Xrstor64 => self.save_xsave::<Xrstor>(m == M::Xrstor64, 0, false),
             _ => return false,
         }
@@ -310,16 +298,6 @@ impl Translator<'_, '_> {
             self.raise(exceptions::with_error(vector::GP, 0));
         }
         ok
-    }
-
-    /// CLI and STI of VIF, which cannot be set while an interrupt is pending for it.
-    fn virtual_if(&mut self, on: bool) {
-        if on {
-            let sys = self.b.get(state::SYS, Type::I64);
-            let pending = self.b.extract(sys, 20, 1);
-            self.raise_if(pending, exceptions::with_error(vector::GP, 0));
-        }
-        self.change_sys(flags::VIF, on);
     }
 
     /// EDX:EAX from an i64.

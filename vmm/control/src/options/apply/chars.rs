@@ -6,8 +6,7 @@ use super::device::check_id;
 use super::uri::{self, Endpoint};
 use super::{Done, Family};
 use crate::config::{
-    Chardev, ChardevKind, ConfigError, DeviceConfig, GdbConfig, Monitor, MonitorMode, Props, SocketAddress,
-    TERMINAL,
+    Chardev, ChardevKind, ConfigError, GdbConfig, Monitor, MonitorMode, SocketAddress, TERMINAL,
 };
 
 static CHARDEVS: Family = Family {
@@ -210,16 +209,6 @@ pub(crate) fn parallel(b: &mut Builder, text: &str) -> Done {
     let id = format!("parallel{}", b.config.parallels.len());
     let port = endpoint(b, text, id)?;
     b.config.parallels.push(port);
-    Ok(())
-}
-
-/// `-debugcon BACKEND`: a device of that kind at its usual port.
-pub(crate) fn debugcon(b: &mut Builder, text: &str) -> Done {
-    if let Some(chardev) = endpoint(b, text, "debugcon".to_owned())? {
-        let mut props = Props::default();
-        props.insert("chardev", chardev);
-        b.config.devices.push(DeviceConfig { driver: "isa-debugcon".to_owned(), id: None, bus: None, props });
-    }
     Ok(())
 }
 

@@ -98,14 +98,6 @@ fn disk(b: &mut Builder, file: &str, index: u32, interface: Option<DriveInterfac
     Ok(())
 }
 
-pub(crate) fn fda(b: &mut Builder, file: &str) -> Done {
-    disk(b, file, 0, Some(DriveInterface::Floppy), Media::Disk)
-}
-
-pub(crate) fn fdb(b: &mut Builder, file: &str) -> Done {
-    disk(b, file, 1, Some(DriveInterface::Floppy), Media::Disk)
-}
-
 pub(crate) fn hda(b: &mut Builder, file: &str) -> Done {
     disk(b, file, 0, None, Media::Disk)
 }

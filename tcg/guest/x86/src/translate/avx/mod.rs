@@ -62,9 +62,6 @@ impl Translator<'_, '_> {
                 }
                 return true;
             }
-            Mnemonic::Vpdpbusd | Mnemonic::Vpdpwssd | Mnemonic::Vpdpbusds | Mnemonic::Vpdpwssds => {
-                self.neural_dot(m);
-            }
             Mnemonic::Vtestps => self.test(Some(Lane::I32)),
             Mnemonic::Vtestpd => self.test(Some(Lane::I64)),
             _ => {

@@ -54,7 +54,10 @@ impl Translator<'_, '_> {
             M::Vpopcntq => self.evex_one(|t, v| t.function1(VecFn::Ones, v, 3)),
             M::Vpconflictd => self.evex_one(|t, v| t.function1(VecFn::Conflict, v, 2)),
             M::Vpconflictq => self.evex_one(|t, v| t.function1(VecFn::Conflict, v, 3)),
-            M::Vpdpbusd | M::Vpdpwssd | M::Vpdpbusds | M::Vpdpwssds => self.neural_dot(m),
+            M::Vpdpbusd => self.evex_three(|t, old, a, b| t.function3(VecFn::Dot, [old, a, b], 0)),
+            M::Vpdpwssd => self.evex_three(|t, old, a, b| t.function3(VecFn::Dot, [old, a, b], 1)),
+            M::Vpdpbusds => self.evex_three(|t, old, a, b| t.function3(VecFn::Dot, [old, a, b], 2)),
+            M::Vpdpwssds => self.evex_three(|t, old, a, b| t.function3(VecFn::Dot, [old, a, b], 3)),
             M::Vpmadd52luq => self.evex_three(|t, old, a, b| t.function3(VecFn::Mul52, [old, a, b], 0)),
             M::Vpmadd52huq => self.evex_three(|t, old, a, b| t.function3(VecFn::Mul52, [old, a, b], 1)),
             M::Vpmultishiftqb => self.evex_two(|t, a, b| t.function(VecFn::BytesAt, a, b, 0)),
@@ -69,17 +72,6 @@ impl Translator<'_, '_> {
             _ => return false,
         }
         true
-    }
-
-    /// VNNI, with VEX as well.
-    pub(crate) fn neural_dot(&mut self, m: Mnemonic) {
-        let kind = match m {
-            Mnemonic::Vpdpbusd => 0,
-            Mnemonic::Vpdpwssd => 1,
-            Mnemonic::Vpdpbusds => 2,
-            _ => 3,
-        };
-        self.evex_three(|t, old, a, b| t.function3(VecFn::Dot, [old, a, b], kind));
     }
 
     /// Width of the instruction, from its encoding: registers may be narrower.

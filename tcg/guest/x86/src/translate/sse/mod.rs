@@ -6,7 +6,6 @@
 //! operands as those without have them. What a mask of AVX-512 changes is seen to where operands are read and results
 //! written (`evex`).
 
-mod amd;
 mod compare;
 mod convert;
 mod crypto;
@@ -41,7 +40,6 @@ impl Translator<'_, '_> {
             || self.sse_convert(m)
             || self.sse_crypto(m)
             || self.sse_text(m)
-            || self.sse_amd(m)
     }
 
     /// Whether the instruction has VEX or EVEX.

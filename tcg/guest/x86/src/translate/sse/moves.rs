@@ -125,7 +125,7 @@ impl Translator<'_, '_> {
     }
 
     /// MOVSS and MOVSD: a load clears the rest of the register, a move between registers leaves it.
-    pub(super) fn move_scalar(&mut self, lane: Lane) {
+    fn move_scalar(&mut self, lane: Lane) {
         if !self.sse_on() {
             return;
         }
