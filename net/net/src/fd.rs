@@ -78,6 +78,7 @@ impl<C: Carrier> Carried<C> {
     }
 
     /// Leaves the descriptors alone, as somebody else reads them, or no longer. A frame that is being read is still given.
+    #[cfg(target_os = "linux")]
     pub(crate) fn set_resting(&self, resting: bool) {
         for end in &self.ends {
             end.shared.state.lock().resting = resting;

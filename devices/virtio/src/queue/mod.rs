@@ -173,6 +173,7 @@ impl Virtqueue {
 
     /// Goes on where somebody else has left the (split) ring: at entry `next` of the available ring, or behind what was used if
     /// that is all there is to know.
+    #[cfg(target_os = "linux")]
     pub(crate) fn take_back(&self, memory: &DmaGuard, next: Option<u16>) {
         if let Ring::Split(ring) = &mut *self.ring.lock() {
             ring.take_back(memory, next);

@@ -53,6 +53,7 @@ impl SplitRing {
     }
 
     /// See [`super::Virtqueue::take_back`].
+    #[cfg(target_os = "linux")]
     pub(super) fn take_back(&mut self, memory: &DmaGuard, next: Option<u16>) {
         let used = self.queue.used_idx(&**memory, Ordering::Acquire).map(|idx| idx.0);
         let used = used.unwrap_or_else(|_| self.queue.next_used());
